@@ -1,0 +1,15 @@
+//! The library half: what a service links to write events, and what the relay shares with it.
+//!
+//! A service calls [`Outbox::enqueue`] inside its own MongoDB transaction; the event becomes a document that commits or
+//! rolls back together with the record it tells about. Nothing in here knows NATS, HTTP or a command line.
+
+mod enqueue;
+pub mod event;
+pub mod payload;
+pub mod record;
+#[cfg(feature = "relay")]
+pub(crate) mod store;
+
+pub use enqueue::{EnqueueError, Outbox};
+pub use event::{Event, EventError, EventId, Headers, Key, Subject};
+pub use payload::PayloadError;
