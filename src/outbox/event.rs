@@ -248,6 +248,7 @@ pub struct Event {
     pub(super) subject: Subject,
     pub(super) key: Option<Key>,
     pub(super) payload: Bson,
+    pub(super) published_len: usize,
     pub(super) headers: Headers,
 }
 
@@ -261,11 +262,11 @@ impl Event {
     /// [`EventError::Subject`] or [`EventError::Payload`]. Its size is checked when it is enqueued.
     pub fn new(subject: impl Into<Box<str>>, payload: &(impl Serialize + ?Sized)) -> Result<Self, EventError> {
         let payload = bson::serialize_to_bson(payload).map_err(PayloadError::from)?;
-        payload::published_len(&payload)?;
         Ok(Self {
             id: EventId::ObjectId(ObjectId::new()),
             subject: Subject::new(subject)?,
             key: None,
+            published_len: payload::published_len(&payload)?,
             payload,
             headers: Headers::default(),
         })

@@ -9,7 +9,6 @@
 
 use std::io::Write;
 
-use base64::Engine as _;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bson::{Bson, RawArray, RawBsonRef, RawDocument};
@@ -185,11 +184,6 @@ fn element_type_name(kind: bson::spec::ElementType) -> &'static str {
         T::MinKey => "minKey",
         T::MaxKey => "maxKey",
     }
-}
-
-/// Base64 as published, for writers that compare.
-pub fn base64(bytes: &[u8]) -> String {
-    BASE64.encode(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,332 @@
+//! Reads settings one by one from layered sources and gathers every mistake instead of stopping at the first.
+//!
+//! A setting is known because something took it; what nothing took is unknown and refused, with the nearest known name.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use secrecy::SecretString;
+
+use super::Sources;
+
+/// The names people already use, and the settings they stand for. A name further down wins.
+const CONVENTIONAL: &[(&str, &str)] = &[
+    ("MONGO_URI", "mongodb.uri"),
+    ("MONGODB_URI", "mongodb.uri"),
+    ("NATS_URL", "nats.url"),
+    ("NATS_CREDS", "nats.creds"),
+    ("NATS_NKEY", "nats.nkey"),
+    ("NATS_USER", "nats.user"),
+    ("NATS_PASSWORD", "nats.password"),
+    ("NATS_TOKEN", "nats.token"),
+    ("NATS_CERT", "nats.tls_cert"),
+    ("NATS_KEY", "nats.tls_key"),
+    ("NATS_CA", "nats.tls_ca"),
+    ("NATS_CLIENT_ID", "nats.client_id"),
+    ("NATS_CLUSTER_ID", "stream.name"),
+];
+
+/// Prefix of the environment's own form: `OUTBOXD_MONGODB__URI` is `mongodb.uri`.
+const PREFIX: &str = "OUTBOXD_";
+
+/// One line of `outboxd config print`.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The setting's dotted name.
+    pub key: &'static str,
+    /// Its value as TOML; `"***"` for a secret.
+    pub value: String,
+    /// Where it came from.
+    pub origin: String,
+}
+
+/// A type that a setting can have.
+pub(super) trait Setting: Sized {
+    fn read(value: &Value) -> Result<Self, String>;
+    /// As TOML.
+    fn show(&self) -> String;
+}
+
+pub(super) struct Reader {
+    values: BTreeMap<String, (Value, String)>,
+    known: Vec<&'static str>,
+    secret: Vec<&'static str>,
+    flags: Vec<String>,
+    shown: Vec<Shown>,
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn new(sources: &Sources) -> Self {
+        let mut figment = Figment::new();
+        let mut mistakes = Vec::new();
+        if let Some(path) = &sources.file {
+            match std::fs::read_to_string(path) {
+                Ok(text) => figment = figment.merge(Layer::file(path, &text, &mut mistakes)),
+                Err(error) => mistakes.push(format!("{}: {error}; give the right path or leave it out", path.display())),
+            }
+        }
+        for (name, key) in CONVENTIONAL {
+            for (name, key) in [((*name).to_owned(), (*key).to_owned()), (format!("{name}_FILE"), format!("{key}_file"))] {
+                if let Some((_, text)) = sources.env.iter().find(|(taken, text)| *taken == name && !text.is_empty()) {
+                    figment = figment.merge(Layer::text(&format!("environment {name}"), &key, text));
+                }
+            }
+        }
+        for (name, text) in sources.env.iter().filter(|(_, text)| !text.is_empty()) {
+            if let Some(path) = name.strip_prefix(PREFIX).filter(|path| path.contains("__")) {
+                let key = path.to_ascii_lowercase().replace("__", ".");
+                figment = figment.merge(Layer::text(&format!("environment {name}"), &key, text));
+            }
+        }
+        let mut flags = Vec::new();
+        for flag in &sources.set {
+            match flag.split_once('=') {
+                Some((key, text)) => {
+                    figment = figment.merge(Layer::text("flag --set", key.trim(), text.trim()));
+                    flags.push(key.trim().to_owned());
+                }
+                None => mistakes.push(format!("--set {flag}: write --set key=value")),
+            }
+        }
+        let mut values = BTreeMap::new();
+        match figment.extract::<Dict>() {
+            Ok(dict) => flatten(&figment, "", dict, &mut values),
+            Err(error) => mistakes.push(error.to_string()),
+        }
+        Self { values, known: Vec::new(), secret: Vec::new(), flags, shown: Vec::new(), mistakes }
+    }
+
+    /// A setting with a default.
+    pub(super) fn take<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        let (value, origin) = match self.lookup(key) {
+            Some((value, origin)) => (value, origin),
+            None => (default, "default".to_owned()),
+        };
+        self.shown.push(Shown { key, value: value.show(), origin });
+        value
+    }
+
+    /// A setting that may be absent.
+    pub(super) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        let found = self.lookup::<T>(key);
+        let (value, origin) = match &found {
+            Some((value, origin)) => (value.show(), origin.clone()),
+            None => ("(not set)".to_owned(), "default".to_owned()),
+        };
+        self.shown.push(Shown { key, value, origin });
+        found.map(|(value, _)| value)
+    }
+
+    /// A setting with a default and bounds.
+    pub(super) fn within<T>(&mut self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> T
+    where
+        T: Setting + PartialOrd,
+    {
+        let value = self.take(key, default);
+        if !bounds.contains(&value) {
+            self.mistake(key, format!("{} is out of range; give {} to {}", value.show(), bounds.start().show(), bounds.end().show()));
+        }
+        value
+    }
+
+    /// A secret, given by `key` or as the content of the file that `key_file` names.
+    pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretString> {
+        self.secret.push(key);
+        if self.flags.iter().any(|flag| flag == key) {
+            self.mistake(key, "a secret in an argument is seen by every process; use the environment or a file".to_owned());
+        }
+        let direct = self.lookup::<String>(key);
+        let file = self.lookup::<String>(key_file);
+        if direct.is_some() && file.is_some() {
+            self.mistake(key, format!("is set by `{key}` and by `{key_file}`; keep one"));
+        }
+        let (value, origin) = match (direct, file) {
+            (Some((text, origin)), _) => (Some(text), origin),
+            (None, Some((path, origin))) => match std::fs::read_to_string(&path) {
+                Ok(text) => (Some(text.trim_end_matches(['\n', '\r']).to_owned()), format!("file {path}, {origin}")),
+                Err(error) => {
+                    self.mistake(key_file, format!("{path}: {error}"));
+                    (None, origin)
+                }
+            },
+            (None, None) => (None, "default".to_owned()),
+        };
+        let shown = if value.is_some() { "\"***\"" } else { "(not set)" };
+        self.shown.push(Shown { key, value: shown.to_owned(), origin });
+        value.map(SecretString::from)
+    }
+
+    /// Records what is wrong with a setting.
+    pub(super) fn mistake(&mut self, key: &str, reason: impl Display) {
+        let origin = self.values.get(key).map(|(_, origin)| format!(" ({origin})")).unwrap_or_default();
+        self.mistakes.push(format!("{key}: {reason}{origin}"));
+    }
+
+    /// Whether someone gave this setting a value.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// What was read, or every mistake.
+    pub(super) fn finish(mut self, sources: &Sources) -> Result<Vec<Shown>, Vec<String>> {
+        let unknown: Vec<_> = self.values.keys().filter(|key| !self.known.contains(&key.as_str())).cloned().collect();
+        for key in unknown {
+            let nearest = nearest(&key, &self.known);
+            self.mistake(&key, format!("there is no such setting; the nearest is `{nearest}`"));
+        }
+        for (name, _) in &sources.env {
+            let Some(path) = name.strip_prefix(PREFIX).filter(|path| !path.contains("__")) else { continue };
+            // `OUTBOXD_MONGODB_URI` is a slip that would be passed over in silence. Other names aren't ours to judge:
+            // Kubernetes sets `OUTBOXD_PORT` and the like for a service of that name.
+            if let Some(key) = self.known.iter().find(|key| key.replace('.', "_").eq_ignore_ascii_case(path)) {
+                let right = key.replace('.', "__").to_ascii_uppercase();
+                self.mistakes.push(format!("environment {name}: two underscores nest; write {PREFIX}{right}"));
+            }
+        }
+        if self.mistakes.is_empty() { Ok(self.shown) } else { Err(self.mistakes) }
+    }
+
+    fn lookup<T: Setting>(&mut self, key: &'static str) -> Option<(T, String)> {
+        self.known.push(key);
+        let (value, origin) = self.values.get(key)?;
+        match T::read(value) {
+            Ok(read) => Some((read, origin.clone())),
+            Err(reason) => {
+                // The value of a secret is never repeated.
+                let shown = if self.secret.contains(&key) { String::new() } else { format!(", not {}", show_raw(value)) };
+                self.mistake(key, format!("{reason}{shown}"));
+                None
+            }
+        }
+    }
+}
+
+/// One source's settings, with a name for messages.
+struct Layer {
+    origin: String,
+    dict: Dict,
+}
+
+impl Layer {
+    fn file(path: &Path, text: &str, mistakes: &mut Vec<String>) -> Self {
+        let data = Toml::string(text).data();
+        let dict = match data {
+            Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+            Err(error) => {
+                mistakes.push(format!("{}: {error}", path.display()));
+                Dict::new()
+            }
+        };
+        Self { origin: path.display().to_string(), dict }
+    }
+
+    fn text(origin: &str, key: &str, text: &str) -> Self {
+        let data = Serialized::default(key, text).data();
+        let dict = data.ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
+        Self { origin: origin.to_owned(), dict }
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> figment::Result<figment::value::Map<Profile, Dict>> {
+        Ok([(Profile::Default, self.dict.clone())].into())
+    }
+}
+
+fn flatten(figment: &Figment, prefix: &str, dict: Dict, into: &mut BTreeMap<String, (Value, String)>) {
+    for (name, value) in dict {
+        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Dict(_, nested) => flatten(figment, &key, nested, into),
+            leaf => {
+                let origin = figment.get_metadata(leaf.tag()).map_or_else(String::new, |metadata| metadata.name.to_string());
+                into.insert(key, (leaf, origin));
+            }
+        }
+    }
+}
+
+fn nearest<'a>(key: &str, known: &[&'a str]) -> &'a str {
+    known.iter().copied().min_by_key(|candidate| strsim::damerau_levenshtein(key, candidate)).unwrap_or("(none)")
+}
+
+fn show_raw(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        other => other
+            .to_i128()
+            .map(|number| number.to_string())
+            .or_else(|| other.to_bool().map(|flag| flag.to_string()))
+            .or_else(|| other.to_f64().map(|number| number.to_string()))
+            .unwrap_or_else(|| "a list".to_owned()),
+    }
+}
+
+impl Setting for String {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(_, text) if !text.is_empty() => Ok(text.clone()),
+            _ => Err("give a text".to_owned()),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+impl Setting for u64 {
+    fn read(value: &Value) -> Result<Self, String> {
+        let number = match value {
+            Value::String(_, text) => text.replace('_', "").parse().ok(),
+            other => other.to_u128().and_then(|number| u64::try_from(number).ok()),
+        };
+        number.ok_or_else(|| "give a whole number".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for Duration {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(_, text) => humantime::parse_duration(text).ok(),
+            _ => None,
+        }
+        .ok_or_else(|| "give a duration with its unit, such as \"10s\" or \"500ms\"".to_owned())
+    }
+
+    fn show(&self) -> String {
+        format!("\"{}\"", humantime::format_duration(*self))
+    }
+}
+
+/// From the environment: separated by commas.
+impl Setting for Vec<String> {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(_, text) => {
+                Ok(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect())
+            }
+            Value::Array(_, values) => values.iter().map(String::read).collect(),
+            _ => Err("give a list of texts".to_owned()),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}

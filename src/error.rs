@@ -1,0 +1,94 @@
+//! The error of everything that isn't about one event: set-up, connections, migrations.
+//!
+//! A failed event is not an [`Error`]: it is an outcome, and stays in the outbox (see `relay/policy.rs`).
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What went wrong, coarsely; the message and the chain of sources say the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The configuration has mistakes; each is a line of the message.
+    Config,
+    /// MongoDB can't be reached, or refused.
+    Mongodb,
+    /// NATS can't be reached, or refused.
+    Nats,
+    /// The migrations don't match what was applied, or are not applied.
+    Migration,
+    /// The JetStream stream isn't as the configuration describes it.
+    Stream,
+    /// The operating system refused.
+    Os,
+}
+
+/// An error with the sentence an operator reads and its cause.
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Shorthand.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error that says it all itself.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// An error with its cause.
+    pub fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// Which part it is about.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+/// The message and every cause, on one line.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut said = self.message.clone();
+        let mut source = self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
+        while let Some(cause) = source {
+            // Many libraries repeat their source in their own message.
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}
+
+/// The chain is already in `Display`, so `source` stays empty: reporters that walk it would print it twice.
+impl StdError for Error {}
+
+/// Names what MongoDB was asked for when it failed.
+pub(crate) trait MongodbContext<T> {
+    fn during(self, what: &'static str) -> Result<T>;
+}
+
+impl<T> MongodbContext<T> for mongodb::error::Result<T> {
+    fn during(self, what: &'static str) -> Result<T> {
+        self.map_err(|error| Error::with_source(ErrorKind::Mongodb, format!("MongoDB: {what}"), error))
+    }
+}

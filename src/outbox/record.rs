@@ -1,0 +1,292 @@
+//! The event document as the relay reads it: the one place that knows its field names.
+//!
+//! Every document is hostile input: any client can write one. Reading never panics; what doesn't follow the contract
+//! becomes [`Malformed`] with a reason an operator understands.
+
+use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
+
+use super::event::{EventError, EventId, Headers, Key, Subject};
+use super::payload::{self, type_name};
+
+/// Field names of the event document.
+pub mod field {
+    #![allow(missing_docs, reason = "the names say it; the contract is in the README")]
+    pub const ID: &str = "_id";
+    pub const TS: &str = "ts";
+    pub const SUBJECT: &str = "subject";
+    pub const KEY: &str = "key";
+    pub const PAYLOAD: &str = "payload";
+    pub const HEADERS: &str = "headers";
+    pub const IS_LOCKED: &str = "isLocked";
+    pub const FAILURES: &str = "failures";
+    pub const ATTEMPTS: &str = "attempts";
+    pub const NEXT_ATTEMPT_AT: &str = "nextAttemptAt";
+    pub const DEAD_AT: &str = "deadAt";
+}
+
+/// What the relay does next with a document, by its bookkeeping fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Custody {
+    /// `isLocked: true`: the live path owns it.
+    Live,
+    /// `isLocked: false`: it failed or was parked; the retrier publishes it once this time (ms since the epoch) has come.
+    Unlocked {
+        /// `nextAttemptAt`, or 0 for an event that was parked.
+        due_at_ms: i64,
+    },
+    /// `deadAt` is set: only a person moves it.
+    Dead,
+}
+
+/// An event document that follows the contract.
+#[derive(Debug, Clone)]
+pub struct OutboxRecord {
+    /// `_id`.
+    pub id: EventId,
+    /// `ts`, or the time in an ObjectId `_id` when there is none.
+    pub ts: Timestamp,
+    /// `subject`.
+    pub subject: Subject,
+    /// `key`.
+    pub key: Option<Key>,
+    /// `payload`, as published.
+    pub payload: Vec<u8>,
+    /// `headers`.
+    pub headers: Headers,
+    /// `attempts`: counted rejections so far.
+    pub attempts: u32,
+    /// Who owns it now.
+    pub custody: Custody,
+}
+
+/// A document that can't be published, whatever the broker does.
+#[derive(Debug, Clone)]
+pub struct Malformed {
+    /// `_id` as found, which may be of any type.
+    pub id: Bson,
+    /// `key`, if that much could be read: the events behind it wait.
+    pub key: Option<Key>,
+    /// Whether it has been marked dead before.
+    pub marked: bool,
+    /// What is wrong, in words for an operator.
+    pub reason: String,
+}
+
+impl OutboxRecord {
+    /// Reads a document of the outbox.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
+    pub fn parse(document: &RawDocument) -> Result<Self, Malformed> {
+        read(document).map_err(|reason| Malformed {
+            id: document.get(field::ID).ok().flatten().and_then(|id| Bson::try_from(id).ok()).unwrap_or(Bson::Null),
+            key: match document.get(field::KEY) {
+                Ok(Some(RawBsonRef::String(key))) => Key::new(key).ok(),
+                _ => None,
+            },
+            marked: matches!(document.get(field::DEAD_AT), Ok(Some(RawBsonRef::DateTime(_)))),
+            reason,
+        })
+    }
+}
+
+/// Walks the elements once; `get` for each field would walk them once per field.
+fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
+    let (mut id, mut ts, mut subject, mut key, mut payload) = (None, None, None, None, None);
+    let (mut headers, mut is_locked, mut attempts) = (Headers::default(), None, 0);
+    let (mut due_at_ms, mut dead) = (0, false);
+    for element in document.iter() {
+        let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
+        match name.as_str() {
+            field::ID => id = Some(read_id(value)?),
+            field::TS => match value {
+                RawBsonRef::Timestamp(at) => ts = Some(at),
+                other => return Err(wrong_type(field::TS, "a timestamp", other)),
+            },
+            field::SUBJECT => match value {
+                RawBsonRef::String(text) => subject = Some(Subject::new(text).map_err(|error| error.to_string())?),
+                other => return Err(wrong_type(field::SUBJECT, "a string", other)),
+            },
+            field::KEY => match value {
+                RawBsonRef::String(text) => key = Some(Key::new(text).map_err(|error| error.to_string())?),
+                other => return Err(wrong_type(field::KEY, "a string, or left out", other)),
+            },
+            field::PAYLOAD => payload = Some(payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?),
+            field::HEADERS => headers = read_headers(value)?,
+            field::IS_LOCKED => match value {
+                RawBsonRef::Boolean(locked) => is_locked = Some(locked),
+                other => return Err(wrong_type(field::IS_LOCKED, "a bool", other)),
+            },
+            field::ATTEMPTS => attempts = read_attempts(value),
+            field::NEXT_ATTEMPT_AT => {
+                if let RawBsonRef::DateTime(at) = value {
+                    due_at_ms = at.timestamp_millis();
+                }
+            }
+            field::DEAD_AT => dead = matches!(value, RawBsonRef::DateTime(_)),
+            _ => {}
+        }
+    }
+    let missing = |name| format!("`{name}` is missing");
+    let id = id.ok_or_else(|| missing(field::ID))?;
+    let custody = match is_locked.ok_or_else(|| missing(field::IS_LOCKED))? {
+        _ if dead => Custody::Dead,
+        true => Custody::Live,
+        false => Custody::Unlocked { due_at_ms },
+    };
+    Ok(OutboxRecord {
+        ts: ts.unwrap_or_else(|| ts_of_id(&id)),
+        id,
+        subject: subject.ok_or_else(|| missing(field::SUBJECT))?,
+        key,
+        payload: payload.ok_or_else(|| missing(field::PAYLOAD))?,
+        headers,
+        attempts,
+        custody,
+    })
+}
+
+fn read_id(value: RawBsonRef<'_>) -> Result<EventId, String> {
+    match value {
+        RawBsonRef::ObjectId(id) => Ok(EventId::ObjectId(id)),
+        RawBsonRef::String(id) => EventId::string(id).map_err(|error| error.to_string()),
+        RawBsonRef::Binary(binary) if binary.subtype == bson::spec::BinarySubtype::Uuid => {
+            let bytes = binary.bytes.try_into().map_err(|_| "`_id` is a UUID of the wrong length".to_owned())?;
+            Ok(EventId::Uuid(bson::Uuid::from_bytes(bytes)))
+        }
+        other => Err(wrong_type(field::ID, "an ObjectId, a UUID or a string", other)),
+    }
+}
+
+fn read_headers(value: RawBsonRef<'_>) -> Result<Headers, String> {
+    let RawBsonRef::Document(document) = value else {
+        return Err(wrong_type(field::HEADERS, "a document of strings", value));
+    };
+    let mut headers = Headers::default();
+    for element in document.iter() {
+        let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
+        let RawBsonRef::String(value) = value else {
+            let reason = "its value is not a string";
+            return Err(EventError::Header { name: name.as_str().chars().take(64).collect(), reason }.to_string());
+        };
+        headers.insert(name.as_str(), value).map_err(|error| error.to_string())?;
+    }
+    Ok(headers)
+}
+
+/// Bookkeeping only: a value that isn't a count starts again at 0 rather than holding up the event.
+fn read_attempts(value: RawBsonRef<'_>) -> u32 {
+    match value {
+        RawBsonRef::Int32(count) => u32::try_from(count).unwrap_or(0),
+        RawBsonRef::Int64(count) => u32::try_from(count).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// A writer that left `ts` out: the second in its ObjectId is the best order there is.
+fn ts_of_id(id: &EventId) -> Timestamp {
+    let time = match id {
+        EventId::ObjectId(id) => u32::try_from(id.timestamp().timestamp_millis() / 1000).unwrap_or(0),
+        EventId::Uuid(_) | EventId::String(_) => 0,
+    };
+    Timestamp { time, increment: 0 }
+}
+
+fn wrong_type(name: &str, wanted: &str, found: RawBsonRef<'_>) -> String {
+    format!("`{name}` is of type {}; it must be {wanted}", type_name(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
+
+    use super::*;
+
+    fn event() -> Document {
+        doc! {
+            "_id": ObjectId::new(), "ts": Timestamp { time: 5, increment: 1 }, "subject": "ticket:created", "key": "t1",
+            "payload": { "id": "t1" }, "headers": { "traceparent": "00-1" }, "isLocked": true, "failures": [],
+        }
+    }
+
+    fn parse(document: &Document) -> Result<OutboxRecord, Malformed> {
+        OutboxRecord::parse(&RawDocumentBuf::try_from(document).expect("a document is BSON"))
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_will_be_sent() {
+        let record = parse(&event()).unwrap();
+        assert_eq!(record.subject.as_str(), "ticket:created");
+        assert_eq!(record.key.unwrap().as_str(), "t1");
+        assert_eq!(record.payload, br#"{"id":"t1"}"#);
+        assert_eq!(record.headers.iter().collect::<Vec<_>>(), [("traceparent", "00-1")]);
+        assert_eq!(record.custody, Custody::Live);
+    }
+
+    #[test]
+    fn each_breach_of_the_contract_is_named() {
+        for (name, value, said) in [
+            ("subject", Bson::Null, "`subject` is of type null; it must be a string"),
+            ("subject", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
+            ("key", Bson::Null, "`key` is of type null; it must be a string, or left out"),
+            ("key", "".into(), "invalid key: it is empty; leave the key out for an event without order"),
+            ("payload", 5.into(), "invalid payload: it is of type int; a payload is a document, an array, a string or binary"),
+            ("payload", doc! { "x": Bson::MinKey }.into(), "invalid payload: a value of type minKey has no plain form in JSON"),
+            ("headers", doc! { "Nats-Msg-Id": "1" }.into(), "invalid header \"Nats-Msg-Id\": names that begin with `Nats-` belong to the server"),
+            ("headers", doc! { "a": 1 }.into(), "invalid header \"a\": its value is not a string"),
+            ("isLocked", "yes".into(), "`isLocked` is of type string; it must be a bool"),
+            ("ts", 5.into(), "`ts` is of type int; it must be a timestamp"),
+            ("_id", 5.into(), "`_id` is of type int; it must be an ObjectId, a UUID or a string"),
+        ] {
+            let mut document = event();
+            document.insert(name, value);
+            assert_eq!(parse(&document).unwrap_err().reason, said);
+        }
+        for name in ["_id", "subject", "payload", "isLocked"] {
+            let mut document = event();
+            document.remove(name);
+            assert_eq!(parse(&document).unwrap_err().reason, format!("`{name}` is missing"));
+        }
+    }
+
+    #[test]
+    fn a_missing_ts_falls_back_to_the_id() {
+        let mut document = event();
+        document.remove("ts");
+        document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap());
+        assert_eq!(parse(&document).unwrap().ts, Timestamp { time: 0x6745_f0a1, increment: 0 });
+    }
+
+    #[test]
+    fn bookkeeping_tells_who_owns_it() {
+        let mut document = event();
+        document.insert("isLocked", false);
+        assert_eq!(parse(&document).unwrap().custody, Custody::Unlocked { due_at_ms: 0 });
+        document.insert("nextAttemptAt", bson::DateTime::from_millis(7));
+        document.insert("attempts", 3);
+        let record = parse(&document).unwrap();
+        assert_eq!((record.custody, record.attempts), (Custody::Unlocked { due_at_ms: 7 }, 3));
+        document.insert("deadAt", bson::DateTime::from_millis(9));
+        assert_eq!(parse(&document).unwrap().custody, Custody::Dead);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, cut in 0_usize..120, at in 0_usize..120, with: u8) {
+            if let Ok(raw) = RawDocument::from_bytes(&bytes) {
+                let _ = OutboxRecord::parse(raw);
+            }
+            // Near-valid documents reach deeper than noise does.
+            let mut near = RawDocumentBuf::try_from(&event()).expect("a document is BSON").into_bytes();
+            let at = at % near.len();
+            near[at] = with;
+            if let Ok(raw) = RawDocument::from_bytes(&near) {
+                let _ = OutboxRecord::parse(raw);
+            }
+            near.truncate(near.len().saturating_sub(cut));
+            if let Ok(raw) = RawDocument::from_bytes(&near) {
+                let _ = OutboxRecord::parse(raw);
+            }
+        }
+    }
+}
