@@ -67,7 +67,7 @@ def command(connection, document):
 
 def step(port, pid):
     """One step towards a primary: None when it is one, else what it still lacks."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
         if command(connection, {"serverStatus": 1}).get("pid") != pid:
             sys.exit(3)
         hello = command(connection, {"hello": 1})

@@ -1,0 +1,424 @@
+//! What may be published now: lanes, bounds and twins. Pure state, no I/O, no clock.
+//!
+//! Guarantees, whatever order the calls come in:
+//! - of the events of one key at most one is in flight, and they leave in the order they were offered;
+//! - once an event of a key has failed, no later event of that key leaves before it: the lane is *stalled* and what comes
+//!   behind is *parked* (handed to the retrier through the database) instead of kept in memory;
+//! - an event is in here at most once, from its offer until its delete or mark is settled, whoever offers it again.
+//!
+//! ```text
+//!              head failed, or an unlocked event was seen
+//!   open ──────────────────────────────────────────────────▶ stalled ──┐ offers are parked
+//!     ▲                                                         │  ▲───┘
+//!     │ a read begun after the last park                        │ a due head is offered and delivered:
+//!     │ returned all that was unlocked                          ▼ the key's unlocked events are read
+//!     └──────────────────────────────────────────────────── draining
+//! ```
+//!
+//! Draining is not a state of its own: it is a stalled lane with something in its queue.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::config::DispatchConfig;
+use crate::outbox::record::{Custody, OutboxRecord};
+use crate::outbox::{EventId, Key};
+
+/// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so that deletes never
+/// wait for publishes.
+const MAX_UNSETTLED: usize = 8192;
+/// Lane reads under way at once: each may bring [`LANE_READ`] events that no bound has been asked about.
+const MAX_LANE_READS: usize = 4;
+/// Events per lane read.
+pub(crate) const LANE_READ: usize = 100;
+/// Memory of an event besides its payload and headers.
+const OVERHEAD: usize = 256;
+
+/// Which read brought an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The sweep with this number.
+    Sweep(u64),
+    /// The change stream.
+    Tail,
+    /// The retrier.
+    Retry,
+}
+
+/// An event that waits.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) record: OutboxRecord,
+    pub(crate) origin: Origin,
+}
+
+/// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes one, and
+/// [`Dispatch::finished`] takes it back.
+#[derive(Debug)]
+pub(crate) struct Dispatched {
+    pub(crate) record: OutboxRecord,
+    bytes: usize,
+}
+
+/// How a publish ended, as far as the lane is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The stream has it.
+    Delivered,
+    /// It will be marked; the lane stalls.
+    Failed,
+    /// Given back untried because the relay stops: it stays in the outbox as it is.
+    Abandoned,
+}
+
+/// What a lane read found behind the events it returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Nothing: that was all that is unlocked of the key.
+    Nothing,
+    /// More of the same.
+    More,
+    /// An event that is dead or not due, or the read failed: the lane waits for the next tick.
+    Held,
+}
+
+/// Events to hand to the retrier.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Park {
+    pub(crate) key: Key,
+    pub(crate) ids: Vec<EventId>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Pending>,
+    in_flight: bool,
+    ready: bool,
+    stalled: bool,
+    /// Parked events whose update isn't settled yet.
+    parking: usize,
+    /// Whether something was parked since the last read began, so that the read may have missed it.
+    parked_since_read: bool,
+    reading: bool,
+    read_wanted: bool,
+}
+
+#[derive(Debug)]
+enum Ready {
+    Lane(Key),
+    Single(Pending),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    limits: DispatchConfig,
+    lanes: HashMap<Key, Lane>,
+    ready: VecDeque<Ready>,
+    /// Every event in here: buffered, in flight or unsettled.
+    known: HashMap<EventId, Origin>,
+    in_flight: usize,
+    buffered: usize,
+    buffered_bytes: usize,
+    sweep: Option<u64>,
+    reads: usize,
+    /// Events that were settled while a read was under way which may still bring them.
+    settled_during_read: HashSet<EventId>,
+    parks: Vec<Park>,
+    wanted_reads: VecDeque<Key>,
+    lane_reads: usize,
+}
+
+impl Dispatch {
+    pub(crate) fn new(limits: DispatchConfig) -> Self {
+        Self {
+            limits,
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            known: HashMap::new(),
+            in_flight: 0,
+            buffered: 0,
+            buffered_bytes: 0,
+            sweep: None,
+            reads: 0,
+            settled_during_read: HashSet::new(),
+            parks: Vec::new(),
+            wanted_reads: VecDeque::new(),
+            lane_reads: 0,
+        }
+    }
+
+    /// How many more events may be offered; 0 means that sweep, tail and retrier stop reading.
+    pub(crate) fn room(&self) -> usize {
+        if self.buffered_bytes >= self.limits.max_buffered_bytes {
+            return 0;
+        }
+        let unsettled = (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.known.len());
+        self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled)
+    }
+
+    /// Publishes under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Events offered whose delete, mark or park isn't settled, those in flight and waiting included.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A sweep began; what settles from now on may still come in one of its pages.
+    pub(crate) fn sweep_began(&mut self, number: u64) {
+        self.sweep = Some(number);
+    }
+
+    /// The sweep has offered everything.
+    pub(crate) fn sweep_ended(&mut self) {
+        self.sweep = None;
+        self.forget_settled();
+    }
+
+    /// A read of due events began.
+    pub(crate) fn tick_began(&mut self) {
+        self.reads += 1;
+    }
+
+    /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is due or not.
+    pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
+        let id = &pending.record.id;
+        if self.known.contains_key(id) || self.settled_during_read.contains(id) {
+            return;
+        }
+        let unlocked = match pending.record.custody {
+            Custody::Live => false,
+            Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
+            Custody::Unlocked { .. } | Custody::Dead => {
+                return self.hold(pending.record.key.as_ref());
+            }
+        };
+        match &pending.record.key {
+            Some(key) if self.lanes.get(key).is_some_and(|lane| lane.stalled) => {
+                if !unlocked {
+                    let key = key.clone();
+                    self.known.insert(pending.record.id.clone(), pending.origin);
+                    self.park(key, vec![pending.record.id]);
+                }
+            }
+            _ => self.buffer(pending),
+        }
+    }
+
+    /// Notes that an event of this key waits in the database: what is offered after it waits behind it.
+    pub(crate) fn hold(&mut self, key: Option<&Key>) {
+        if let Some(key) = key {
+            self.lanes.entry(key.clone()).or_default().stalled = true;
+        }
+    }
+
+    /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy leaves it to the next
+    /// tick.
+    pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) {
+        for pending in due {
+            let id = &pending.record.id;
+            if self.known.contains_key(id) || self.settled_during_read.contains(id) {
+                continue;
+            }
+            if let Some(key) = pending.record.key.clone() {
+                self.stall(&key);
+                let lane = self.lanes.entry(key).or_default();
+                if lane.in_flight || lane.reading || !lane.queue.is_empty() {
+                    continue;
+                }
+            }
+            self.buffer(pending);
+        }
+        self.end_read();
+    }
+
+    /// The next event to publish, if one may leave now.
+    pub(crate) fn next(&mut self) -> Option<Dispatched> {
+        if self.in_flight >= self.limits.max_in_flight {
+            return None;
+        }
+        loop {
+            let pending = match self.ready.pop_front()? {
+                Ready::Single(pending) => pending,
+                Ready::Lane(key) => {
+                    let Some(lane) = self.lanes.get_mut(&key) else { continue };
+                    lane.ready = false;
+                    let Some(pending) = lane.queue.pop_front() else { continue };
+                    lane.in_flight = true;
+                    pending
+                }
+            };
+            self.in_flight += 1;
+            return Some(Dispatched { bytes: bytes(&pending.record), record: pending.record });
+        }
+    }
+
+    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`], unless it was abandoned.
+    pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> OutboxRecord {
+        let Dispatched { record, bytes } = dispatched;
+        self.in_flight -= 1;
+        self.buffered -= 1;
+        self.buffered_bytes -= bytes;
+        if ended == Ended::Abandoned {
+            self.known.remove(&record.id);
+        }
+        let Some(key) = &record.key else { return record };
+        let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
+        lane.in_flight = false;
+        match ended {
+            Ended::Failed => self.stall(key),
+            Ended::Delivered | Ended::Abandoned if lane.stalled && lane.queue.is_empty() => self.want_read(key),
+            Ended::Delivered | Ended::Abandoned => self.ready(key),
+        }
+        self.tidy(key);
+        record
+    }
+
+    /// The delete or the mark of an event is done.
+    pub(crate) fn settled(&mut self, id: &EventId) {
+        let origin = self.known.remove(id);
+        // A sweep brings each event once: its own events can't come again in it.
+        let swept = self.sweep.is_some_and(|number| origin != Some(Origin::Sweep(number)));
+        if swept || self.reads > 0 {
+            self.settled_during_read.insert(id.clone());
+        }
+    }
+
+    /// Events to park now.
+    pub(crate) fn take_parks(&mut self) -> Vec<Park> {
+        std::mem::take(&mut self.parks)
+    }
+
+    /// A park is done.
+    pub(crate) fn parked(&mut self, park: &Park) {
+        for id in &park.ids {
+            self.settled(id);
+        }
+        let Some(lane) = self.lanes.get_mut(&park.key) else { return };
+        lane.parking -= park.ids.len();
+        if lane.parking == 0 && lane.read_wanted {
+            self.want_read(&park.key);
+        }
+        self.tidy(&park.key);
+    }
+
+    /// The next key whose unlocked events are to be read, if there is room for them.
+    pub(crate) fn next_lane_read(&mut self) -> Option<Key> {
+        if self.lane_reads >= MAX_LANE_READS || self.room() < LANE_READ {
+            return None;
+        }
+        let key = self.wanted_reads.pop_front()?;
+        let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
+        lane.parked_since_read = lane.parking > 0;
+        self.lane_reads += 1;
+        self.reads += 1;
+        Some(key)
+    }
+
+    /// Takes the result of a lane read: the key's unlocked events, oldest first, all of them due.
+    pub(crate) fn lane_read(&mut self, key: &Key, events: Vec<Pending>, behind: Behind) {
+        self.lane_reads -= 1;
+        for pending in events {
+            let id = &pending.record.id;
+            if !self.known.contains_key(id) && !self.settled_during_read.contains(id) {
+                self.buffer(pending);
+            }
+        }
+        self.end_read();
+        let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
+        lane.reading = false;
+        let idle = !lane.in_flight && lane.queue.is_empty();
+        match behind {
+            Behind::Nothing if !lane.parked_since_read => lane.stalled = false,
+            Behind::Nothing if idle => self.want_read(key),
+            Behind::Nothing | Behind::More | Behind::Held => {}
+        }
+        self.tidy(key);
+    }
+
+    fn buffer(&mut self, pending: Pending) {
+        self.known.insert(pending.record.id.clone(), pending.origin);
+        self.buffered += 1;
+        self.buffered_bytes += bytes(&pending.record);
+        match pending.record.key.clone() {
+            None => self.ready.push_back(Ready::Single(pending)),
+            Some(key) => {
+                self.lanes.entry(key.clone()).or_default().queue.push_back(pending);
+                self.ready(&key);
+            }
+        }
+    }
+
+    fn ready(&mut self, key: &Key) {
+        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
+        if !lane.ready && !lane.in_flight && !lane.queue.is_empty() {
+            lane.ready = true;
+            self.ready.push_back(Ready::Lane(key.clone()));
+        }
+    }
+
+    /// Stalls an open lane and parks what waits in it. What is in flight stays.
+    fn stall(&mut self, key: &Key) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.stalled = true;
+        let queue = std::mem::take(&mut lane.queue);
+        let mut ids = Vec::new();
+        for pending in queue {
+            self.buffered -= 1;
+            self.buffered_bytes -= bytes(&pending.record);
+            match pending.record.custody {
+                Custody::Live => ids.push(pending.record.id),
+                // The retrier has it already.
+                Custody::Unlocked { .. } | Custody::Dead => drop(self.known.remove(&pending.record.id)),
+            }
+        }
+        if !ids.is_empty() {
+            self.park(key.clone(), ids);
+        }
+    }
+
+    fn park(&mut self, key: Key, ids: Vec<EventId>) {
+        let lane = self.lanes.get_mut(&key).expect("only called for a lane that is there");
+        lane.parking += ids.len();
+        lane.parked_since_read = true;
+        self.parks.push(Park { key, ids });
+    }
+
+    /// A read must not begin before every park is done: it would miss what is on its way.
+    fn want_read(&mut self, key: &Key) {
+        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
+        lane.read_wanted = lane.parking > 0;
+        if !lane.read_wanted && !lane.reading {
+            lane.reading = true;
+            self.wanted_reads.push_back(key.clone());
+        }
+    }
+
+    fn tidy(&mut self, key: &Key) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        let idle = lane.queue.is_empty() && !lane.in_flight && !lane.stalled && !lane.reading && lane.parking == 0;
+        if idle {
+            self.lanes.remove(key);
+        }
+    }
+
+    fn end_read(&mut self) {
+        self.reads -= 1;
+        self.forget_settled();
+    }
+
+    fn forget_settled(&mut self) {
+        if self.reads == 0 && self.sweep.is_none() {
+            self.settled_during_read.clear();
+        }
+    }
+}
+
+fn bytes(record: &OutboxRecord) -> usize {
+    record.payload.len() + record.headers.bytes() + OVERHEAD
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! Finds what is unpublished: sweep, then tail, and on any error both again.
+//!
+//! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together they neither leave a
+//! gap nor overlap. There is no resume token to store, lose or outlive: the outbox itself says what is unpublished.
+
+use std::time::Duration;
+
+use bson::RawDocument;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::dispatch::{Origin, Pending};
+use super::{sweep, tail};
+use crate::outbox::record::{Malformed, OutboxRecord};
+use crate::outbox::store::Store;
+
+/// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// What the reads hand to the relay, in the order they found it.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A sweep with this number begins.
+    SweepBegan(u64),
+    /// An event, and the server's time (ms since the epoch) by which it is due or not.
+    Event(Pending, i64),
+    /// A document that doesn't follow the contract.
+    Malformed(Malformed),
+    /// The sweep has handed over everything; what follows is the tail's.
+    SweepEnded,
+}
+
+/// Nobody wants more.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+/// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is dropped half-way costs its
+/// connection.
+pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
+    let mut wait = FIRST_WAIT;
+    for number in 0.. {
+        let ended = match sweep::sweep(&store, number, &found).await {
+            Ok(Ok(at)) => {
+                debug!(sweep = number, at = at.time, "swept; tailing");
+                wait = FIRST_WAIT;
+                tail::tail(&store, at, &found).await
+            }
+            Ok(Err(closed)) => Ok(closed),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(Closed) => return,
+            Err(error) => warn!(%error, "following the outbox failed; sweeping again"),
+        }
+        tokio::select! {
+            () = found.closed() => return,
+            () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {}
+        }
+        wait = (wait * 2).min(MAX_WAIT);
+    }
+}
+
+pub(super) fn read(document: &RawDocument, origin: Origin, now_ms: i64) -> Found {
+    match OutboxRecord::parse(document) {
+        Ok(record) => Found::Event(Pending { record, origin }, now_ms),
+        Err(malformed) => Found::Malformed(malformed),
+    }
+}

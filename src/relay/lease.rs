@@ -1,0 +1,188 @@
+//! The lease: of all relays on one outbox, one publishes and the others stand by.
+//!
+//! ```text
+//!            acquire: free or expired by the server's clock
+//!  standby ───────────────────────────────────────────────▶ holder (term n + 1)
+//!     ▲                                                        │ renew every ttl / 3
+//!     │   resigned (clean stop: free at once)                  │
+//!     ├────────────────────────────────────────────────────────┤
+//!     │   lost: another holder, or no renewal before the       │
+//!     └────────────────────────────────────────────────────────┘ trust deadline
+//! ```
+//!
+//! One document `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database. Only the
+//! server's clock decides (`$$NOW` in an update pipeline). The holder trusts its lease up to a deadline on its own
+//! monotonic clock, counted from before the renewal was sent, less a margin, and checks it before each publish: a process
+//! that was paused publishes nothing when it wakes.
+//!
+//! The lease makes duplicates rare. It is not what makes the relay safe: an event is deleted only on its own ack, and
+//! message ids are the same from every relay.
+
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use mongodb::error::Result;
+use mongodb::options::ReturnDocument;
+use mongodb::{Client, Collection};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Collection of the leases.
+pub const COLLECTION: &str = "outboxd_lease";
+
+/// Part of the ttl by which a holder stops early: clocks run at different speeds, and a publish takes a moment.
+const MARGIN: u32 = 5;
+/// Renewals per ttl: two may fail.
+const RENEWALS: u32 = 3;
+/// Longest a standby takes to see that the lease is free.
+const STANDBY_POLL: Duration = Duration::from_secs(1);
+
+/// A relay's claim on one outbox.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    collection: Collection<Document>,
+    outbox: String,
+    holder: String,
+    ttl: Duration,
+}
+
+/// Proof of holding the lease, for as long as it is trusted.
+#[derive(Debug, Clone)]
+pub(crate) struct Term {
+    /// Rises with each change of holder.
+    pub(crate) number: i64,
+    trusted_until: watch::Receiver<Instant>,
+}
+
+impl Term {
+    /// Whether nobody else can hold the lease right now.
+    pub(crate) fn is_trusted(&self) -> bool {
+        Instant::now() < *self.trusted_until.borrow()
+    }
+}
+
+/// A lease that is held and renewed until dropped or lost.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) term: Term,
+    /// Cancelled when the lease is lost.
+    pub(crate) lost: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Lease {
+    /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's queries.
+    pub(crate) fn new(client: &Client, database: &str, outbox: &str, holder: String, ttl: Duration) -> Self {
+        let collection = client.database(database).collection(COLLECTION);
+        Self { collection, outbox: outbox.to_owned(), holder, ttl }
+    }
+
+    /// Waits until the lease is this relay's, or `stop`.
+    pub(crate) async fn acquire(self: &std::sync::Arc<Self>, stop: &CancellationToken) -> Option<Held> {
+        let mut said = false;
+        while !stop.is_cancelled() {
+            let sent = Instant::now();
+            match self.try_acquire().await {
+                Ok(Some(number)) => return Some(self.hold(number, sent)),
+                Ok(None) if !said => {
+                    info!(holder = %self.holder, "another relay holds the lease; standing by");
+                    said = true;
+                }
+                Ok(None) => {}
+                Err(error) => warn!(%error, "could not ask for the lease"),
+            }
+            let poll = STANDBY_POLL.min(self.ttl / RENEWALS).mul_f64(rand::random_range(0.8..1.2));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(poll) => {}
+            }
+        }
+        None
+    }
+
+    fn hold(self: &std::sync::Arc<Self>, number: i64, sent: Instant) -> Held {
+        let (trust, trusted_until) = watch::channel(self.trust_deadline(sent));
+        let held = Held {
+            term: Term { number, trusted_until },
+            lost: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        };
+        let (lease, lost, stop) = (self.clone(), held.lost.clone(), held.stop.clone());
+        tokio::spawn(async move {
+            let mut next = sent + lease.ttl / RENEWALS;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep_until(next) => {}
+                }
+                let sent = Instant::now();
+                // Never dropped half-way: a command whose future is dropped costs its connection and may still happen.
+                let renewal = tokio::spawn({ let lease = lease.clone(); async move { lease.renew(number).await } });
+                match tokio::time::timeout_at(*trust.borrow(), renewal).await {
+                    Ok(Ok(Ok(true))) => drop(trust.send_replace(lease.trust_deadline(sent))),
+                    Ok(Ok(Ok(false))) => warn!(term = number, "the lease has gone to another relay"),
+                    Ok(Ok(Err(error))) => warn!(%error, term = number, "could not renew the lease"),
+                    Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
+                }
+                if Instant::now() >= *trust.borrow() {
+                    lost.cancel();
+                    return;
+                }
+                next = (sent + lease.ttl / RENEWALS).min(*trust.borrow()).max(Instant::now() + Duration::from_millis(50));
+            }
+        });
+        held
+    }
+
+    fn trust_deadline(&self, sent: Instant) -> Instant {
+        sent + self.ttl - self.ttl / MARGIN
+    }
+
+    async fn try_acquire(&self) -> Result<Option<i64>> {
+        let free = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
+        let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
+        let claim = doc! { "$set": {
+            "holder": if_free(doc! { "$literal": &self.holder }.into(), "$holder"),
+            "term": if_free(doc! { "$add": [{ "$ifNull": ["$term", 0] }, 1] }.into(), "$term"),
+            "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(self.ttl)] }.into(), "$expiresAt"),
+        } };
+        let lease = self
+            .collection
+            .find_one_and_update(doc! { "_id": &self.outbox }, vec![claim])
+            .upsert(true)
+            .return_document(ReturnDocument::After)
+            .await?;
+        Ok(lease.filter(|lease| lease.get_str("holder") == Ok(&self.holder)).and_then(|lease| match lease.get("term") {
+            Some(Bson::Int32(term)) => Some(i64::from(*term)),
+            Some(Bson::Int64(term)) => Some(*term),
+            _ => None,
+        }))
+    }
+
+    /// False when the lease is another's.
+    async fn renew(&self, term: i64) -> Result<bool> {
+        let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(self.ttl)] } } };
+        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
+        Ok(self.collection.update_one(mine, vec![extend]).await?.matched_count == 1)
+    }
+
+    /// Lets a standby take over at once. Call it when nothing is under way any more.
+    pub(crate) async fn resign(&self, held: Held) -> Result<()> {
+        held.stop.cancel();
+        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": held.term.number };
+        self.collection.update_one(mine, vec![doc! { "$set": { "expiresAt": "$$NOW" } }]).await?;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

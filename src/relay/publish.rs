@@ -1,0 +1,209 @@
+//! One event becomes one message, and its fate is known: [`Outcome`].
+//!
+//! Publishes with `Nats-Msg-Id` = `<db>.<collection>.<_id>`, the same on every try and from every relay, and with
+//! `Nats-Expected-Stream`. While no definite answer comes, the same event is tried again in place, so its key waits and
+//! keeps its order; after `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::dispatch::Dispatched;
+use super::lease::Term;
+use super::policy::{Class, NO_RESPONDERS, Rejection, classify};
+use super::stream::Coverage;
+use crate::outbox::EventId;
+use crate::outbox::record::OutboxRecord;
+
+/// First wait before the same event is tried again in place; doubles up to [`MAX_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait between tries in place. A leader election takes one to two seconds.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// Proof that the stream has an event: the only thing that lets it be deleted. Made here alone.
+#[derive(Debug)]
+pub(crate) struct Acked {
+    id: EventId,
+    /// Whether the stream had it already.
+    pub(crate) duplicate: bool,
+}
+
+impl Acked {
+    pub(crate) fn id(&self) -> &EventId {
+        &self.id
+    }
+}
+
+/// The fate of a publish.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The stream has it.
+    Acked(Acked),
+    /// It was refused, or no answer came within the grace.
+    Rejected(Rejection),
+    /// Not tried, or not to the end, because the relay stops. It stays in the outbox as it is.
+    Abandoned,
+}
+
+/// Publishes to one stream during one term.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    pub(crate) context: Context,
+    pub(crate) stream: Arc<str>,
+    pub(crate) coverage: Arc<Coverage>,
+    /// `<db>.<collection>.`
+    pub(crate) id_prefix: Arc<str>,
+    pub(crate) grace: Duration,
+    pub(crate) connected: watch::Receiver<bool>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) term: Term,
+    /// Cancelled when no new try may begin.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is sent: what waits in
+/// MongoDB costs neither memory nor attempts.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    troubled: AtomicBool,
+    /// Events in flight whose last try had no definite answer.
+    trying_again: AtomicUsize,
+}
+
+impl Health {
+    /// Publishes that may be in flight: without bound when the broker answers; else one more than those trying again, so
+    /// that one event without an answer doesn't hold up the rest.
+    pub(crate) fn limit(&self) -> usize {
+        match self.troubled.load(Ordering::Relaxed) {
+            true => self.trying_again.load(Ordering::Relaxed) + 1,
+            false => usize::MAX,
+        }
+    }
+
+    fn answered(&self) {
+        self.troubled.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Counts one event among those trying again, for as long as it lives.
+struct TryingAgain<'a>(&'a Health);
+
+impl<'a> TryingAgain<'a> {
+    fn new(health: &'a Health) -> Self {
+        health.troubled.store(true, Ordering::Relaxed);
+        health.trying_again.fetch_add(1, Ordering::Relaxed);
+        Self(health)
+    }
+}
+
+impl Drop for TryingAgain<'_> {
+    fn drop(&mut self) {
+        self.0.trying_again.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Publisher {
+    /// Publishes until there is a definite answer, the grace is over or the relay stops.
+    pub(crate) async fn publish(self, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
+        let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
+        let outcome = self.to_the_end(&dispatched.record, payload).await;
+        (dispatched, outcome)
+    }
+
+    async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
+        let headers = match self.headers(record) {
+            Ok(headers) => headers,
+            Err(error) => return Outcome::Rejected(Rejection { class: Class::Poison, code: "header".to_owned(), error }),
+        };
+        let began = Instant::now();
+        let mut wait = FIRST_WAIT;
+        let mut trying_again = None;
+        let mut last = None;
+        loop {
+            if self.stop.is_cancelled() || !self.term.is_trusted() {
+                return Outcome::Abandoned;
+            }
+            if *self.connected.borrow() {
+                match self.once(record, payload.clone(), headers.clone()).await {
+                    Ok(acked) => {
+                        self.health.answered();
+                        return Outcome::Acked(acked);
+                    }
+                    Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
+                        self.health.answered();
+                        return Outcome::Rejected(rejection);
+                    }
+                    Err(rejection) => {
+                        debug!(id = %record.id, code = rejection.code, error = rejection.error, "no definite answer yet");
+                        last = Some(rejection);
+                    }
+                }
+            }
+            trying_again.get_or_insert_with(|| TryingAgain::new(&self.health));
+            self.health.troubled.store(true, Ordering::Relaxed);
+            if began.elapsed() >= self.grace {
+                return Outcome::Rejected(last.unwrap_or_else(disconnected));
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Outcome::Abandoned,
+                () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))) => {}
+            }
+            wait = (wait * 2).min(MAX_WAIT);
+        }
+    }
+
+    async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
+        let message = PublishMessage::build().payload(payload).headers(headers);
+        let ack = self.context.send_publish(record.subject.as_str().to_owned(), message).await;
+        let ack = match ack {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        let ack = match ack {
+            Ok(ack) => ack,
+            Err(error) => return Err(self.explain(record, classify(&error)).await),
+        };
+        if ack.stream != *self.stream {
+            let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
+            return Err(Rejection { class: Class::Config, code: "other-stream".to_owned(), error });
+        }
+        Ok(Acked { id: record.id.clone(), duplicate: ack.duplicate })
+    }
+
+    /// No responders: either no leader just now, or nobody will ever take this subject. The stream itself tells.
+    async fn explain(&self, record: &OutboxRecord, rejection: Rejection) -> Rejection {
+        let subject = record.subject.as_str();
+        if rejection.code != NO_RESPONDERS || self.coverage.covers(subject).await != Some(false) {
+            return rejection;
+        }
+        let error = format!("no subject of stream {} covers {subject}", self.stream);
+        Rejection { class: Class::Config, code: NO_RESPONDERS.to_owned(), error }
+    }
+
+    /// Only constructors that can fail: the others panic on a line break.
+    fn headers(&self, record: &OutboxRecord) -> Result<HeaderMap, String> {
+        let value = |text: &str| text.parse::<HeaderValue>().map_err(|error| error.to_string());
+        let mut headers = HeaderMap::new();
+        for (name, text) in record.headers.iter() {
+            let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
+            headers.insert(name, value(text)?);
+        }
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, value(&format!("{}{}", self.id_prefix, record.id))?);
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, value(&self.stream)?);
+        Ok(headers)
+    }
+}
+
+fn disconnected() -> Rejection {
+    Rejection { class: Class::Transient, code: "disconnected".to_owned(), error: "not connected to NATS".to_owned() }
+}

@@ -1,0 +1,29 @@
+//! Reads what the outbox holds as of one moment, oldest first: everything that was committed before the tail begins.
+
+use bson::Timestamp;
+use tokio::sync::mpsc;
+
+use super::dispatch::Origin;
+use super::follow::{Closed, Found, read};
+use crate::outbox::store::Store;
+
+/// Sweeps and returns the moment from which the tail goes on. Waits when the relay has no room.
+pub(super) async fn sweep(
+    store: &Store,
+    number: u64,
+    found: &mpsc::Sender<Found>,
+) -> Result<Result<Timestamp, Closed>, mongodb::error::Error> {
+    if found.send(Found::SweepBegan(number)).await.is_err() {
+        return Ok(Err(Closed));
+    }
+    let mut cursor = store.sweep().await?;
+    // Whether an event is due is the server's to say.
+    let now_ms = i64::from(cursor.at.time) * 1000;
+    while let Some(document) = cursor.next().await? {
+        if found.send(read(document, Origin::Sweep(number), now_ms)).await.is_err() {
+            return Ok(Err(Closed));
+        }
+    }
+    let ended = found.send(Found::SweepEnded).await;
+    Ok(ended.map(|()| cursor.at).map_err(|_| Closed))
+}

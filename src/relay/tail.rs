@@ -1,0 +1,38 @@
+//! Follows what commits after the sweep, through a change stream.
+//!
+//! Reads raw documents: a typed stream skips what it can't parse. Ends only with an error or when nobody wants more; the
+//! caller sweeps again, so nothing depends on a resume token.
+
+use bson::{RawDocumentBuf, Timestamp};
+use mongodb::error::{Error, Result};
+use tokio::sync::mpsc;
+
+use super::dispatch::Origin;
+use super::follow::{Closed, Found, read};
+use crate::outbox::store::Store;
+
+/// Tails from just after `at`.
+pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Found>) -> Result<Closed> {
+    let mut stream = store.tail(at).await?;
+    while !found.is_closed() {
+        // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
+        let change: Option<RawDocumentBuf> = stream.next_if_any().await?;
+        let Some(change) = change else {
+            if !stream.is_alive() {
+                return Err(Error::custom("the change stream ended"));
+            }
+            continue;
+        };
+        match change.get_str("operationType")? {
+            "insert" => {
+                let document = change.get_document("fullDocument")?;
+                let now_ms = bson::DateTime::now().timestamp_millis();
+                if found.send(read(document, Origin::Tail, now_ms)).await.is_err() {
+                    return Ok(Closed);
+                }
+            }
+            operation => return Err(Error::custom(format!("the outbox collection is gone: {operation}"))),
+        }
+    }
+    Ok(Closed)
+}
