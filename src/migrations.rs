@@ -37,7 +37,10 @@ pub struct Migration {
 /// Every migration, in order. Append only.
 pub const MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_outbox_collection", text: include_str!("../migrations/0001_outbox_collection.json") },
-    Migration { name: "0002_outbox_unlocked_index", text: include_str!("../migrations/0002_outbox_unlocked_index.json") },
+    Migration {
+        name: "0002_outbox_unlocked_index",
+        text: include_str!("../migrations/0002_outbox_unlocked_index.json"),
+    },
     Migration { name: "0003_lease_collection", text: include_str!("../migrations/0003_lease_collection.json") },
 ];
 
@@ -142,13 +145,17 @@ impl Migrations {
     /// [`ErrorKind::Migration`] that names what is missing.
     pub async fn require_applied(&self) -> Result<()> {
         let statuses = self.status().await?;
-        let pending: Vec<_> =
-            statuses.iter().filter(|(_, status)| *status == Status::Pending).map(|(migration, _)| migration.name).collect();
+        let pending: Vec<_> = statuses
+            .iter()
+            .filter(|(_, status)| *status == Status::Pending)
+            .map(|(migration, _)| migration.name)
+            .collect();
         if pending.is_empty() {
             return Ok(());
         }
         let outbox = format!("{}.{}", self.database.name(), self.collection);
-        let message = format!("the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration", pending.join(", "));
+        let message =
+            format!("the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration", pending.join(", "));
         Err(Error::new(ErrorKind::Migration, message))
     }
 

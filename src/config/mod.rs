@@ -14,8 +14,8 @@ use async_nats::ConnectOptions;
 use mongodb::options::{ClientOptions, ConnectionString, WriteConcern};
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::reader::Shown;
 use self::reader::Reader;
+pub use self::reader::Shown;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 
 /// Where settings come from, lowest precedence first: the defaults, `file`, `env`, `set`.
@@ -154,7 +154,7 @@ pub struct ShutdownConfig {
 pub struct LogConfig {
     /// Text for people or JSON for collectors.
     pub format: LogFormat,
-    /// A filter such as `info` or `outboxd=debug,info`.
+    /// A filter such as `info` or `warn,outboxd=debug`.
     pub level: String,
 }
 
@@ -223,7 +223,8 @@ impl MongodbConfig {
             Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
                 Ok(parsed) => in_path = parsed.default_database,
                 // The driver's message may repeat parts of the URI.
-                Err(_) => reader.mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
+                Err(_) => reader
+                    .mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
             },
         }
         let database = reader.optional("mongodb.database").or(in_path).unwrap_or_else(|| {
@@ -258,7 +259,9 @@ impl NatsConfig {
     fn read(reader: &mut Reader) -> Self {
         let default_id = format!("outboxd-{}", std::process::id());
         let nats = Self {
-            url: reader.secret("nats.url", "nats.url_file").unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned().into()),
+            url: reader
+                .secret("nats.url", "nats.url_file")
+                .unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned().into()),
             client_id: reader.take("nats.client_id", default_id),
             creds: reader.optional("nats.creds"),
             nkey: reader.secret("nats.nkey", "nats.nkey_file"),
@@ -280,7 +283,9 @@ impl NatsConfig {
         if nats.tls_cert.is_some() != nats.tls_key.is_some() {
             reader.mistake("nats.tls_cert", "certificate and key go together");
         }
-        for (key, path) in [("creds", &nats.creds), ("tls_cert", &nats.tls_cert), ("tls_key", &nats.tls_key), ("tls_ca", &nats.tls_ca)] {
+        for (key, path) in
+            [("creds", &nats.creds), ("tls_cert", &nats.tls_cert), ("tls_key", &nats.tls_key), ("tls_ca", &nats.tls_ca)]
+        {
             if let Some(Err(error)) = path.as_ref().map(std::fs::metadata) {
                 reader.mistake(&format!("nats.{key}"), format!("the file can't be read: {error}"));
             }
@@ -297,10 +302,9 @@ impl NatsConfig {
     pub async fn options(&self) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new().name(&self.client_id).ping_interval(self.ping_interval);
         if let Some(path) = &self.creds {
-            options = options
-                .credentials_file(path)
-                .await
-                .map_err(|error| Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error))?;
+            options = options.credentials_file(path).await.map_err(|error| {
+                Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error)
+            })?;
         }
         if let Some(seed) = &self.nkey {
             options = options.nkey(seed.expose_secret().to_owned());
@@ -327,13 +331,19 @@ impl StreamConfig {
             name: reader.take("stream.name", String::new()),
             subjects_given: reader.is_given("stream.subjects"),
             subjects: reader.take("stream.subjects", vec!["*".to_owned()]),
-            duplicate_window: reader.within("stream.duplicate_window", secs(1800), Duration::from_millis(100)..=secs(86_400)),
+            duplicate_window: reader.within(
+                "stream.duplicate_window",
+                secs(1800),
+                Duration::from_millis(100)..=secs(86_400),
+            ),
             replicas: to_usize(reader.within("stream.replicas", 1, 1..=5)),
             max_age: reader.take("stream.max_age", Duration::ZERO),
         };
         if stream.name.is_empty() {
             reader.mistake("stream.name", "is not set; give the JetStream stream, or NATS_CLUSTER_ID");
-        } else if stream.name.len() > 255 || stream.name.contains(|c: char| !c.is_ascii_graphic() || "*>./\\".contains(c)) {
+        } else if stream.name.len() > 255
+            || stream.name.contains(|c: char| !c.is_ascii_graphic() || "*>./\\".contains(c))
+        {
             reader.mistake("stream.name", "a stream's name has no spaces and none of `* > . / \\`");
         }
         if stream.subjects.is_empty() {
@@ -386,9 +396,9 @@ impl LogConfig {
                 LogFormat::Text
             }
         };
-        let level = reader.take("log.level", "info".to_owned());
+        let level = reader.take("log.level", "warn,outboxd=info".to_owned());
         if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
-            reader.mistake("log.level", "is not a filter such as \"info\" or \"outboxd=debug,info\"");
+            reader.mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");
         }
         Self { format, level }
     }

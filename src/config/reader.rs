@@ -69,11 +69,15 @@ impl Reader {
         if let Some(path) = &sources.file {
             match std::fs::read_to_string(path) {
                 Ok(text) => figment = figment.merge(Layer::file(path, &text, &mut mistakes)),
-                Err(error) => mistakes.push(format!("{}: {error}; give the right path or leave it out", path.display())),
+                Err(error) => {
+                    mistakes.push(format!("{}: {error}; give the right path or leave it out", path.display()))
+                }
             }
         }
         for (name, key) in CONVENTIONAL {
-            for (name, key) in [((*name).to_owned(), (*key).to_owned()), (format!("{name}_FILE"), format!("{key}_file"))] {
+            for (name, key) in
+                [((*name).to_owned(), (*key).to_owned()), (format!("{name}_FILE"), format!("{key}_file"))]
+            {
                 if let Some((_, text)) = sources.env.iter().find(|(taken, text)| *taken == name && !text.is_empty()) {
                     figment = figment.merge(Layer::text(&format!("environment {name}"), &key, text));
                 }
@@ -131,7 +135,10 @@ impl Reader {
     {
         let value = self.take(key, default);
         if !bounds.contains(&value) {
-            self.mistake(key, format!("{} is out of range; give {} to {}", value.show(), bounds.start().show(), bounds.end().show()));
+            self.mistake(
+                key,
+                format!("{} is out of range; give {} to {}", value.show(), bounds.start().show(), bounds.end().show()),
+            );
         }
         value
     }
@@ -140,7 +147,10 @@ impl Reader {
     pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretString> {
         self.secret.push(key);
         if self.flags.iter().any(|flag| flag == key) {
-            self.mistake(key, "a secret in an argument is seen by every process; use the environment or a file".to_owned());
+            self.mistake(
+                key,
+                "a secret in an argument is seen by every process; use the environment or a file".to_owned(),
+            );
         }
         let direct = self.lookup::<String>(key);
         let file = self.lookup::<String>(key_file);
@@ -182,7 +192,9 @@ impl Reader {
             self.mistake(&key, format!("there is no such setting; the nearest is `{nearest}`"));
         }
         for (name, _) in &sources.env {
-            let Some(path) = name.strip_prefix(PREFIX).filter(|path| !path.contains("__")) else { continue };
+            let Some(path) = name.strip_prefix(PREFIX).filter(|path| !path.contains("__")) else {
+                continue;
+            };
             // `OUTBOXD_MONGODB_URI` is a slip that would be passed over in silence. Other names aren't ours to judge:
             // Kubernetes sets `OUTBOXD_PORT` and the like for a service of that name.
             if let Some(key) = self.known.iter().find(|key| key.replace('.', "_").eq_ignore_ascii_case(path)) {
@@ -200,7 +212,8 @@ impl Reader {
             Ok(read) => Some((read, origin.clone())),
             Err(reason) => {
                 // The value of a secret is never repeated.
-                let shown = if self.secret.contains(&key) { String::new() } else { format!(", not {}", show_raw(value)) };
+                let shown =
+                    if self.secret.contains(&key) { String::new() } else { format!(", not {}", show_raw(value)) };
                 self.mistake(key, format!("{reason}{shown}"));
                 None
             }
@@ -250,7 +263,8 @@ fn flatten(figment: &Figment, prefix: &str, dict: Dict, into: &mut BTreeMap<Stri
         match value {
             Value::Dict(_, nested) => flatten(figment, &key, nested, into),
             leaf => {
-                let origin = figment.get_metadata(leaf.tag()).map_or_else(String::new, |metadata| metadata.name.to_string());
+                let origin =
+                    figment.get_metadata(leaf.tag()).map_or_else(String::new, |metadata| metadata.name.to_string());
                 into.insert(key, (leaf, origin));
             }
         }

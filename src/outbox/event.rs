@@ -51,7 +51,9 @@ pub enum EventError {
     #[error("invalid payload: {0}")]
     Payload(#[from] PayloadError),
     /// The payload as published is longer than the limit.
-    #[error("payload of {bytes} bytes is over the limit of {limit}; store the content elsewhere and publish a reference")]
+    #[error(
+        "payload of {bytes} bytes is over the limit of {limit}; store the content elsewhere and publish a reference"
+    )]
     PayloadTooLong {
         /// The payload's length as published.
         bytes: usize,
@@ -307,8 +309,25 @@ mod tests {
     fn subjects_that_could_reach_the_servers_own_spaces_are_refused() {
         let long = "x".repeat(256);
         for subject in [
-            "", ".", ".a", "a.", "a..b", "a b", "a\tb", "a\r\nPUB x 0", "*", ">", "a.*", "a.>.b", "a*", "$JS.API.STREAM.DELETE.X",
-            "$SYS.REQ", "_INBOX.x", "_INBOX", "é", &long,
+            "",
+            ".",
+            ".a",
+            "a.",
+            "a..b",
+            "a b",
+            "a\tb",
+            "a\r\nPUB x 0",
+            "*",
+            ">",
+            "a.*",
+            "a.>.b",
+            "a*",
+            "$JS.API.STREAM.DELETE.X",
+            "$SYS.REQ",
+            "_INBOX.x",
+            "_INBOX",
+            "é",
+            &long,
         ] {
             assert!(Subject::new(subject).is_err(), "{subject:?}");
         }
@@ -321,8 +340,15 @@ mod tests {
     fn headers_of_the_server_and_line_breaks_are_refused() {
         let event = Event::new("a", &serde_json::json!({})).unwrap();
         for (name, value) in [
-            ("Nats-Msg-Id", "x"), ("nats-rollup", "all"), ("NATS-TTL", "1s"), ("a b", "x"), ("", "x"), ("a:", "x"),
-            ("a", "x\r\nb: c"), ("a", "x\0"), ("é", "x"),
+            ("Nats-Msg-Id", "x"),
+            ("nats-rollup", "all"),
+            ("NATS-TTL", "1s"),
+            ("a b", "x"),
+            ("", "x"),
+            ("a:", "x"),
+            ("a", "x\r\nb: c"),
+            ("a", "x\0"),
+            ("é", "x"),
         ] {
             assert!(event.clone().header(name, value).is_err(), "{name:?}: {value:?}");
         }

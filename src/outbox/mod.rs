@@ -7,6 +7,8 @@ mod enqueue;
 pub mod event;
 pub mod payload;
 pub mod record;
+#[cfg(feature = "relay")]
+pub(crate) mod store;
 
 pub use enqueue::{EnqueueError, Outbox};
 pub use event::{Event, EventError, EventId, Headers, Key, Subject};

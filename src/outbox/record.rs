@@ -77,15 +77,17 @@ impl OutboxRecord {
     ///
     /// # Errors
     /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
-    pub fn parse(document: &RawDocument) -> Result<Self, Malformed> {
-        read(document).map_err(|reason| Malformed {
-            id: document.get(field::ID).ok().flatten().and_then(|id| Bson::try_from(id).ok()).unwrap_or(Bson::Null),
-            key: match document.get(field::KEY) {
-                Ok(Some(RawBsonRef::String(key))) => Key::new(key).ok(),
-                _ => None,
-            },
-            marked: matches!(document.get(field::DEAD_AT), Ok(Some(RawBsonRef::DateTime(_)))),
-            reason,
+    pub fn parse(document: &RawDocument) -> Result<Self, Box<Malformed>> {
+        read(document).map_err(|reason| {
+            Box::new(Malformed {
+                id: document.get(field::ID).ok().flatten().and_then(|id| Bson::try_from(id).ok()).unwrap_or(Bson::Null),
+                key: match document.get(field::KEY) {
+                    Ok(Some(RawBsonRef::String(key))) => Key::new(key).ok(),
+                    _ => None,
+                },
+                marked: matches!(document.get(field::DEAD_AT), Ok(Some(RawBsonRef::DateTime(_)))),
+                reason,
+            })
         })
     }
 }
@@ -111,7 +113,9 @@ fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
                 RawBsonRef::String(text) => key = Some(Key::new(text).map_err(|error| error.to_string())?),
                 other => return Err(wrong_type(field::KEY, "a string, or left out", other)),
             },
-            field::PAYLOAD => payload = Some(payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?),
+            field::PAYLOAD => {
+                payload = Some(payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?)
+            }
             field::HEADERS => headers = read_headers(value)?,
             field::IS_LOCKED => match value {
                 RawBsonRef::Boolean(locked) => is_locked = Some(locked),
@@ -209,7 +213,7 @@ mod tests {
         }
     }
 
-    fn parse(document: &Document) -> Result<OutboxRecord, Malformed> {
+    fn parse(document: &Document) -> Result<OutboxRecord, Box<Malformed>> {
         OutboxRecord::parse(&RawDocumentBuf::try_from(document).expect("a document is BSON"))
     }
 
@@ -230,9 +234,21 @@ mod tests {
             ("subject", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
             ("key", Bson::Null, "`key` is of type null; it must be a string, or left out"),
             ("key", "".into(), "invalid key: it is empty; leave the key out for an event without order"),
-            ("payload", 5.into(), "invalid payload: it is of type int; a payload is a document, an array, a string or binary"),
-            ("payload", doc! { "x": Bson::MinKey }.into(), "invalid payload: a value of type minKey has no plain form in JSON"),
-            ("headers", doc! { "Nats-Msg-Id": "1" }.into(), "invalid header \"Nats-Msg-Id\": names that begin with `Nats-` belong to the server"),
+            (
+                "payload",
+                5.into(),
+                "invalid payload: it is of type int; a payload is a document, an array, a string or binary",
+            ),
+            (
+                "payload",
+                doc! { "x": Bson::MinKey }.into(),
+                "invalid payload: a value of type minKey has no plain form in JSON",
+            ),
+            (
+                "headers",
+                doc! { "Nats-Msg-Id": "1" }.into(),
+                "invalid header \"Nats-Msg-Id\": names that begin with `Nats-` belong to the server",
+            ),
             ("headers", doc! { "a": 1 }.into(), "invalid header \"a\": its value is not a string"),
             ("isLocked", "yes".into(), "`isLocked` is of type string; it must be a bool"),
             ("ts", 5.into(), "`ts` is of type int; it must be a timestamp"),

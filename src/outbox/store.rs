@@ -136,7 +136,10 @@ impl Store {
     pub(crate) async fn park(&self, ids: &[EventId]) -> Result<()> {
         let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
         self.collection
-            .update_many(doc! { field::ID: { "$in": ids }, field::IS_LOCKED: true }, doc! { "$set": { field::IS_LOCKED: false } })
+            .update_many(
+                doc! { field::ID: { "$in": ids }, field::IS_LOCKED: true },
+                doc! { "$set": { field::IS_LOCKED: false } },
+            )
             .await?;
         Ok(())
     }
@@ -167,7 +170,9 @@ impl Store {
         let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
         let mut documents = self.read(keyed, &mut session).await?;
         let mut without_key = due("$nextAttemptAt");
-        without_key.extend(doc! { field::IS_LOCKED: false, field::KEY: { "$exists": false }, field::DEAD_AT: { "$exists": false } });
+        without_key.extend(
+            doc! { field::IS_LOCKED: false, field::KEY: { "$exists": false }, field::DEAD_AT: { "$exists": false } },
+        );
         let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 }).limit(limit.into());
         documents.extend(self.read(unkeyed, &mut session).await?);
         Ok(documents)

@@ -243,9 +243,13 @@ impl Dispatch {
             let pending = match self.ready.pop_front()? {
                 Ready::Single(pending) => pending,
                 Ready::Lane(key) => {
-                    let Some(lane) = self.lanes.get_mut(&key) else { continue };
+                    let Some(lane) = self.lanes.get_mut(&key) else {
+                        continue;
+                    };
                     lane.ready = false;
-                    let Some(pending) = lane.queue.pop_front() else { continue };
+                    let Some(pending) = lane.queue.pop_front() else {
+                        continue;
+                    };
                     lane.in_flight = true;
                     pending
                 }
@@ -264,7 +268,9 @@ impl Dispatch {
         if ended == Ended::Abandoned {
             self.known.remove(&record.id);
         }
-        let Some(key) = &record.key else { return record };
+        let Some(key) = &record.key else {
+            return record;
+        };
         let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
         lane.in_flight = false;
         match ended {
@@ -296,7 +302,9 @@ impl Dispatch {
         for id in &park.ids {
             self.settled(id);
         }
-        let Some(lane) = self.lanes.get_mut(&park.key) else { return };
+        let Some(lane) = self.lanes.get_mut(&park.key) else {
+            return;
+        };
         lane.parking -= park.ids.len();
         if lane.parking == 0 && lane.read_wanted {
             self.want_read(&park.key);
@@ -397,7 +405,9 @@ impl Dispatch {
     }
 
     fn tidy(&mut self, key: &Key) {
-        let Some(lane) = self.lanes.get(key) else { return };
+        let Some(lane) = self.lanes.get(key) else {
+            return;
+        };
         let idle = lane.queue.is_empty() && !lane.in_flight && !lane.stalled && !lane.reading && lane.parking == 0;
         if idle {
             self.lanes.remove(key);

@@ -27,7 +27,7 @@ pub(crate) enum Found {
     /// An event, and the server's time (ms since the epoch) by which it is due or not.
     Event(Pending, i64),
     /// A document that doesn't follow the contract.
-    Malformed(Malformed),
+    Malformed(Box<Malformed>),
     /// The sweep has handed over everything; what follows is the tail's.
     SweepEnded,
 }

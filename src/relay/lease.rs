@@ -36,6 +36,8 @@ pub const COLLECTION: &str = "outboxd_lease";
 const MARGIN: u32 = 5;
 /// Renewals per ttl: two may fail.
 const RENEWALS: u32 = 3;
+/// Shortest wait between two renewals, however late the last one was.
+const SOONEST: Duration = Duration::from_millis(50);
 /// Longest a standby takes to see that the lease is free.
 const STANDBY_POLL: Duration = Duration::from_secs(1);
 
@@ -119,18 +121,26 @@ impl Lease {
                 }
                 let sent = Instant::now();
                 // Never dropped half-way: a command whose future is dropped costs its connection and may still happen.
-                let renewal = tokio::spawn({ let lease = lease.clone(); async move { lease.renew(number).await } });
-                match tokio::time::timeout_at(*trust.borrow(), renewal).await {
+                let renewal = tokio::spawn({
+                    let lease = lease.clone();
+                    async move { lease.renew(number).await }
+                });
+                let deadline = *trust.borrow();
+                match tokio::time::timeout_at(deadline, renewal).await {
                     Ok(Ok(Ok(true))) => drop(trust.send_replace(lease.trust_deadline(sent))),
-                    Ok(Ok(Ok(false))) => warn!(term = number, "the lease has gone to another relay"),
+                    Ok(Ok(Ok(false))) => {
+                        warn!(term = number, "the lease has gone to another relay");
+                        trust.send_replace(Instant::now());
+                    }
                     Ok(Ok(Err(error))) => warn!(%error, term = number, "could not renew the lease"),
                     Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
                 }
-                if Instant::now() >= *trust.borrow() {
+                let deadline = *trust.borrow();
+                if Instant::now() >= deadline {
                     lost.cancel();
                     return;
                 }
-                next = (sent + lease.ttl / RENEWALS).min(*trust.borrow()).max(Instant::now() + Duration::from_millis(50));
+                next = (sent + lease.ttl / RENEWALS).min(deadline).max(Instant::now() + SOONEST);
             }
         });
         held
@@ -154,7 +164,8 @@ impl Lease {
             .upsert(true)
             .return_document(ReturnDocument::After)
             .await?;
-        Ok(lease.filter(|lease| lease.get_str("holder") == Ok(&self.holder)).and_then(|lease| match lease.get("term") {
+        let mine = lease.filter(|lease| lease.get_str("holder").is_ok_and(|holder| holder == self.holder));
+        Ok(mine.and_then(|lease| match lease.get("term") {
             Some(Bson::Int32(term)) => Some(i64::from(*term)),
             Some(Bson::Int64(term)) => Some(*term),
             _ => None,

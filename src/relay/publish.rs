@@ -123,7 +123,9 @@ impl Publisher {
     async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
         let headers = match self.headers(record) {
             Ok(headers) => headers,
-            Err(error) => return Outcome::Rejected(Rejection { class: Class::Poison, code: "header".to_owned(), error }),
+            Err(error) => {
+                return Outcome::Rejected(Rejection { class: Class::Poison, code: "header".to_owned(), error });
+            }
         };
         let began = Instant::now();
         let mut wait = FIRST_WAIT;

@@ -57,7 +57,7 @@ async fn due(store: &Store, limit: usize) -> Answer {
             for document in documents {
                 match OutboxRecord::parse(&document) {
                     Ok(record) => due.push(Pending { record, origin: Origin::Retry }),
-                    Err(found) => malformed.push(found),
+                    Err(found) => malformed.push(*found),
                 }
             }
             debug!(due = due.len(), "looked for due events");

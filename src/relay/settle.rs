@@ -30,7 +30,7 @@ pub(crate) enum Settlement {
     /// Delete it.
     Delivered(Acked),
     /// Mark it. The id is the dispatcher's, if it knows the event at all: a malformed one never got that far.
-    Failed(Option<EventId>, Mark),
+    Failed(Option<EventId>, Box<Mark>),
     /// Unlock them.
     Park(Park),
 }
@@ -57,7 +57,7 @@ pub(crate) async fn run(
                 Settlement::Delivered(event) => acked.push(event),
                 Settlement::Failed(id, mark) => {
                     failed.extend(id);
-                    marks.push(mark);
+                    marks.push(*mark);
                 }
                 Settlement::Park(park) => parks.push(park),
             }
@@ -84,7 +84,9 @@ where
     while !give_up.is_cancelled() {
         match write().await {
             Ok(()) => return true,
-            Err(error) => warn!(%error, "could not {what} settled events; they stay in the outbox until it succeeds"),
+            Err(error) => {
+                warn!(%error, "could not {what} settled events; they stay in the outbox until it succeeds")
+            }
         }
         tokio::select! {
             () = give_up.cancelled() => {}

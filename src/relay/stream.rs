@@ -51,7 +51,8 @@ pub async fn ensure(context: &Context, stream: &StreamConfig) -> Result<Ensured>
     match context.create_stream(wanted(stream)).await {
         Ok(made) => Ok(Ensured { created: true, config: made.cached_info().config.clone(), differences: Vec::new() }),
         // Another `outboxd migrate` was faster, with other settings.
-        Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
+        Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
+        {
             let differences = verify(context, stream).await?;
             let config = info(context, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
             Ok(Ensured { created: false, config, differences })
@@ -71,7 +72,8 @@ pub async fn verify(context: &Context, stream: &StreamConfig) -> Result<Vec<Stri
     match info(context, &stream.name).await? {
         Some(info) => verify_config(&info.config, stream),
         None => {
-            let message = format!("the stream {} doesn't exist; run `outboxd migrate` with this configuration", stream.name);
+            let message =
+                format!("the stream {} doesn't exist; run `outboxd migrate` with this configuration", stream.name);
             Err(Error::new(ErrorKind::Stream, message))
         }
     }
@@ -91,7 +93,10 @@ fn verify_config(found: &Config, wanted: &StreamConfig) -> Result<Vec<String>> {
     if wanted.subjects_given
         && let Some(uncovered) = wanted.subjects.iter().find(|subject| !any_covers(&found.subjects, subject))
     {
-        return refuse(&format!("has subjects {:?}, none of which covers {uncovered:?} of stream.subjects; add it to the stream", found.subjects));
+        return refuse(&format!(
+            "has subjects {:?}, none of which covers {uncovered:?} of stream.subjects; add it to the stream",
+            found.subjects
+        ));
     }
     let mut differences = Vec::new();
     let mut differs = |what: &str, found: String, wanted: String| {
@@ -115,9 +120,11 @@ async fn info(context: &Context, name: &str) -> Result<Option<Info>> {
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             GetStreamErrorKind::JetStream(error)
-                if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT].contains(&error.error_code()) =>
+                if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
+                    .contains(&error.error_code()) =>
             {
-                let message = "JetStream is off on this server or for this account; start nats-server with `-js` or enable it";
+                let message =
+                    "JetStream is off on this server or for this account; start nats-server with `-js` or enable it";
                 Err(Error::with_source(ErrorKind::Stream, message, error))
             }
             _ => Err(Error::with_source(ErrorKind::Nats, format!("NATS: asking for stream {name}"), error)),
@@ -173,14 +180,27 @@ mod tests {
 
     #[test]
     fn a_pattern_covers_what_the_server_would_route_to_it() {
-        for (pattern, subject) in
-            [("*", "ticket:created"), (">", "a"), (">", "a.b.>"), ("a.*", "a.b"), ("a.>", "a.b.c"), ("a.b", "a.b"), ("a.*", "a.*")]
-        {
+        for (pattern, subject) in [
+            ("*", "ticket:created"),
+            (">", "a"),
+            (">", "a.b.>"),
+            ("a.*", "a.b"),
+            ("a.>", "a.b.c"),
+            ("a.b", "a.b"),
+            ("a.*", "a.*"),
+        ] {
             assert!(covers(pattern, subject), "{pattern} covers {subject}");
         }
-        for (pattern, subject) in
-            [("*", "a.b"), ("a.>", "a"), ("a.*", "a.>"), ("a.b", "a.*"), ("a.b", "a"), ("a", "a.b"), ("*", ">"), ("a.*", "b.c")]
-        {
+        for (pattern, subject) in [
+            ("*", "a.b"),
+            ("a.>", "a"),
+            ("a.*", "a.>"),
+            ("a.b", "a.*"),
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("*", ">"),
+            ("a.*", "b.c"),
+        ] {
             assert!(!covers(pattern, subject), "{pattern} doesn't cover {subject}");
         }
     }

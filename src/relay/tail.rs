@@ -31,7 +31,9 @@ pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Foun
                     return Ok(Closed);
                 }
             }
-            operation => return Err(Error::custom(format!("the outbox collection is gone: {operation}"))),
+            operation => {
+                return Err(Error::custom(format!("the outbox collection is gone: {operation}")));
+            }
         }
     }
     Ok(Closed)

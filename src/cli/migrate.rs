@@ -1,0 +1,71 @@
+//! `outboxd migrate`: makes what is missing, and says what it did.
+
+use clap::Args as ClapArgs;
+
+use super::print;
+use crate::config::{Config, Sources};
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrations::{MIGRATIONS, Migrations, Status};
+use crate::relay::{Nats, stream};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Print what would run, without connecting
+    #[arg(long, conflicts_with = "status")]
+    print: bool,
+    /// Show what has run, and change nothing
+    #[arg(long)]
+    status: bool,
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let config = Config::load(sources)?;
+    if args.print {
+        return print(&plan(&config)?);
+    }
+    let mongodb = &config.mongodb;
+    let client = mongodb.client("migrate").await?;
+    let migrations = Migrations::new(client.database(&mongodb.database), &mongodb.collection);
+    print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
+    let statuses = if args.status { migrations.status().await? } else { migrations.apply().await? };
+    for (migration, status) in statuses {
+        let said = match status {
+            Status::Pending if args.status => "pending".to_owned(),
+            Status::Pending => "applied".to_owned(),
+            Status::Applied(at) => format!("applied {}", at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string())),
+        };
+        print(&format!("  {:<28} {said}\n", migration.name))?;
+    }
+    let nats = Nats::connect(&config.nats).await?;
+    print(&format!("JetStream stream {}\n", config.stream.name))?;
+    let (state, differences) = if args.status {
+        ("there".to_owned(), stream::verify(&nats.context, &config.stream).await?)
+    } else {
+        let ensured = stream::ensure(&nats.context, &config.stream).await?;
+        let done = if ensured.created { "made" } else { "there, not altered" };
+        (format!("{done}; subjects {:?}", ensured.config.subjects), ensured.differences)
+    };
+    print(&format!("  {state}\n"))?;
+    differences.iter().try_for_each(|difference| print(&format!("  note: {difference}\n")))
+}
+
+fn plan(config: &Config) -> Result<String> {
+    let mut plan = String::new();
+    for migration in MIGRATIONS {
+        let header =
+            format!("// {} in database {}, sha256 {}\n", migration.name, config.mongodb.database, migration.checksum());
+        plan.push_str(&header);
+        for command in migration.commands(&config.mongodb.collection)? {
+            plan.push_str(&json(&command)?);
+        }
+    }
+    plan.push_str("// JetStream stream, made only if it is missing\n");
+    plan.push_str(&json(&stream::wanted(&config.stream))?);
+    Ok(plan)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::with_source(ErrorKind::Migration, "could not be written as JSON", error))?;
+    Ok(text + "\n")
+}

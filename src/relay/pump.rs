@@ -1,0 +1,301 @@
+//! The one loop of a leadership: whatever is found, answered, settled or lost comes in here, and what may be published now
+//! goes out.
+
+use std::sync::Arc;
+
+use bson::DateTime;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::Nats;
+use super::Totals;
+use super::dispatch::{Dispatch, Dispatched, Ended};
+use super::follow::{Found, follow};
+use super::lease::Term;
+use super::policy::{Class, Rejection};
+use super::publish::{Health, Outcome, Publisher};
+use super::retry::{self, Answer, Ask};
+use super::settle::{self, Settled, Settlement};
+use super::stream::Coverage;
+use crate::config::Config;
+use crate::outbox::record::Malformed;
+use crate::outbox::store::{Mark, Next, Store};
+
+/// Found events between the readers and dispatch, on top of its own bounds: enough that a reader doesn't wait for the loop
+/// to come round.
+const FOUND_CAPACITY: usize = 64;
+/// Messages of each kind taken per turn of the loop, so that no kind starves the others.
+const TURN: usize = 256;
+
+/// Why a pump stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Asked to, and nothing is left under way.
+    Drained,
+    /// Asked to, with this many events not settled in time.
+    GraceOver(usize),
+    /// Another relay holds the lease now, or may soon.
+    LeaseLost,
+}
+
+/// The stages of one leadership.
+pub(super) struct Pump {
+    config: Config,
+    dispatch: Dispatch,
+    publisher: Publisher,
+    in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
+    found: mpsc::Receiver<Found>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    asks: mpsc::UnboundedSender<Ask>,
+    settlements: mpsc::UnboundedSender<Settlement>,
+    settled: mpsc::UnboundedReceiver<Settled>,
+    settling: JoinHandle<()>,
+    give_up: CancellationToken,
+    tick: Arc<Notify>,
+    ticking: bool,
+}
+
+impl Pump {
+    pub(super) fn build(
+        config: &Config,
+        follow_from: &Store,
+        store: &Store,
+        nats: &Nats,
+        term: Term,
+        tick: Arc<Notify>,
+    ) -> Self {
+        let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
+        // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
+        let (settlements, inbox) = mpsc::unbounded_channel();
+        let (reports, settled) = mpsc::unbounded_channel();
+        let (asks, asked) = mpsc::unbounded_channel();
+        let (answer, answers) = mpsc::unbounded_channel();
+        let give_up = CancellationToken::new();
+        tokio::spawn(follow(follow_from.clone(), found_tx));
+        tokio::spawn(retry::run(store.clone(), asked, answer));
+        let settling = tokio::spawn(settle::run(store.clone(), inbox, reports, give_up.clone()));
+        let publisher = Publisher {
+            context: nats.context.clone(),
+            stream: config.stream.name.as_str().into(),
+            coverage: Arc::new(Coverage::new(nats.context.clone(), &config.stream.name)),
+            id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
+            grace: config.retry.outage_grace,
+            connected: nats.connected.clone(),
+            health: Arc::new(Health::default()),
+            term,
+            stop: CancellationToken::new(),
+        };
+        Self {
+            config: config.clone(),
+            dispatch: Dispatch::new(config.dispatch.clone()),
+            publisher,
+            in_flight: FuturesUnordered::new(),
+            found,
+            answers,
+            asks,
+            settlements,
+            settled,
+            settling,
+            give_up,
+            tick,
+            ticking: false,
+        }
+    }
+
+    /// Runs until `stop` or `lost`, then drains.
+    pub(super) async fn run(
+        mut self,
+        stop: &CancellationToken,
+        lost: &CancellationToken,
+        totals: &mut Totals,
+    ) -> Stopped {
+        let mut found = Vec::with_capacity(TURN);
+        let mut settled = Vec::with_capacity(TURN);
+        let mut connected = self.publisher.connected.clone();
+        loop {
+            self.publish();
+            let room = self.dispatch.room().min(TURN);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = lost.cancelled() => break,
+                Some((dispatched, outcome)) = self.in_flight.next() => self.finished(dispatched, outcome, totals),
+                _ = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
+                _ = self.found.recv_many(&mut found, room), if room > 0 => found.drain(..).for_each(|found| self.found(found)),
+                Some(answer) = self.answers.recv() => self.answered(answer),
+                () = self.tick.notified(), if !self.ticking && room > 0 => self.tick(),
+                // Dispatch looks again once the connection stands.
+                Ok(()) = connected.changed() => {}
+            }
+        }
+        if lost.is_cancelled() {
+            self.publisher.stop.cancel();
+            let deadline = Instant::now() + self.config.nats.ack_timeout;
+            self.drain(deadline, totals).await;
+            return Stopped::LeaseLost;
+        }
+        info!(in_flight = self.dispatch.in_flight(), unsettled = self.dispatch.unsettled(), "draining");
+        let deadline = Instant::now() + self.config.shutdown.grace;
+        match self.drain(deadline, totals).await {
+            0 => Stopped::Drained,
+            left => Stopped::GraceOver(left),
+        }
+    }
+
+    /// Ends intake, lets publishes under way finish and writes down how they ended. Returns how many events were left
+    /// without that at the deadline.
+    async fn drain(mut self, deadline: Instant, totals: &mut Totals) -> usize {
+        self.found.close();
+        // Those waiting for an answer get it; no try begins anew.
+        self.publisher.stop.cancel();
+        let mut left = self.dispatch.in_flight();
+        while let Ok(Some((dispatched, outcome))) = tokio::time::timeout_at(deadline, self.in_flight.next()).await {
+            self.finished(dispatched, outcome, totals);
+            left = self.dispatch.in_flight();
+        }
+        let Self { settlements, mut settling, give_up, .. } = self;
+        drop(settlements);
+        if tokio::time::timeout_at(deadline, &mut settling).await.is_err() {
+            give_up.cancel();
+            left = left.max(1);
+            if let Err(error) = settling.await {
+                error!(%error, "settling ended badly");
+            }
+        }
+        left
+    }
+
+    fn publish(&mut self) {
+        while *self.publisher.connected.borrow() && self.dispatch.in_flight() < self.publisher.health.limit() {
+            let Some(dispatched) = self.dispatch.next() else {
+                break;
+            };
+            self.in_flight.push(Box::pin(self.publisher.clone().publish(dispatched)));
+        }
+        for park in self.dispatch.take_parks() {
+            self.settle(Settlement::Park(park));
+        }
+        while let Some(key) = self.dispatch.next_lane_read() {
+            self.ask(Ask::Lane(key));
+        }
+    }
+
+    fn found(&mut self, found: Found) {
+        match found {
+            Found::SweepBegan(number) => self.dispatch.sweep_began(number),
+            Found::Event(pending, now_ms) => self.dispatch.offer(pending, now_ms),
+            Found::Malformed(malformed) => self.malformed(*malformed),
+            Found::SweepEnded => self.dispatch.sweep_ended(),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticking = true;
+        self.dispatch.tick_began();
+        self.ask(Ask::Due(self.dispatch.room()));
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Due(due, malformed) => {
+                self.ticking = false;
+                self.dispatch.tick_ended(due);
+                malformed.into_iter().for_each(|malformed| self.malformed(malformed));
+            }
+            Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),
+        }
+    }
+
+    /// Nothing the broker does can help it: dead at once, and its key waits for a person.
+    fn malformed(&mut self, malformed: Malformed) {
+        self.dispatch.hold(malformed.key.as_ref());
+        if malformed.marked {
+            return;
+        }
+        let rejection = Rejection { class: Class::Poison, code: "malformed".to_owned(), error: malformed.reason };
+        let mark = self.mark(malformed.id, 0, rejection);
+        self.settle(Settlement::Failed(None, Box::new(mark)));
+    }
+
+    fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
+        match outcome {
+            Outcome::Acked(acked) => {
+                totals.published += 1;
+                totals.duplicates += u64::from(acked.duplicate);
+                self.dispatch.finished(dispatched, Ended::Delivered);
+                self.settle(Settlement::Delivered(acked));
+            }
+            Outcome::Rejected(rejection) => {
+                totals.failed += 1;
+                let record = self.dispatch.finished(dispatched, Ended::Failed);
+                let mark = self.mark(record.id.clone().into(), record.attempts, rejection);
+                self.settle(Settlement::Failed(Some(record.id), Box::new(mark)));
+                // What the lane held is parked after its head is marked.
+                for park in self.dispatch.take_parks() {
+                    self.settle(Settlement::Park(park));
+                }
+            }
+            Outcome::Abandoned => {
+                totals.abandoned += 1;
+                self.dispatch.finished(dispatched, Ended::Abandoned);
+            }
+        }
+    }
+
+    fn mark(&self, id: bson::Bson, attempts: u32, rejection: Rejection) -> Mark {
+        let Rejection { class, code, error } = rejection;
+        // An outage isn't the event's fault.
+        let counted = matches!(class, Class::Config | Class::Poison);
+        let attempts = attempts.saturating_add(u32::from(counted));
+        let next = if class == Class::Poison || attempts >= self.config.retry.max_attempts {
+            Next::Dead
+        } else {
+            Next::RetryAfter(retry::backoff(&self.config.retry, attempts))
+        };
+        let mark = Mark {
+            id,
+            at: DateTime::now(),
+            attempts,
+            class: class.as_str(),
+            code,
+            error,
+            relay: self.config.nats.client_id.clone(),
+            next,
+        };
+        let (class, code) = (mark.class, mark.code.as_str());
+        match next {
+            Next::Dead => error!(id = mark.shown_id(), class, code, attempts, error = mark.error, "event is dead"),
+            Next::RetryAfter(wait) => {
+                warn!(id = mark.shown_id(), class, code, attempts, ?wait, error = mark.error, "event failed");
+            }
+        }
+        mark
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        match settled {
+            Settled::Event(id) => self.dispatch.settled(&id),
+            Settled::Park(park) => {
+                debug!(events = park.ids.len(), "parked behind a failed event");
+                self.dispatch.parked(&park);
+            }
+        }
+    }
+
+    fn settle(&self, settlement: Settlement) {
+        if self.settlements.send(settlement).is_err() {
+            error!("settling has ended early; the event stays in the outbox");
+        }
+    }
+
+    fn ask(&self, ask: Ask) {
+        if self.asks.send(ask).is_err() {
+            error!("the retrier has ended early");
+        }
+    }
+}

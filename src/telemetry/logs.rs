@@ -1,0 +1,24 @@
+//! Log lines on standard error: text for people, JSON for collectors. Messages are lowercase, details are fields, and
+//! never a payload or a secret.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Installs the process's logger. A second call does nothing.
+pub fn init(log: &LogConfig) {
+    // Checked when the configuration was read.
+    let level = log.level.parse::<Targets>().unwrap_or_default();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = match log.format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let _ = tracing_subscriber::registry().with(lines.with_filter(level)).try_init();
+}

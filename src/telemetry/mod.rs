@@ -1,0 +1,3 @@
+//! What the relay says about itself.
+
+pub mod logs;
