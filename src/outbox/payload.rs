@@ -16,6 +16,10 @@ use bson::{Bson, RawArray, RawBsonRef, RawDocument};
 /// Deepest nesting of documents and arrays in a payload: MongoDB's own limit for a document is 100 levels.
 pub const MAX_DEPTH: usize = 100;
 
+/// The dates that RFC 3339 can write, in milliseconds since 1970: the years 0 to 9999.
+const RFC_3339_MILLIS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+const BAD_DATE: &str = "date outside the years 0 to 9999";
+
 /// Why a payload can't be turned into bytes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -123,10 +127,10 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: usize) -> Result
         RawBsonRef::Double(number) if number.is_finite() => write_json(out, &number),
         RawBsonRef::Decimal128(number) => write_display(out, format_args!("\"{number}\"")),
         RawBsonRef::ObjectId(id) => write_display(out, format_args!("\"{id}\"")),
-        RawBsonRef::DateTime(date) => match date.try_to_rfc3339_string() {
-            Ok(text) => write_string(out, &text),
-            Err(_) => return Err(PayloadError::NotJson("date outside the years 0 to 9999")),
-        },
+        RawBsonRef::DateTime(date) if RFC_3339_MILLIS.contains(&date.timestamp_millis()) => {
+            write_string(out, &date.try_to_rfc3339_string().map_err(|_| PayloadError::NotJson(BAD_DATE))?);
+        }
+        RawBsonRef::DateTime(_) => return Err(PayloadError::NotJson(BAD_DATE)),
         RawBsonRef::Binary(binary) => match (binary.subtype, binary.bytes.try_into()) {
             (bson::spec::BinarySubtype::Uuid, Ok(bytes)) => {
                 write_display(out, format_args!("\"{}\"", bson::Uuid::from_bytes(bytes)));

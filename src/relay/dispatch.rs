@@ -17,8 +17,9 @@
 //!
 //! Draining is not a state of its own: it is a stalled lane with something in its queue.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
+use super::twins::{Began, Origin, Twins};
 use crate::config::DispatchConfig;
 use crate::outbox::record::{Custody, OutboxRecord};
 use crate::outbox::{EventId, Key};
@@ -32,17 +33,6 @@ const MAX_LANE_READS: usize = 4;
 pub(crate) const LANE_READ: usize = 100;
 /// Memory of an event besides its payload and headers.
 const OVERHEAD: usize = 256;
-
-/// Which read brought an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// The sweep with this number.
-    Sweep(u64),
-    /// The change stream.
-    Tail,
-    /// The retrier.
-    Retry,
-}
 
 /// An event that waits.
 #[derive(Debug)]
@@ -66,7 +56,8 @@ pub(crate) enum Ended {
     Delivered,
     /// It will be marked; the lane stalls.
     Failed,
-    /// Given back untried because the relay stops: it stays in the outbox as it is.
+    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its lane stays taken, so
+    /// that nothing of its key leaves before it.
     Abandoned,
 }
 
@@ -99,6 +90,7 @@ struct Lane {
     /// Whether something was parked since the last read began, so that the read may have missed it.
     parked_since_read: bool,
     reading: bool,
+    read_began: Began,
     read_wanted: bool,
 }
 
@@ -115,14 +107,11 @@ pub(crate) struct Dispatch {
     lanes: HashMap<Key, Lane>,
     ready: VecDeque<Ready>,
     /// Every event in here: buffered, in flight or unsettled.
-    known: HashMap<EventId, Origin>,
+    twins: Twins,
     in_flight: usize,
     buffered: usize,
     buffered_bytes: usize,
-    sweep: Option<u64>,
-    reads: usize,
-    /// Events that were settled while a read was under way which may still bring them.
-    settled_during_read: HashSet<EventId>,
+    tick_began: Began,
     parks: Vec<Park>,
     wanted_reads: VecDeque<Key>,
     lane_reads: usize,
@@ -134,13 +123,11 @@ impl Dispatch {
             limits,
             lanes: HashMap::new(),
             ready: VecDeque::new(),
-            known: HashMap::new(),
+            twins: Twins::default(),
             in_flight: 0,
             buffered: 0,
             buffered_bytes: 0,
-            sweep: None,
-            reads: 0,
-            settled_during_read: HashSet::new(),
+            tick_began: Began::default(),
             parks: Vec::new(),
             wanted_reads: VecDeque::new(),
             lane_reads: 0,
@@ -152,7 +139,7 @@ impl Dispatch {
         if self.buffered_bytes >= self.limits.max_buffered_bytes {
             return 0;
         }
-        let unsettled = (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.known.len());
+        let unsettled = (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.twins.len());
         self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled)
     }
 
@@ -163,29 +150,27 @@ impl Dispatch {
 
     /// Events offered whose delete, mark or park isn't settled, those in flight and waiting included.
     pub(crate) fn unsettled(&self) -> usize {
-        self.known.len()
+        self.twins.len()
     }
 
     /// A sweep began; what settles from now on may still come in one of its pages.
     pub(crate) fn sweep_began(&mut self, number: u64) {
-        self.sweep = Some(number);
+        self.twins.begin_sweep(number);
     }
 
     /// The sweep has offered everything.
     pub(crate) fn sweep_ended(&mut self) {
-        self.sweep = None;
-        self.forget_settled();
+        self.twins.end_sweep();
     }
 
     /// A read of due events began.
     pub(crate) fn tick_began(&mut self) {
-        self.reads += 1;
+        self.tick_began = self.twins.begin_read();
     }
 
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is due or not.
     pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
-        let id = &pending.record.id;
-        if self.known.contains_key(id) || self.settled_during_read.contains(id) {
+        if !self.twins.is_new(&pending.record.id, self.twins.began(pending.origin)) {
             return;
         }
         let unlocked = match pending.record.custody {
@@ -199,7 +184,7 @@ impl Dispatch {
             Some(key) if self.lanes.get(key).is_some_and(|lane| lane.stalled) => {
                 if !unlocked {
                     let key = key.clone();
-                    self.known.insert(pending.record.id.clone(), pending.origin);
+                    self.twins.insert(pending.record.id.clone(), pending.origin);
                     self.park(key, vec![pending.record.id]);
                 }
             }
@@ -218,20 +203,19 @@ impl Dispatch {
     /// tick.
     pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) {
         for pending in due {
-            let id = &pending.record.id;
-            if self.known.contains_key(id) || self.settled_during_read.contains(id) {
+            if !self.twins.is_new(&pending.record.id, self.tick_began) {
                 continue;
             }
             if let Some(key) = pending.record.key.clone() {
                 self.stall(&key);
                 let lane = self.lanes.entry(key).or_default();
-                if lane.in_flight || lane.reading || !lane.queue.is_empty() {
+                if lane.in_flight || lane.reading || lane.read_wanted || !lane.queue.is_empty() {
                     continue;
                 }
             }
             self.buffer(pending);
         }
-        self.end_read();
+        self.twins.end_read();
     }
 
     /// The next event to publish, if one may leave now.
@@ -259,14 +243,14 @@ impl Dispatch {
         }
     }
 
-    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`], unless it was abandoned.
+    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`].
     pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> OutboxRecord {
         let Dispatched { record, bytes } = dispatched;
         self.in_flight -= 1;
         self.buffered -= 1;
         self.buffered_bytes -= bytes;
         if ended == Ended::Abandoned {
-            self.known.remove(&record.id);
+            return record;
         }
         let Some(key) = &record.key else {
             return record;
@@ -275,8 +259,8 @@ impl Dispatch {
         lane.in_flight = false;
         match ended {
             Ended::Failed => self.stall(key),
-            Ended::Delivered | Ended::Abandoned if lane.stalled && lane.queue.is_empty() => self.want_read(key),
-            Ended::Delivered | Ended::Abandoned => self.ready(key),
+            _ if lane.stalled && lane.queue.is_empty() => self.want_read(key),
+            _ => self.ready(key),
         }
         self.tidy(key);
         record
@@ -284,12 +268,7 @@ impl Dispatch {
 
     /// The delete or the mark of an event is done.
     pub(crate) fn settled(&mut self, id: &EventId) {
-        let origin = self.known.remove(id);
-        // A sweep brings each event once: its own events can't come again in it.
-        let swept = self.sweep.is_some_and(|number| origin != Some(Origin::Sweep(number)));
-        if swept || self.reads > 0 {
-            self.settled_during_read.insert(id.clone());
-        }
+        self.twins.settle(id);
     }
 
     /// Events to park now.
@@ -314,27 +293,27 @@ impl Dispatch {
 
     /// The next key whose unlocked events are to be read, if there is room for them.
     pub(crate) fn next_lane_read(&mut self) -> Option<Key> {
-        if self.lane_reads >= MAX_LANE_READS || self.room() < LANE_READ {
+        if self.lane_reads >= MAX_LANE_READS || self.room() == 0 {
             return None;
         }
         let key = self.wanted_reads.pop_front()?;
         let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
         lane.parked_since_read = lane.parking > 0;
+        lane.read_began = self.twins.begin_read();
         self.lane_reads += 1;
-        self.reads += 1;
         Some(key)
     }
 
     /// Takes the result of a lane read: the key's unlocked events, oldest first, all of them due.
     pub(crate) fn lane_read(&mut self, key: &Key, events: Vec<Pending>, behind: Behind) {
         self.lane_reads -= 1;
+        let began = self.lanes.get(key).expect("a lane that is being read stays").read_began;
         for pending in events {
-            let id = &pending.record.id;
-            if !self.known.contains_key(id) && !self.settled_during_read.contains(id) {
+            if self.twins.is_new(&pending.record.id, began) {
                 self.buffer(pending);
             }
         }
-        self.end_read();
+        self.twins.end_read();
         let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
         lane.reading = false;
         let idle = !lane.in_flight && lane.queue.is_empty();
@@ -347,7 +326,7 @@ impl Dispatch {
     }
 
     fn buffer(&mut self, pending: Pending) {
-        self.known.insert(pending.record.id.clone(), pending.origin);
+        self.twins.insert(pending.record.id.clone(), pending.origin);
         self.buffered += 1;
         self.buffered_bytes += bytes(&pending.record);
         match pending.record.key.clone() {
@@ -379,7 +358,7 @@ impl Dispatch {
             match pending.record.custody {
                 Custody::Live => ids.push(pending.record.id),
                 // The retrier has it already.
-                Custody::Unlocked { .. } | Custody::Dead => drop(self.known.remove(&pending.record.id)),
+                Custody::Unlocked { .. } | Custody::Dead => self.twins.remove(&pending.record.id),
             }
         }
         if !ids.is_empty() {
@@ -411,17 +390,6 @@ impl Dispatch {
         let idle = lane.queue.is_empty() && !lane.in_flight && !lane.stalled && !lane.reading && lane.parking == 0;
         if idle {
             self.lanes.remove(key);
-        }
-    }
-
-    fn end_read(&mut self) {
-        self.reads -= 1;
-        self.forget_settled();
-    }
-
-    fn forget_settled(&mut self) {
-        if self.reads == 0 && self.sweep.is_none() {
-            self.settled_during_read.clear();
         }
     }
 }

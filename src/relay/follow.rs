@@ -9,7 +9,8 @@ use bson::RawDocument;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::dispatch::{Origin, Pending};
+use super::dispatch::Pending;
+use super::twins::Origin;
 use super::{sweep, tail};
 use crate::outbox::record::{Malformed, OutboxRecord};
 use crate::outbox::store::Store;

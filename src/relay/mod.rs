@@ -22,6 +22,7 @@ mod settle;
 pub mod stream;
 mod sweep;
 mod tail;
+mod twins;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::{debug, warn};
 
-use super::dispatch::{Behind, LANE_READ, Origin, Pending};
+use super::dispatch::{Behind, LANE_READ, Pending};
+use super::twins::Origin;
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::Key;

@@ -3,8 +3,8 @@
 use bson::Timestamp;
 use tokio::sync::mpsc;
 
-use super::dispatch::Origin;
 use super::follow::{Closed, Found, read};
+use super::twins::Origin;
 use crate::outbox::store::Store;
 
 /// Sweeps and returns the moment from which the tail goes on. Waits when the relay has no room.

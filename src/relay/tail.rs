@@ -7,8 +7,8 @@ use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::{Error, Result};
 use tokio::sync::mpsc;
 
-use super::dispatch::Origin;
 use super::follow::{Closed, Found, read};
+use super::twins::Origin;
 use crate::outbox::store::Store;
 
 /// Tails from just after `at`.

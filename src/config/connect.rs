@@ -1,0 +1,56 @@
+//! Connections as the configuration describes them.
+
+use async_nats::ConnectOptions;
+use mongodb::options::{ClientOptions, WriteConcern};
+use secrecy::ExposeSecret;
+
+use super::{MongodbConfig, NatsConfig, secs};
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
+
+impl MongodbConfig {
+    /// A client of its own for `role`: the stream and the lease must not wait for each other's connections.
+    pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
+        let mut options = ClientOptions::parse(self.uri.expose_secret()).await.during("the connection string")?;
+        options.app_name = Some(format!("{} {role}", self.app_name).chars().take(128).collect());
+        // An event counts as published or failed only when a majority says so.
+        options.write_concern = Some(WriteConcern::majority());
+        // A server that stops answering is noticed after these two, instead of the driver's 20 s.
+        options.heartbeat_freq.get_or_insert(secs(5));
+        options.connect_timeout.get_or_insert(secs(5));
+        options.server_selection_timeout.get_or_insert(secs(10));
+        mongodb::Client::with_options(options).during("the connection string")
+    }
+}
+
+impl NatsConfig {
+    /// The server addresses, or `None` when one isn't a URL.
+    pub fn servers(&self) -> Option<Vec<async_nats::ServerAddr>> {
+        self.url.expose_secret().split(',').map(|url| url.trim().parse().ok()).collect()
+    }
+
+    /// Connection options with the credentials and TLS of the configuration.
+    pub async fn options(&self) -> Result<ConnectOptions> {
+        let mut options = ConnectOptions::new().name(&self.client_id).ping_interval(self.ping_interval);
+        if let Some(path) = &self.creds {
+            options = options.credentials_file(path).await.map_err(|error| {
+                Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error)
+            })?;
+        }
+        if let Some(seed) = &self.nkey {
+            options = options.nkey(seed.expose_secret().to_owned());
+        }
+        if let (Some(user), Some(password)) = (&self.user, &self.password) {
+            options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+        }
+        if let Some(token) = &self.token {
+            options = options.token(token.expose_secret().to_owned());
+        }
+        if let Some(path) = &self.tls_ca {
+            options = options.add_root_certificates(path.into()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            options = options.add_client_certificate(cert.into(), key.into()).require_tls(true);
+        }
+        Ok(options)
+    }
+}

@@ -1,0 +1,111 @@
+//! Which events the relay already has, so that one found twice is published once.
+//!
+//! An event is *known* from its offer until its delete, mark or park is settled. A read that began before that may bring
+//! it once more, as it was: so while reads are under way, what settles is remembered with its place in the order of
+//! settlements, and a read's result is checked against what settled after it began.
+
+use std::collections::HashMap;
+
+use crate::outbox::EventId;
+
+/// Which read brought an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The sweep with this number.
+    Sweep(u64),
+    /// The change stream.
+    Tail,
+    /// The retrier.
+    Retry,
+}
+
+/// When a read began, in settlements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Began(u64);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Twins {
+    known: HashMap<EventId, Origin>,
+    settlements: u64,
+    /// Events that settled while a read was under way which may still bring them, and when.
+    settled: HashMap<EventId, u64>,
+    sweep: Option<(u64, Began)>,
+    reads: usize,
+}
+
+impl Twins {
+    /// Events known.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A sweep with this number begins.
+    pub(super) fn begin_sweep(&mut self, number: u64) {
+        self.sweep = Some((number, Began(self.settlements)));
+    }
+
+    /// The sweep is over.
+    pub(super) fn end_sweep(&mut self) {
+        self.sweep = None;
+        self.forget_settled();
+    }
+
+    /// A read of the retrier begins.
+    pub(super) fn begin_read(&mut self) -> Began {
+        self.reads += 1;
+        Began(self.settlements)
+    }
+
+    /// A read of the retrier is over, with everything it brought offered.
+    pub(super) fn end_read(&mut self) {
+        self.reads -= 1;
+        self.forget_settled();
+    }
+
+    /// When the read that brings events of this origin began. The tail brings only what no other read has brought.
+    pub(super) fn began(&self, origin: Origin) -> Began {
+        match (origin, self.sweep) {
+            (Origin::Sweep(number), Some((current, began))) if number == current => began,
+            _ => Began(u64::MAX),
+        }
+    }
+
+    /// Whether an event from a read that began then is no twin.
+    pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
+        !self.known.contains_key(id) && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
+    }
+
+    /// Knows an event.
+    pub(super) fn insert(&mut self, id: EventId, origin: Origin) {
+        self.known.insert(id, origin);
+    }
+
+    /// Knows an event no more, with nothing written.
+    pub(super) fn remove(&mut self, id: &EventId) {
+        self.known.remove(id);
+    }
+
+    /// What was to be written about an event is written.
+    pub(super) fn settle(&mut self, id: &EventId) {
+        self.settlements += 1;
+        let origin = self.known.remove(id);
+        // A sweep brings each event once: its own can't come again in it. That keeps the memory of a long sweep small.
+        let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
+        if self.reads > 0 || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number)) {
+            self.settled.insert(id.clone(), self.settlements);
+        }
+    }
+
+    /// Events remembered though they settled.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.settled.len()
+    }
+
+    fn forget_settled(&mut self) {
+        if self.reads == 0 && self.sweep.is_none() {
+            self.settled = HashMap::new();
+        }
+    }
+}
