@@ -1,1 +1,13 @@
+//! Integration tests, against a real mongod and a real nats-server, with `outboxd` as its own process.
+//!
+//! Run by `make test`, which starts the servers. Each test has a database and a stream of its own.
 
+mod config; // every mistake at once, secrets masked, the shipped file is complete
+mod enqueue; // the library: in the caller's transaction and only there
+mod failures; // a failed publish is marked, retried, and nothing passes it
+mod lease; // of two relays one publishes; the other takes over
+mod migrations; // twice, at once, edited
+mod pins; // facts about the servers that the design stands on
+mod relay; // a committed event is published once, in order, and deleted
+mod support;
+mod tidy; // the rules of the house that a tool can check

@@ -1,0 +1,102 @@
+//! The configuration: every mistake at once, secrets masked, the shipped file complete and true.
+
+use std::process::Command;
+
+use outboxd::config::{Config, Sources};
+
+use crate::support::OUTBOXD;
+
+fn sources(env: &[(&str, &str)]) -> Sources {
+    let base = [("MONGODB_URI", "mongodb://127.0.0.1/shop"), ("NATS_CLUSTER_ID", "SHOP")];
+    let env = base.iter().chain(env).map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    Sources { file: None, env, set: Vec::new() }
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_and_nothing_starts() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[dispatch]\nmax_inflight = 3\n[retry]\ncron = \"soon\"\nmax_delay = 5\n").unwrap();
+    let output = Command::new(OUTBOXD)
+        .env_clear()
+        .env("MONGODB_URI", "postgres://user:hunter2@db/shop")
+        .env("OUTBOXD_LEASE__TTL", "1h")
+        .env("OUTBOXD_MONGODB_COLLECTION", "events")
+        .args(["run", "--config"])
+        .arg(file.path())
+        .args(["--set", "nats.token=hunter2"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [
+        "mongodb.uri: is not a connection string",
+        "lease.ttl: \"1h\" is out of range; give \"1s\" to \"5m\"",
+        "environment OUTBOXD_MONGODB_COLLECTION: two underscores nest; write OUTBOXD_MONGODB__COLLECTION",
+        "dispatch.max_inflight: there is no such setting; the nearest is `dispatch.max_in_flight`",
+        "retry.cron: is not a cron expression",
+        "retry.max_delay: give a duration with its unit",
+        "stream.name: is not set",
+        "nats.token: a secret in an argument is seen by every process",
+    ] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+    assert!(!said.contains("outboxd starts"), "{said}");
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[dispatch]\nmax_in_flight = 1\nmax_buffered_events = 1\n[nats]\nclient_id = \"file\"\n").unwrap();
+    let mut sources = sources(&[("OUTBOXD_DISPATCH__MAX_IN_FLIGHT", "2"), ("NATS_CLIENT_ID", "pod-1")]);
+    sources.file = Some(file.path().to_owned());
+    sources.set = vec!["dispatch.max_in_flight=3".to_owned()];
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.dispatch.max_in_flight, 3);
+    assert_eq!(config.dispatch.max_buffered_events, 1);
+    assert_eq!(config.nats.client_id, "pod-1");
+    assert_eq!(config.mongodb.collection, "outbox");
+}
+
+#[test]
+fn secrets_come_from_files_and_are_never_shown() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "hunter2\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let env = [("MONGODB_URI", "mongodb://u:hunter2@db/shop"), ("NATS_USER", "svc"), ("NATS_PASSWORD_FILE", path)];
+    let config = Config::load(&sources(&env)).unwrap();
+    assert!(config.nats.password.is_some());
+    let shown = format!("{config}{config:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(config.to_string().contains(&format!("password = \"***\"")), "{config}");
+    assert!(config.to_string().contains(&format!("# file {path}, environment NATS_PASSWORD_FILE")), "{config}");
+
+    let both = [("NATS_USER", "svc"), ("NATS_PASSWORD", "hunter2"), ("NATS_PASSWORD_FILE", path)];
+    let error = Config::load(&sources(&both)).unwrap_err().to_string();
+    assert!(error.contains("is set by `nats.password` and by `nats.password_file`; keep one"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn the_shipped_file_has_every_setting_at_its_default() {
+    let text = std::fs::read_to_string("config/outboxd.toml").unwrap();
+    let shipped = tempfile::NamedTempFile::new().unwrap();
+    // Settings without a default stand there commented out.
+    std::fs::write(shipped.path(), text.lines().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let mut from_file = sources(&[("NATS_CLIENT_ID", "pod")]);
+    from_file.file = Some(shipped.path().to_owned());
+    let from_file = Config::load(&from_file).unwrap().to_string();
+    let defaults = Config::load(&sources(&[("NATS_CLIENT_ID", "pod")])).unwrap().to_string();
+    let values = |text: &str| text.lines().map(|line| line.split(" # ").next().unwrap().trim().to_owned()).collect::<Vec<_>>();
+    assert_eq!(values(&from_file), values(&defaults));
+    let mut section = String::new();
+    for line in defaults.lines() {
+        if line.starts_with('[') {
+            section = line.to_owned();
+        }
+        let name = line.trim_start_matches("# ").split(' ').next().unwrap();
+        let in_section = text.split(&section).nth(1).unwrap_or_default().split("\n[").next().unwrap();
+        let there = in_section.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{name} =")));
+        assert!(name.is_empty() || name.starts_with('[') || there, "{section} {name} is missing in config/outboxd.toml");
+    }
+}

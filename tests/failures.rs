@@ -1,0 +1,117 @@
+//! A failed publish is marked, retried later, and no event of its key passes it.
+
+use async_nats::jetstream::stream::Config;
+use bson::{Document, doc};
+use outboxd::Event;
+
+use crate::support::{Relay, Scene, until};
+
+async fn cover(scene: &Scene, subjects: &[&str]) {
+    let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
+    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
+    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
+}
+
+fn event(scene: &Scene, subject: &str, number: u32) -> Event {
+    Event::new(scene.subject(subject), &doc! { "key": "k", "number": number }).unwrap().key("k").unwrap()
+}
+
+async fn failed(scene: &Scene) -> Document {
+    until("an event is marked", async || scene.one(doc! { "failures.0": { "$exists": true } }).await).await
+}
+
+#[tokio::test]
+async fn an_uncovered_subject_is_marked_then_retried_when_the_stream_covers_it() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let relay = Relay::start(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &scene.subject("covered"))]);
+    relay.says("holding the lease").await;
+    scene.commit([event(&scene, "uncovered", 1)]).await;
+
+    let marked = failed(&scene).await;
+    assert!(!marked.get_bool("isLocked").unwrap());
+    assert!(marked.get_datetime("nextAttemptAt").is_ok(), "{marked}");
+    let failure = marked.get_array("failures").unwrap()[0].as_document().unwrap();
+    assert_eq!(failure.get_str("class").unwrap(), "config");
+    assert_eq!(failure.get_str("code").unwrap(), "no-responders");
+    assert_eq!(
+        failure.get_str("error").unwrap(),
+        format!("no subject of stream {} covers {}", scene.name, scene.subject("uncovered"))
+    );
+    until("it is tried again", async || scene.one(doc! { "attempts": { "$gte": 2 } }).await).await;
+
+    cover(&scene, &[">"]).await;
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], [1]);
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_failure_waits_and_follows_in_order() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
+    scene.commit([event(&scene, "covered", 1), event(&scene, "uncovered", 2)]).await;
+    failed(&scene).await;
+    for number in 3..40 {
+        scene.commit([event(&scene, "covered", number)]).await;
+    }
+    until("all wait unlocked", async || {
+        (scene.events.count_documents(doc! { "isLocked": false }).await.unwrap() == 38).then_some(())
+    })
+    .await;
+    let parked = scene.one(doc! { "payload.number": 39 }).await.unwrap();
+    assert!(parked.get_array("failures").unwrap().is_empty(), "a parked event has not failed: {parked}");
+    assert_eq!(scene.numbers().await["k"], [1], "nothing passes the failed event");
+
+    // Another key is not held up.
+    let other = Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
+    scene.commit([other]).await;
+    until("the other key flows", async || scene.numbers().await.contains_key("other").then_some(())).await;
+
+    // A restart doesn't forget what waits.
+    assert_eq!(relay.stop(), Some(0));
+    let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
+    scene.commit([event(&scene, "covered", 40)]).await;
+    cover(&scene, &[">"]).await;
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], (1..=40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_malformed_event_is_dead_with_a_reason_and_harms_no_other() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[]).await;
+    let bad = doc! { "_id": "bad", "subject": "a b", "payload": { "x": 1 }, "isLocked": true, "failures": "none" };
+    let unchecked = scene.events.clone_with_type::<Document>();
+    unchecked.insert_one(bad).bypass_document_validation(true).await.unwrap();
+    scene.commit([scene.event("k", 1)]).await;
+    let dead = until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
+    let failure = dead.get_array("failures").unwrap()[0].as_document().unwrap();
+    assert_eq!(failure.get_str("class").unwrap(), "poison");
+    let reason = "invalid subject: only printable ASCII without spaces is allowed";
+    assert_eq!(failure.get_str("error").unwrap(), reason);
+    until("the other is out", async || (scene.messages().await.len() == 1).then_some(())).await;
+    relay.says("event is dead").await;
+
+    // It isn't marked again, by a sweep or by a tick.
+    assert_eq!(relay.stop(), Some(0));
+    let _relay = Relay::leading(&scene, &[]).await;
+    scene.commit([scene.event("k", 2)]).await;
+    until("the next is out", async || (scene.messages().await.len() == 2).then_some(())).await;
+    let dead = scene.one(doc! { "_id": "bad" }).await.unwrap();
+    assert_eq!(dead.get_array("failures").unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_too_often_is_dead_and_stays() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "3")];
+    let _relay = Relay::leading(&scene, &settings).await;
+    scene.commit([event(&scene, "uncovered", 1)]).await;
+    let dead = until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
+    assert_eq!(dead.get_i64("attempts").unwrap(), 3);
+    assert_eq!(dead.get_array("failures").unwrap().len(), 3);
+}

@@ -1,0 +1,173 @@
+//! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
+
+mod process;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use bson::{Document, doc, oid::ObjectId};
+use mongodb::{Client, ClientSession, Collection, Database};
+use outboxd::{Event, Outbox};
+
+pub(crate) use self::process::{OUTBOXD, Relay, outboxd};
+
+/// Long enough for a lease to expire on a busy machine; a test that waits this long fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test's place to play.
+pub(crate) struct Scene {
+    pub(crate) client: Client,
+    pub(crate) database: Database,
+    pub(crate) events: Collection<Document>,
+    pub(crate) outbox: Outbox,
+    pub(crate) context: Context,
+    /// Name of the stream, and first token of every subject in it.
+    pub(crate) name: String,
+}
+
+/// A message as the stream has it.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) subject: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) payload: String,
+}
+
+pub(crate) fn mongodb_uri() -> String {
+    std::env::var("OUTBOXD_TEST_MONGODB_URI").expect("run the tests with `make test`, which starts the servers")
+}
+
+pub(crate) fn nats_url() -> String {
+    std::env::var("OUTBOXD_TEST_NATS_URL").expect("run the tests with `make test`, which starts the servers")
+}
+
+/// Polls until `check` gives something. Fails the test, naming `what`, when it doesn't.
+pub(crate) async fn until<T, F>(what: &str, check: impl Fn() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Scene {
+    /// Migrated and ready.
+    pub(crate) async fn new() -> Self {
+        let scene = Self::bare().await;
+        let (code, said) = outboxd(&scene, &["migrate"]);
+        assert_eq!(code, Some(0), "{said}");
+        scene
+    }
+
+    /// Before `outboxd migrate`.
+    pub(crate) async fn bare() -> Self {
+        let name = format!("t{}", ObjectId::new());
+        let client = Client::with_uri_str(mongodb_uri()).await.expect("the test's mongod");
+        let nats = async_nats::connect(nats_url()).await.expect("the test's nats-server");
+        let database = client.database(&name);
+        Self {
+            events: database.collection("outbox"),
+            outbox: Outbox::new(&database, "outbox"),
+            context: jetstream::new(nats),
+            client,
+            database,
+            name,
+        }
+    }
+
+    /// The environment of an `outboxd` on this scene.
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
+        let uri = mongodb_uri();
+        let (server, options) = uri.split_once("/?").unwrap_or((uri.trim_end_matches('/'), ""));
+        [
+            ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),
+            ("NATS_URL", nats_url()),
+            ("NATS_CLUSTER_ID", self.name.clone()),
+            ("OUTBOXD_STREAM__SUBJECTS", format!("{}.>", self.name)),
+            ("OUTBOXD_LEASE__TTL", "3s".to_owned()),
+            ("OUTBOXD_RETRY__CRON", "* * * * * *".to_owned()),
+            ("OUTBOXD_RETRY__BASE_DELAY", "200ms".to_owned()),
+            ("OUTBOXD_RETRY__OUTAGE_GRACE", "2s".to_owned()),
+            ("OUTBOXD_NATS__ACK_TIMEOUT", "1s".to_owned()),
+        ]
+        .map(|(name, text)| (name.to_owned(), text))
+        .into()
+    }
+
+    /// `<scene>.<rest>`, which the scene's stream takes.
+    pub(crate) fn subject(&self, rest: &str) -> String {
+        format!("{}.{rest}", self.name)
+    }
+
+    /// An event of `key` that carries its number.
+    pub(crate) fn event(&self, key: &str, number: u32) -> Event {
+        Event::new(self.subject("made"), &doc! { "key": key, "number": number })
+            .and_then(|event| event.key(key))
+            .expect("a good event")
+    }
+
+    /// A session with a transaction under way.
+    pub(crate) async fn transaction(&self) -> ClientSession {
+        let mut session = self.client.start_session().await.expect("a session");
+        session.start_transaction().await.expect("a transaction");
+        session
+    }
+
+    /// Commits these events in one transaction.
+    pub(crate) async fn commit(&self, events: impl IntoIterator<Item = Event>) {
+        let mut session = self.transaction().await;
+        self.outbox.enqueue_many(&mut session, events).await.expect("the events are written");
+        session.commit_transaction().await.expect("the events are committed");
+    }
+
+    /// Waits until the outbox is empty.
+    pub(crate) async fn drained(&self) {
+        until("the outbox is empty", async || {
+            (self.events.count_documents(doc! {}).await.expect("a count") == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// The only document in the outbox that matches.
+    pub(crate) async fn one(&self, filter: Document) -> Option<Document> {
+        self.events.find_one(filter).await.expect("the outbox is read")
+    }
+
+    /// Everything in the stream, in its order.
+    pub(crate) async fn messages(&self) -> Vec<Message> {
+        let stream = self.context.get_stream(&self.name).await.expect("the scene's stream");
+        let state = stream.cached_info().state.clone();
+        let mut messages = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.expect("a message of the stream");
+            let headers = message.headers.iter().flat_map(|(name, values)| {
+                values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
+            });
+            messages.push(Message {
+                subject: message.subject.to_string(),
+                headers: headers.collect(),
+                payload: String::from_utf8(message.payload.to_vec()).expect("the tests publish text"),
+            });
+        }
+        messages
+    }
+
+    /// The numbers of each key's events, in the stream's order.
+    pub(crate) async fn numbers(&self) -> HashMap<String, Vec<u32>> {
+        let mut numbers: HashMap<String, Vec<u32>> = HashMap::new();
+        for message in self.messages().await {
+            let payload: serde_json::Value = serde_json::from_str(&message.payload).expect("a JSON payload");
+            let key = payload["key"].as_str().expect("the event's key").to_owned();
+            let number = payload["number"].as_u64().and_then(|number| u32::try_from(number).ok());
+            numbers.entry(key).or_default().push(number.expect("the event's number"));
+        }
+        numbers
+    }
+}

@@ -1,0 +1,88 @@
+//! `outboxd` as a process of its own, ended with the test.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::{Scene, until};
+
+/// The binary under test.
+pub(crate) const OUTBOXD: &str = env!("CARGO_BIN_EXE_outboxd");
+
+/// Runs `outboxd` to its end; returns its exit code and everything it said.
+pub(crate) fn outboxd(scene: &Scene, args: &[&str]) -> (Option<i32>, String) {
+    let output = command(scene).args(args).output().expect("outboxd runs");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.code(), said.concat())
+}
+
+fn command(scene: &Scene) -> Command {
+    let mut command = Command::new(OUTBOXD);
+    command.env_clear().envs(scene.env()).stdin(Stdio::null());
+    command
+}
+
+/// A running relay.
+pub(crate) struct Relay {
+    child: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl Relay {
+    /// Starts one, with settings on top of the scene's.
+    pub(crate) fn start(scene: &Scene, settings: &[(&str, &str)]) -> Self {
+        let log = tempfile::NamedTempFile::new().expect("a file for the log");
+        let child = command(scene)
+            .arg("run")
+            .envs(settings.iter().copied())
+            .stderr(File::options().append(true).open(log.path()).expect("the log opens"))
+            .spawn()
+            .expect("outboxd starts");
+        Self { child, log }
+    }
+
+    /// Starts one and waits until it holds the lease.
+    pub(crate) async fn leading(scene: &Scene, settings: &[(&str, &str)]) -> Self {
+        let relay = Self::start(scene, settings);
+        relay.says("holding the lease").await;
+        relay
+    }
+
+    /// Waits for a line in its log.
+    pub(crate) async fn says(&self, what: &str) {
+        until(&format!("the relay says {what:?}"), async || self.log().contains(what).then_some(())).await;
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        read(self.log.path())
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the relay is killed");
+        self.child.wait().expect("the relay has ended");
+    }
+
+    /// SIGTERM; returns its exit code.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        self.child.wait().expect("the relay has ended").code()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the relay ---\n{}", self.log());
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).expect("the log is read")
+}
