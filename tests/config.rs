@@ -47,7 +47,11 @@ fn every_mistake_is_reported_at_once_and_nothing_starts() {
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "[dispatch]\nmax_in_flight = 1\nmax_buffered_events = 1\n[nats]\nclient_id = \"file\"\n").unwrap();
+    std::fs::write(
+        file.path(),
+        "[dispatch]\nmax_in_flight = 1\nmax_buffered_events = 1\n[nats]\nclient_id = \"file\"\n",
+    )
+    .unwrap();
     let mut sources = sources(&[("OUTBOXD_DISPATCH__MAX_IN_FLIGHT", "2"), ("NATS_CLIENT_ID", "pod-1")]);
     sources.file = Some(file.path().to_owned());
     sources.set = vec!["dispatch.max_in_flight=3".to_owned()];
@@ -68,7 +72,7 @@ fn secrets_come_from_files_and_are_never_shown() {
     assert!(config.nats.password.is_some());
     let shown = format!("{config}{config:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
-    assert!(config.to_string().contains(&format!("password = \"***\"")), "{config}");
+    assert!(config.to_string().contains("password = \"***\""), "{config}");
     assert!(config.to_string().contains(&format!("# file {path}, environment NATS_PASSWORD_FILE")), "{config}");
 
     let both = [("NATS_USER", "svc"), ("NATS_PASSWORD", "hunter2"), ("NATS_PASSWORD_FILE", path)];
@@ -87,7 +91,8 @@ fn the_shipped_file_has_every_setting_at_its_default() {
     from_file.file = Some(shipped.path().to_owned());
     let from_file = Config::load(&from_file).unwrap().to_string();
     let defaults = Config::load(&sources(&[("NATS_CLIENT_ID", "pod")])).unwrap().to_string();
-    let values = |text: &str| text.lines().map(|line| line.split(" # ").next().unwrap().trim().to_owned()).collect::<Vec<_>>();
+    let values =
+        |text: &str| text.lines().map(|line| line.split(" # ").next().unwrap().trim().to_owned()).collect::<Vec<_>>();
     assert_eq!(values(&from_file), values(&defaults));
     let mut section = String::new();
     for line in defaults.lines() {
@@ -97,6 +102,9 @@ fn the_shipped_file_has_every_setting_at_its_default() {
         let name = line.trim_start_matches("# ").split(' ').next().unwrap();
         let in_section = text.split(&section).nth(1).unwrap_or_default().split("\n[").next().unwrap();
         let there = in_section.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{name} =")));
-        assert!(name.is_empty() || name.starts_with('[') || there, "{section} {name} is missing in config/outboxd.toml");
+        assert!(
+            name.is_empty() || name.starts_with('[') || there,
+            "{section} {name} is missing in config/outboxd.toml"
+        );
     }
 }

@@ -20,7 +20,7 @@ async fn an_event_commits_with_its_record() {
     let written = scene.one(doc! { "_id": id }).await.unwrap();
     assert_eq!(written.get_str("subject").unwrap(), scene.subject("made"));
     assert_eq!(written.get_str("key").unwrap(), "k");
-    assert_eq!(written.get_document("payload").unwrap(), &doc! { "key": "k", "number": 1_i64 });
+    assert_eq!(written.get_document("payload").unwrap(), &doc! { "key": "k", "number": 1 });
     assert_eq!(written.get_document("headers").unwrap(), &doc! { "traceparent": "00-1" });
     assert!(written.get_bool("isLocked").unwrap());
     assert!(written.get_array("failures").unwrap().is_empty());
@@ -112,10 +112,22 @@ async fn the_validator_refuses_what_breaks_the_contract() {
     };
     scene.events.insert_one(good.clone()).await.unwrap();
     let spoilt = [
-        doc! { "ts": 1 }, doc! { "subject": "a b" }, doc! { "subject": "a.*" }, doc! { "subject": "$JS.API" },
-        doc! { "subject": "_INBOX.x" }, doc! { "subject": "a..b" }, doc! { "subject": "" }, doc! { "subject": "x".repeat(256) },
-        doc! { "key": "" }, doc! { "key": bson::Bson::Null }, doc! { "payload": 1 }, doc! { "headers": { "a": 1 } },
-        doc! { "headers": { "Nats-Msg-Id": "1" } }, doc! { "isLocked": 1 }, doc! { "failures": {} }, doc! { "_id": 1 },
+        doc! { "ts": 1 },
+        doc! { "subject": "a b" },
+        doc! { "subject": "a.*" },
+        doc! { "subject": "$JS.API" },
+        doc! { "subject": "_INBOX.x" },
+        doc! { "subject": "a..b" },
+        doc! { "subject": "" },
+        doc! { "subject": "x".repeat(256) },
+        doc! { "key": "" },
+        doc! { "key": bson::Bson::Null },
+        doc! { "payload": 1 },
+        doc! { "headers": { "a": 1 } },
+        doc! { "headers": { "Nats-Msg-Id": "1" } },
+        doc! { "isLocked": 1 },
+        doc! { "failures": {} },
+        doc! { "_id": 1 },
     ];
     for fields in spoilt {
         let mut event = good.clone();

@@ -85,7 +85,9 @@ async fn print_needs_no_server_and_shows_the_real_commands() {
     let scene = Scene::bare().await;
     let (code, said) = outboxd(&scene, &["migrate", "--print", "--set", "mongodb.collection=events"]);
     assert_eq!(code, Some(0), "{said}");
-    for part in ["\"create\": \"events\"", "\"createIndexes\": \"events\"", "\"create\": \"outboxd_lease\"", &scene.name] {
+    for part in
+        ["\"create\": \"events\"", "\"createIndexes\": \"events\"", "\"create\": \"outboxd_lease\"", &scene.name]
+    {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(scene.database.list_collection_names().await.unwrap().is_empty());

@@ -43,7 +43,11 @@ async fn a_snapshot_and_the_stream_just_after_it_neither_overlap_nor_leave_a_gap
             let things = scene.database.collection::<Document>("things");
             for n in 0..1000 {
                 let mut session = scene.transaction().await;
-                things.insert_many([doc! { "_id": n * 2 }, doc! { "_id": n * 2 + 1 }]).session(&mut session).await.unwrap();
+                things
+                    .insert_many([doc! { "_id": n * 2 }, doc! { "_id": n * 2 + 1 }])
+                    .session(&mut session)
+                    .await
+                    .unwrap();
                 session.commit_transaction().await.unwrap();
             }
         }

@@ -78,10 +78,8 @@ async fn sweep_hands_over_to_tail_while_writers_write() {
             })
         })
         .collect();
-    until("writers have begun", async || {
-        (scene.events.count_documents(doc! {}).await.unwrap() > 100).then_some(())
-    })
-    .await;
+    until("writers have begun", async || (scene.events.count_documents(doc! {}).await.unwrap() > 100).then_some(()))
+        .await;
     let _relay = Relay::start(&scene, &[]);
     for writer in writers {
         writer.await.unwrap();

@@ -304,7 +304,10 @@ impl Setting for u64 {
     fn read(value: &Value) -> Result<Self, String> {
         let number = match value {
             Value::String(_, text) => text.replace('_', "").parse().ok(),
-            other => other.to_u128().and_then(|number| u64::try_from(number).ok()),
+            other => {
+                let signed = other.to_i128().and_then(|number| u64::try_from(number).ok());
+                signed.or_else(|| other.to_u128().and_then(|number| u64::try_from(number).ok()))
+            }
         };
         number.ok_or_else(|| "give a whole number".to_owned())
     }

@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::lane::Lane;
 use super::twins::{Began, Origin, Twins};
 use crate::config::DispatchConfig;
 use crate::outbox::record::{Custody, OutboxRecord};
@@ -77,21 +78,6 @@ pub(crate) enum Behind {
 pub(crate) struct Park {
     pub(crate) key: Key,
     pub(crate) ids: Vec<EventId>,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    queue: VecDeque<Pending>,
-    in_flight: bool,
-    ready: bool,
-    stalled: bool,
-    /// Parked events whose update isn't settled yet.
-    parking: usize,
-    /// Whether something was parked since the last read began, so that the read may have missed it.
-    parked_since_read: bool,
-    reading: bool,
-    read_began: Began,
-    read_wanted: bool,
 }
 
 #[derive(Debug)]
@@ -209,7 +195,7 @@ impl Dispatch {
             if let Some(key) = pending.record.key.clone() {
                 self.stall(&key);
                 let lane = self.lanes.entry(key).or_default();
-                if lane.in_flight || lane.reading || lane.read_wanted || !lane.queue.is_empty() {
+                if !lane.is_quiet() {
                     continue;
                 }
             }

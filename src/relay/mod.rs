@@ -13,6 +13,7 @@
 
 pub(crate) mod dispatch;
 mod follow;
+mod lane;
 pub mod lease;
 pub mod policy;
 pub(crate) mod publish;

@@ -145,7 +145,7 @@ impl Scene {
         let stream = self.context.get_stream(&self.name).await.expect("the scene's stream");
         let state = stream.cached_info().state.clone();
         let mut messages = Vec::new();
-        for sequence in state.first_sequence..=state.last_sequence {
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = stream.get_raw_message(sequence).await.expect("a message of the stream");
             let headers = message.headers.iter().flat_map(|(name, values)| {
                 values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
