@@ -370,11 +370,7 @@ impl Dispatch {
     }
 
     fn tidy(&mut self, key: &Key) {
-        let Some(lane) = self.lanes.get(key) else {
-            return;
-        };
-        let idle = lane.queue.is_empty() && !lane.in_flight && !lane.stalled && !lane.reading && lane.parking == 0;
-        if idle {
+        if self.lanes.get(key).is_some_and(Lane::is_done) {
             self.lanes.remove(key);
         }
     }
