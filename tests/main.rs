@@ -7,7 +7,9 @@ mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
+mod orders; // the orders service: its requests, and its copy of the tickets
 mod pins; // facts about the servers that the design stands on
 mod relay; // a committed event is published once, in order, and deleted
 mod support;
+mod tickets; // the tickets service: its requests, and what an order does to a ticket
 mod tidy; // the rules of the house that a tool can check

@@ -1,6 +1,7 @@
 //! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
 
 mod process;
+mod ticketing;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
-pub(crate) use self::process::{OUTBOXD, Relay, outboxd};
+pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, outboxd};
+pub(crate) use self::ticketing::{Ticketing, token};
 
 /// Long enough for a lease to expire on a busy machine; a test that waits this long fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,8 +24,13 @@ pub(crate) struct Scene {
     pub(crate) events: Collection<Document>,
     pub(crate) outbox: Outbox,
     pub(crate) context: Context,
-    /// Name of the stream, and first token of every subject in it.
+    /// Name of the database.
     pub(crate) name: String,
+    /// Name of the stream; the database's, unless a second service shares it.
+    pub(crate) stream: String,
+    pub(crate) nats_url: String,
+    /// What the stream takes: `<name>.>`, unless the scene has a nats-server of its own.
+    pub(crate) subjects: String,
 }
 
 /// A message as the stream has it.
@@ -69,8 +76,14 @@ impl Scene {
     /// Before `outboxd migrate`.
     pub(crate) async fn bare() -> Self {
         let name = format!("t{}", ObjectId::new());
+        let subjects = format!("{name}.>");
+        Self::on(name, nats_url(), subjects).await
+    }
+
+    /// Before `outboxd migrate`, on this nats-server.
+    pub(crate) async fn on(name: String, nats_url: String, subjects: String) -> Self {
         let client = Client::with_uri_str(mongodb_uri()).await.expect("the test's mongod");
-        let nats = async_nats::connect(nats_url()).await.expect("the test's nats-server");
+        let nats = async_nats::connect(&nats_url).await.expect("the test's nats-server");
         let database = client.database(&name);
         Self {
             events: database.collection("outbox"),
@@ -78,7 +91,10 @@ impl Scene {
             context: jetstream::new(nats),
             client,
             database,
+            stream: name.clone(),
             name,
+            nats_url,
+            subjects,
         }
     }
 
@@ -88,9 +104,9 @@ impl Scene {
         let (server, options) = uri.split_once("/?").unwrap_or((uri.trim_end_matches('/'), ""));
         [
             ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),
-            ("NATS_URL", nats_url()),
-            ("NATS_CLUSTER_ID", self.name.clone()),
-            ("OUTBOXD_STREAM__SUBJECTS", format!("{}.>", self.name)),
+            ("NATS_URL", self.nats_url.clone()),
+            ("NATS_CLUSTER_ID", self.stream.clone()),
+            ("OUTBOXD_STREAM__SUBJECTS", self.subjects.clone()),
             ("OUTBOXD_LEASE__TTL", "3s".to_owned()),
             ("OUTBOXD_RETRY__CRON", "* * * * * *".to_owned()),
             ("OUTBOXD_RETRY__BASE_DELAY", "200ms".to_owned()),
@@ -142,7 +158,7 @@ impl Scene {
 
     /// Everything in the stream, in its order.
     pub(crate) async fn messages(&self) -> Vec<Message> {
-        let stream = self.context.get_stream(&self.name).await.expect("the scene's stream");
+        let stream = self.context.get_stream(&self.stream).await.expect("the scene's stream");
         let state = stream.cached_info().state.clone();
         let mut messages = Vec::new();
         for sequence in state.first_sequence.max(1)..=state.last_sequence {

@@ -22,6 +22,52 @@ fn command(scene: &Scene) -> Command {
     command
 }
 
+/// A nats-server of a test's own, with JetStream.
+pub(crate) struct NatsServer {
+    child: Child,
+    pub(crate) url: String,
+    _data: tempfile::TempDir,
+}
+
+impl NatsServer {
+    pub(crate) async fn start() -> Self {
+        let binary =
+            std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
+        let data = tempfile::tempdir().expect("a folder for the data");
+        let folder = data.path().to_str().expect("a path in UTF-8");
+        let child = Command::new(binary)
+            .args([
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--jetstream",
+                "--store_dir",
+                folder,
+                "--ports_file_dir",
+                folder,
+            ])
+            .args(["--log", &format!("{folder}/log")])
+            .spawn()
+            .expect("nats-server starts");
+        let ports = data.path().join(format!("nats-server_{}.ports", child.id()));
+        let url = until("nats-server says its port", async || {
+            let ports = std::fs::read_to_string(&ports).ok()?;
+            let ports: serde_json::Value = serde_json::from_str(&ports).ok()?;
+            ports["nats"][0].as_str().map(str::to_owned)
+        })
+        .await;
+        Self { child, url, _data: data }
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A running relay.
 pub(crate) struct Relay {
     child: Child,

@@ -1,0 +1,179 @@
+//! The result: a table for people, the same as JSON, and whether it is as promised.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::Failure;
+use crate::check::{Counts, Found};
+use crate::events::Held;
+use crate::load::Amount;
+
+/// Where the JSON goes.
+pub(crate) const PATH: &str = "target/demo-report.json";
+
+/// Everything that was found out.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    tickets: usize,
+    orders: usize,
+    /// In both databases; so are `replica_differences` and `outbox_left`.
+    tickets_at_10: usize,
+    replica_differences: usize,
+    outbox_left: u64,
+    events_published: u64,
+    duplicates: u64,
+    reordered: u64,
+    missing: usize,
+    foreign: u64,
+    refused_edits: u64,
+    interrupted_requests: u64,
+    latency_ms: Latency,
+    load_seconds: f64,
+    databases: Databases,
+    /// What is not as promised.
+    failures: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Databases {
+    tickets: Counts,
+    orders: Counts,
+}
+
+/// Commit to consumer, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Latency {
+    samples: u64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// What was measured, before it is judged.
+pub(crate) struct Measured {
+    pub(crate) amount: Amount,
+    pub(crate) took: Duration,
+    pub(crate) refused: u64,
+    pub(crate) interrupted: u64,
+    pub(crate) found: Found,
+    pub(crate) held: Held,
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Report {
+    /// Judges what was measured.
+    pub(crate) fn new(measured: Measured) -> Self {
+        let Measured { amount, took, refused, interrupted, found, held, latency } = measured;
+        let milliseconds = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1e3;
+        let mut report = Self {
+            tickets: found.tickets.tickets,
+            orders: found.orders.orders,
+            tickets_at_10: found.tickets.tickets_at_10 + found.orders.tickets_at_10,
+            replica_differences: found.differences,
+            outbox_left: found.outbox_left(),
+            events_published: held.events,
+            duplicates: held.duplicates,
+            reordered: held.reordered,
+            missing: held.missing(&found.versions),
+            foreign: held.foreign,
+            refused_edits: refused,
+            interrupted_requests: interrupted,
+            latency_ms: Latency {
+                samples: latency.len(),
+                p50: milliseconds(latency.value_at_quantile(0.5)),
+                p90: milliseconds(latency.value_at_quantile(0.9)),
+                p99: milliseconds(latency.value_at_quantile(0.99)),
+                max: milliseconds(latency.max()),
+            },
+            load_seconds: took.as_secs_f64(),
+            databases: Databases { tickets: found.tickets, orders: found.orders },
+            failures: found.examples,
+        };
+        report.judge(amount);
+        report
+    }
+
+    fn judge(&mut self, amount: Amount) {
+        let zero = [
+            (self.tickets_at_10 as u64, "tickets are at price 10"),
+            (self.replica_differences as u64, "records differ between the databases"),
+            (self.outbox_left, "events are still in an outbox"),
+            (self.duplicates, "messages are in the stream twice"),
+            (self.reordered, "messages are out of order"),
+            (self.missing as u64, "events are missing from the stream"),
+            (self.foreign, "messages are no event of ours"),
+        ];
+        self.failures.extend(zero.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+        if self.latency_ms.samples == 0 {
+            self.failures.push("no event's latency was measured".to_owned());
+        }
+        let Amount::Tickets(wanted) = amount else { return };
+        for (name, counts) in [("tickets", &self.databases.tickets), ("orders", &self.databases.orders)] {
+            if counts.tickets_at_15 as u64 != wanted || counts.lowest_version < 2 {
+                self.failures.push(format!(
+                    "database {name} has {} tickets at price 15, the lowest version is {}; there should be {wanted} from \
+                     version 2 up",
+                    counts.tickets_at_15, counts.lowest_version
+                ));
+            }
+        }
+        if self.refused_edits != self.orders as u64 {
+            self.failures.push(format!("{} edits were refused, not one for each order", self.refused_edits));
+        }
+    }
+
+    /// The table, and what is not as promised.
+    pub(crate) fn print(&self) {
+        let Databases { tickets, orders } = &self.databases;
+        let two = |name: &str, of: fn(&Counts) -> u64| println!("  {name:<28}{:>9}{:>9}", of(tickets), of(orders));
+        println!("\n  {:<28}{:>9}{:>9}", "in the database of", "tickets", "orders");
+        two("tickets", |counts| counts.tickets as u64);
+        two("  at price 15", |counts| counts.tickets_at_15 as u64);
+        two("  at price 10", |counts| counts.tickets_at_10 as u64);
+        two("  reserved", |counts| counts.reserved as u64);
+        two("orders", |counts| counts.orders as u64);
+        two("  cancelled", |counts| counts.cancelled as u64);
+        two("events left in the outbox", |counts| counts.outbox_left);
+        let one = |name: &str, value: String| println!("  {name:<28}{value:>18}");
+        println!();
+        one("replica differences", self.replica_differences.to_string());
+        one("refused edits", self.refused_edits.to_string());
+        one("events published", self.events_published.to_string());
+        one("  duplicates", self.duplicates.to_string());
+        one("  out of order", self.reordered.to_string());
+        one("  missing", self.missing.to_string());
+        let latency = &self.latency_ms;
+        one("commit to consumer, p50", format!("{:.1} ms", latency.p50));
+        one("                    p99", format!("{:.1} ms", latency.p99));
+        println!(
+            "\n  Measured under the load above ({:.1} s): from the return of the commit in the service to the arrival\n  \
+             at a consumer, {} events.",
+            self.load_seconds, latency.samples
+        );
+        if self.interrupted_requests > 0 {
+            println!("  {} requests got no answer and were sent again.", self.interrupted_requests);
+        }
+        for failure in &self.failures {
+            println!("  NOT AS PROMISED: {failure}");
+        }
+    }
+
+    /// Writes the JSON.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
+        std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// Something is not as promised.
+    pub(crate) fn verdict(&self) -> Result<(), Failure> {
+        match self.failures.len() {
+            0 => Ok(()),
+            count => Err(format!("{count} findings are not as promised").into()),
+        }
+    }
+}

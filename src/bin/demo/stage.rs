@@ -1,0 +1,211 @@
+//! What the demo runs: two databases and a stream, and four processes on them: each service with its outboxd.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::{Client, Database};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::Failure;
+use crate::process::{Lifetime, Plan, Process};
+
+/// The processes, in the order they are started; they are stopped in the reverse order, so that outboxd publishes what
+/// its service wrote last.
+pub(crate) const NAMES: [&str; 4] = ["outboxd-tickets", "outboxd-orders", "tickets", "orders"];
+/// How long a process may take to be ready.
+const READY_TIME: Duration = Duration::from_secs(30);
+/// After a kill, outboxd is idle for as long as the lease of the killed one lasts.
+const LEASE_TTL: &str = "5s";
+/// What a service says when it is ready, before its address.
+const LISTENING: &str = "listening on ";
+
+/// The servers and the names used on them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Servers {
+    pub(crate) mongodb_uri: String,
+    pub(crate) nats_url: String,
+    pub(crate) tickets_database: String,
+    pub(crate) orders_database: String,
+    pub(crate) stream: String,
+}
+
+/// Everything that runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stage {
+    pub(crate) servers: Servers,
+    pub(crate) jwt_key: String,
+    pub(crate) logs: PathBuf,
+    pub(crate) tickets_url: String,
+    pub(crate) orders_url: String,
+    pub(crate) processes: Vec<Process>,
+}
+
+impl Servers {
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Result<(Client, async_nats::jetstream::Context), Failure> {
+        let mongodb = Client::with_uri_str(&self.mongodb_uri).await?;
+        let nats = async_nats::connect(&self.nats_url).await?;
+        Ok((mongodb, async_nats::jetstream::new(nats)))
+    }
+
+    /// Removes the databases and the stream.
+    pub(crate) async fn clear(&self) -> Result<(), Failure> {
+        let (mongodb, nats) = self.connect().await?;
+        mongodb.database(&self.tickets_database).drop().await?;
+        mongodb.database(&self.orders_database).drop().await?;
+        nats.delete_stream(&self.stream).await?;
+        Ok(())
+    }
+
+    fn database(&self, service: &str) -> &str {
+        if service == "tickets" { &self.tickets_database } else { &self.orders_database }
+    }
+}
+
+impl Stage {
+    /// Nothing runs yet.
+    pub(crate) fn new(servers: Servers, logs: PathBuf) -> Self {
+        let jwt_key = format!("{:032x}", rand::random::<u128>());
+        Self { servers, jwt_key, logs, tickets_url: String::new(), orders_url: String::new(), processes: Vec::new() }
+    }
+
+    /// Migrates both outboxes, starts the processes and waits until all are ready.
+    ///
+    /// # Errors
+    /// The first that isn't ready. What was started before still runs.
+    pub(crate) async fn start(&mut self, lifetime: Lifetime) -> Result<(), Failure> {
+        for service in ["tickets", "orders"] {
+            let migrate = self.plan(&format!("outboxd-{service}"), "migrate")?;
+            let output = migrate.command().output().await?;
+            if !output.status.success() {
+                return Err(format!("`outboxd migrate`: {}", String::from_utf8_lossy(&output.stderr).trim()).into());
+            }
+        }
+        for name in NAMES {
+            let process = self.plan(name, "run")?.start(lifetime)?;
+            self.processes.push(process);
+        }
+        for index in 0..self.processes.len() {
+            self.ready(index, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts one process again, on the address it had.
+    pub(crate) async fn restart(&mut self, name: &str) -> Result<(), Failure> {
+        let index = self.index(name)?;
+        if self.processes[index].is_alive() {
+            return Err(format!("{name} is running").into());
+        }
+        let plan = self.processes[index].plan.clone();
+        let offset = std::fs::metadata(&plan.log).map_or(0, |log| log.len());
+        self.processes[index] = plan.start(Lifetime::Detached)?;
+        self.ready(index, usize::try_from(offset)?).await
+    }
+
+    /// The process with this name.
+    pub(crate) fn process(&mut self, name: &str) -> Result<&mut Process, Failure> {
+        let index = self.index(name)?;
+        Ok(&mut self.processes[index])
+    }
+
+    /// Ends when a process does.
+    pub(crate) async fn died(&self) -> Failure {
+        loop {
+            if let Some(dead) = self.processes.iter().find(|process| !process.is_alive()) {
+                return dead.died();
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Stops every process.
+    ///
+    /// # Errors
+    /// Those that did not stop well; none runs any more.
+    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
+        let mut failures = Vec::new();
+        for process in self.processes.iter_mut().rev() {
+            if let Err(failure) = process.stop().await {
+                failures.push(failure.to_string());
+            }
+        }
+        self.processes.clear();
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
+    }
+
+    fn index(&self, name: &str) -> Result<usize, Failure> {
+        let index = self.processes.iter().position(|process| process.plan.name == name);
+        index.ok_or_else(|| format!("there is no process {name}").into())
+    }
+
+    /// The plan of the process `name`; `verb` is what outboxd does.
+    fn plan(&self, name: &str, verb: &str) -> Result<Plan, Failure> {
+        let service = name.trim_start_matches("outboxd-");
+        let (program, args) = if service == name { (name, vec![]) } else { ("outboxd", vec![verb.to_owned()]) };
+        let own = std::env::current_exe()?;
+        let program = own.parent().unwrap_or(Path::new(".")).join(program);
+        let uri = with_database(&self.servers.mongodb_uri, self.servers.database(service));
+        let mut env = BTreeMap::from([
+            ("MONGODB_URI", uri),
+            ("NATS_URL", self.servers.nats_url.clone()),
+            ("NATS_CLUSTER_ID", self.servers.stream.clone()),
+            ("NATS_CLIENT_ID", name.to_owned()),
+        ]);
+        if service == name {
+            env.extend([("JWT_KEY", self.jwt_key.clone()), ("HOST", "127.0.0.1".into()), ("PORT", "0".into())]);
+        } else {
+            env.insert("OUTBOXD_LEASE__TTL", LEASE_TTL.to_owned());
+        }
+        Ok(Plan {
+            name: name.to_owned(),
+            program,
+            args,
+            env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            log: self.logs.join(format!("{name}.log")),
+        })
+    }
+
+    async fn ready(&mut self, index: usize, offset: usize) -> Result<(), Failure> {
+        let name = self.processes[index].plan.name.clone();
+        let Some(service) = name.strip_prefix("outboxd-") else {
+            let url = self.processes[index].line(LISTENING, offset, READY_TIME).await?;
+            // When it is started again, it is expected there.
+            let port = url.rsplit(':').next().unwrap_or_default().to_owned();
+            self.processes[index].plan.env.insert("PORT".to_owned(), port);
+            *(if name == "tickets" { &mut self.tickets_url } else { &mut self.orders_url }) = url;
+            return Ok(());
+        };
+        let mongodb = Client::with_uri_str(&self.servers.mongodb_uri).await?;
+        let database = mongodb.database(self.servers.database(service));
+        let deadline = Instant::now() + READY_TIME;
+        while !has_lease(&database).await? {
+            if !self.processes[index].is_alive() {
+                return Err(self.processes[index].died());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{name} did not take the lease in {READY_TIME:?}").into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a relay holds the lease of this database's outbox.
+async fn has_lease(database: &Database) -> Result<bool, Failure> {
+    let held = doc! { "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
+    Ok(database.collection::<Document>("outboxd_lease").count_documents(held).await? > 0)
+}
+
+/// The connection string with this database as its path.
+fn with_database(uri: &str, database: &str) -> String {
+    let (address, options) = uri.split_once('?').map_or((uri, None), |(address, options)| (address, Some(options)));
+    let (scheme, hosts) = address.split_once("://").unwrap_or(("mongodb", address));
+    let hosts = hosts.split('/').next().unwrap_or_default();
+    let options = options.map(|options| format!("?{options}")).unwrap_or_default();
+    format!("{scheme}://{hosts}/{database}{options}")
+}

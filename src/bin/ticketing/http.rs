@@ -1,0 +1,263 @@
+//! The shape of the services' HTTP: what a request must look like, and the one shape of a refusal.
+//!
+//! Every answer that isn't a success is `{"errors": [{"message": "…", "field": "…"}]}`; `field` is there when one is to
+//! blame. That holds for unknown routes, wrong methods and bodies that aren't JSON too.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, body::Bytes};
+use bson::oid::ObjectId;
+use mongodb::error::ErrorKind;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::error;
+
+use super::fields::Fields;
+use super::token::Verifier;
+use super::transaction::Committed;
+
+/// Longest body. A ticket has a title and a price.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a client may take to send its body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long the work of one request may take. MongoDB elects a new primary in about 10 s.
+const WORK_TIME: Duration = Duration::from_secs(15);
+/// Records in a list, unless `?limit=` says otherwise.
+const PAGE: i64 = 100;
+/// Most records in a list.
+const MAX_PAGE: i64 = 1000;
+/// The moment the commit returned, in microseconds since 1970: lets a client measure how long an event takes from there.
+const COMMITTED_AT: &str = "x-committed-at";
+
+/// A refusal.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    errors: Vec<Complaint>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Complaint {
+    pub(crate) message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) field: Option<&'static str>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, errors: vec![Complaint { message: message.into(), field: None }] }
+    }
+
+    pub(crate) fn bad_request(errors: Vec<Complaint>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, errors }
+    }
+
+    fn bad_field(field: &'static str, message: impl Into<String>) -> Self {
+        Self::bad_request(vec![Complaint { message: message.into(), field: Some(field) }])
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+    }
+
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(serde_json::json!({ "errors": self.errors }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            return (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response();
+        }
+        (self.status, body).into_response()
+    }
+}
+
+/// A refusal leaves a transaction as an error of the driver, which rolls it back.
+impl From<ApiError> for mongodb::error::Error {
+    fn from(refusal: ApiError) -> Self {
+        Self::custom(refusal)
+    }
+}
+
+impl From<mongodb::error::Error> for ApiError {
+    fn from(error: mongodb::error::Error) -> Self {
+        if let Some(refusal) = error.get_custom::<Self>() {
+            return refusal.clone();
+        }
+        error!(%error, "request failed");
+        match &*error.kind {
+            ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database can't be reached; try again")
+            }
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; its reason is in the service's log"),
+        }
+    }
+}
+
+/// The routes of a service with what every service has: `/healthz`, limits, and JSON for what isn't there.
+pub(crate) fn router(routes: Router) -> Router {
+    routes
+        .route("/healthz", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+        .fallback(|uri: Uri| async move {
+            ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+}
+
+/// Runs the work of a request to its end even if the client hangs up: a transaction is finished, not left behind.
+///
+/// # Errors
+/// What `work` says; 503 when it takes too long.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(WORK_TIME, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => {
+            error!(%error, "request ended early");
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed"))
+        }
+        Err(_) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database took too long; the change may still be made, so look before trying again",
+        )),
+    }
+}
+
+/// A change that was committed: the record as JSON, and when the commit returned.
+pub(crate) fn committed(status: StatusCode, done: &Committed<impl Serialize>) -> Response {
+    let micros = done.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::try_from(micros.to_string()) {
+        headers.insert(COMMITTED_AT, value);
+    }
+    (status, headers, Json(&done.value)).into_response()
+}
+
+/// The user who asks.
+#[derive(Debug)]
+pub(crate) struct User(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for User
+where
+    Verifier: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let refuse = |message| ApiError::new(StatusCode::UNAUTHORIZED, message);
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = given.and_then(|value| {
+            let (scheme, token) = value.trim().split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        let token = token.ok_or_else(|| refuse("send your token as `Authorization: Bearer …`"))?;
+        Verifier::from_ref(state).user(token).map(Self).map_err(refuse)
+    }
+}
+
+/// The record's id in the path.
+#[derive(Debug)]
+pub(crate) struct Id(pub(crate) ObjectId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let id = text.ok().and_then(|Path(text)| ObjectId::parse_str(text).ok());
+        id.map(Self).ok_or_else(|| ApiError::bad_field("id", "an id has 24 hexadecimal digits"))
+    }
+}
+
+/// A JSON object as the body.
+#[derive(Debug)]
+pub(crate) struct Body(pub(crate) Fields);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            let message = "send the body as `Content-Type: application/json`";
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let bytes = match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            }
+            Ok(Err(rejection)) => return Err(ApiError::new(rejection.status(), "the body can't be read")),
+            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(object)) => Ok(Self(Fields::new(object))),
+            Ok(_) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body must be a JSON object")),
+            Err(error) => Err(ApiError::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))),
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// Which records of a list: `?limit=` of them, those after the id `?after=`, in the order of their ids.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page {
+    pub(crate) limit: i64,
+    pub(crate) after: Option<ObjectId>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let mut page = Self { limit: PAGE, after: None };
+        for pair in parts.uri.query().unwrap_or_default().split('&') {
+            match pair.split_once('=') {
+                Some(("limit", text)) => {
+                    let limit = text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+                    page.limit = limit
+                        .ok_or_else(|| ApiError::bad_field("limit", format!("limit is a number of 1 to {MAX_PAGE}")))?;
+                }
+                Some(("after", text)) => {
+                    let id = ObjectId::parse_str(text);
+                    page.after =
+                        Some(id.map_err(|_| ApiError::bad_field("after", "after is an id of 24 hexadecimal digits"))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+}
+
+impl Page {
+    /// The condition that `filter` gets for `after`.
+    pub(crate) fn narrow(self, mut filter: bson::Document) -> bson::Document {
+        if let Some(after) = self.after {
+            filter.insert("_id", bson::doc! { "$gt": after });
+        }
+        filter
+    }
+}

@@ -1,0 +1,158 @@
+//! The ticketing services as processes, with a nats-server of their own: their subjects are the same in every test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use bson::{Document, doc};
+use jsonwebtoken::{EncodingKey, Header};
+use mongodb::Collection;
+use serde_json::{Value, json};
+
+use super::{NatsServer, Scene, outboxd};
+
+const KEY: &str = "the tests' key";
+
+/// One service with its relay's scene.
+pub(crate) struct Ticketing {
+    pub(crate) scene: Scene,
+    url: String,
+    http: reqwest::Client,
+    service: Child,
+}
+
+/// What a service answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The first complaint of a refusal.
+    pub(crate) fn complaint(&self) -> &str {
+        self.body["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("a refusal says why: {self:?}"))
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.body["id"].as_str().unwrap_or_else(|| panic!("a record has an id: {self:?}")).to_owned()
+    }
+}
+
+impl Ticketing {
+    /// Starts `tickets` or `orders` with a database and stream of its own. No relay runs yet.
+    pub(crate) async fn start(service: &str, nats: &NatsServer) -> Self {
+        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await).await
+    }
+
+    /// A second service on the same stream, as in production.
+    pub(crate) async fn beside(&self, service: &str) -> Self {
+        let mut scene = Scene::on(name(), self.scene.nats_url.clone(), "*".to_owned()).await;
+        scene.stream.clone_from(&self.scene.stream);
+        Self::with(service, scene).await
+    }
+
+    async fn with(service: &str, scene: Scene) -> Self {
+        let (code, said) = outboxd(&scene, &["migrate"]);
+        assert_eq!(code, Some(0), "{said}");
+        let binary = match service {
+            "tickets" => env!("CARGO_BIN_EXE_tickets"),
+            "orders" => env!("CARGO_BIN_EXE_orders"),
+            other => panic!("no service {other}"),
+        };
+        let mut child = Command::new(binary)
+            .env_clear()
+            .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
+            .envs([("JWT_KEY", KEY), ("PORT", "0"), ("NATS_CLIENT_ID", service)])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the service starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("its output is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("the service says where it listens");
+        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        Self { scene, url, http: reqwest::Client::new(), service: child }
+    }
+
+    pub(crate) fn records(&self, collection: &str) -> Collection<Document> {
+        self.scene.database.collection(collection)
+    }
+
+    /// Everything written so far, in all collections: a refused request must leave it as it is.
+    pub(crate) async fn everything(&self) -> Vec<Document> {
+        let mut all = Vec::new();
+        for name in ["tickets", "orders", "outbox"] {
+            let mut cursor = self.records(name).find(doc! {}).sort(doc! { "_id": 1 }).await.expect("a read");
+            while cursor.advance().await.expect("a read") {
+                all.push(cursor.deserialize_current().expect("a document"));
+            }
+        }
+        all
+    }
+
+    pub(crate) async fn post(&self, user: &str, path: &str, body: Value) -> Answer {
+        self.send(self.http.post(self.at(path)).bearer_auth(token(user, 600)).json(&body)).await
+    }
+
+    pub(crate) async fn put(&self, user: &str, path: &str, body: Value) -> Answer {
+        self.send(self.http.put(self.at(path)).bearer_auth(token(user, 600)).json(&body)).await
+    }
+
+    pub(crate) async fn get(&self, user: &str, path: &str) -> Answer {
+        self.send(self.http.get(self.at(path)).bearer_auth(token(user, 600))).await
+    }
+
+    pub(crate) async fn delete(&self, user: &str, path: &str) -> Answer {
+        self.send(self.http.delete(self.at(path)).bearer_auth(token(user, 600))).await
+    }
+
+    /// A POST whose headers and body are as given.
+    pub(crate) async fn raw(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let request = self.http.post(self.at(path)).body(body.to_owned());
+        self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
+    /// Puts a message into the stream as the other service's relay would.
+    pub(crate) async fn hears(&self, subject: &'static str, message: Value) {
+        let ack = self.scene.context.publish(subject, message.to_string().into()).await.expect("a publish");
+        ack.await.expect("an ack");
+    }
+
+    /// Messages that the service's listener has not acked.
+    pub(crate) async fn unheard(&self, group: &str) -> u64 {
+        let stream = self.scene.context.get_stream(&self.scene.stream).await.expect("the stream");
+        let consumer: async_nats::jetstream::consumer::PullConsumer =
+            stream.get_consumer(group).await.expect("a consumer");
+        let info = consumer.get_info().await.expect("its state");
+        info.num_pending + info.num_ack_pending as u64
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("a body");
+        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("every answer is JSON: {status} {text:?}"));
+        Answer { status, body }
+    }
+}
+
+impl Drop for Ticketing {
+    fn drop(&mut self) {
+        let _ = self.service.kill();
+        let _ = self.service.wait();
+    }
+}
+
+fn name() -> String {
+    format!("t{}", bson::oid::ObjectId::new())
+}
+
+/// A user's token, valid for so many seconds from now; negative for one that has expired.
+pub(crate) fn token(user: &str, seconds: i64) -> String {
+    let now = i64::try_from(jsonwebtoken::get_current_timestamp()).expect("the time fits");
+    let claims = json!({ "sub": user, "exp": now + seconds });
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(KEY.as_bytes())).expect("a token")
+}
