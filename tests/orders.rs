@@ -39,7 +39,7 @@ async fn versions_are_applied_in_their_order_whatever_order_they_come_in() {
     // An older one that comes again is done, and changes nothing.
     orders.hears("ticket:updated", ticket(&early, 10, 1)).await;
     orders.hears("ticket:created", ticket(&early, 5, 0)).await;
-    until("all are heard", async || (orders.unheard("orders-service").await == 0).then_some(())).await;
+    until("all are heard", async || orders.heard_all("orders-service").await).await;
     assert_eq!(copy(&orders, &early, 2).await.get_f64("price").unwrap(), 15.0);
 }
 

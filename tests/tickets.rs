@@ -98,7 +98,7 @@ async fn an_order_reserves_its_ticket_once_and_gives_it_free() {
     assert_eq!((&locked.body["orderId"], &locked.body["version"]), (&json!(order), &json!(1)));
     let refused = tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await;
     assert_eq!(refused.status, 409, "{refused:?}");
-    until("both are heard", async || (tickets.unheard("tickets-service").await == 0).then_some(())).await;
+    until("both are heard", async || tickets.heard_all("tickets-service").await).await;
     assert_eq!(tickets.records("outbox").count_documents(doc! {}).await.unwrap(), 2, "one event per change");
 
     tickets.hears("order:cancelled", says("cancelled", 1)).await;
@@ -118,6 +118,6 @@ async fn what_cannot_be_read_is_passed_over() {
     let tickets = Ticketing::start("tickets", &nats).await;
     tickets.hears("order:created", json!({ "nonsense": true })).await;
     tickets.hears("someone:else", json!([])).await;
-    until("both are done with", async || (tickets.unheard("tickets-service").await == 0).then_some(())).await;
+    until("both are done with", async || tickets.heard_all("tickets-service").await).await;
     assert!(tickets.everything().await.is_empty());
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use async_nats::jetstream::consumer::pull;
 use bson::{Document, doc};
 use jsonwebtoken::{EncodingKey, Header};
 use mongodb::Collection;
@@ -117,13 +118,12 @@ impl Ticketing {
         ack.await.expect("an ack");
     }
 
-    /// Messages that the service's listener has not acked.
-    pub(crate) async fn unheard(&self, group: &str) -> u64 {
+    /// Whether the service's listener has acked everything there is.
+    pub(crate) async fn heard_all(&self, group: &str) -> Option<()> {
         let stream = self.scene.context.get_stream(&self.scene.stream).await.expect("the stream");
-        let consumer: async_nats::jetstream::consumer::PullConsumer =
-            stream.get_consumer(group).await.expect("a consumer");
+        let consumer = stream.get_consumer::<pull::Config>(group).await.ok()?;
         let info = consumer.get_info().await.expect("its state");
-        info.num_pending + info.num_ack_pending as u64
+        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
     }
 
     fn at(&self, path: &str) -> String {
