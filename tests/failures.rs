@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::Config;
 use bson::{Document, doc};
 use outboxd::Event;
 
-use crate::support::{Relay, Scene, until};
+use crate::support::{NatsServer, Relay, Scene, until};
 
 async fn cover(scene: &Scene, subjects: &[&str]) {
     let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
@@ -114,4 +114,45 @@ async fn an_event_that_is_refused_too_often_is_dead_and_stays() {
     let dead = until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
     assert_eq!(dead.get_i64("attempts").unwrap(), 3);
     assert_eq!(dead.get_array("failures").unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_outage_burns_no_attempt_and_reorders_nothing() {
+    let mut nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let relay = Relay::leading(&scene, &[]).await;
+    scene.commit((0..100).map(|n| scene.event(&format!("k{}", n % 10), n))).await;
+    nats.kill();
+    relay.says("disconnected").await;
+    scene.commit((100..2000).map(|n| scene.event(&format!("k{}", n % 10), n))).await;
+    scene.commit((0..50).map(|n| scene.event("quiet", n))).await;
+    nats.start_again();
+    scene.drained().await;
+    let numbers = scene.numbers().await;
+    assert_eq!(numbers.values().map(Vec::len).sum::<usize>(), 2050);
+    assert!(numbers.values().all(|numbers| numbers.is_sorted_by(|a, b| a < b)), "{numbers:?}");
+    assert!(!relay.log().contains("event is dead"), "{}", relay.log());
+}
+
+#[tokio::test]
+async fn a_long_outage_marks_what_was_on_its_way_and_nothing_else() {
+    let mut nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let relay = Relay::leading(&scene, &[]).await;
+    // No stream takes part in an outage of JetStream alone: the connection stands, nobody answers.
+    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
+    scene.context.delete_stream(&scene.name).await.unwrap();
+    scene.commit((0..500).map(|n| scene.event(&format!("k{}", n % 50), n))).await;
+    let marked = failed(&scene).await;
+    assert_eq!(marked.get_i64("attempts").unwrap(), 0, "an outage isn't the event's fault: {marked}");
+    let untouched = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
+    assert!(untouched > 400, "only what was on its way is marked; {untouched} of 500 are as they were");
+    nats.kill();
+    relay.says("disconnected").await;
+    nats.start_again();
+    until("nats-server is back", async || scene.context.create_stream(&config).await.ok()).await;
+    scene.drained().await;
+    let numbers = scene.numbers().await;
+    assert_eq!(numbers.values().map(Vec::len).sum::<usize>(), 500);
+    assert!(numbers.values().all(|numbers| numbers.is_sorted_by(|a, b| a < b)), "{numbers:?}");
 }

@@ -80,6 +80,16 @@ impl Scene {
         Self::on(name, nats_url(), subjects).await
     }
 
+    /// Migrated, on a nats-server that no other test uses.
+    pub(crate) async fn alone(nats: &NatsServer) -> Self {
+        let name = format!("t{}", ObjectId::new());
+        let subjects = format!("{name}.>");
+        let scene = Self::on(name, nats.url.clone(), subjects).await;
+        let (code, said) = outboxd(&scene, &["migrate"]);
+        assert_eq!(code, Some(0), "{said}");
+        scene
+    }
+
     /// Before `outboxd migrate`, on this nats-server.
     pub(crate) async fn on(name: String, nats_url: String, subjects: String) -> Self {
         let client = Client::with_uri_str(mongodb_uri()).await.expect("the test's mongod");

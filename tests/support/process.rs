@@ -26,30 +26,13 @@ fn command(scene: &Scene) -> Command {
 pub(crate) struct NatsServer {
     child: Child,
     pub(crate) url: String,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl NatsServer {
     pub(crate) async fn start() -> Self {
-        let binary =
-            std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
         let data = tempfile::tempdir().expect("a folder for the data");
-        let folder = data.path().to_str().expect("a path in UTF-8");
-        let child = Command::new(binary)
-            .args([
-                "--addr",
-                "127.0.0.1",
-                "--port",
-                "-1",
-                "--jetstream",
-                "--store_dir",
-                folder,
-                "--ports_file_dir",
-                folder,
-            ])
-            .args(["--log", &format!("{folder}/log")])
-            .spawn()
-            .expect("nats-server starts");
+        let child = nats_server(data.path(), "-1");
         let ports = data.path().join(format!("nats-server_{}.ports", child.id()));
         let url = until("nats-server says its port", async || {
             let ports = std::fs::read_to_string(&ports).ok()?;
@@ -57,8 +40,30 @@ impl NatsServer {
             ports["nats"][0].as_str().map(str::to_owned)
         })
         .await;
-        Self { child, url, _data: data }
+        Self { child, url, data }
     }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("nats-server is killed");
+        self.child.wait().expect("nats-server has ended");
+    }
+
+    /// Starts again where it was, with what it had.
+    pub(crate) fn start_again(&mut self) {
+        let port = self.url.rsplit(':').next().expect("a URL with a port");
+        self.child = nats_server(self.data.path(), port);
+    }
+}
+
+fn nats_server(data: &Path, port: &str) -> Child {
+    let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
+    let folder = data.to_str().expect("a path in UTF-8");
+    Command::new(binary)
+        .args(["--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir", folder, "--ports_file_dir", folder])
+        .args(["--log", &format!("{folder}/log")])
+        .spawn()
+        .expect("nats-server starts")
 }
 
 impl Drop for NatsServer {
