@@ -13,9 +13,11 @@ help: ## list the targets
 test: ## run every test against real servers
 	$(SERVERS) run -- $(CARGO) test --features demo
 
-check: ## formatting and lints
+check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --lib --no-default-features -- -D warnings
+	! $(CARGO) tree --no-default-features --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
 
 demo: bins ## run the ticketing services under load and check what is left
 	$(SERVERS) run -- $(DEMO) run

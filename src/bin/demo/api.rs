@@ -91,9 +91,9 @@ impl Api {
         self.send(Method::DELETE, format!("{}/{order}", self.orders), None).await?.done()
     }
 
-    /// When each change was committed, by this client's requests.
-    pub(crate) fn committed(&self) -> HashMap<Version, u64> {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// When each change was committed, of those this client asked for since the last call.
+    pub(crate) fn take_committed(&self) -> HashMap<Version, u64> {
+        std::mem::take(&mut *self.committed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests that got no answer and were sent again.

@@ -73,6 +73,10 @@ impl Found {
     pub(crate) fn outbox_left(&self) -> u64 {
         self.tickets.outbox_left + self.orders.outbox_left
     }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.differences == 0 && self.outbox_left() == 0
+    }
 }
 
 /// Waits until both outboxes are empty and the copies agree, at most for `patience`, and returns what is there then.
@@ -86,7 +90,7 @@ pub(crate) async fn settle(mongodb: &Client, servers: &Servers, patience: Durati
             continue;
         }
         let found = look(&databases).await?;
-        if (found.differences == 0 && found.outbox_left() == 0) || Instant::now() > deadline {
+        if found.is_settled() || Instant::now() > deadline {
             return Ok(found);
         }
         sleep(LOOK).await;

@@ -30,7 +30,10 @@ pub(crate) struct Report {
     foreign: u64,
     refused_edits: u64,
     interrupted_requests: u64,
+    /// Under the load.
     latency_ms: Latency,
+    /// One change at a time.
+    unhurried_latency_ms: Latency,
     load_seconds: f64,
     databases: Databases,
     /// What is not as promised.
@@ -53,6 +56,15 @@ struct Latency {
     max: f64,
 }
 
+impl Latency {
+    /// `micros` is in microseconds.
+    fn of(micros: &Histogram<u64>) -> Self {
+        let milliseconds = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1e3;
+        let at = |quantile| milliseconds(micros.value_at_quantile(quantile));
+        Self { samples: micros.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: milliseconds(micros.max()) }
+    }
+}
+
 /// What was measured, before it is judged.
 pub(crate) struct Measured {
     pub(crate) amount: Amount,
@@ -61,14 +73,14 @@ pub(crate) struct Measured {
     pub(crate) interrupted: u64,
     pub(crate) found: Found,
     pub(crate) held: Held,
-    pub(crate) latency: Histogram<u64>,
+    pub(crate) loaded: Histogram<u64>,
+    pub(crate) unhurried: Histogram<u64>,
 }
 
 impl Report {
     /// Judges what was measured.
     pub(crate) fn new(measured: Measured) -> Self {
-        let Measured { amount, took, refused, interrupted, found, held, latency } = measured;
-        let milliseconds = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1e3;
+        let Measured { amount, took, refused, interrupted, found, held, loaded, unhurried } = measured;
         let mut report = Self {
             tickets: found.tickets.tickets,
             orders: found.orders.orders,
@@ -82,13 +94,8 @@ impl Report {
             foreign: held.foreign,
             refused_edits: refused,
             interrupted_requests: interrupted,
-            latency_ms: Latency {
-                samples: latency.len(),
-                p50: milliseconds(latency.value_at_quantile(0.5)),
-                p90: milliseconds(latency.value_at_quantile(0.9)),
-                p99: milliseconds(latency.value_at_quantile(0.99)),
-                max: milliseconds(latency.max()),
-            },
+            latency_ms: Latency::of(&loaded),
+            unhurried_latency_ms: Latency::of(&unhurried),
             load_seconds: took.as_secs_f64(),
             databases: Databases { tickets: found.tickets, orders: found.orders },
             failures: found.examples,
@@ -146,13 +153,17 @@ impl Report {
         one("  duplicates", self.duplicates.to_string());
         one("  out of order", self.reordered.to_string());
         one("  missing", self.missing.to_string());
-        let latency = &self.latency_ms;
-        one("commit to consumer, p50", format!("{:.1} ms", latency.p50));
-        one("                    p99", format!("{:.1} ms", latency.p99));
+        println!("\n  {:<28}{:>9}{:>9}", "commit to consumer", "p50", "p99");
+        for (name, latency) in
+            [("under the load", &self.latency_ms), ("one change at a time", &self.unhurried_latency_ms)]
+        {
+            println!("  {name:<28}{:>6.1} ms{:>6.1} ms", latency.p50, latency.p99);
+        }
         println!(
-            "\n  Measured under the load above ({:.1} s): from the return of the commit in the service to the arrival\n  \
-             at a consumer, {} events.",
-            self.load_seconds, latency.samples
+            "\n  Commit to consumer is from the return of the commit in the service to the arrival of the event at a consumer\n  \
+             here; 0 when the event was faster than the commit's own answer. The load took {:.1} s, all processes on this\n  \
+             machine; {} events of it were measured.",
+            self.load_seconds, self.latency_ms.samples
         );
         if self.interrupted_requests > 0 {
             println!("  {} requests got no answer and were sent again.", self.interrupted_requests);

@@ -51,6 +51,8 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
     };
     match &outcome {
         Ok(()) => std::fs::remove_dir_all(&logs)?,
+        // Nothing was started.
+        Err(_) if std::fs::remove_dir(&logs).is_ok() => {}
         Err(_) => eprintln!("demo: the logs of all processes are in {}", logs.display()),
     }
     outcome
@@ -76,14 +78,26 @@ pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration
         Amount::Time(time) => eprintln!("for {time:?}: tickets at 5, set to 10, set to 15; orders"),
     }
     let began = Instant::now();
-    let refused = load::run(&api, amount).await?;
+    let done = load::run(&api, amount).await?;
     let took = began.elapsed();
     eprintln!("waiting until both outboxes are empty and the databases agree");
-    let found = check::settle(&mongodb, &stage.servers, settle_time).await?;
+    let mut found = check::settle(&mongodb, &stage.servers, settle_time).await?;
+    let loaded = api.take_committed();
+    if found.is_settled() {
+        load::unhurried(&api, &done.free).await?;
+        found = check::settle(&mongodb, &stage.servers, settle_time).await?;
+    }
     let held = events::read(&nats, &stage.servers.stream).await?;
-    let latency = watch.latency(&api.committed())?;
-    let interrupted = api.interrupted();
-    Ok(Measured { amount, took, refused, interrupted, found, held, latency })
+    Ok(Measured {
+        amount,
+        took,
+        refused: done.refused,
+        interrupted: api.interrupted(),
+        found,
+        held,
+        loaded: watch.latency(&loaded)?,
+        unhurried: watch.latency(&api.take_committed())?,
+    })
 }
 
 /// Makes a directory that only this user can read: logs and state hold the token's key and connection strings.
