@@ -33,7 +33,7 @@ async fn an_uncovered_subject_is_marked_then_retried_when_the_stream_covers_it()
     assert!(marked.get_datetime("nextAttemptAt").is_ok(), "{marked}");
     let failure = marked.get_array("failures").unwrap()[0].as_document().unwrap();
     assert_eq!(failure.get_str("class").unwrap(), "config");
-    assert_eq!(failure.get_str("code").unwrap(), "no-responders");
+    assert_eq!(failure.get_str("code").unwrap(), "not-covered");
     assert_eq!(
         failure.get_str("error").unwrap(),
         format!("no subject of stream {} covers {}", scene.name, scene.subject("uncovered"))

@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod config;
+mod explain;
 mod migrate;
 mod run;
 
@@ -37,6 +38,8 @@ enum Verb {
     Run,
     /// Make the outbox's collections and index, and the stream, where they are missing
     Migrate(migrate::Args),
+    /// Say what a failure's code means and what to do
+    Explain(explain::Args),
     /// Show the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -52,6 +55,7 @@ impl Cli {
         match self.verb {
             Verb::Run => run::run(&sources).await,
             Verb::Migrate(args) => migrate::run(&sources, &args).await,
+            Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
         }
     }

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::dispatch::Dispatched;
 use super::lease::Term;
-use super::policy::{Class, NO_RESPONDERS, Rejection, classify};
+use super::policy::{Class, DISCONNECTED, HEADER, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify};
 use super::stream::Coverage;
 use crate::outbox::EventId;
 use crate::outbox::record::OutboxRecord;
@@ -124,7 +124,7 @@ impl Publisher {
         let headers = match self.headers(record) {
             Ok(headers) => headers,
             Err(error) => {
-                return Outcome::Rejected(Rejection { class: Class::Poison, code: "header".to_owned(), error });
+                return Outcome::Rejected(Rejection::new(HEADER, error));
             }
         };
         let began = Instant::now();
@@ -154,7 +154,8 @@ impl Publisher {
             trying_again.get_or_insert_with(|| TryingAgain::new(&self.health));
             self.health.troubled.store(true, Ordering::Relaxed);
             if began.elapsed() >= self.grace {
-                return Outcome::Rejected(last.unwrap_or_else(disconnected));
+                let rejection = last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
+                return Outcome::Rejected(rejection.given_up());
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Outcome::Abandoned,
@@ -177,7 +178,7 @@ impl Publisher {
         };
         if ack.stream != *self.stream {
             let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
-            return Err(Rejection { class: Class::Config, code: "other-stream".to_owned(), error });
+            return Err(Rejection::new(OTHER_STREAM, error));
         }
         Ok(Acked { id: record.id.clone(), duplicate: ack.duplicate })
     }
@@ -189,7 +190,7 @@ impl Publisher {
             return rejection;
         }
         let error = format!("no subject of stream {} covers {subject}", self.stream);
-        Rejection { class: Class::Config, code: NO_RESPONDERS.to_owned(), error }
+        Rejection::new(NOT_COVERED, error)
     }
 
     /// Only constructors that can fail: the others panic on a line break.
@@ -204,8 +205,4 @@ impl Publisher {
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, value(&self.stream)?);
         Ok(headers)
     }
-}
-
-fn disconnected() -> Rejection {
-    Rejection { class: Class::Transient, code: "disconnected".to_owned(), error: "not connected to NATS".to_owned() }
 }

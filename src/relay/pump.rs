@@ -18,7 +18,7 @@ use super::Totals;
 use super::dispatch::{Dispatch, Dispatched, Ended};
 use super::follow::{Found, follow};
 use super::lease::Term;
-use super::policy::{Class, Rejection};
+use super::policy::{Class, MALFORMED, Rejection};
 use super::publish::{Health, Outcome, Publisher};
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
@@ -217,7 +217,7 @@ impl Pump {
         if malformed.marked {
             return;
         }
-        let rejection = Rejection { class: Class::Poison, code: "malformed".to_owned(), error: malformed.reason };
+        let rejection = Rejection::new(MALFORMED, malformed.reason);
         let mark = self.mark(malformed.id, 0, rejection);
         self.settle(Settlement::Failed(None, Box::new(mark)));
     }
@@ -248,6 +248,7 @@ impl Pump {
     }
 
     fn mark(&self, id: bson::Bson, attempts: u32, rejection: Rejection) -> Mark {
+        let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         // An outage isn't the event's fault.
         let counted = matches!(class, Class::Config | Class::Poison);
@@ -269,9 +270,11 @@ impl Pump {
         };
         let (class, code) = (mark.class, mark.code.as_str());
         match next {
-            Next::Dead => error!(id = mark.shown_id(), class, code, attempts, error = mark.error, "event is dead"),
+            Next::Dead => {
+                error!(id = mark.shown_id(), class, code, attempts, error = mark.error, remedy, "event is dead")
+            }
             Next::RetryAfter(wait) => {
-                warn!(id = mark.shown_id(), class, code, attempts, ?wait, error = mark.error, "event failed");
+                warn!(id = mark.shown_id(), class, code, attempts, ?wait, error = mark.error, remedy, "event failed");
             }
         }
         mark

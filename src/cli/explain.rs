@@ -1,0 +1,45 @@
+//! `outboxd explain`: what a failure's code means and what to do.
+
+use std::fmt::Write as _;
+
+use clap::Args as ClapArgs;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::relay::policy::{Rule, TABLE, look_up};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The code of a failure, such as 10077 or timeout; without it, the whole table
+    code: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    match &args.code {
+        None => {
+            super::print(&TABLE.iter().fold(format!("{:<16} {:<10} MEANING\n", "CODE", "CLASS"), |mut table, rule| {
+                let _ = writeln!(table, "{:<16} {:<10} {}", rule.code, rule.class.as_str(), rule.meaning);
+                table
+            }))
+        }
+        Some(code) => match look_up(code) {
+            Some(rule) => super::print(&explain(rule)),
+            None => {
+                let message = format!(
+                    "{code} is not in the table; `outboxd explain` lists it. An unlisted error is tried again, then marked and counted"
+                );
+                Err(Error::new(ErrorKind::Config, message))
+            }
+        },
+    }
+}
+
+fn explain(rule: &Rule) -> String {
+    format!(
+        "{} ({})\n  what happened   {}\n  what happens    {}\n  what to do      {}\n",
+        rule.code,
+        rule.class.as_str(),
+        rule.meaning,
+        rule.class.treatment(),
+        rule.remedy
+    )
+}
