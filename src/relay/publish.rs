@@ -13,7 +13,7 @@ use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -73,14 +73,25 @@ pub(crate) struct Publisher {
 
 /// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is sent: what waits in
 /// MongoDB costs neither memory nor attempts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Health {
     troubled: AtomicBool,
+    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for the next tick.
+    recovered: Arc<Notify>,
     /// Events in flight whose last try had no definite answer.
     trying_again: AtomicUsize,
 }
 
 impl Health {
+    pub(crate) fn new(recovered: Arc<Notify>) -> Self {
+        Self { troubled: AtomicBool::new(false), recovered, trying_again: AtomicUsize::new(0) }
+    }
+
+    /// Whether the broker answered last.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.troubled.load(Ordering::Relaxed)
+    }
+
     /// Publishes that may be in flight: without bound when the broker answers; else one more than those trying again, so
     /// that one event without an answer doesn't hold up the rest.
     pub(crate) fn limit(&self) -> usize {
@@ -91,7 +102,10 @@ impl Health {
     }
 
     fn answered(&self) {
-        self.troubled.store(false, Ordering::Relaxed);
+        // Read first: this is on every event's path, and a write would take the cache line from the other threads.
+        if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
+            self.recovered.notify_one();
+        }
     }
 }
 

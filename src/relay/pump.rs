@@ -2,6 +2,7 @@
 //! goes out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::DateTime;
 use futures_util::StreamExt;
@@ -87,7 +88,7 @@ impl Pump {
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
             connected: nats.connected.clone(),
-            health: Arc::new(Health::default()),
+            health: Arc::new(Health::new(tick.clone())),
             term,
             stop: CancellationToken::new(),
         };
@@ -128,7 +129,7 @@ impl Pump {
                 _ = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
                 _ = self.found.recv_many(&mut found, room), if room > 0 => found.drain(..).for_each(|found| self.found(found)),
                 Some(answer) = self.answers.recv() => self.answered(answer),
-                () = self.tick.notified(), if !self.ticking && room > 0 => self.tick(),
+                () = self.tick.notified(), if room > 0 && self.may_tick() => self.tick(),
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
             }
@@ -194,6 +195,11 @@ impl Pump {
         }
     }
 
+    /// While the broker doesn't answer, failed events rest too, unless there is nothing else left to find out with.
+    fn may_tick(&self) -> bool {
+        !self.ticking && (self.publisher.health.is_well() || self.dispatch.in_flight() == 0)
+    }
+
     fn tick(&mut self) {
         self.ticking = true;
         self.dispatch.tick_began();
@@ -253,10 +259,12 @@ impl Pump {
         // An outage isn't the event's fault.
         let counted = matches!(class, Class::Config | Class::Poison);
         let attempts = attempts.saturating_add(u32::from(counted));
-        let next = if class == Class::Poison || attempts >= self.config.retry.max_attempts {
-            Next::Dead
-        } else {
-            Next::RetryAfter(retry::backoff(&self.config.retry, attempts))
+        let next = match class {
+            Class::Poison => Next::Dead,
+            Class::Config if attempts >= self.config.retry.max_attempts => Next::Dead,
+            Class::Config => Next::RetryAfter(retry::backoff(&self.config.retry, attempts)),
+            // Due as soon as the broker answers; until then no tick looks.
+            Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
         let mark = Mark {
             id,
