@@ -1,7 +1,7 @@
 //! A failed publish is marked, retried later, and no event of its key passes it.
 
 use async_nats::jetstream::stream::Config;
-use bson::{Document, doc};
+use bson::{Document, Timestamp, doc};
 use outboxd::Event;
 
 use crate::support::{NatsServer, Relay, Scene, until};
@@ -155,4 +155,22 @@ async fn a_long_outage_marks_what_was_on_its_way_and_nothing_else() {
     let numbers = scene.numbers().await;
     assert_eq!(numbers.values().map(Vec::len).sum::<usize>(), 500);
     assert!(numbers.values().all(|numbers| numbers.is_sorted_by(|a, b| a < b)), "{numbers:?}");
+}
+
+#[tokio::test]
+async fn an_event_locked_by_hand_is_picked_up() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[("OUTBOXD_SWEEP__INTERVAL", "1s")]).await;
+    let bad = doc! {
+        "_id": "bad", "subject": "a b", "key": "k", "payload": { "key": "k", "number": 1 }, "isLocked": true, "failures": [],
+    };
+    scene.events.insert_one(bad).bypass_document_validation(true).await.unwrap();
+    relay.says("event is dead").await;
+    let mended = doc! {
+        "$set": { "subject": scene.subject("made"), "isLocked": true, "ts": Timestamp { time: 1, increment: 1 } },
+        "$unset": { "deadAt": "" },
+    };
+    scene.events.update_one(doc! { "_id": "bad" }, mended).await.unwrap();
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], [1]);
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub stream: StreamConfig,
     /// How much is under way at once.
     pub dispatch: DispatchConfig,
+    /// What nothing else finds.
+    pub sweep: SweepConfig,
     /// What happens to a failed event.
     pub retry: RetryConfig,
     /// Which relay publishes.
@@ -120,6 +122,13 @@ pub struct DispatchConfig {
     pub max_buffered_bytes: usize,
 }
 
+/// `[sweep]`
+#[derive(Debug, Clone)]
+pub struct SweepConfig {
+    /// How often locked events older than a minute are looked for that nothing has brought.
+    pub interval: Duration,
+}
+
 /// `[retry]`
 #[derive(Debug, Clone)]
 pub struct RetryConfig {
@@ -178,12 +187,13 @@ impl Config {
         let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
         let stream = StreamConfig::read(&mut reader);
         let dispatch = DispatchConfig::read(&mut reader);
+        let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
         let retry = RetryConfig::read(&mut reader);
         let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
         match reader.finish(sources) {
-            Ok(shown) => Ok(Self { mongodb, nats, stream, dispatch, retry, lease, shutdown, log, shown }),
+            Ok(shown) => Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, lease, shutdown, log, shown }),
             Err(mistakes) => {
                 let count = mistakes.len();
                 let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();

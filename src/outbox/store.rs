@@ -178,6 +178,22 @@ impl Store {
         Ok(documents)
     }
 
+    /// The locked events that are older than `age` by the server's clock, oldest first: those that no tail will bring.
+    /// A scan of the collection, which is near-empty while the relay keeps up.
+    pub(crate) async fn stray(&self, age: Duration, limit: u32) -> Result<Vec<RawDocumentBuf>> {
+        let mut session = self.client.start_session().snapshot(true).await?;
+        let now = self.client.database("admin").run_command(doc! { "hello": 1 }).await?;
+        let now = now.get_datetime("localTime").map_err(mongodb::error::Error::custom)?.timestamp_millis() / 1000;
+        let before = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
+        let find = self
+            .collection
+            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: { "$exists": false }, field::TS: { "$lt": before } })
+            .sort(doc! { field::TS: 1, field::ID: 1 })
+            .limit(limit.into());
+        self.read(find, &mut session).await
+    }
+
     /// The oldest unlocked events of one key, oldest first, dead and waiting ones too.
     pub(crate) async fn unlocked(&self, key: &Key, limit: u32) -> Result<Vec<RawDocumentBuf>> {
         let mut session = self.client.start_session().snapshot(true).await?;

@@ -19,7 +19,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::lane::Lane;
+use super::lane::{Behind, Lane, Park};
 use super::twins::{Began, Origin, Twins};
 use crate::config::DispatchConfig;
 use crate::outbox::record::{Custody, OutboxRecord};
@@ -60,24 +60,6 @@ pub(crate) enum Ended {
     /// Given back untried because this leadership ends: it stays in the outbox as it is, and its lane stays taken, so
     /// that nothing of its key leaves before it.
     Abandoned,
-}
-
-/// What a lane read found behind the events it returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Behind {
-    /// Nothing: that was all that is unlocked of the key.
-    Nothing,
-    /// More of the same.
-    More,
-    /// An event that is dead or not due, or the read failed: the lane waits for the next tick.
-    Held,
-}
-
-/// Events to hand to the retrier.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Park {
-    pub(crate) key: Key,
-    pub(crate) ids: Vec<EventId>,
 }
 
 #[derive(Debug)]
@@ -129,6 +111,11 @@ impl Dispatch {
         self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled)
     }
 
+    /// Whether a sweep is under way.
+    pub(crate) fn is_sweeping(&self) -> bool {
+        self.twins.is_sweeping()
+    }
+
     /// Publishes under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
@@ -156,9 +143,12 @@ impl Dispatch {
 
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is due or not.
     pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
-        if !self.twins.is_new(&pending.record.id, self.twins.began(pending.origin)) {
-            return;
+        if self.twins.is_new_to_follow(&pending.record.id, pending.origin) {
+            self.admit(pending, now_ms);
         }
+    }
+
+    fn admit(&mut self, pending: Pending, now_ms: i64) {
         let unlocked = match pending.record.custody {
             Custody::Live => false,
             Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
@@ -202,6 +192,21 @@ impl Dispatch {
             self.buffer(pending);
         }
         self.twins.end_read();
+    }
+
+    /// Takes what the safety sweep found: the oldest locked events. Returns how many were not known. Takes none while
+    /// a sweep is under way: it may yet bring an unlocked event that they must not pass.
+    pub(crate) fn stray_ended(&mut self, stray: impl IntoIterator<Item = Pending>) -> usize {
+        let began = self.tick_began;
+        let mut found = 0;
+        for pending in stray {
+            if !self.is_sweeping() && self.twins.is_new(&pending.record.id, began) {
+                found += 1;
+                self.admit(pending, i64::MAX);
+            }
+        }
+        self.twins.end_read();
+        found
     }
 
     /// The next event to publish, if one may leave now.

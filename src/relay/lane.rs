@@ -4,6 +4,25 @@ use std::collections::VecDeque;
 
 use super::dispatch::Pending;
 use super::twins::Began;
+use crate::outbox::{EventId, Key};
+
+/// What a lane read found behind the events it returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Nothing: that was all that is unlocked of the key.
+    Nothing,
+    /// More of the same.
+    More,
+    /// An event that is dead or not due, or the read failed: the lane waits for the next tick.
+    Held,
+}
+
+/// Events to hand to the retrier.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Park {
+    pub(crate) key: Key,
+    pub(crate) ids: Vec<EventId>,
+}
 
 /// One key's state. Only [`Dispatch`](super::dispatch::Dispatch) changes it.
 #[derive(Debug, Default)]

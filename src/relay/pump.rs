@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -119,6 +119,10 @@ impl Pump {
         let mut found = Vec::with_capacity(TURN);
         let mut settled = Vec::with_capacity(TURN);
         let mut connected = self.publisher.connected.clone();
+        // The sweep that begins a leadership has just looked.
+        let mut stray =
+            tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
+        stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.publish();
             let room = self.dispatch.room().min(TURN);
@@ -129,7 +133,8 @@ impl Pump {
                 _ = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
                 _ = self.found.recv_many(&mut found, room), if room > 0 => found.drain(..).for_each(|found| self.found(found)),
                 Some(answer) = self.answers.recv() => self.answered(answer),
-                () = self.tick.notified(), if room > 0 && self.may_tick() => self.tick(),
+                _ = stray.tick(), if room > 0 && self.may_tick() && !self.dispatch.is_sweeping() => self.read(Ask::Stray(self.dispatch.room())),
+                () = self.tick.notified(), if room > 0 && self.may_tick() => self.read(Ask::Due(self.dispatch.room())),
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
             }
@@ -200,10 +205,10 @@ impl Pump {
         !self.ticking && (self.publisher.health.is_well() || self.dispatch.in_flight() == 0)
     }
 
-    fn tick(&mut self) {
+    fn read(&mut self, ask: Ask) {
         self.ticking = true;
         self.dispatch.tick_began();
-        self.ask(Ask::Due(self.dispatch.room()));
+        self.ask(ask);
     }
 
     fn answered(&mut self, answer: Answer) {
@@ -211,6 +216,14 @@ impl Pump {
             Answer::Due(due, malformed) => {
                 self.ticking = false;
                 self.dispatch.tick_ended(due);
+                malformed.into_iter().for_each(|malformed| self.malformed(malformed));
+            }
+            Answer::Stray(stray, malformed) => {
+                self.ticking = false;
+                match self.dispatch.stray_ended(stray) {
+                    0 => {}
+                    events => info!(events, "the safety sweep found locked events that nothing had brought yet"),
+                }
                 malformed.into_iter().for_each(|malformed| self.malformed(malformed));
             }
             Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),

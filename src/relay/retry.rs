@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::DateTime;
+use bson::{DateTime, RawDocumentBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::{debug, warn};
 
-use super::dispatch::{Behind, LANE_READ, Pending};
+use super::dispatch::{LANE_READ, Pending};
+use super::lane::Behind;
 use super::twins::Origin;
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,11 +23,16 @@ use crate::outbox::store::Store;
 /// Most due events one tick reads of each kind, keyed and not.
 pub(crate) const MAX_TICK: usize = 1000;
 
+/// How old a locked event must be for the safety sweep to pick it up: far older than what the tail is about to bring.
+const STRAY_AGE: Duration = Duration::from_secs(60);
+
 /// A read that the relay asks for.
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// At most this many due events.
     Due(usize),
+    /// At most this many events that should have been published long ago.
+    Stray(usize),
     /// What is unlocked of this key.
     Lane(Key),
 }
@@ -35,6 +41,7 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Due(Vec<Pending>, Vec<Malformed>),
+    Stray(Vec<Pending>, Vec<Malformed>),
     Lane(Key, Vec<Pending>, Behind),
 }
 
@@ -43,6 +50,7 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(limit) => due(&store, limit).await,
+            Ask::Stray(limit) => stray(&store, limit).await,
             Ask::Lane(key) => lane(&store, key).await,
         };
         if answers.send(answer).is_err() {
@@ -52,20 +60,37 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
 }
 
 async fn due(store: &Store, limit: usize) -> Answer {
-    let (mut due, mut malformed) = (Vec::new(), Vec::new());
-    match store.due(u32::try_from(limit.min(MAX_TICK)).unwrap_or(u32::MAX)).await {
-        Ok(documents) => {
-            for document in documents {
-                match OutboxRecord::parse(&document) {
-                    Ok(record) => due.push(Pending { record, origin: Origin::Retry }),
-                    Err(found) => malformed.push(*found),
-                }
-            }
-            debug!(due = due.len(), "looked for due events");
-        }
-        Err(error) => warn!(%error, "could not look for due events; the next tick does"),
-    }
+    let documents = store.due(bounded(limit)).await.unwrap_or_else(|error| {
+        warn!(%error, "could not look for due events; the next tick does");
+        Vec::new()
+    });
+    debug!(due = documents.len(), "looked for due events");
+    let (due, malformed) = parse(&documents, Origin::Retry);
     Answer::Due(due, malformed)
+}
+
+async fn stray(store: &Store, limit: usize) -> Answer {
+    let documents = store.stray(STRAY_AGE, bounded(limit)).await.unwrap_or_else(|error| {
+        warn!(%error, "could not look for events passed over; the next safety sweep does");
+        Vec::new()
+    });
+    let (stray, malformed) = parse(&documents, Origin::Stray);
+    Answer::Stray(stray, malformed)
+}
+
+fn bounded(limit: usize) -> u32 {
+    u32::try_from(limit.min(MAX_TICK)).unwrap_or(u32::MAX)
+}
+
+fn parse(documents: &[RawDocumentBuf], origin: Origin) -> (Vec<Pending>, Vec<Malformed>) {
+    let (mut events, mut malformed) = (Vec::new(), Vec::new());
+    for document in documents {
+        match OutboxRecord::parse(document) {
+            Ok(record) => events.push(Pending { record, origin }),
+            Err(found) => malformed.push(*found),
+        }
+    }
+    (events, malformed)
 }
 
 async fn lane(store: &Store, key: Key) -> Answer {

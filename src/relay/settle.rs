@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::dispatch::Park;
+use super::lane::Park;
 use super::publish::Acked;
 use crate::outbox::EventId;
 use crate::outbox::store::{Mark, Store};

@@ -4,7 +4,7 @@
 //! it once more, as it was: so while reads are under way, what settles is remembered with its place in the order of
 //! settlements, and a read's result is checked against what settled after it began.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::outbox::EventId;
 
@@ -17,6 +17,8 @@ pub(crate) enum Origin {
     Tail,
     /// The retrier.
     Retry,
+    /// The safety sweep.
+    Stray,
 }
 
 /// When a read began, in settlements.
@@ -30,6 +32,8 @@ pub(super) struct Twins {
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
     settled: HashMap<EventId, u64>,
+    /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until the next sweep.
+    before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
     reads: usize,
 }
@@ -42,6 +46,7 @@ impl Twins {
 
     /// A sweep with this number begins.
     pub(super) fn begin_sweep(&mut self, number: u64) {
+        self.before_the_tail.clear();
         self.sweep = Some((number, Began(self.settlements)));
     }
 
@@ -49,6 +54,11 @@ impl Twins {
     pub(super) fn end_sweep(&mut self) {
         self.sweep = None;
         self.forget_settled();
+    }
+
+    /// Whether a sweep is under way.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
     }
 
     /// A read of the retrier begins.
@@ -63,11 +73,11 @@ impl Twins {
         self.forget_settled();
     }
 
-    /// When the read that brings events of this origin began. The tail brings only what no other read has brought.
-    pub(super) fn began(&self, origin: Origin) -> Began {
+    /// Whether an event from the current sweep or the tail is no twin. The tail brings each event once, after any sweep.
+    pub(super) fn is_new_to_follow(&mut self, id: &EventId, origin: Origin) -> bool {
         match (origin, self.sweep) {
-            (Origin::Sweep(number), Some((current, began))) if number == current => began,
-            _ => Began(u64::MAX),
+            (Origin::Sweep(_), Some((_, began))) => self.is_new(id, began),
+            _ => !self.known.contains_key(id) && !self.before_the_tail.remove(id),
         }
     }
 
@@ -90,6 +100,9 @@ impl Twins {
     pub(super) fn settle(&mut self, id: &EventId) {
         self.settlements += 1;
         let origin = self.known.remove(id);
+        if origin == Some(Origin::Stray) {
+            self.before_the_tail.insert(id.clone());
+        }
         // A sweep brings each event once: its own can't come again in it. That keeps the memory of a long sweep small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
         if self.reads > 0 || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number)) {

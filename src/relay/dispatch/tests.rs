@@ -53,6 +53,7 @@ enum Write {
 #[derive(Debug)]
 enum Read {
     Due(Vec<Pending>),
+    Stray(Vec<Pending>),
     Lane(Key, Vec<Pending>, Behind),
 }
 
@@ -237,8 +238,23 @@ impl World {
         self.reads.push_back(Read::Due(due));
     }
 
+    fn look_for_stray(&mut self) {
+        if self.ticking || self.dispatch.room() == 0 || self.dispatch.is_sweeping() {
+            return;
+        }
+        self.ticking = true;
+        self.dispatch.tick_began();
+        let locked = self.rows.iter().filter(|(_, row)| row.locked).take(self.dispatch.room());
+        let stray = locked.map(|(seq, row)| pending(*seq, row.key.clone(), Custody::Live, Origin::Stray)).collect();
+        self.reads.push_back(Read::Stray(stray));
+    }
+
     fn answer(&mut self) {
         match self.reads.pop_front() {
+            Some(Read::Stray(stray)) => {
+                self.ticking = false;
+                self.dispatch.stray_ended(stray);
+            }
             Some(Read::Due(due)) => {
                 self.ticking = false;
                 self.dispatch.tick_ended(due);
@@ -265,6 +281,7 @@ impl World {
             _ => match which % 8 {
                 0 if self.sweep.is_none() => self.start_sweep(),
                 1 => self.finish(which, Ended::Abandoned),
+                2..=3 => self.look_for_stray(),
                 _ => self.time_passes(),
             },
         }
