@@ -33,9 +33,11 @@ impl NatsServer {
     pub(crate) async fn start() -> Self {
         let data = tempfile::tempdir().expect("a folder for the data");
         let child = nats_server(data.path(), "-1");
-        let ports = data.path().join(format!("nats-server_{}.ports", child.id()));
         let url = until("nats-server says its port", async || {
-            let ports = std::fs::read_to_string(&ports).ok()?;
+            // The file is named after the binary and the process.
+            let mut files = std::fs::read_dir(data.path()).ok()?.flatten().map(|entry| entry.path());
+            let ports = files.find(|path| path.extension().is_some_and(|extension| extension == "ports"))?;
+            let ports = std::fs::read_to_string(ports).ok()?;
             let ports: serde_json::Value = serde_json::from_str(&ports).ok()?;
             ports["nats"][0].as_str().map(str::to_owned)
         })

@@ -1,8 +1,6 @@
-//! The services as their users see them: requests over HTTP. Remembers when each change was committed.
+//! The services as their users see them: requests over HTTP, again and again while a service is away.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
@@ -12,15 +10,15 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::events::Version;
 use crate::messages::{OrderMessage, TicketMessage};
 use crate::stage::Stage;
 use crate::token;
 
 /// How long a request may take. A service gives up after 15 s.
 const REQUEST_TIME: Duration = Duration::from_secs(20);
-/// How long a service that doesn't answer is tried again: it may have been killed, and is started again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a service that doesn't answer is tried again: it may have been killed and be started again, and the record of
+/// a transaction that was under way then stays locked until MongoDB ends that transaction, after 60 to 90 s.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Wait before a service that didn't answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the users' tokens are valid: longer than any load.
@@ -33,8 +31,6 @@ pub(crate) struct Api {
     orders: String,
     seller: String,
     buyer: String,
-    /// Microseconds since 1970, as the services say.
-    committed: Mutex<HashMap<Version, u64>>,
     interrupted: AtomicU64,
 }
 
@@ -63,7 +59,6 @@ impl Api {
             orders: format!("{}/api/orders", stage.orders_url),
             seller: token::sign(&stage.jwt_key, "seller", TOKEN_SECONDS)?,
             buyer: token::sign(&stage.jwt_key, "buyer", TOKEN_SECONDS)?,
-            committed: Mutex::default(),
             interrupted: AtomicU64::new(0),
         })
     }
@@ -74,8 +69,9 @@ impl Api {
         Ok(ticket)
     }
 
+    /// Sets the price of a ticket in exactly the version that was seen.
     pub(crate) async fn edit(&self, ticket: &TicketMessage, price: f64) -> Result<Answer<TicketMessage>, Failure> {
-        let body = json!({ "title": ticket.title, "price": price });
+        let body = json!({ "title": ticket.title, "price": price, "version": ticket.version });
         self.send(Method::PUT, format!("{}/{}", self.tickets, ticket.id), Some(body)).await
     }
 
@@ -89,11 +85,6 @@ impl Api {
 
     pub(crate) async fn cancel(&self, order: ObjectId) -> Result<OrderMessage, Failure> {
         self.send(Method::DELETE, format!("{}/{order}", self.orders), None).await?.done()
-    }
-
-    /// When each change was committed, of those this client asked for since the last call.
-    pub(crate) fn take_committed(&self) -> HashMap<Version, u64> {
-        std::mem::take(&mut *self.committed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests that got no answer and were sent again.
@@ -138,14 +129,9 @@ impl Api {
         }
         let response = request.send().await?;
         let status = response.status();
-        let at = response.headers().get("x-committed-at").and_then(|at| at.to_str().ok()?.parse().ok());
         let body: Value = response.json().await?;
         if !status.is_success() {
             return Ok(Answer::Refused(status, body.to_string()));
-        }
-        if let Some(at) = at {
-            let version: Version = serde_json::from_value(body.clone())?;
-            self.committed.lock().unwrap_or_else(PoisonError::into_inner).entry(version).or_insert(at);
         }
         Ok(Answer::Done(serde_json::from_value(body)?))
     }

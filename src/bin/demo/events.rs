@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::Failure;
+use crate::commits::Commit;
 
 /// How long the stream may take to give the next message.
 const NEXT_TIME: Duration = Duration::from_secs(10);
@@ -22,8 +23,8 @@ const NEXT_TIME: Duration = Duration::from_secs(10);
 /// What an event is about: a record in one version. Ids of tickets and orders don't meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Version {
-    id: ObjectId,
-    version: i64,
+    pub(crate) id: ObjectId,
+    pub(crate) version: i64,
 }
 
 /// What the stream holds.
@@ -110,14 +111,14 @@ impl Watch {
         Ok(Self { received, task })
     }
 
-    /// From commit to here, in microseconds, for every event whose commit is known. One that came before its service
-    /// knew of the commit counts as 0.
-    pub(crate) fn latency(&self, committed: &HashMap<Version, u64>) -> Result<Histogram<u64>, Failure> {
+    /// From commit to here, in microseconds, for each of these commits whose event arrived.
+    pub(crate) fn latency<'c>(&self, commits: impl IntoIterator<Item = &'c Commit>) -> Result<Histogram<u64>, Failure> {
         let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         let mut latency = Histogram::new(3)?;
-        for (version, at) in committed {
+        for Commit { version, at } in commits {
             if let Some(arrived) = received.get(version) {
-                latency.record(arrived.saturating_sub(*at))?;
+                let at = u64::try_from(at.timestamp_millis())?.saturating_mul(1000);
+                latency.record(arrived.saturating_sub(at))?;
             }
         }
         Ok(latency)

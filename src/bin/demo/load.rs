@@ -20,12 +20,13 @@ const AT_ONCE: usize = 50;
 /// Orders that wait for a service to hear from the other, at once; while a daemon is down they add up, and those over
 /// this are not placed.
 const ORDERS_AT_ONCE: usize = 200;
-/// How long one service may take to hear from the other. Covers a killed daemon's lease.
-const HEAR_TIME: Duration = Duration::from_secs(60);
+/// How long one service may take to hear from the other. Covers a killed daemon's lease, and a record that a killed
+/// service left locked.
+const HEAR_TIME: Duration = Duration::from_secs(120);
 /// First and longest wait before looking again whether a service has heard.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// Edits one at a time: enough for a 99th percentile, done in about a second.
-const UNHURRIED: usize = 200;
+const UNHURRIED: usize = 140;
 /// Requests of the 3 steps every ticket goes through.
 const STEPS: u64 = 3;
 
@@ -73,18 +74,18 @@ pub(crate) async fn run(api: &Arc<Api>, amount: Amount) -> Result<Done, Failure>
     });
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let began = Instant::now();
-    let (mut stories, mut number) = (JoinSet::new(), 0);
+    let (mut stories, mut number, mut outcome) = (JoinSet::new(), 0, Ok(()));
     loop {
         let more = match amount {
             Amount::Tickets(tickets) => number < tickets,
             Amount::Time(time) => began.elapsed() < time,
         };
-        if !more {
+        if !more || outcome.is_err() {
             break;
         }
         let permit = Arc::clone(&at_once).acquire_owned().await?;
         while let Some(ended) = stories.try_join_next() {
-            ended??;
+            outcome = outcome.and(ended?);
         }
         let load = Arc::clone(&load);
         stories.spawn(async move {
@@ -100,19 +101,40 @@ pub(crate) async fn run(api: &Arc<Api>, amount: Amount) -> Result<Done, Failure>
         });
         number += 1;
     }
+    // One that failed doesn't cut the others short: a ticket would stay at 10.
     while let Some(ended) = stories.join_next().await {
-        ended??;
+        outcome = outcome.and(ended?);
     }
+    outcome?;
     let free = std::mem::take(&mut *load.free.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Done { refused: load.refused.load(Ordering::Relaxed), free })
 }
 
 /// Sets free tickets to 15 once more, one at a time: shows how long an event takes when nothing is waiting.
 pub(crate) async fn unhurried(api: &Api, free: &[TicketMessage]) -> Result<(), Failure> {
-    for ticket in free.iter().cycle().take(UNHURRIED) {
-        api.edit(ticket, 15.0).await?.done()?;
+    for ticket in free.iter().take(UNHURRIED) {
+        set(api, ticket, 15.0).await?;
     }
     Ok(())
+}
+
+/// Sets a free ticket's price. A request without an answer may have been carried out: then the next one is refused for
+/// its version, and the ticket itself tells.
+async fn set(api: &Api, ticket: &TicketMessage, price: f64) -> Result<TicketMessage, Failure> {
+    let mut ticket = ticket.clone();
+    loop {
+        let interrupted = api.interrupted();
+        match api.edit(&ticket, price).await? {
+            Answer::Refused(StatusCode::CONFLICT, _) if api.interrupted() > interrupted => {
+                let now = api.ticket(ticket.id).await?;
+                if now.version > ticket.version && now.price == price {
+                    return Ok(now);
+                }
+                ticket = now;
+            }
+            answer => return answer.done(),
+        }
+    }
 }
 
 struct Load {
@@ -128,7 +150,7 @@ impl Load {
         let mut ticket = self.api.create(&format!("Ticket {number}"), 5.0).await?;
         self.progress.step();
         for price in [10.0, 15.0] {
-            ticket = self.api.edit(&ticket, price).await?.done()?;
+            ticket = set(&self.api, &ticket, price).await?;
             self.progress.step();
         }
         Ok(ticket)
@@ -145,10 +167,14 @@ impl Load {
         let Some(order) = self.placed(ticket).await? else { return Ok(()) };
         self.progress.step();
         let mut wait = Wait::new("the tickets service did not hear of an order");
-        while self.api.ticket(ticket.id).await?.order_id != Some(order.id) {
+        let reserved = loop {
+            let ticket = self.api.ticket(ticket.id).await?;
+            if ticket.order_id == Some(order.id) {
+                break ticket;
+            }
             wait.again().await?;
-        }
-        match self.api.edit(ticket, 10.0).await? {
+        };
+        match self.api.edit(&reserved, 10.0).await? {
             Answer::Refused(StatusCode::CONFLICT, _) => self.refused.fetch_add(1, Ordering::Relaxed),
             Answer::Refused(status, message) => return Err(format!("an edit got {status} {message}").into()),
             Answer::Done(_) => return Err("an edit of a reserved ticket was accepted".into()),

@@ -7,6 +7,7 @@
 
 mod api;
 mod check;
+mod commits;
 mod events;
 mod load;
 #[path = "../ticketing/messages.rs"]
@@ -78,7 +79,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("demo: {failure}");
+            progress::note(format!("demo: {failure}"));
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,21 @@
-//! How far the load is: a bar on a terminal, a line now and then elsewhere.
+//! What the demo says while it works: a line on standard error for each part, and how far the load is: a bar on a
+//! terminal, a line now and then elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Writes a line to standard error. Someone who stops reading (`| head`) doesn't stop the demo.
+pub(crate) fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes a text to standard output, likewise.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = write!(std::io::stdout(), "{text}");
+}
 
 /// Counts steps. Cheap to step from many tasks at once.
 pub(crate) struct Progress {
@@ -26,8 +37,10 @@ impl Progress {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         match (&self.bar, self.total) {
             (Some(bar), _) => bar.inc(1),
-            (None, Some(total)) if done.is_multiple_of(self.each) || done == total => eprintln!("  {done} of {total}"),
-            (None, None) if done.is_multiple_of(self.each) => eprintln!("  {done} requests"),
+            (None, Some(total)) if done.is_multiple_of(self.each) || done == total => {
+                note(format_args!("  {done} of {total}"))
+            }
+            (None, None) if done.is_multiple_of(self.each) => note(format_args!("  {done} requests")),
             _ => {}
         }
     }

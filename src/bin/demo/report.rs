@@ -1,5 +1,6 @@
 //! The result: a table for people, the same as JSON, and whether it is as promised.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ impl Latency {
         Self { samples: micros.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: milliseconds(micros.max()) }
     }
 }
+
+/// A row of the table with a number for each database.
+type Row = (&'static str, fn(&Counts) -> u64);
 
 /// What was measured, before it is judged.
 pub(crate) struct Measured {
@@ -133,46 +137,6 @@ impl Report {
         }
     }
 
-    /// The table, and what is not as promised.
-    pub(crate) fn print(&self) {
-        let Databases { tickets, orders } = &self.databases;
-        let two = |name: &str, of: fn(&Counts) -> u64| println!("  {name:<28}{:>9}{:>9}", of(tickets), of(orders));
-        println!("\n  {:<28}{:>9}{:>9}", "in the database of", "tickets", "orders");
-        two("tickets", |counts| counts.tickets as u64);
-        two("  at price 15", |counts| counts.tickets_at_15 as u64);
-        two("  at price 10", |counts| counts.tickets_at_10 as u64);
-        two("  reserved", |counts| counts.reserved as u64);
-        two("orders", |counts| counts.orders as u64);
-        two("  cancelled", |counts| counts.cancelled as u64);
-        two("events left in the outbox", |counts| counts.outbox_left);
-        let one = |name: &str, value: String| println!("  {name:<28}{value:>18}");
-        println!();
-        one("replica differences", self.replica_differences.to_string());
-        one("refused edits", self.refused_edits.to_string());
-        one("events published", self.events_published.to_string());
-        one("  duplicates", self.duplicates.to_string());
-        one("  out of order", self.reordered.to_string());
-        one("  missing", self.missing.to_string());
-        println!("\n  {:<28}{:>9}{:>9}", "commit to consumer", "p50", "p99");
-        for (name, latency) in
-            [("under the load", &self.latency_ms), ("one change at a time", &self.unhurried_latency_ms)]
-        {
-            println!("  {name:<28}{:>6.1} ms{:>6.1} ms", latency.p50, latency.p99);
-        }
-        println!(
-            "\n  Commit to consumer is from the return of the commit in the service to the arrival of the event at a consumer\n  \
-             here; 0 when the event was faster than the commit's own answer. The load took {:.1} s, all processes on this\n  \
-             machine; {} events of it were measured.",
-            self.load_seconds, self.latency_ms.samples
-        );
-        if self.interrupted_requests > 0 {
-            println!("  {} requests got no answer and were sent again.", self.interrupted_requests);
-        }
-        for failure in &self.failures {
-            println!("  NOT AS PROMISED: {failure}");
-        }
-    }
-
     /// Writes the JSON.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
         std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
@@ -186,5 +150,51 @@ impl Report {
             0 => Ok(()),
             count => Err(format!("{count} findings are not as promised").into()),
         }
+    }
+}
+
+/// The table, and what is not as promised.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Databases { tickets, orders } = &self.databases;
+        writeln!(f, "\n  {:<28}{:>9}{:>9}", "in the database of", "tickets", "orders")?;
+        let rows: [Row; 7] = [
+            ("tickets", |counts| counts.tickets as u64),
+            ("  at price 15", |counts| counts.tickets_at_15 as u64),
+            ("  at price 10", |counts| counts.tickets_at_10 as u64),
+            ("  reserved", |counts| counts.reserved as u64),
+            ("orders", |counts| counts.orders as u64),
+            ("  cancelled", |counts| counts.cancelled as u64),
+            ("events left in the outbox", |counts| counts.outbox_left),
+        ];
+        for (name, of) in rows {
+            writeln!(f, "  {name:<28}{:>9}{:>9}", of(tickets), of(orders))?;
+        }
+        writeln!(f)?;
+        for (name, value) in [
+            ("replica differences", self.replica_differences as u64),
+            ("refused edits", self.refused_edits),
+            ("events published", self.events_published),
+            ("  duplicates", self.duplicates),
+            ("  out of order", self.reordered),
+            ("  missing", self.missing as u64),
+        ] {
+            writeln!(f, "  {name:<28}{value:>18}")?;
+        }
+        writeln!(f, "\n  {:<28}{:>9}{:>9}", "commit to consumer, in ms", "p50", "p99")?;
+        let latencies = [("under the load", &self.latency_ms), ("one change at a time", &self.unhurried_latency_ms)];
+        for (name, latency) in latencies {
+            writeln!(f, "  {name:<28}{:>9.1}{:>9.1}", latency.p50, latency.p99)?;
+        }
+        writeln!(
+            f,
+            "\n  From the commit, as MongoDB dates it (in whole ms, rounded down), to the arrival of the event at a consumer.\n  \
+             The load took {:.1} s; {} of its events were measured. All processes and servers share this machine.",
+            self.load_seconds, self.latency_ms.samples
+        )?;
+        if self.interrupted_requests > 0 {
+            writeln!(f, "  {} requests got no answer and were sent again.", self.interrupted_requests)?;
+        }
+        self.failures.iter().try_for_each(|failure| writeln!(f, "  NOT AS PROMISED: {failure}"))
     }
 }

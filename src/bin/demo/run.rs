@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::DateTime;
 use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::events::{self, Watch};
 use crate::load::{self, Amount};
 use crate::process::Lifetime;
+use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
 use crate::stage::{Servers, Stage};
-use crate::{Failure, check};
+use crate::{Failure, check, commits};
 
 /// How many tickets.
 const TICKETS: u64 = 200;
@@ -30,7 +32,7 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
     let _ = std::fs::remove_file(report);
     let done = tokio::select! {
         done = story(&mut stage) => done.map(Some),
-        failure = interrupted => { eprintln!("demo: {failure}; ending all processes"); Ok(None) }
+        failure = interrupted => { note(format!("demo: {failure}; ending all processes")); Ok(None) }
     };
     let stopped = stage.stop().await;
     let cleared = stage.servers.clear().await;
@@ -38,9 +40,9 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
         Ok(Some(measured)) => {
             stopped.and(cleared)?;
             let result = Report::new(measured);
-            result.print();
+            say(&result);
             write(&result, report)?;
-            println!("  {}", report.display());
+            say(format!("  {}\n", report.display()));
             result.verdict()
         }
         Ok(None) => {
@@ -53,13 +55,13 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
         Ok(()) => std::fs::remove_dir_all(&logs)?,
         // Nothing was started.
         Err(_) if std::fs::remove_dir(&logs).is_ok() => {}
-        Err(_) => eprintln!("demo: the logs of all processes are in {}", logs.display()),
+        Err(_) => note(format!("demo: the logs of all processes are in {}", logs.display())),
     }
     outcome
 }
 
 async fn story(stage: &mut Stage) -> Result<Measured, Failure> {
-    eprintln!("starting tickets and orders, each with its outboxd");
+    note("starting tickets and orders, each with its outboxd");
     stage.start(Lifetime::Ours).await?;
     let stage = &*stage;
     tokio::select! {
@@ -74,19 +76,22 @@ pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration
     let watch = Watch::start(&nats, &stage.servers.stream).await?;
     let api = Arc::new(Api::new(stage)?);
     match amount {
-        Amount::Tickets(tickets) => eprintln!("{tickets} tickets at once: create at 5, set to 10, set to 15; orders"),
-        Amount::Time(time) => eprintln!("for {time:?}: tickets at 5, set to 10, set to 15; orders"),
+        Amount::Tickets(tickets) => {
+            note(format!("{tickets} tickets at once: create at 5, set to 10, set to 15; orders"))
+        }
+        Amount::Time(time) => note(format!("for {time:?}: tickets at 5, set to 10, set to 15; orders")),
     }
-    let began = Instant::now();
+    let (began, since) = (Instant::now(), DateTime::now());
     let done = load::run(&api, amount).await?;
     let took = began.elapsed();
-    eprintln!("waiting until both outboxes are empty and the databases agree");
+    note("waiting until both outboxes are empty and the databases agree");
     let mut found = check::settle(&mongodb, &stage.servers, settle_time).await?;
-    let loaded = api.take_committed();
+    let calm_from = DateTime::now();
     if found.is_settled() {
         load::unhurried(&api, &done.free).await?;
         found = check::settle(&mongodb, &stage.servers, settle_time).await?;
     }
+    let commits = commits::read(&mongodb, &stage.servers, since).await?;
     let held = events::read(&nats, &stage.servers.stream).await?;
     Ok(Measured {
         amount,
@@ -95,8 +100,8 @@ pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration
         interrupted: api.interrupted(),
         found,
         held,
-        loaded: watch.latency(&loaded)?,
-        unhurried: watch.latency(&api.take_committed())?,
+        loaded: watch.latency(commits.iter().filter(|commit| commit.at < calm_from))?,
+        unhurried: watch.latency(commits.iter().filter(|commit| commit.at >= calm_from))?,
     })
 }
 

@@ -19,6 +19,8 @@ pub(crate) const NAMES: [&str; 4] = ["outboxd-tickets", "outboxd-orders", "ticke
 const READY_TIME: Duration = Duration::from_secs(30);
 /// After a kill, outboxd is idle for as long as the lease of the killed one lasts.
 const LEASE_TTL: &str = "5s";
+/// How long that may take. A transaction that a killed service left open holds it up.
+const CLEAR_TIME: Duration = Duration::from_secs(5);
 /// What a service says when it is ready, before its address.
 const LISTENING: &str = "listening on ";
 
@@ -53,6 +55,11 @@ impl Servers {
 
     /// Removes the databases and the stream.
     pub(crate) async fn clear(&self) -> Result<(), Failure> {
+        let cleared = tokio::time::timeout(CLEAR_TIME, self.remove()).await;
+        cleared.map_err(|_| format!("the databases and the stream were not removed in {CLEAR_TIME:?}"))?
+    }
+
+    async fn remove(&self) -> Result<(), Failure> {
         let (mongodb, nats) = self.connect().await?;
         mongodb.database(&self.tickets_database).drop().await?;
         mongodb.database(&self.orders_database).drop().await?;

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use crate::load::Amount;
 use crate::process::Lifetime;
+use crate::progress::say;
 use crate::report::Report;
 use crate::run::{measure, private_dir};
 use crate::stage::{Servers, Stage};
@@ -28,9 +29,8 @@ const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
 
 pub(crate) async fn up(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
     let _alone = alone()?;
-    if let Some(mut stage) = read()? {
-        println!("already running");
-        describe(&mut stage)?;
+    if let Some(stage) = read()? {
+        say(format!("already running\n\n{}", describe(&stage)?));
         return Ok(());
     }
     // Without a list of what runs, it was interrupted half-way.
@@ -42,7 +42,10 @@ pub(crate) async fn up(interrupted: impl Future<Output = Failure>) -> Result<(),
         failure = interrupted => Err(failure),
     };
     match started {
-        Ok(mut stage) => describe(&mut stage),
+        Ok(stage) => {
+            say(describe(&stage)?);
+            Ok(())
+        }
         Err(failure) => {
             clear().await?;
             Err(failure)
@@ -58,7 +61,7 @@ pub(crate) async fn down() -> Result<(), Failure> {
         None => Ok(()),
     };
     clear().await?;
-    println!("{}", if was_there { "ended" } else { "nothing is running" });
+    say(if was_there { "ended\n" } else { "nothing is running\n" });
     stopped
 }
 
@@ -66,10 +69,12 @@ pub(crate) async fn load(time: Duration, interrupted: impl Future<Output = Failu
     let stage = there()?;
     let measured = tokio::select! {
         measured = measure(&stage, Amount::Time(time), SETTLE_TIME) => measured?,
-        failure = interrupted => return Err(failure),
+        failure = interrupted => {
+            return Err(format!("{failure}; some tickets stay at 10, and the next load will find them: `demo down` first").into());
+        }
     };
     let result = Report::new(measured);
-    result.print();
+    say(&result);
     run::write(&result, Path::new(report::PATH))?;
     result.verdict()
 }
@@ -82,7 +87,7 @@ pub(crate) async fn kill(name: &str) -> Result<(), Failure> {
         return Err(format!("{name} is not running").into());
     }
     process.kill().await?;
-    println!("killed {name}");
+    say(format!("killed {name}\n"));
     Ok(())
 }
 
@@ -91,7 +96,8 @@ pub(crate) async fn start(name: &str) -> Result<(), Failure> {
     let mut stage = there()?;
     stage.restart(name).await?;
     write(&stage)?;
-    println!("started {name}");
+    // outboxd stands by for as long as the killed one's lease lasts.
+    say(format!("started {name}\n"));
     Ok(())
 }
 
@@ -126,32 +132,32 @@ async fn start_all() -> Result<Stage, Failure> {
     }
 }
 
-fn describe(stage: &mut Stage) -> Result<(), Failure> {
+/// What runs, and what to try on it.
+fn describe(stage: &Stage) -> Result<String, Failure> {
     let token = token::sign(&stage.jwt_key, "you", TOKEN_SECONDS)?;
-    let Stage { servers, tickets_url, orders_url, logs, .. } = &*stage;
+    let Stage { servers, tickets_url, orders_url, logs, .. } = stage;
     let Servers { mongodb_uri, nats_url, tickets_database, orders_database, stream } = servers;
-    println!("tickets   {tickets_url}");
-    println!("orders    {orders_url}");
-    println!("MongoDB   {mongodb_uri} (databases {tickets_database} and {orders_database})");
-    println!("NATS      {nats_url} (stream {stream})");
-    println!("logs      {}", logs.display());
-    println!("\nTOKEN={token}");
-    println!(
-        "curl -s {tickets_url}/api/tickets -H \"Authorization: Bearer $TOKEN\" --json '{{\"title\": \"Concert\", \
-         \"price\": 5}}'"
-    );
-    println!("curl -s {orders_url}/api/orders -H \"Authorization: Bearer $TOKEN\" --json '{{\"ticketId\": \"…\"}}'");
     let own = std::env::current_exe()?;
     let own = own.strip_prefix(std::env::current_dir()?).unwrap_or(&own).display();
-    println!("\n{own} load --seconds 20");
-    println!("{own} kill outboxd-tickets; {own} start outboxd-tickets");
-    println!("make demo-down");
-    for process in &stage.processes {
-        if !process.is_alive() {
-            println!("\n{0} is not running; {own} start {0}", process.plan.name);
-        }
+    let logs = logs.display();
+    let post = "-H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d";
+    let mut text = format!(
+        "tickets   {tickets_url}\n\
+         orders    {orders_url}\n\
+         MongoDB   {mongodb_uri} (databases {tickets_database} and {orders_database})\n\
+         NATS      {nats_url} (stream {stream})\n\
+         logs      {logs}\n\n\
+         TOKEN={token}\n\
+         curl {tickets_url}/api/tickets {post} '{{\"title\": \"Concert\", \"price\": 5}}'\n\
+         curl {orders_url}/api/orders {post} '{{\"ticketId\": \"ID\"}}'\n\n\
+         {own} load --seconds 20\n\
+         {own} kill outboxd-tickets; {own} start outboxd-tickets\n\
+         make demo-down\n"
+    );
+    for process in stage.processes.iter().filter(|process| !process.is_alive()) {
+        text += &format!("\n{0} is not running; {own} start {0}\n", process.plan.name);
     }
-    Ok(())
+    Ok(text)
 }
 
 /// Ends the servers, if there are any, and removes the state.

@@ -2,12 +2,11 @@
 
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use crate::store::Store;
-use crate::ticketing::http::{ApiError, Body, Id, Page, User, committed, to_the_end};
+use crate::ticketing::http::{ApiError, Body, Id, Page, User, to_the_end};
 use crate::ticketing::messages::OrderMessage;
 use crate::ticketing::token::Verifier;
 
@@ -30,16 +29,20 @@ pub(crate) fn routes(store: Store, verifier: Verifier) -> Router {
         .with_state(Orders { store, verifier })
 }
 
-async fn create(State(orders): State<Orders>, User(user): User, Body(mut fields): Body) -> Result<Response, ApiError> {
+async fn create(
+    State(orders): State<Orders>,
+    User(user): User,
+    Body(mut fields): Body,
+) -> Result<(StatusCode, Json<OrderMessage>), ApiError> {
     let ticket = fields.id("ticketId");
     fields.check()?;
     let done = to_the_end(async move { Ok(orders.store.create(user, ticket).await?) }).await?;
-    Ok(committed(StatusCode::CREATED, &done))
+    Ok((StatusCode::CREATED, Json(done)))
 }
 
-async fn cancel(State(orders): State<Orders>, User(user): User, Id(id): Id) -> Result<Response, ApiError> {
+async fn cancel(State(orders): State<Orders>, User(user): User, Id(id): Id) -> Result<Json<OrderMessage>, ApiError> {
     let done = to_the_end(async move { Ok(orders.store.cancel(id, user).await?) }).await?;
-    Ok(committed(StatusCode::OK, &done))
+    Ok(Json(done))
 }
 
 async fn show(State(orders): State<Orders>, User(user): User, Id(id): Id) -> Result<Json<OrderMessage>, ApiError> {

@@ -15,11 +15,11 @@ use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd::Outbox;
 use serde::{Deserialize, Serialize};
 
-use crate::ticketing::http::{ApiError, Page};
+use crate::ticketing::http::{ApiError, PATIENCE, Page};
 use crate::ticketing::messages::{OrderMessage, OrderStatus};
 use crate::ticketing::service::{OUTBOX, is_code};
 use crate::ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
-use crate::ticketing::transaction::{self, Committed};
+use crate::ticketing::transaction;
 
 /// The collection of orders.
 pub(crate) const ORDERS: &str = "orders";
@@ -109,7 +109,7 @@ impl Store {
         self.orders.find(mine).sort(doc! { "_id": 1 }).limit(page.limit).await?.try_collect().await
     }
 
-    pub(crate) async fn create(&self, user: String, ticket_id: ObjectId) -> Result<Committed<OrderMessage>> {
+    pub(crate) async fn create(&self, user: String, ticket_id: ObjectId) -> Result<OrderMessage> {
         let order = Order {
             id: ObjectId::new(),
             user_id: user,
@@ -118,7 +118,7 @@ impl Store {
             ticket_id,
             version: 0,
         };
-        transaction::run(&self.client, (self, order), |session, (store, order)| {
+        transaction::run(&self.client, PATIENCE, (self, order), |session, (store, order)| {
             async move {
                 let ticket = store.tickets.find_one(doc! { "_id": order.ticket_id }).session(&mut *session).await?;
                 if ticket.is_none() {
@@ -137,8 +137,8 @@ impl Store {
     }
 
     /// Cancels `user`'s order. One that is cancelled already stays as it is.
-    pub(crate) async fn cancel(&self, id: ObjectId, user: String) -> Result<Committed<OrderMessage>> {
-        transaction::run(&self.client, (self, user), |session, (store, user)| {
+    pub(crate) async fn cancel(&self, id: ObjectId, user: String) -> Result<OrderMessage> {
+        transaction::run(&self.client, PATIENCE, (self, user), |session, (store, user)| {
             async move {
                 let found = store.orders.find_one(doc! { "_id": id }).session(&mut *session).await?;
                 let order = own(found, user)?;

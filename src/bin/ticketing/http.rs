@@ -3,11 +3,12 @@
 //! Every answer that isn't a success is `{"errors": [{"message": "…", "field": "…"}]}`; `field` is there when one is to
 //! blame. That holds for unknown routes, wrong methods and bodies that aren't JSON too.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::fmt;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, body::Bytes};
@@ -15,11 +16,11 @@ use bson::oid::ObjectId;
 use mongodb::error::ErrorKind;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::fields::Fields;
 use super::token::Verifier;
-use super::transaction::Committed;
 
 /// Longest body. A ticket has a title and a price.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -27,12 +28,17 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long the work of one request may take. MongoDB elects a new primary in about 10 s.
 const WORK_TIME: Duration = Duration::from_secs(15);
+/// Requests that are worked on at once; the others wait for their turn. Several times the connections to MongoDB.
+const WORK_AT_ONCE: u32 = 256;
+/// How long a request tries to get past others that change the same record.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Records in a list, unless `?limit=` says otherwise.
 const PAGE: i64 = 100;
 /// Most records in a list.
 const MAX_PAGE: i64 = 1000;
-/// The moment the commit returned, in microseconds since 1970: lets a client measure how long an event takes from there.
-const COMMITTED_AT: &str = "x-committed-at";
+
+/// What is being worked on, whether or not the client still waits for it.
+static UNDER_WAY: Semaphore = Semaphore::const_new(WORK_AT_ONCE as usize);
 
 /// A refusal.
 #[derive(Debug, Clone)]
@@ -70,8 +76,20 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, message)
     }
 
+    pub(crate) fn busy() -> Self {
+        let message = "others are changing the same record; nothing was changed, try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, message)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: Vec<_> = self.errors.iter().map(|complaint| complaint.message.as_str()).collect();
+        f.write_str(&messages.join("; "))
     }
 }
 
@@ -127,7 +145,11 @@ pub(crate) fn router(routes: Router) -> Router {
 pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::time::timeout(WORK_TIME, tokio::spawn(work)).await {
+    let work = tokio::spawn(async {
+        let _under_way = UNDER_WAY.acquire().await;
+        work.await
+    });
+    match tokio::time::timeout(WORK_TIME, work).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             error!(%error, "request ended early");
@@ -140,14 +162,10 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// A change that was committed: the record as JSON, and when the commit returned.
-pub(crate) fn committed(status: StatusCode, done: &Committed<impl Serialize>) -> Response {
-    let micros = done.at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::try_from(micros.to_string()) {
-        headers.insert(COMMITTED_AT, value);
-    }
-    (status, headers, Json(&done.value)).into_response()
+/// Waits until no request is being worked on. Call it when no new one can come.
+pub(crate) async fn all_done() {
+    // Only a closed semaphore refuses, and no one closes it.
+    let _ = UNDER_WAY.acquire_many(WORK_AT_ONCE).await;
 }
 
 /// The user who asks.

@@ -12,18 +12,26 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::{AckKind, Context};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// When the server gives a message to someone else because no ack came.
-const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Messages without an ack, of all instances. They wait in a queue here, so they must be done well within [`ACK_WAIT`].
-const MAX_PENDING: i64 = 256;
+use super::http::ApiError;
+
+/// When the server gives a message to someone else because no ack came: how long the messages of a killed instance wait.
+const ACK_WAIT: Duration = Duration::from_secs(5);
+/// Messages asked for at once. They wait here for their turn, a few milliseconds each, well within [`ACK_WAIT`].
+const BATCH: usize = 32;
+/// Messages without an ack, of all instances, those to be heard again later among them. When a killed instance leaves
+/// gaps, everything behind a gap waits like that.
+const MAX_PENDING: i64 = 4096;
 /// When a message that came too early is heard again.
 const LATER: Duration = Duration::from_millis(250);
-/// When a message that could not be applied is heard again, and when a lost consumer is looked for again.
+/// When a message that could not be applied is heard again, once more for each time before; and when a lost consumer is
+/// looked for again.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The longest of those waits, as a multiple.
+const MAX_WAITS: i64 = 10;
 
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +99,12 @@ async fn consume(
         ..pull::Config::default()
     };
     let consumer = nats.get_stream_no_info(stream).await?.get_or_create_consumer(group, config).await?;
-    let mut messages = consumer.stream().max_messages_per_batch(usize::try_from(MAX_PENDING)?).messages().await?;
+    let mut messages = consumer.stream().max_messages_per_batch(BATCH).messages().await?;
     info!(stream, group, "listening");
     loop {
         let message = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            biased;
+            () = stop.cancelled() => break,
             message = messages.next() => message,
         };
         match message {
@@ -103,6 +112,16 @@ async fn consume(
             None => return Ok(()),
         }
     }
+    // What waits here is for another instance, at once; and for none but another, so this one asks for no more.
+    let mut waiting = Vec::new();
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        waiting.push(message);
+    }
+    drop(messages);
+    for message in waiting {
+        message.ack_with(AckKind::Nak(None)).await?;
+    }
+    Ok(())
 }
 
 async fn handle(message: Message, to: &impl Apply) -> Result<(), async_nats::Error> {
@@ -115,8 +134,10 @@ async fn handle(message: Message, to: &impl Apply) -> Result<(), async_nats::Err
             AckKind::Term
         }
         Err(ApplyError::Database(error)) => {
-            warn!(%error, subject = %message.subject, "not applied; asking for it again");
-            AckKind::Nak(Some(AFTER_FAILURE))
+            let error = error.get_custom::<ApiError>().map_or_else(|| error.to_string(), ApiError::to_string);
+            warn!(error, subject = %message.subject, "not applied; asking for it again");
+            let before = message.info().map_or(1, |info| info.delivered).clamp(1, MAX_WAITS);
+            AckKind::Nak(Some(AFTER_FAILURE * u32::try_from(before)?))
         }
     };
     message.ack_with(kind).await

@@ -1,5 +1,6 @@
 //! The life of a service: settings, connections, one line when it is ready, a clean stop.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(crate) fn exit(name: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{name}: {error}");
+            let _ = writeln!(std::io::stderr(), "{name}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -97,7 +98,8 @@ impl Service {
             .map_err(|error| format!("{} can't be listened on: {error}", settings.address))?;
         let address = socket.local_addr()?;
         let listening = tokio::spawn(listen(nats, settings.stream, group, applies, stop.clone()));
-        println!("listening on http://{address}");
+        // Someone who has read enough is no reason to stop.
+        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
         info!(%address, database = settings.database, name = settings.client_id, "ready");
         let stopping = stop.clone();
         let server = axum::serve(socket, http::router(routes)).with_graceful_shutdown(stop.cancelled_owned());
@@ -108,6 +110,7 @@ impl Service {
         let finished = async {
             let served = server.await;
             let listened = listening.await;
+            http::all_done().await;
             served.map_err(Failure::from).and(listened.map_err(Failure::from))
         };
         tokio::select! {

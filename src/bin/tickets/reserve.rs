@@ -3,6 +3,8 @@
 //! The orders heard of are kept with their versions. So a message that comes twice changes nothing, and an old
 //! `order:created` can't reserve a ticket whose order was cancelled since.
 
+use std::time::Duration;
+
 use bson::doc;
 use futures_util::FutureExt;
 use mongodb::ClientSession;
@@ -14,6 +16,9 @@ use crate::ticketing::listener::{Apply, ApplyError, Verdict};
 use crate::ticketing::messages::OrderMessage;
 use crate::ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
 use crate::ticketing::transaction;
+
+/// How long one message tries to get past others that change the same record: those behind it wait.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 pub(crate) struct Reserve(pub(crate) Store);
 
@@ -35,11 +40,12 @@ impl Apply for Reserve {
 
 impl Reserve {
     async fn heard(&self, order: OrderMessage, change: Change) -> std::result::Result<Verdict, ApplyError> {
-        let done = transaction::run(&self.0.client, (self, order), |session, (reserve, order)| match change {
-            Change::Created => reserve.created(session, order).boxed(),
-            Change::Cancelled => reserve.cancelled(session, order).boxed(),
-        });
-        Ok(done.await?.value)
+        let done =
+            transaction::run(&self.0.client, PATIENCE, (self, order), |session, (reserve, order)| match change {
+                Change::Created => reserve.created(session, order).boxed(),
+                Change::Cancelled => reserve.cancelled(session, order).boxed(),
+            });
+        Ok(done.await?)
     }
 
     async fn created(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Verdict> {

@@ -2,13 +2,12 @@
 
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
-use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use crate::store::{Offer, Store};
 use crate::ticketing::fields::Fields;
-use crate::ticketing::http::{ApiError, Body, Id, Page, User, committed, to_the_end};
+use crate::ticketing::http::{ApiError, Body, Id, Page, User, to_the_end};
 use crate::ticketing::messages::TicketMessage;
 use crate::ticketing::token::Verifier;
 
@@ -38,11 +37,11 @@ async fn create(
     State(tickets): State<Tickets>,
     User(user): User,
     Body(mut fields): Body,
-) -> Result<Response, ApiError> {
+) -> Result<(StatusCode, Json<TicketMessage>), ApiError> {
     let offer = offer(&mut fields);
     fields.check()?;
     let done = to_the_end(async move { Ok(tickets.store.create(user, offer).await?) }).await?;
-    Ok(committed(StatusCode::CREATED, &done))
+    Ok((StatusCode::CREATED, Json(done)))
 }
 
 async fn edit(
@@ -50,11 +49,11 @@ async fn edit(
     User(user): User,
     Id(id): Id,
     Body(mut fields): Body,
-) -> Result<Response, ApiError> {
+) -> Result<Json<TicketMessage>, ApiError> {
     let (offer, expected) = (offer(&mut fields), fields.version_if_given("version"));
     fields.check()?;
     let done = to_the_end(async move { Ok(tickets.store.edit(id, user, offer, expected).await?) }).await?;
-    Ok(committed(StatusCode::OK, &done))
+    Ok(Json(done))
 }
 
 async fn show(State(tickets): State<Tickets>, Id(id): Id) -> Result<Json<TicketMessage>, ApiError> {

@@ -11,11 +11,11 @@ use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::Outbox;
 use serde::{Deserialize, Serialize};
 
-use crate::ticketing::http::{ApiError, Page};
+use crate::ticketing::http::{ApiError, PATIENCE, Page};
 use crate::ticketing::messages::{OrderStatus, TicketMessage};
 use crate::ticketing::service::OUTBOX;
 use crate::ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
-use crate::ticketing::transaction::{self, Committed};
+use crate::ticketing::transaction;
 
 /// The collection of tickets.
 pub(crate) const TICKETS: &str = "tickets";
@@ -113,7 +113,7 @@ impl Store {
         found.try_collect().await
     }
 
-    pub(crate) async fn create(&self, user: String, offer: Offer) -> Result<Committed<TicketMessage>> {
+    pub(crate) async fn create(&self, user: String, offer: Offer) -> Result<TicketMessage> {
         let ticket = Ticket {
             id: ObjectId::new(),
             title: offer.title,
@@ -122,7 +122,7 @@ impl Store {
             version: 0,
             order_id: None,
         };
-        transaction::run(&self.client, (self, ticket), |session, (store, ticket)| {
+        transaction::run(&self.client, PATIENCE, (self, ticket), |session, (store, ticket)| {
             async move {
                 store.tickets.insert_one(&*ticket).session(&mut *session).await?;
                 store.emit(session, TICKET_CREATED, ticket).await
@@ -139,8 +139,8 @@ impl Store {
         user: String,
         offer: Offer,
         expected: Option<i64>,
-    ) -> Result<Committed<TicketMessage>> {
-        transaction::run(&self.client, (self, user, offer), |session, (store, user, offer)| {
+    ) -> Result<TicketMessage> {
+        transaction::run(&self.client, PATIENCE, (self, user, offer), |session, (store, user, offer)| {
             async move {
                 let found = store.tickets.find_one(doc! { "_id": id }).session(&mut *session).await?;
                 let ticket = found.ok_or_else(|| ApiError::not_found("ticket"))?;
