@@ -25,7 +25,7 @@
 //! let mut session = client.start_session().await?;
 //! session.start_transaction().await?;
 //! let ticket = bson::doc! { "_id": "t1", "price": 5, "version": 0 };
-//! shop.collection("tickets").insert_one(&ticket).session(&mut session).await?;
+//! shop.collection::<bson::Document>("tickets").insert_one(&ticket).session(&mut session).await?;
 //! outbox.enqueue(&mut session, Event::new("ticket:created", &ticket)?.key("t1")?).await?;
 //! session.commit_transaction().await?;
 //! # Ok(()) }
