@@ -44,7 +44,7 @@ async fn outside_a_transaction_nothing_is_written() {
     for _ in 0..2 {
         let error = scene.outbox.enqueue(&mut session, scene.event("k", 1)).await.unwrap_err();
         assert!(matches!(error, EnqueueError::NotInTransaction), "{error:?}");
-        assert!(error.to_string().contains("start one on this session"), "{error}");
+        assert!(error.to_string().contains("start one on the session"), "{error}");
     }
     let error = scene.outbox.enqueue_many(&mut session, []).await.unwrap_err();
     assert!(matches!(error, EnqueueError::NotInTransaction), "{error:?}");

@@ -13,7 +13,7 @@ use super::record::field;
 pub enum EnqueueError {
     /// The session has no transaction under way. Without one the event could be written while the record isn't.
     #[error(
-        "enqueue was called outside a transaction; start one on this session, write the record and the event in it, and \
+        "enqueue was called outside a transaction; start one on the session, write the record and the event in it, and \
          commit both"
     )]
     NotInTransaction,
