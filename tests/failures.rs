@@ -174,3 +174,25 @@ async fn an_event_locked_by_hand_is_picked_up() {
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1]);
 }
+
+#[tokio::test]
+async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed() {
+    let allow = |denied: &str| {
+        let user = format!(r#"{{ user: svc, password: pw, permissions: {{ publish: {{ deny: [{denied}] }} }} }}"#);
+        format!("accounts {{ APP {{ jetstream: enabled, users: [{user}] }} }}")
+    };
+    let nats = NatsServer::with_config(&allow("")).await;
+    let scene = Scene::alone_at(nats.url.replace("nats://", "nats://svc:pw@")).await;
+    let subject = scene.subject("denied");
+    nats.reload(&allow(&subject));
+    let _relay = Relay::leading(&scene, &[]).await;
+    scene.commit([event(&scene, "denied", 1)]).await;
+    let marked = failed(&scene).await;
+    let failure = marked.get_array("failures").unwrap()[0].as_document().unwrap();
+    assert_eq!(failure.get_str("class").unwrap(), "config", "{failure}");
+    assert_eq!(failure.get_str("code").unwrap(), "no-permission", "{failure}");
+    scene.commit([event(&scene, "denied", 2)]).await;
+    nats.reload(&allow(""));
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], [1, 2]);
+}

@@ -2,6 +2,7 @@
 
 use async_nats::ConnectOptions;
 use mongodb::options::{ClientOptions, WriteConcern};
+use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 
 use super::{MongodbConfig, NatsConfig, secs};
@@ -28,6 +29,14 @@ impl NatsConfig {
         self.url.expose_secret().split(',').map(|url| url.trim().parse().ok()).collect()
     }
 
+    /// User and password, or a token alone, of the first URL that has them.
+    fn in_url(&self) -> Option<(String, Option<String>)> {
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let servers = self.servers()?;
+        let server = servers.iter().find(|server| server.has_user_pass())?;
+        Some((plain(server.username()?), server.password().map(plain)))
+    }
+
     /// Connection options with the credentials and TLS of the configuration.
     pub async fn options(&self) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new().name(&self.client_id).ping_interval(self.ping_interval);
@@ -41,6 +50,12 @@ impl NatsConfig {
         }
         if let (Some(user), Some(password)) = (&self.user, &self.password) {
             options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+        } else if let Some((user, password)) = self.in_url() {
+            // The client doesn't look there, but `nats://user:password@host` is how many write it.
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
         }
         if let Some(token) = &self.token {
             options = options.token(token.expose_secret().to_owned());

@@ -15,6 +15,7 @@ pub(crate) mod dispatch;
 mod follow;
 mod lane;
 pub mod lease;
+mod nats;
 pub mod policy;
 pub(crate) mod publish;
 mod pump;
@@ -28,22 +29,17 @@ mod twins;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::lease::{Held, Lease};
+pub use self::nats::Nats;
 use self::pump::{Pump, Stopped};
-use crate::config::{Config, NatsConfig};
-use crate::error::{Error, ErrorKind, Result};
+use crate::config::Config;
+use crate::error::{ErrorKind, Result};
 use crate::migrations::Migrations;
 use crate::outbox::store::Store;
 
-/// Publishes that may queue in the NATS client. A queued publish can leave long after its caller gave up on it, so the
-/// queue is short.
-const CLIENT_CAPACITY: usize = 256;
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
@@ -68,42 +64,6 @@ pub struct Totals {
     pub failed: u64,
     /// Events that were given back unpublished when the relay stopped; they stay in the outbox.
     pub abandoned: u64,
-}
-
-/// A NATS connection and whether it stands.
-#[derive(Debug, Clone)]
-pub struct Nats {
-    /// The JetStream API on it.
-    pub context: Context,
-    connected: watch::Receiver<bool>,
-}
-
-impl Nats {
-    /// Connects.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
-    pub async fn connect(nats: &NatsConfig) -> Result<Self> {
-        let (stands, connected) = watch::channel(true);
-        let servers = nats.servers().unwrap_or_default();
-        let named =
-            servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
-        let options = nats.options().await?.client_capacity(CLIENT_CAPACITY).event_callback(move |event| {
-            match &event {
-                async_nats::Event::Connected => drop(stands.send_replace(true)),
-                async_nats::Event::Disconnected | async_nats::Event::Closed => drop(stands.send_replace(false)),
-                _ => {}
-            }
-            info!(%event, "nats connection");
-            std::future::ready(())
-        });
-        let client = options
-            .connect(servers)
-            .await
-            .map_err(|error| Error::with_source(ErrorKind::Nats, format!("NATS at {named} can't be reached"), error))?;
-        let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
-        Ok(Self { context, connected })
-    }
 }
 
 impl Relay {

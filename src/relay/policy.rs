@@ -70,6 +70,8 @@ pub const NOT_COVERED: &str = "not-covered";
 pub const MALFORMED: &str = "malformed";
 /// Code of a header the client refuses.
 pub const HEADER: &str = "header";
+/// Code of a publish that the account has no permission for.
+pub const NO_PERMISSION: &str = "no-permission";
 /// Code of an ack from another stream than the one named.
 pub const OTHER_STREAM: &str = "other-stream";
 /// Code of an event that waited for a connection.
@@ -78,12 +80,13 @@ pub const DISCONNECTED: &str = "disconnected";
 /// The table.
 #[rustfmt::skip]
 pub const TABLE: &[Rule] = &[
-    rule("timeout", Class::Unknown, "no ack came in time", "look at the server's load and disk; a publish the account has no permission for ends like this too"),
+    rule("timeout", Class::Unknown, "no ack came in time", "look at the server's load and disk"),
     rule("connection-lost", Class::Unknown, "the connection broke under the publish", "nothing, if the connection comes back; else look at the network and the server"),
     rule("max-ack-pending", Class::Transient, "the client has too many acks pending", "nothing; lower dispatch.max_in_flight if it stays"),
     rule(DISCONNECTED, Class::Transient, "there is no connection to NATS", "start nats-server or mend the network, nats.url and credentials"),
     rule(NO_RESPONDERS, Class::Transient, "nobody takes the subject just now", "nothing during a leader election; else check that the stream exists and JetStream is enabled"),
     rule(NOT_COVERED, Class::Config, "no subject of the stream covers the event's", "add the subject to the stream, or correct the writer's subject and discard the event"),
+    rule(NO_PERMISSION, Class::Config, "the account may not publish to the subject", "allow the subject in the account's publish permissions; it goes out with the next retry"),
     rule(OTHER_STREAM, Class::Config, "another stream took the message", "two streams or a plain subscriber share the subject: keep the outbox's subjects to one stream"),
     rule("max-payload", Class::Poison, "the message is over the server's max_payload", "raise max_payload on the server, or store the content elsewhere and publish a reference"),
     rule(HEADER, Class::Poison, "a header can't be sent", "correct the writer's headers and discard the event"),

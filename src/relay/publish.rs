@@ -20,7 +20,10 @@ use tracing::debug;
 
 use super::dispatch::Dispatched;
 use super::lease::Term;
-use super::policy::{Class, DISCONNECTED, HEADER, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify};
+use super::nats::Denied;
+use super::policy::{
+    Class, DISCONNECTED, HEADER, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify,
+};
 use super::stream::Coverage;
 use crate::outbox::EventId;
 use crate::outbox::record::OutboxRecord;
@@ -65,6 +68,7 @@ pub(crate) struct Publisher {
     pub(crate) id_prefix: Arc<str>,
     pub(crate) grace: Duration,
     pub(crate) connected: watch::Receiver<bool>,
+    pub(crate) denied: Arc<Denied>,
     pub(crate) health: Arc<Health>,
     pub(crate) term: Term,
     /// Cancelled when no new try may begin.
@@ -180,6 +184,7 @@ impl Publisher {
     }
 
     async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
+        let sent = Instant::now();
         let message = PublishMessage::build().payload(payload).headers(headers);
         let ack = self.context.send_publish(record.subject.as_str().to_owned(), message).await;
         let ack = match ack {
@@ -188,7 +193,7 @@ impl Publisher {
         };
         let ack = match ack {
             Ok(ack) => ack,
-            Err(error) => return Err(self.explain(record, classify(&error)).await),
+            Err(error) => return Err(self.explain(record, sent, classify(&error)).await),
         };
         if ack.stream != *self.stream {
             let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
@@ -197,9 +202,13 @@ impl Publisher {
         Ok(Acked { id: record.id.clone(), duplicate: ack.duplicate })
     }
 
-    /// No responders: either no leader just now, or nobody will ever take this subject. The stream itself tells.
-    async fn explain(&self, record: &OutboxRecord, rejection: Rejection) -> Rejection {
+    /// What an answer that never came or came from nobody means. No ack in time: the server may have denied the subject.
+    /// No responders: either no leader just now, or nobody will ever take this subject; the stream itself tells.
+    async fn explain(&self, record: &OutboxRecord, sent: Instant, rejection: Rejection) -> Rejection {
         let subject = record.subject.as_str();
+        if self.denied.since(subject, sent) {
+            return Rejection::new(NO_PERMISSION, format!("the server denied a publish to {subject}"));
+        }
         if rejection.code != NO_RESPONDERS || self.coverage.covers(subject).await != Some(false) {
             return rejection;
         }

@@ -88,6 +88,7 @@ impl Pump {
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
             connected: nats.connected.clone(),
+            denied: nats.denied.clone(),
             health: Arc::new(Health::new(tick.clone())),
             term,
             stop: CancellationToken::new(),

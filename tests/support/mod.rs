@@ -82,9 +82,14 @@ impl Scene {
 
     /// Migrated, on a nats-server that no other test uses.
     pub(crate) async fn alone(nats: &NatsServer) -> Self {
+        Self::alone_at(nats.url.clone()).await
+    }
+
+    /// The same, by its address: with a user in it, say.
+    pub(crate) async fn alone_at(nats_url: String) -> Self {
         let name = format!("t{}", ObjectId::new());
         let subjects = format!("{name}.>");
-        let scene = Self::on(name, nats.url.clone(), subjects).await;
+        let scene = Self::on(name, nats_url, subjects).await;
         let (code, said) = outboxd(&scene, &["migrate"]);
         assert_eq!(code, Some(0), "{said}");
         scene
@@ -93,7 +98,11 @@ impl Scene {
     /// Before `outboxd migrate`, on this nats-server.
     pub(crate) async fn on(name: String, nats_url: String, subjects: String) -> Self {
         let client = Client::with_uri_str(mongodb_uri()).await.expect("the test's mongod");
-        let nats = async_nats::connect(&nats_url).await.expect("the test's nats-server");
+        let options = match nats_url.split_once("//svc:pw@") {
+            Some(_) => async_nats::ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned()),
+            None => async_nats::ConnectOptions::new(),
+        };
+        let nats = options.connect(&nats_url).await.expect("the test's nats-server");
         let database = client.database(&name);
         Self {
             events: database.collection("outbox"),

@@ -31,7 +31,13 @@ pub(crate) struct NatsServer {
 
 impl NatsServer {
     pub(crate) async fn start() -> Self {
+        Self::with_config("").await
+    }
+
+    /// With a configuration file.
+    pub(crate) async fn with_config(config: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder for the data");
+        configure(data.path(), config);
         let child = nats_server(data.path(), "-1");
         let url = until("nats-server says its port", async || {
             // The file is named after the binary and the process.
@@ -51,6 +57,13 @@ impl NatsServer {
         self.child.wait().expect("nats-server has ended");
     }
 
+    /// Takes another configuration, without a restart.
+    pub(crate) fn reload(&self, config: &str) {
+        configure(self.data.path(), config);
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
     /// Starts again where it was, with what it had.
     pub(crate) fn start_again(&mut self) {
         let port = self.url.rsplit(':').next().expect("a URL with a port");
@@ -58,12 +71,18 @@ impl NatsServer {
     }
 }
 
+/// JetStream stands in the file, not in the arguments: a reload would turn it off.
+fn configure(data: &Path, config: &str) {
+    let config = format!("jetstream {{ store_dir: \"{}\" }}\n{config}\n", data.display());
+    std::fs::write(data.join("conf"), config).expect("the configuration is written");
+}
+
 fn nats_server(data: &Path, port: &str) -> Child {
     let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
     let folder = data.to_str().expect("a path in UTF-8");
     Command::new(binary)
-        .args(["--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir", folder, "--ports_file_dir", folder])
-        .args(["--log", &format!("{folder}/log")])
+        .args(["--addr", "127.0.0.1", "--port", port, "--ports_file_dir", folder])
+        .args(["--log", &format!("{folder}/log"), "--config", &format!("{folder}/conf")])
         .spawn()
         .expect("nats-server starts")
 }
