@@ -196,3 +196,18 @@ async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1, 2]);
 }
+
+/// It breaks the change stream (its change is over 16 MB), can't be published, and has no room for a mark.
+#[tokio::test]
+async fn an_event_too_big_to_be_marked_holds_up_no_other() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[]).await;
+    let payload = "x".repeat(16 * 1024 * 1024 - 200);
+    let huge = doc! { "_id": "huge", "subject": "a b", "payload": payload, "isLocked": true, "failures": [] };
+    scene.events.insert_one(huge).bypass_document_validation(true).await.unwrap();
+    relay.says("an event can't be marked as failed").await;
+    scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
+    until("only it is left", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())).await;
+    assert_eq!(scene.messages().await.len(), 20);
+    assert!(scene.one(doc! { "_id": "huge", "isLocked": true }).await.is_some());
+}

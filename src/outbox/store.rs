@@ -41,6 +41,21 @@ pub(crate) struct Mark {
     pub(crate) next: Next,
 }
 
+/// A mark that the server refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Its place among the marks.
+    pub(crate) index: usize,
+    pub(crate) error: String,
+}
+
+impl Refused {
+    fn read(error: &Document) -> Option<Self> {
+        let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
+        Some(Self { index, error: error.get_str("errmsg").unwrap_or("(no reason given)").to_owned() })
+    }
+}
+
 /// What becomes of a failed event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -114,8 +129,9 @@ impl Store {
         Ok(())
     }
 
-    /// Marks failed events, in one command.
-    pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<()> {
+    /// Marks failed events, in one command. Returns those the server will never mark, such as one that has no room left
+    /// for a failure in its 16 MB.
+    pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
         let updates: Vec<Document> = marks.iter().map(mark_update).collect();
         let command = doc! {
             "update": self.collection.name(),
@@ -124,12 +140,11 @@ impl Store {
             "writeConcern": { "w": "majority" },
         };
         let reply = self.client.database(&self.collection.namespace().db).run_command(command).await?;
-        for problem in ["writeErrors", "writeConcernError"] {
-            if let Some(error) = reply.get(problem) {
-                return Err(mongodb::error::Error::custom(format!("marking failed events: {problem} {error}")));
-            }
+        if let Some(error) = reply.get("writeConcernError") {
+            return Err(mongodb::error::Error::custom(format!("marking failed events: {error}")));
         }
-        Ok(())
+        let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        Ok(refused.iter().filter_map(bson::Bson::as_document).filter_map(Refused::read).collect())
     }
 
     /// Hands events that wait behind a failed one to the retrier.

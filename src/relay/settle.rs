@@ -9,12 +9,12 @@ use std::time::Duration;
 use bson::Bson;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::lane::Park;
 use super::publish::Acked;
 use crate::outbox::EventId;
-use crate::outbox::store::{Mark, Store};
+use crate::outbox::store::{Mark, Refused, Store};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
 /// batches of 500, 1,000 and 2,000.
@@ -51,42 +51,48 @@ pub(crate) async fn run(
 ) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let (mut acked, mut failed, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut acked, mut ids, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for settlement in batch.drain(..) {
             match settlement {
                 Settlement::Delivered(event) => acked.push(event),
                 Settlement::Failed(id, mark) => {
-                    failed.extend(id);
+                    ids.push(id);
                     marks.push(*mark);
                 }
                 Settlement::Park(park) => parks.push(park),
             }
         }
-        if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await {
+        if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
             report(&reports, acked.iter().map(|acked| Settled::Event(acked.id().clone())));
         }
-        if !marks.is_empty() && until_done("mark", &give_up, || store.mark(&marks)).await {
-            report(&reports, failed.into_iter().map(Settled::Event));
+        if !marks.is_empty()
+            && let Some(refused) = until_done("mark", &give_up, || store.mark(&marks)).await
+        {
+            for Refused { index, error } in refused {
+                let id = marks.get(index).map(Mark::shown_id);
+                error!(id, error, "an event can't be marked as failed; it is left as it is, and its key waits");
+                // It stays known, so it isn't tried again before the next start.
+                ids.get_mut(index).map(Option::take);
+            }
+            report(&reports, ids.into_iter().flatten().map(Settled::Event));
         }
-        let ids: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
-        if !ids.is_empty() && until_done("park", &give_up, || store.park(&ids)).await {
+        let parked: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
+        if !parked.is_empty() && until_done("park", &give_up, || store.park(&parked)).await.is_some() {
             report(&reports, parks.into_iter().map(Settled::Park));
         }
     }
 }
 
-/// False when it was given up.
-async fn until_done<F>(what: &str, give_up: &CancellationToken, write: impl Fn() -> F) -> bool
+/// What the write returned, or `None` when it was given up.
+async fn until_done<T, F>(what: &str, give_up: &CancellationToken, write: impl Fn() -> F) -> Option<T>
 where
-    F: Future<Output = mongodb::error::Result<()>>,
+    F: Future<Output = mongodb::error::Result<T>>,
 {
     let mut wait = FIRST_WAIT;
     while !give_up.is_cancelled() {
         match write().await {
-            Ok(()) => return true,
-            Err(error) => {
-                warn!(%error, "could not {what} settled events; they stay in the outbox until it succeeds")
-            }
+            Ok(written) => return Some(written),
+            Err(error) => warn!(%error, "could not {what} settled events; they stay in the outbox until it succeeds"),
         }
         tokio::select! {
             () = give_up.cancelled() => {}
@@ -94,7 +100,7 @@ where
         }
         wait = (wait * 2).min(MAX_WAIT);
     }
-    false
+    None
 }
 
 fn report(reports: &mpsc::UnboundedSender<Settled>, settled: impl Iterator<Item = Settled>) {
