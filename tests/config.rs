@@ -108,3 +108,14 @@ fn the_shipped_file_has_every_setting_at_its_default() {
         );
     }
 }
+
+#[test]
+fn a_file_that_is_not_toml_is_told_by_its_place_and_not_by_its_line() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[nats]\nuser = \"svc\"\npassword = \"hunter2\n").unwrap();
+    let mut sources = sources(&[]);
+    sources.file = Some(file.path().to_owned());
+    let error = Config::load(&sources).unwrap_err().to_string();
+    assert!(error.contains("line 3"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}

@@ -1,7 +1,7 @@
 //! Connections as the configuration describes them.
 
 use async_nats::ConnectOptions;
-use mongodb::options::{ClientOptions, WriteConcern};
+use mongodb::options::{ClientOptions, ReadPreference, WriteConcern};
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 
@@ -15,6 +15,9 @@ impl MongodbConfig {
         options.app_name = Some(format!("{} {role}", self.app_name).chars().take(128).collect());
         // An event counts as published or failed only when a majority says so.
         options.write_concern = Some(WriteConcern::majority());
+        // Reads decide about order; a secondary that lags would decide wrongly, whatever the URI prefers.
+        options.selection_criteria = Some(ReadPreference::Primary.into());
+        options.read_concern = None;
         // A server that stops answering is noticed after these two, instead of the driver's 20 s.
         options.heartbeat_freq.get_or_insert(secs(5));
         options.connect_timeout.get_or_insert(secs(5));

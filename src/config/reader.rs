@@ -233,7 +233,9 @@ impl Layer {
         let dict = match data {
             Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
             Err(error) => {
-                mistakes.push(format!("{}: {error}", path.display()));
+                // Only its place: the rest of the message repeats the line, which may hold a secret.
+                let place = error.to_string().lines().next().unwrap_or_default().to_owned();
+                mistakes.push(format!("{}: {place}", path.display()));
                 Dict::new()
             }
         };

@@ -151,7 +151,9 @@ impl Lease {
     }
 
     async fn try_acquire(&self) -> Result<Option<i64>> {
-        let free = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
+        let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
+        // One's own lease, after it was not trusted any more, begins anew: another term, another expiry.
+        let free = doc! { "$or": [expired, { "$eq": ["$holder", { "$literal": &self.holder }] }] };
         let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
         let claim = doc! { "$set": {
             "holder": if_free(doc! { "$literal": &self.holder }.into(), "$holder"),

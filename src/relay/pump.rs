@@ -130,7 +130,14 @@ impl Pump {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
-                Some((dispatched, outcome)) = self.in_flight.next() => self.finished(dispatched, outcome, totals),
+                Some((dispatched, outcome)) = self.in_flight.next() => {
+                    let untrusted = matches!(outcome, Outcome::Abandoned);
+                    self.finished(dispatched, outcome, totals);
+                    // The lease lapsed, if only for a moment: its lane stays taken, so this leadership is over.
+                    if untrusted {
+                        break;
+                    }
+                }
                 _ = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
                 _ = self.found.recv_many(&mut found, room), if room > 0 => found.drain(..).for_each(|found| self.found(found)),
                 Some(answer) = self.answers.recv() => self.answered(answer),
@@ -140,7 +147,7 @@ impl Pump {
                 Ok(()) = connected.changed() => {}
             }
         }
-        if lost.is_cancelled() {
+        if !stop.is_cancelled() {
             self.publisher.stop.cancel();
             let deadline = Instant::now() + self.config.nats.ack_timeout;
             self.drain(deadline, totals).await;
