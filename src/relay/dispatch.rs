@@ -19,7 +19,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::lane::{Behind, Lane, Park};
+use super::lane::{Behind, Ended, Lane, Park};
 use super::twins::{Began, Origin, Twins};
 use crate::config::DispatchConfig;
 use crate::outbox::record::{Custody, OutboxRecord};
@@ -48,18 +48,6 @@ pub(crate) struct Pending {
 pub(crate) struct Dispatched {
     pub(crate) record: OutboxRecord,
     bytes: usize,
-}
-
-/// How a publish ended, as far as the lane is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The stream has it.
-    Delivered,
-    /// It will be marked; the lane stalls.
-    Failed,
-    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its lane stays taken, so
-    /// that nothing of its key leaves before it.
-    Abandoned,
 }
 
 #[derive(Debug)]
@@ -175,6 +163,19 @@ impl Dispatch {
         }
     }
 
+    /// The same for an event that is being marked as dead: until that is written, a read would miss it.
+    pub(crate) fn hold_until_marked(&mut self, key: &Key) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.stalled = true;
+        lane.parking += 1;
+        lane.parked_since_read = true;
+    }
+
+    /// The mark is written.
+    pub(crate) fn marked(&mut self, key: &Key) {
+        self.unpark(key, 1);
+    }
+
     /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy leaves it to the next
     /// tick.
     pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) {
@@ -272,14 +273,16 @@ impl Dispatch {
         for id in &park.ids {
             self.settled(id);
         }
-        let Some(lane) = self.lanes.get_mut(&park.key) else {
-            return;
-        };
-        lane.parking -= park.ids.len();
+        self.unpark(&park.key, park.ids.len());
+    }
+
+    fn unpark(&mut self, key: &Key, count: usize) {
+        let lane = self.lanes.get_mut(key).expect("a lane with parks under way stays");
+        lane.parking -= count;
         if lane.parking == 0 && lane.read_wanted {
-            self.want_read(&park.key);
+            self.want_read(key);
         }
-        self.tidy(&park.key);
+        self.tidy(key);
     }
 
     /// The next key whose unlocked events are to be read, if there is room for them.

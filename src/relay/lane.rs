@@ -6,6 +6,18 @@ use super::dispatch::Pending;
 use super::twins::Began;
 use crate::outbox::{EventId, Key};
 
+/// How a publish ended, as far as the lane is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The stream has it.
+    Delivered,
+    /// It will be marked; the lane stalls.
+    Failed,
+    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its lane stays taken, so
+    /// that nothing of its key leaves before it.
+    Abandoned,
+}
+
 /// What a lane read found behind the events it returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behind {

@@ -16,8 +16,9 @@ use tracing::{debug, error, info, warn};
 
 use super::Nats;
 use super::Totals;
-use super::dispatch::{Dispatch, Dispatched, Ended};
+use super::dispatch::{Dispatch, Dispatched};
 use super::follow::{Found, follow};
+use super::lane::Ended;
 use super::lease::Term;
 use super::policy::{Class, MALFORMED, Rejection};
 use super::publish::{Health, Outcome, Publisher};
@@ -240,13 +241,15 @@ impl Pump {
 
     /// Nothing the broker does can help it: dead at once, and its key waits for a person.
     fn malformed(&mut self, malformed: Malformed) {
-        self.dispatch.hold(malformed.key.as_ref());
         if malformed.marked {
-            return;
+            return self.dispatch.hold(malformed.key.as_ref());
+        }
+        if let Some(key) = &malformed.key {
+            self.dispatch.hold_until_marked(key);
         }
         let rejection = Rejection::new(MALFORMED, malformed.reason);
         let mark = self.mark(malformed.id, 0, rejection);
-        self.settle(Settlement::Failed(None, Box::new(mark)));
+        self.settle(Settlement::Failed(malformed.key.map(Settled::Malformed), Box::new(mark)));
     }
 
     fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
@@ -261,7 +264,7 @@ impl Pump {
                 totals.failed += 1;
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.mark(record.id.clone().into(), record.attempts, rejection);
-                self.settle(Settlement::Failed(Some(record.id), Box::new(mark)));
+                self.settle(Settlement::Failed(Some(Settled::Event(record.id)), Box::new(mark)));
                 // What the lane held is parked after its head is marked.
                 for park in self.dispatch.take_parks() {
                     self.settle(Settlement::Park(park));
@@ -312,6 +315,7 @@ impl Pump {
     fn settled(&mut self, settled: Settled) {
         match settled {
             Settled::Event(id) => self.dispatch.settled(&id),
+            Settled::Malformed(key) => self.dispatch.marked(&key),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.dispatch.parked(&park);

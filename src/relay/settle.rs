@@ -13,8 +13,8 @@ use tracing::{error, warn};
 
 use super::lane::Park;
 use super::publish::Acked;
-use crate::outbox::EventId;
 use crate::outbox::store::{Mark, Refused, Store};
+use crate::outbox::{EventId, Key};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
 /// batches of 500, 1,000 and 2,000.
@@ -29,8 +29,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 pub(crate) enum Settlement {
     /// Delete it.
     Delivered(Acked),
-    /// Mark it. The id is the dispatcher's, if it knows the event at all: a malformed one never got that far.
-    Failed(Option<EventId>, Box<Mark>),
+    /// Mark it, then report that, if anyone waits for it.
+    Failed(Option<Settled>, Box<Mark>),
     /// Unlock them.
     Park(Park),
 }
@@ -40,6 +40,8 @@ pub(crate) enum Settlement {
 pub(crate) enum Settled {
     Event(EventId),
     Park(Park),
+    /// The mark of a malformed event of this key.
+    Malformed(Key),
 }
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
@@ -55,8 +57,8 @@ pub(crate) async fn run(
         for settlement in batch.drain(..) {
             match settlement {
                 Settlement::Delivered(event) => acked.push(event),
-                Settlement::Failed(id, mark) => {
-                    ids.push(id);
+                Settlement::Failed(settled, mark) => {
+                    ids.push(settled);
                     marks.push(*mark);
                 }
                 Settlement::Park(park) => parks.push(park),
@@ -74,7 +76,7 @@ pub(crate) async fn run(
                 // It stays known, so it isn't tried again before the next start.
                 ids.get_mut(index).map(Option::take);
             }
-            report(&reports, ids.into_iter().flatten().map(Settled::Event));
+            report(&reports, ids.into_iter().flatten());
         }
         let parked: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
         if !parked.is_empty() && until_done("park", &give_up, || store.park(&parked)).await.is_some() {
