@@ -160,12 +160,12 @@ async fn a_long_outage_marks_what_was_on_its_way_and_nothing_else() {
 #[tokio::test]
 async fn an_event_locked_by_hand_is_picked_up() {
     let scene = Scene::new().await;
-    let relay = Relay::leading(&scene, &[("OUTBOXD_SWEEP__INTERVAL", "1s")]).await;
+    let _relay = Relay::leading(&scene, &[("OUTBOXD_SWEEP__INTERVAL", "1s")]).await;
     let bad = doc! {
         "_id": "bad", "subject": "a b", "key": "k", "payload": { "key": "k", "number": 1 }, "isLocked": true, "failures": [],
     };
     scene.events.insert_one(bad).bypass_document_validation(true).await.unwrap();
-    relay.says("event is dead").await;
+    until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
     let mended = doc! {
         "$set": { "subject": scene.subject("made"), "isLocked": true, "ts": Timestamp { time: 1, increment: 1 } },
         "$unset": { "deadAt": "" },
