@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Stream,
     /// The operating system refused.
     Os,
+    /// A defect of outboxd: it has said more on the way.
+    Internal,
 }
 
 /// An error with the sentence an operator reads and its cause.

@@ -42,6 +42,10 @@ pub const MIGRATIONS: &[Migration] = &[
         text: include_str!("../migrations/0002_outbox_unlocked_index.json"),
     },
     Migration { name: "0003_lease_collection", text: include_str!("../migrations/0003_lease_collection.json") },
+    Migration {
+        name: "0004_outbox_bookkeeping_types",
+        text: include_str!("../migrations/0004_outbox_bookkeeping_types.json"),
+    },
 ];
 
 /// Where a migration stands in one database.

@@ -211,3 +211,120 @@ async fn an_event_too_big_to_be_marked_holds_up_no_other() {
     assert_eq!(scene.messages().await.len(), 20);
     assert!(scene.one(doc! { "_id": "huge", "isLocked": true }).await.is_some());
 }
+
+#[tokio::test]
+async fn a_dead_event_is_skipped_when_the_configuration_says_so() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let settings = [
+        ("OUTBOXD_STREAM__SUBJECTS", covered.as_str()),
+        ("OUTBOXD_RETRY__MAX_ATTEMPTS", "2"),
+        ("OUTBOXD_DISPATCH__ON_DEAD", "skip"),
+    ];
+    let relay = Relay::leading(&scene, &settings).await;
+    let numbers = |uncovered: u32, numbers: std::ops::Range<u32>| {
+        numbers.map(move |n| (if n == uncovered { "uncovered" } else { "covered" }, n))
+    };
+    scene.commit(numbers(3, 1..20).map(|(subject, n)| event(&scene, subject, n))).await;
+    let malformed = doc! { "_id": "bad", "ts": Timestamp { time: 0, increment: 0 }, "subject": "a b", "key": "k" };
+    scene.events.insert_one(malformed).bypass_document_validation(true).await.unwrap();
+    scene.commit(numbers(22, 20..40).map(|(subject, n)| event(&scene, subject, n))).await;
+    let dead = doc! { "deadAt": { "$exists": true } };
+    until("only the dead are left", async || {
+        let left = scene.events.count_documents(doc! {}).await.unwrap();
+        (left == 3 && scene.events.count_documents(dead.clone()).await.unwrap() == 3).then_some(())
+    })
+    .await;
+    let others = (1..40).filter(|n| ![3, 22].contains(n)).collect::<Vec<_>>();
+    assert_eq!(scene.numbers().await["k"], others);
+
+    // They stay skipped after a restart.
+    assert_eq!(relay.stop(), Some(0));
+    let _relay = Relay::leading(&scene, &settings).await;
+    scene.commit([event(&scene, "covered", 40)]).await;
+    until("the next is out", async || (scene.numbers().await["k"].last() == Some(&40)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn without_ordering_no_event_waits_for_another() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_DISPATCH__ORDERING", "none")];
+    let _relay = Relay::leading(&scene, &settings).await;
+    scene.commit([event(&scene, "uncovered", 1), event(&scene, "covered", 2)]).await;
+    failed(&scene).await;
+    scene.commit([event(&scene, "covered", 3)]).await;
+    until("the others are out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(()))
+        .await;
+    cover(&scene, &[">"]).await;
+    scene.drained().await;
+    let mut numbers = scene.numbers().await["k"].clone();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+}
+
+/// Two arrays in one index: the server refuses to unlock such a document.
+#[tokio::test]
+async fn an_event_that_cannot_be_unlocked_holds_only_its_own_key() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
+    scene.commit([event(&scene, "uncovered", 1)]).await;
+    failed(&scene).await;
+    let now = Timestamp { time: 0, increment: 0 };
+    let parallel = doc! {
+        "_id": "parallel", "ts": now, "subject": &*covered, "key": "k", "payload": {}, "isLocked": true, "failures": [],
+        "nextAttemptAt": [1, 2], "deadAt": [1, 2],
+    };
+    scene.events.insert_one(&parallel).await.expect_err("the validator refuses it");
+    scene.events.insert_one(parallel).bypass_document_validation(true).await.unwrap();
+    relay.says("event is dead").await;
+    let other = Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
+    scene.commit([other]).await;
+    until("the other key flows", async || scene.numbers().await.contains_key("other").then_some(())).await;
+    let dead = until("it is dead", async || scene.one(doc! { "_id": "parallel", "isLocked": false }).await).await;
+    assert!(dead.get_datetime("deadAt").is_ok(), "{dead}");
+}
+
+#[tokio::test]
+async fn many_failed_events_are_out_soon_after_the_cause_is_mended() {
+    let scene = Scene::new().await;
+    // One tick takes a thousand: at one in ten seconds this would be minutes, if none followed the one before.
+    let _relay = Relay::leading(&scene, &[("OUTBOXD_RETRY__CRON", "*/10 * * * * *")]).await;
+    let keyed = |n: u32| (n % 2 > 0).then(|| format!("k{}", n % 9_000));
+    let failed = (0..20_000).map(|n| {
+        let key = keyed(n).unwrap_or_default();
+        let mut failed = doc! {
+            "ts": Timestamp { time: 1, increment: n + 1 }, "subject": scene.subject("made"),
+            "payload": { "key": &key, "number": i64::from(n) },
+            "isLocked": false, "failures": [], "attempts": 1, "nextAttemptAt": bson::DateTime::from_millis(0),
+        };
+        if keyed(n).is_some() {
+            failed.insert("key", key);
+        }
+        failed
+    });
+    scene.events.insert_many(failed).await.unwrap();
+    scene.drained().await;
+    let numbers = scene.numbers().await;
+    let in_order = |(key, numbers): (&String, &Vec<u32>)| key.is_empty() || numbers.is_sorted_by(|a, b| a < b);
+    assert!(numbers.iter().all(in_order));
+    assert_eq!(numbers.values().map(Vec::len).sum::<usize>(), 20_000);
+}
+
+#[tokio::test]
+async fn a_client_that_was_disconnected_for_long_is_replaced() {
+    let mut nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let relay = Relay::leading(&scene, &[]).await;
+    scene.commit((0..10).map(|n| scene.event("k", n))).await;
+    nats.kill();
+    scene.commit((10..200).map(|n| scene.event("k", n))).await;
+    relay.says("starting another").await;
+    nats.start_again();
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], (0..200).collect::<Vec<_>>());
+}

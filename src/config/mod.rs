@@ -120,6 +120,28 @@ pub struct DispatchConfig {
     pub max_buffered_events: usize,
     /// Bytes of events in memory at once.
     pub max_buffered_bytes: usize,
+    /// Which events wait for each other.
+    pub ordering: Ordering,
+    /// What a dead event does to its key.
+    pub on_dead: OnDead,
+}
+
+/// `dispatch.ordering`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// Events of one key leave in their order.
+    Key,
+    /// None do.
+    None,
+}
+
+/// `dispatch.on_dead`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDead {
+    /// The later events of its key wait until a person decides.
+    Hold,
+    /// They go on without it.
+    Skip,
 }
 
 /// `[sweep]`
@@ -328,6 +350,8 @@ impl DispatchConfig {
             max_in_flight: to_usize(reader.within("dispatch.max_in_flight", 1024, 1..=4096)),
             max_buffered_events: to_usize(reader.within("dispatch.max_buffered_events", 8192, 1..=1_000_000)),
             max_buffered_bytes: to_usize(reader.within("dispatch.max_buffered_bytes", 16 << 20, 1 << 16..=1 << 32)),
+            ordering: reader.one_of("dispatch.ordering", &[("key", Ordering::Key), ("none", Ordering::None)]),
+            on_dead: reader.one_of("dispatch.on_dead", &[("hold", OnDead::Hold), ("skip", OnDead::Skip)]),
         }
     }
 }
@@ -354,14 +378,7 @@ impl RetryConfig {
 
 impl LogConfig {
     fn read(reader: &mut Reader) -> Self {
-        let format = match reader.take("log.format", "text".to_owned()).as_str() {
-            "json" => LogFormat::Json,
-            "text" => LogFormat::Text,
-            other => {
-                reader.mistake("log.format", format!("{other:?} is neither \"text\" nor \"json\""));
-                LogFormat::Text
-            }
-        };
+        let format = reader.one_of("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
         let level = reader.take("log.level", "warn,outboxd=info".to_owned());
         if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             reader.mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");

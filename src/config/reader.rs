@@ -143,6 +143,20 @@ impl Reader {
         value
     }
 
+    /// One of a few words, each with what it stands for; the first is the default.
+    pub(super) fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> T {
+        let (default, meaning) = words[0];
+        let given = self.take(key, default.to_owned());
+        match words.iter().find(|(word, _)| *word == given) {
+            Some((_, meaning)) => *meaning,
+            None => {
+                let known = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+                self.mistake(key, format!("{given:?} is not known; give {known}"));
+                meaning
+            }
+        }
+    }
+
     /// A secret, given by `key` or as the content of the file that `key_file` names.
     pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretString> {
         self.secret.push(key);

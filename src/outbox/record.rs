@@ -95,10 +95,23 @@ impl OutboxRecord {
 /// Walks the elements once; `get` for each field would walk them once per field.
 fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
     let (mut id, mut ts, mut subject, mut key, mut payload) = (None, None, None, None, None);
-    let (mut headers, mut is_locked, mut attempts) = (Headers::default(), None, 0);
+    let (mut headers, mut is_locked, mut attempts) = (None, None, 0);
     let (mut due_at_ms, mut dead) = (0, false);
     for element in document.iter() {
         let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
+        let twice = match name.as_str() {
+            field::ID => id.is_some(),
+            field::TS => ts.is_some(),
+            field::SUBJECT => subject.is_some(),
+            field::KEY => key.is_some(),
+            field::PAYLOAD => payload.is_some(),
+            field::HEADERS => headers.is_some(),
+            field::IS_LOCKED => is_locked.is_some(),
+            _ => false,
+        };
+        if twice {
+            return Err(format!("`{name}` stands twice in the document"));
+        }
         match name.as_str() {
             field::ID => id = Some(read_id(value)?),
             field::TS => match value {
@@ -116,18 +129,22 @@ fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
             field::PAYLOAD => {
                 payload = Some(payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?)
             }
-            field::HEADERS => headers = read_headers(value)?,
+            field::HEADERS => headers = Some(read_headers(value)?),
             field::IS_LOCKED => match value {
                 RawBsonRef::Boolean(locked) => is_locked = Some(locked),
                 other => return Err(wrong_type(field::IS_LOCKED, "a bool", other)),
             },
             field::ATTEMPTS => attempts = read_attempts(value),
-            field::NEXT_ATTEMPT_AT => {
-                if let RawBsonRef::DateTime(at) = value {
-                    due_at_ms = at.timestamp_millis();
-                }
-            }
-            field::DEAD_AT => dead = matches!(value, RawBsonRef::DateTime(_)),
+            field::NEXT_ATTEMPT_AT => match value {
+                RawBsonRef::DateTime(at) => due_at_ms = at.timestamp_millis(),
+                RawBsonRef::Null => {}
+                other => return Err(wrong_type(field::NEXT_ATTEMPT_AT, "a date, or left out", other)),
+            },
+            field::DEAD_AT => match value {
+                RawBsonRef::DateTime(_) => dead = true,
+                RawBsonRef::Null => {}
+                other => return Err(wrong_type(field::DEAD_AT, "a date, or left out", other)),
+            },
             _ => {}
         }
     }
@@ -144,7 +161,7 @@ fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
         subject: subject.ok_or_else(|| missing(field::SUBJECT))?,
         key,
         payload: payload.ok_or_else(|| missing(field::PAYLOAD))?,
-        headers,
+        headers: headers.unwrap_or_default(),
         attempts,
         custody,
     })
@@ -251,6 +268,8 @@ mod tests {
             ),
             ("headers", doc! { "a": 1 }.into(), "invalid header \"a\": its value is not a string"),
             ("isLocked", "yes".into(), "`isLocked` is of type string; it must be a bool"),
+            ("nextAttemptAt", Bson::Array(vec![]), "`nextAttemptAt` is of type array; it must be a date, or left out"),
+            ("deadAt", 1.into(), "`deadAt` is of type int; it must be a date, or left out"),
             ("ts", 5.into(), "`ts` is of type int; it must be a timestamp"),
             ("_id", 5.into(), "`_id` is of type int; it must be an ObjectId, a UUID or a string"),
         ] {
@@ -263,6 +282,14 @@ mod tests {
             document.remove(name);
             assert_eq!(parse(&document).unwrap_err().reason, format!("`{name}` is missing"));
         }
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_refused() {
+        let mut document = RawDocumentBuf::try_from(&event()).expect("a document is BSON");
+        document.append(bson::cstr!("subject"), "other");
+        let reason = OutboxRecord::parse(&document).unwrap_err().reason;
+        assert_eq!(reason, "`subject` stands twice in the document");
     }
 
     #[test]

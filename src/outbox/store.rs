@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::error::Result;
 use mongodb::{Client, ClientSession, Collection, SessionCursor};
 
 use super::event::{EventId, Key};
-use super::record::field;
+use super::record::{Malformed, OutboxRecord, field};
+use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::relay::publish::Acked;
 
 /// Failures kept on an event; the newest.
@@ -26,6 +27,38 @@ const TAIL_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Store {
     client: Client,
     collection: Collection<RawDocumentBuf>,
+    ordering: Ordering,
+    on_dead: OnDead,
+}
+
+/// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) events: usize,
+    /// Bytes of documents.
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// Whether there is none.
+    pub(crate) fn is_none(self) -> bool {
+        self.events == 0 || self.bytes == 0
+    }
+
+    pub(crate) fn at_most(self, events: usize) -> Self {
+        Self { events: self.events.min(events), ..self }
+    }
+}
+
+/// An event as it was read, or why it can't be published.
+pub(crate) type Parsed = std::result::Result<OutboxRecord, Box<Malformed>>;
+
+/// What a bounded read brought.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) events: Vec<Parsed>,
+    /// Whether there may be more than there was room for.
+    pub(crate) more: bool,
 }
 
 /// The mark of a failed publish.
@@ -41,10 +74,10 @@ pub(crate) struct Mark {
     pub(crate) next: Next,
 }
 
-/// A mark that the server refused.
+/// A mark or a park that the server refused.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// Its place among the marks.
+    /// Its place among those of the command.
     pub(crate) index: usize,
     pub(crate) error: String,
 }
@@ -82,9 +115,21 @@ impl SweepCursor {
 }
 
 impl Store {
-    pub(crate) fn new(client: Client, database: &str, collection: &str) -> Self {
+    pub(crate) fn new(client: Client, database: &str, collection: &str, dispatch: &DispatchConfig) -> Self {
         let collection = client.database(database).collection(collection);
-        Self { client, collection }
+        Self { client, collection, ordering: dispatch.ordering, on_dead: dispatch.on_dead }
+    }
+
+    /// Reads an event. Without ordering none has a key.
+    pub(crate) fn parse(&self, document: &RawDocument) -> Parsed {
+        let mut parsed = OutboxRecord::parse(document);
+        if self.ordering == Ordering::None {
+            match &mut parsed {
+                Ok(record) => record.key = None,
+                Err(malformed) => malformed.key = None,
+            }
+        }
+        parsed
     }
 
     /// Starts a sweep. The server picks the snapshot; `ts` orders the events of a key.
@@ -132,7 +177,21 @@ impl Store {
     /// Marks failed events, in one command. Returns those the server will never mark, such as one that has no room left
     /// for a failure in its 16 MB.
     pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
-        let updates: Vec<Document> = marks.iter().map(mark_update).collect();
+        self.update(marks.iter().map(mark_update).collect()).await
+    }
+
+    /// Hands events that wait behind a failed one to the retrier, in one command. Returns those the server refuses.
+    pub(crate) async fn park(&self, ids: &[EventId]) -> Result<Vec<Refused>> {
+        let park = |id: &EventId| {
+            doc! {
+                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: true },
+                "u": { "$set": { field::IS_LOCKED: false } },
+            }
+        };
+        self.update(ids.iter().map(park).collect()).await
+    }
+
+    async fn update(&self, updates: Vec<Document>) -> Result<Vec<Refused>> {
         let command = doc! {
             "update": self.collection.name(),
             "ordered": false,
@@ -141,30 +200,27 @@ impl Store {
         };
         let reply = self.client.database(&self.collection.namespace().db).run_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
-            return Err(mongodb::error::Error::custom(format!("marking failed events: {error}")));
+            return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
         }
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
         Ok(refused.iter().filter_map(bson::Bson::as_document).filter_map(Refused::read).collect())
     }
 
-    /// Hands events that wait behind a failed one to the retrier.
-    pub(crate) async fn park(&self, ids: &[EventId]) -> Result<()> {
-        let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
-        self.collection
-            .update_many(
-                doc! { field::ID: { "$in": ids }, field::IS_LOCKED: true },
-                doc! { "$set": { field::IS_LOCKED: false } },
-            )
-            .await?;
-        Ok(())
-    }
-
     /// The unlocked events that are due: of each key only its oldest, and only if that one is neither dead nor waiting.
-    /// At most `limit` documents of each kind, keyed and not.
-    pub(crate) async fn due(&self, limit: u32) -> Result<Vec<RawDocumentBuf>> {
-        let due = |next: &str| doc! { "$expr": { "$lte": [next, "$$NOW"] } };
+    /// Half of the room is for those without a key.
+    pub(crate) async fn due(&self, room: Room) -> Result<Page> {
+        let mut session = self.client.start_session().snapshot(true).await?;
+        let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
+        if self.ordering == Ordering::None {
+            return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut session).await;
+        }
+        let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
+        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: { "$exists": true } };
+        if self.on_dead == OnDead::Skip {
+            unlocked.insert(field::DEAD_AT, Bson::Null);
+        }
         let heads = [
-            doc! { "$match": { field::IS_LOCKED: false, field::KEY: { "$exists": true } } },
+            doc! { "$match": unlocked },
             doc! { "$sort": { field::KEY: 1, field::TS: 1, field::ID: 1 } },
             doc! { "$group": {
                 "_id": "$key",
@@ -173,65 +229,80 @@ impl Store {
                 "dead": { "$first": "$deadAt" },
             } },
             // A field that isn't there compares below every date.
-            doc! { "$match": { "dead": null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
-            doc! { "$limit": limit },
+            doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
+            doc! { "$limit": limit(half.events + 1) },
         ];
-        let mut session = self.client.start_session().snapshot(true).await?;
         let mut cursor = self.collection.aggregate(heads).session(&mut session).await?;
         let mut ids = Vec::new();
         while let Some(head) = cursor.next(&mut session).await.transpose()? {
             ids.extend(head.get("id").cloned());
         }
         let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
-        let mut documents = self.read(keyed, &mut session).await?;
-        let mut without_key = due("$nextAttemptAt");
-        without_key.extend(
-            doc! { field::IS_LOCKED: false, field::KEY: { "$exists": false }, field::DEAD_AT: { "$exists": false } },
-        );
-        let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 }).limit(limit.into());
-        documents.extend(self.read(unkeyed, &mut session).await?);
-        Ok(documents)
+        let mut page = self.read(keyed, half, &mut session).await?;
+        without_key.insert(field::KEY, doc! { "$exists": false });
+        let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
+        let unkeyed = self.read(unkeyed, half, &mut session).await?;
+        page.more |= unkeyed.more;
+        page.events.extend(unkeyed.events);
+        Ok(page)
     }
 
     /// The locked events that are older than `age` by the server's clock, oldest first: those that no tail will bring.
     /// A scan of the collection, which is near-empty while the relay keeps up.
-    pub(crate) async fn stray(&self, age: Duration, limit: u32) -> Result<Vec<RawDocumentBuf>> {
+    pub(crate) async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
         let mut session = self.client.start_session().snapshot(true).await?;
+        let before = self.ago(age).await?;
+        let find = self
+            .collection
+            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: Bson::Null, field::TS: { "$lt": before } })
+            .sort(doc! { field::TS: 1, field::ID: 1 });
+        self.read(find, room, &mut session).await
+    }
+
+    /// The oldest unlocked events of one key, oldest first, waiting ones too; dead ones unless they are skipped.
+    pub(crate) async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
+        let mut session = self.client.start_session().snapshot(true).await?;
+        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: key.as_str() };
+        if self.on_dead == OnDead::Skip {
+            unlocked.insert(field::DEAD_AT, Bson::Null);
+        }
+        let find = self.collection.find(unlocked).sort(doc! { field::TS: 1, field::ID: 1 });
+        self.read(find, room, &mut session).await
+    }
+
+    /// The cluster time that was current this long ago, by the server's clock.
+    async fn ago(&self, age: Duration) -> Result<Timestamp> {
         let now = self.client.database("admin").run_command(doc! { "hello": 1 }).await?;
         let now = now.get_datetime("localTime").map_err(mongodb::error::Error::custom)?.timestamp_millis() / 1000;
-        let before = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-        let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
-        let find = self
-            .collection
-            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: { "$exists": false }, field::TS: { "$lt": before } })
-            .sort(doc! { field::TS: 1, field::ID: 1 })
-            .limit(limit.into());
-        self.read(find, &mut session).await
+        let then = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        Ok(Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 })
     }
 
-    /// The oldest unlocked events of one key, oldest first, dead and waiting ones too.
-    pub(crate) async fn unlocked(&self, key: &Key, limit: u32) -> Result<Vec<RawDocumentBuf>> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let find = self
-            .collection
-            .find(doc! { field::IS_LOCKED: false, field::KEY: key.as_str() })
-            .sort(doc! { field::TS: 1, field::ID: 1 })
-            .limit(limit.into());
-        self.read(find, &mut session).await
-    }
-
+    /// Parses while it reads, so that no more is in memory than was asked for.
     async fn read(
         &self,
         find: mongodb::action::Find<'_, RawDocumentBuf>,
+        room: Room,
         session: &mut ClientSession,
-    ) -> Result<Vec<RawDocumentBuf>> {
-        let mut cursor = find.projection(doc! { field::FAILURES: 0 }).session(&mut *session).await?;
-        let mut documents = Vec::new();
+    ) -> Result<Page> {
+        let find = find.limit(limit(room.events + 1)).projection(doc! { field::FAILURES: 0 });
+        let mut cursor = find.session(&mut *session).await?;
+        let (mut page, mut bytes) = (Page::default(), 0);
         while cursor.advance(session).await? {
-            documents.push(cursor.current().to_owned());
+            if page.events.len() >= room.events || bytes >= room.bytes {
+                page.more = true;
+                break;
+            }
+            let document = cursor.current();
+            bytes += document.as_bytes().len();
+            page.events.push(self.parse(document));
         }
-        Ok(documents)
+        Ok(page)
     }
+}
+
+fn limit(events: usize) -> i64 {
+    i64::try_from(events).unwrap_or(i64::MAX)
 }
 
 /// The next cluster time after `at`.

@@ -15,23 +15,23 @@
 //!     └──────────────────────────────────────────────────── draining
 //! ```
 //!
-//! Draining is not a state of its own: it is a stalled lane with something in its queue.
+//! Draining is not a state of its own: it is a stalled lane with something in its queue. A dead event keeps its lane
+//! stalled until a person decides (`on_dead = hold`), or is read past (`skip`).
 
 use std::collections::{HashMap, VecDeque};
 
-use super::lane::{Behind, Ended, Lane, Park};
+use super::lane::{Ended, Lane, Park};
 use super::twins::{Began, Origin, Twins};
-use crate::config::DispatchConfig;
+use crate::config::{DispatchConfig, OnDead};
 use crate::outbox::record::{Custody, OutboxRecord};
+use crate::outbox::store::Room;
 use crate::outbox::{EventId, Key};
 
 /// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so that deletes never
 /// wait for publishes.
 const MAX_UNSETTLED: usize = 8192;
-/// Lane reads under way at once: each may bring [`LANE_READ`] events that no bound has been asked about.
-const MAX_LANE_READS: usize = 4;
-/// Events per lane read.
-pub(crate) const LANE_READ: usize = 100;
+/// What one lane read may bring.
+pub(crate) const LANE_READ: Room = Room { events: 100, bytes: 1 << 20 };
 /// Memory of an event besides its payload and headers.
 const OVERHEAD: usize = 256;
 
@@ -90,13 +90,18 @@ impl Dispatch {
         }
     }
 
-    /// How many more events may be offered; 0 means that sweep, tail and retrier stop reading.
-    pub(crate) fn room(&self) -> usize {
-        if self.buffered_bytes >= self.limits.max_buffered_bytes {
-            return 0;
-        }
+    /// How much more may be offered; none means that sweep, tail and retrier stop reading.
+    pub(crate) fn room(&self) -> Room {
         let unsettled = (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.twins.len());
-        self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled)
+        Room {
+            events: self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled),
+            bytes: self.limits.max_buffered_bytes.saturating_sub(self.buffered_bytes),
+        }
+    }
+
+    /// Whether events that the retrier brought are waiting, in flight or unsettled.
+    pub(crate) fn is_retrying(&self) -> bool {
+        self.twins.retried() > 0
     }
 
     /// Whether a sweep is under way.
@@ -140,9 +145,8 @@ impl Dispatch {
         let unlocked = match pending.record.custody {
             Custody::Live => false,
             Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
-            Custody::Unlocked { .. } | Custody::Dead => {
-                return self.hold(pending.record.key.as_ref());
-            }
+            Custody::Unlocked { .. } => return self.hold(pending.record.key.as_ref()),
+            Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
         match &pending.record.key {
             Some(key) if self.lanes.get(key).is_some_and(|lane| lane.stalled) => {
@@ -156,58 +160,43 @@ impl Dispatch {
         }
     }
 
-    /// Notes that an event of this key waits in the database: what is offered after it waits behind it.
-    pub(crate) fn hold(&mut self, key: Option<&Key>) {
-        if let Some(key) = key {
-            self.lanes.entry(key.clone()).or_default().stalled = true;
-        }
-    }
-
-    /// The same for an event that is being marked as dead: until that is written, a read would miss it.
-    pub(crate) fn hold_until_marked(&mut self, key: &Key) {
-        let lane = self.lanes.entry(key.clone()).or_default();
-        lane.stalled = true;
-        lane.parking += 1;
-        lane.parked_since_read = true;
-    }
-
-    /// The mark is written.
-    pub(crate) fn marked(&mut self, key: &Key) {
-        self.unpark(key, 1);
-    }
-
     /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy leaves it to the next
-    /// tick.
-    pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) {
+    /// tick. Returns how many were taken.
+    pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) -> usize {
+        let mut taken = 0;
         for pending in due {
             if !self.twins.is_new(&pending.record.id, self.tick_began) {
                 continue;
             }
             if let Some(key) = pending.record.key.clone() {
-                self.stall(&key);
-                let lane = self.lanes.entry(key).or_default();
-                if !lane.is_quiet() {
+                // What waits in a lane that is stalled already comes before this one.
+                if self.lanes.get(&key).is_none_or(|lane| !lane.stalled) {
+                    self.stall(&key);
+                }
+                if !self.lanes.get(&key).is_some_and(Lane::is_quiet) {
                     continue;
                 }
             }
+            taken += 1;
             self.buffer(pending);
         }
         self.twins.end_read();
+        taken
     }
 
-    /// Takes what the safety sweep found: the oldest locked events. Returns how many were not known. Takes none while
-    /// a sweep is under way: it may yet bring an unlocked event that they must not pass.
-    pub(crate) fn stray_ended(&mut self, stray: impl IntoIterator<Item = Pending>) -> usize {
-        let began = self.tick_began;
-        let mut found = 0;
-        for pending in stray {
-            if !self.is_sweeping() && self.twins.is_new(&pending.record.id, began) {
-                found += 1;
-                self.admit(pending, i64::MAX);
-            }
+    /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns whether it was not known.
+    /// Takes none while a sweep is under way: it may yet bring an unlocked event that they must not pass.
+    pub(crate) fn offer_stray(&mut self, pending: Pending) -> bool {
+        let taken = !self.is_sweeping() && self.twins.is_new(&pending.record.id, self.tick_began);
+        if taken {
+            self.admit(pending, i64::MAX);
         }
+        taken
+    }
+
+    /// The safety sweep has offered everything.
+    pub(crate) fn stray_ended(&mut self) {
         self.twins.end_read();
-        found
     }
 
     /// The next event to publish, if one may leave now.
@@ -263,62 +252,6 @@ impl Dispatch {
         self.twins.settle(id);
     }
 
-    /// Events to park now.
-    pub(crate) fn take_parks(&mut self) -> Vec<Park> {
-        std::mem::take(&mut self.parks)
-    }
-
-    /// A park is done.
-    pub(crate) fn parked(&mut self, park: &Park) {
-        for id in &park.ids {
-            self.settled(id);
-        }
-        self.unpark(&park.key, park.ids.len());
-    }
-
-    fn unpark(&mut self, key: &Key, count: usize) {
-        let lane = self.lanes.get_mut(key).expect("a lane with parks under way stays");
-        lane.parking -= count;
-        if lane.parking == 0 && lane.read_wanted {
-            self.want_read(key);
-        }
-        self.tidy(key);
-    }
-
-    /// The next key whose unlocked events are to be read, if there is room for them.
-    pub(crate) fn next_lane_read(&mut self) -> Option<Key> {
-        if self.lane_reads >= MAX_LANE_READS || self.room() == 0 {
-            return None;
-        }
-        let key = self.wanted_reads.pop_front()?;
-        let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
-        lane.parked_since_read = lane.parking > 0;
-        lane.read_began = self.twins.begin_read();
-        self.lane_reads += 1;
-        Some(key)
-    }
-
-    /// Takes the result of a lane read: the key's unlocked events, oldest first, all of them due.
-    pub(crate) fn lane_read(&mut self, key: &Key, events: Vec<Pending>, behind: Behind) {
-        self.lane_reads -= 1;
-        let began = self.lanes.get(key).expect("a lane that is being read stays").read_began;
-        for pending in events {
-            if self.twins.is_new(&pending.record.id, began) {
-                self.buffer(pending);
-            }
-        }
-        self.twins.end_read();
-        let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
-        lane.reading = false;
-        let idle = !lane.in_flight && lane.queue.is_empty();
-        match behind {
-            Behind::Nothing if !lane.parked_since_read => lane.stalled = false,
-            Behind::Nothing if idle => self.want_read(key),
-            Behind::Nothing | Behind::More | Behind::Held => {}
-        }
-        self.tidy(key);
-    }
-
     fn buffer(&mut self, pending: Pending) {
         self.twins.insert(pending.record.id.clone(), pending.origin);
         self.buffered += 1;
@@ -340,43 +273,6 @@ impl Dispatch {
         }
     }
 
-    /// Stalls an open lane and parks what waits in it. What is in flight stays.
-    fn stall(&mut self, key: &Key) {
-        let lane = self.lanes.entry(key.clone()).or_default();
-        lane.stalled = true;
-        let queue = std::mem::take(&mut lane.queue);
-        let mut ids = Vec::new();
-        for pending in queue {
-            self.buffered -= 1;
-            self.buffered_bytes -= bytes(&pending.record);
-            match pending.record.custody {
-                Custody::Live => ids.push(pending.record.id),
-                // The retrier has it already.
-                Custody::Unlocked { .. } | Custody::Dead => self.twins.remove(&pending.record.id),
-            }
-        }
-        if !ids.is_empty() {
-            self.park(key.clone(), ids);
-        }
-    }
-
-    fn park(&mut self, key: Key, ids: Vec<EventId>) {
-        let lane = self.lanes.get_mut(&key).expect("only called for a lane that is there");
-        lane.parking += ids.len();
-        lane.parked_since_read = true;
-        self.parks.push(Park { key, ids });
-    }
-
-    /// A read must not begin before every park is done: it would miss what is on its way.
-    fn want_read(&mut self, key: &Key) {
-        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        lane.read_wanted = lane.parking > 0;
-        if !lane.read_wanted && !lane.reading {
-            lane.reading = true;
-            self.wanted_reads.push_back(key.clone());
-        }
-    }
-
     fn tidy(&mut self, key: &Key) {
         if self.lanes.get(key).is_some_and(Lane::is_done) {
             self.lanes.remove(key);
@@ -388,5 +284,8 @@ fn bytes(record: &OutboxRecord) -> usize {
     record.payload.len() + record.headers.bytes() + OVERHEAD
 }
 
+#[cfg(test)]
+mod model;
+mod stall;
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,16 @@ use tracing::{debug, warn};
 use super::dispatch::Pending;
 use super::twins::Origin;
 use super::{sweep, tail};
-use crate::outbox::record::{Malformed, OutboxRecord};
+use crate::outbox::record::Malformed;
 use crate::outbox::store::Store;
 
 /// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes from which a document waits until everything before it was taken: 64 smaller ones come to 4 MiB.
+const BIG: usize = 64 << 10;
 
 /// What the reads hand to the relay, in the order they found it.
 #[derive(Debug)]
@@ -63,9 +66,20 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
     }
 }
 
-pub(super) fn read(document: &RawDocument, origin: Origin, now_ms: i64) -> Found {
-    match OutboxRecord::parse(document) {
+/// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what it has taken.
+pub(super) async fn hand_over(
+    store: &Store,
+    document: &RawDocument,
+    origin: Origin,
+    now_ms: i64,
+    found: &mpsc::Sender<Found>,
+) -> Result<(), Closed> {
+    let read = match store.parse(document) {
         Ok(record) => Found::Event(Pending { record, origin }, now_ms),
         Err(malformed) => Found::Malformed(malformed),
+    };
+    if document.as_bytes().len() > BIG {
+        drop(found.reserve_many(found.max_capacity()).await.map_err(|_| Closed)?);
     }
+    found.send(read).await.map_err(|_| Closed)
 }

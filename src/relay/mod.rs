@@ -36,7 +36,7 @@ use self::lease::{Held, Lease};
 pub use self::nats::Nats;
 use self::pump::{Pump, Stopped};
 use crate::config::Config;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::migrations::Migrations;
 use crate::outbox::store::Store;
 
@@ -84,7 +84,7 @@ impl Relay {
         let Some(nats) = until_reached(stop, || Nats::connect(&config.nats)).await? else {
             return Ok(None);
         };
-        let Some(differences) = until_reached(stop, || stream::verify(&nats.context, &config.stream)).await? else {
+        let Some(differences) = until_reached(stop, || stream::verify(&nats, &config.stream)).await? else {
             return Ok(None);
         };
         for difference in differences {
@@ -93,8 +93,8 @@ impl Relay {
         // A restarted process with the same name is another holder: the old one may still be running.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
         Ok(Some(Self {
-            follow: Store::new(follow, &mongodb.database, &mongodb.collection),
-            store: Store::new(outbox, &mongodb.database, &mongodb.collection),
+            follow: Store::new(follow, &mongodb.database, &mongodb.collection, &config.dispatch),
+            store: Store::new(outbox, &mongodb.database, &mongodb.collection, &config.dispatch),
             lease: Arc::new(Lease::new(&lease, &mongodb.database, &mongodb.collection, holder, config.lease.ttl)),
             nats,
             config,
@@ -105,10 +105,12 @@ impl Relay {
     /// get `shutdown.grace` to finish and to be written down, and the lease is resigned.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the retrier's schedule can't be started.
+    /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`] when a stage ended that
+    /// never should, after what could be drained was.
     pub async fn run(self, stop: CancellationToken) -> Result<Totals> {
         let (mut scheduler, tick) = retry::schedule(&self.config.retry).await?;
         let mut totals = Totals::default();
+        let mut ended = Ok(());
         while let Some(held) = self.lease.acquire(&stop).await {
             info!(term = held.term.number, "holding the lease; relaying");
             let pump =
@@ -120,12 +122,18 @@ impl Relay {
                     self.resign(held).await;
                 }
                 Stopped::LeaseLost => warn!(term = held.term.number, "lost the lease; standing by"),
+                Stopped::StageEnded(stage) => {
+                    self.resign(held).await;
+                    ended =
+                        Err(Error::new(ErrorKind::Internal, format!("the {stage} has ended; start the relay again")));
+                    break;
+                }
             }
         }
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }
-        Ok(totals)
+        ended.map(|()| totals)
     }
 
     async fn resign(&self, held: Held) {

@@ -2,16 +2,22 @@
 //!
 //! A publish that the account has no permission for gets no reply; the server only sends an error for the connection. So
 //! what it denied is kept here for the publish that waits in vain.
+//!
+//! A client that could not reconnect for long is replaced by a new one. What was still queued in it, and what it remembers
+//! of requests that never got an answer, goes with it: nothing leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Event, ServerError};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,16 +25,22 @@ use crate::error::{Error, ErrorKind, Result};
 /// Publishes that may queue in the client. A queued publish can leave long after its caller gave up on it, so the queue
 /// is short.
 const CLIENT_CAPACITY: usize = 256;
+/// Attempts to reconnect before the client is replaced: half a minute when connections are refused, three when they are
+/// swallowed. Far below the 30 minutes for which the stream remembers message ids by default.
+const MAX_RECONNECTS: usize = 20;
+/// Longest wait before an attempt to reconnect.
+const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+/// How often the state of the connection is looked at besides the client's events, which it drops when many come at once.
+const LOOK: Duration = Duration::from_secs(1);
 /// Denied subjects remembered: a service publishes to a handful. When there are more, all are forgotten and learned anew.
 const MAX_DENIED: usize = 1024;
 /// What the server says before the subject it denied.
 const DENIED: &str = "permissions violation for publish to \"";
 
-/// A NATS connection.
+/// A NATS connection that is kept up, with whatever client stands for it now.
 #[derive(Debug, Clone)]
 pub struct Nats {
-    /// The JetStream API on it.
-    pub context: Context,
+    context: watch::Receiver<Arc<Context>>,
     /// Whether it stands.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
@@ -68,27 +80,94 @@ impl Nats {
     /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
     pub async fn connect(nats: &NatsConfig) -> Result<Self> {
         let (stands, connected) = watch::channel(true);
-        let denied = Arc::new(Denied::default());
-        let learned = denied.clone();
-        let servers = nats.servers().unwrap_or_default();
-        let named =
-            servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
-        let options = nats.options().await?.client_capacity(CLIENT_CAPACITY).event_callback(move |event| {
+        let signals = Signals { stands: Arc::new(stands), denied: Arc::default() };
+        let (first, gone) = client(nats, &signals).await?;
+        let denied = signals.denied.clone();
+        let (current, context) = watch::channel(Arc::new(first));
+        tokio::spawn(keep(nats.clone(), current, gone, signals));
+        Ok(Self { context, connected, denied })
+    }
+
+    /// The JetStream API on the current client.
+    pub fn context(&self) -> Arc<Context> {
+        self.context.borrow().clone()
+    }
+}
+
+/// Where a client's events go.
+#[derive(Debug, Clone)]
+struct Signals {
+    stands: Arc<watch::Sender<bool>>,
+    denied: Arc<Denied>,
+}
+
+/// A new client; the token is cancelled when it has ended for good.
+async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Context, CancellationToken)> {
+    let servers = nats.servers().unwrap_or_default();
+    let named =
+        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
+    let gone = CancellationToken::new();
+    // Dropped with the callback, which the client drops when it ends.
+    let (guard, signals) = (gone.clone().drop_guard(), signals.clone());
+    let options = nats
+        .options()
+        .await?
+        .client_capacity(CLIENT_CAPACITY)
+        .max_reconnects(MAX_RECONNECTS)
+        .reconnect_delay_callback(reconnect_wait)
+        .event_callback(move |event| {
+            let _ = &guard;
             match &event {
-                Event::Connected => drop(stands.send_replace(true)),
-                Event::Disconnected | Event::Closed => drop(stands.send_replace(false)),
-                Event::ServerError(ServerError::Other(error)) => learned.learn(error),
+                Event::Connected => drop(signals.stands.send_replace(true)),
+                Event::Disconnected | Event::Closed => drop(signals.stands.send_replace(false)),
+                Event::ServerError(ServerError::Other(error)) => signals.denied.learn(error),
                 _ => {}
             }
             info!(%event, "nats connection");
             std::future::ready(())
         });
-        let client = options
-            .connect(servers)
-            .await
-            .map_err(|error| Error::with_source(ErrorKind::Nats, format!("NATS at {named} can't be reached"), error))?;
-        let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
-        Ok(Self { context, connected, denied })
+    let client = options
+        .connect(servers)
+        .await
+        .map_err(|error| Error::with_source(ErrorKind::Nats, format!("NATS at {named} can't be reached"), error))?;
+    Ok((ContextBuilder::new().timeout(nats.ack_timeout).build(client), gone))
+}
+
+/// Doubles from 10 ms, with jitter so that the relays of many services don't return together.
+fn reconnect_wait(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(10);
+    let wait = Duration::from_millis(10 << doublings).min(MAX_RECONNECT_WAIT);
+    if attempts <= 1 { Duration::ZERO } else { wait.mul_f64(rand::random_range(0.5..1.0)) }
+}
+
+/// Watches over the client and replaces it when it has ended, until nobody wants one.
+async fn keep(nats: NatsConfig, current: watch::Sender<Arc<Context>>, mut gone: CancellationToken, signals: Signals) {
+    loop {
+        tokio::select! {
+            () = current.closed() => return,
+            () = tokio::time::sleep(LOOK) => {
+                let stands = current.borrow().client().connection_state() == State::Connected;
+                signals.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
+                continue;
+            }
+            () = gone.cancelled() => warn!("the nats client has given up; starting another, with nothing queued"),
+        }
+        signals.stands.send_replace(false);
+        for attempt in 1.. {
+            tokio::select! {
+                () = current.closed() => return,
+                () = tokio::time::sleep(reconnect_wait(attempt)) => {}
+            }
+            match client(&nats, &signals).await {
+                Ok((context, its_end)) => {
+                    current.send_replace(Arc::new(context));
+                    gone = its_end;
+                    signals.stands.send_replace(true);
+                    break;
+                }
+                Err(error) => debug!(%error, attempt, "still no connection"),
+            }
+        }
     }
 }
 

@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
-use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::dispatch::Dispatched;
 use super::lease::Term;
-use super::nats::Denied;
+use super::nats::Nats;
 use super::policy::{
     Class, DISCONNECTED, HEADER, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify,
 };
@@ -59,17 +58,15 @@ pub(crate) enum Outcome {
 }
 
 /// Publishes to one stream during one term.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Publisher {
-    pub(crate) context: Context,
-    pub(crate) stream: Arc<str>,
-    pub(crate) coverage: Arc<Coverage>,
+    pub(crate) nats: Nats,
+    pub(crate) stream: Box<str>,
+    pub(crate) coverage: Coverage,
     /// `<db>.<collection>.`
-    pub(crate) id_prefix: Arc<str>,
+    pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
-    pub(crate) connected: watch::Receiver<bool>,
-    pub(crate) denied: Arc<Denied>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Health,
     pub(crate) term: Term,
     /// Cancelled when no new try may begin.
     pub(crate) stop: CancellationToken,
@@ -131,8 +128,13 @@ impl Drop for TryingAgain<'_> {
 }
 
 impl Publisher {
+    /// Whether the connection to NATS stands.
+    pub(crate) fn is_connected(&self) -> bool {
+        *self.nats.connected.borrow()
+    }
+
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
-    pub(crate) async fn publish(self, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
+    pub(crate) async fn publish(self: Arc<Self>, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
         let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
         let outcome = self.to_the_end(&dispatched.record, payload).await;
         (dispatched, outcome)
@@ -153,7 +155,7 @@ impl Publisher {
             if self.stop.is_cancelled() || !self.term.is_trusted() {
                 return Outcome::Abandoned;
             }
-            if *self.connected.borrow() {
+            if self.is_connected() {
                 match self.once(record, payload.clone(), headers.clone()).await {
                     Ok(acked) => {
                         self.health.answered();
@@ -186,16 +188,21 @@ impl Publisher {
     async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
         let sent = Instant::now();
         let message = PublishMessage::build().payload(payload).headers(headers);
-        let ack = self.context.send_publish(record.subject.as_str().to_owned(), message).await;
+        let ack = self.nats.context().send_publish(record.subject.as_str().to_owned(), message).await;
         let ack = match ack {
             Ok(ack) => ack.await,
             Err(error) => Err(error),
         };
         let ack = match ack {
             Ok(ack) => ack,
-            Err(error) => return Err(self.explain(record, sent, classify(&error)).await),
+            Err(error) => {
+                return tokio::select! {
+                    rejection = self.explain(record, sent, classify(&error)) => Err(rejection),
+                    () = self.stop.cancelled() => Err(classify(&error)),
+                };
+            }
         };
-        if ack.stream != *self.stream {
+        if *ack.stream != *self.stream {
             let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
             return Err(Rejection::new(OTHER_STREAM, error));
         }
@@ -206,7 +213,7 @@ impl Publisher {
     /// No responders: either no leader just now, or nobody will ever take this subject; the stream itself tells.
     async fn explain(&self, record: &OutboxRecord, sent: Instant, rejection: Rejection) -> Rejection {
         let subject = record.subject.as_str();
-        if self.denied.since(subject, sent) {
+        if self.nats.denied.since(subject, sent) {
             return Rejection::new(NO_PERMISSION, format!("the server denied a publish to {subject}"));
         }
         if rejection.code != NO_RESPONDERS || self.coverage.covers(subject).await != Some(false) {
@@ -224,8 +231,44 @@ impl Publisher {
             let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
             headers.insert(name, value(text)?);
         }
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, value(&format!("{}{}", self.id_prefix, record.id))?);
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, value(&message_id(&self.id_prefix, &record.id))?);
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, value(&self.stream)?);
         Ok(headers)
+    }
+}
+
+/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id stands in quotes where it could be
+/// mistaken: for a longer collection's name and a shorter id, for a quoted one, or for the text of an ObjectId or UUID.
+fn message_id(prefix: &str, id: &EventId) -> String {
+    match id {
+        EventId::String(text) if text.contains(['.', '"']) || [24, 36].contains(&text.len()) => {
+            let escaped = text.replace('\\', r"\\").replace('"', r#"\""#);
+            format!("{prefix}\"{escaped}\"")
+        }
+        _ => format!("{prefix}{id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::oid::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn no_two_events_of_a_database_share_a_message_id() {
+        let hex = "6745f0a1b2c3d4e5f6a7b8c9";
+        let uuid = bson::Uuid::from_bytes([7; 16]);
+        let texts =
+            ["order-1", "b", "a.b", "a", "\"a\"", "a\"", "\\", "a\\\".\"b", "b\"", hex, &uuid.to_string(), "\".\"a"];
+        let mut ids: Vec<_> = texts.iter().map(|text| EventId::string(*text).unwrap()).collect();
+        ids.push(EventId::ObjectId(ObjectId::parse_str(hex).unwrap()));
+        ids.push(EventId::Uuid(uuid));
+        let mut made = std::collections::HashSet::new();
+        for prefix in ["d.outbox.", "d.outbox.a.", "d.outbox.\"a.", "d.outbox.\"a\"."] {
+            assert!(ids.iter().all(|id| made.insert(message_id(prefix, id))), "{prefix}: {made:?}");
+        }
+        assert!(made.contains("d.outbox.order-1") && made.contains(&format!("d.outbox.{hex}")));
+        assert!(made.contains("d.outbox.\"a.b\"") && made.contains(&format!("d.outbox.\"{hex}\"")));
     }
 }

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Nats;
 use super::Totals;
-use super::dispatch::{Dispatch, Dispatched};
+use super::dispatch::{Dispatch, Dispatched, LANE_READ, Pending};
 use super::follow::{Found, follow};
 use super::lane::Ended;
 use super::lease::Term;
@@ -25,6 +25,7 @@ use super::publish::{Health, Outcome, Publisher};
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
 use super::stream::Coverage;
+use super::twins::Origin;
 use crate::config::Config;
 use crate::outbox::record::Malformed;
 use crate::outbox::store::{Mark, Next, Store};
@@ -44,23 +45,29 @@ pub(super) enum Stopped {
     GraceOver(usize),
     /// Another relay holds the lease now, or may soon.
     LeaseLost,
+    /// A stage has ended that never should.
+    StageEnded(&'static str),
 }
 
 /// The stages of one leadership.
 pub(super) struct Pump {
     config: Config,
     dispatch: Dispatch,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
     found: mpsc::Receiver<Found>,
     answers: mpsc::UnboundedReceiver<Answer>,
     asks: mpsc::UnboundedSender<Ask>,
     settlements: mpsc::UnboundedSender<Settlement>,
     settled: mpsc::UnboundedReceiver<Settled>,
+    following: JoinHandle<()>,
+    retrying: JoinHandle<()>,
     settling: JoinHandle<()>,
     give_up: CancellationToken,
     tick: Arc<Notify>,
     ticking: bool,
+    /// Whether the last tick left due events where they are, for want of room.
+    more_due: bool,
 }
 
 impl Pump {
@@ -79,35 +86,36 @@ impl Pump {
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        tokio::spawn(follow(follow_from.clone(), found_tx));
-        tokio::spawn(retry::run(store.clone(), asked, answer));
+        let following = tokio::spawn(follow(follow_from.clone(), found_tx));
+        let retrying = tokio::spawn(retry::run(store.clone(), asked, answer));
         let settling = tokio::spawn(settle::run(store.clone(), inbox, reports, give_up.clone()));
         let publisher = Publisher {
-            context: nats.context.clone(),
+            nats: nats.clone(),
             stream: config.stream.name.as_str().into(),
-            coverage: Arc::new(Coverage::new(nats.context.clone(), &config.stream.name)),
+            coverage: Coverage::new(nats.clone(), &config.stream.name),
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
-            connected: nats.connected.clone(),
-            denied: nats.denied.clone(),
-            health: Arc::new(Health::new(tick.clone())),
+            health: Health::new(tick.clone()),
             term,
             stop: CancellationToken::new(),
         };
         Self {
             config: config.clone(),
             dispatch: Dispatch::new(config.dispatch.clone()),
-            publisher,
+            publisher: Arc::new(publisher),
             in_flight: FuturesUnordered::new(),
             found,
             answers,
             asks,
             settlements,
             settled,
+            following,
+            retrying,
             settling,
             give_up,
             tick,
             ticking: false,
+            more_due: false,
         }
     }
 
@@ -120,14 +128,15 @@ impl Pump {
     ) -> Stopped {
         let mut found = Vec::with_capacity(TURN);
         let mut settled = Vec::with_capacity(TURN);
-        let mut connected = self.publisher.connected.clone();
+        let mut connected = self.publisher.nats.connected.clone();
         // The sweep that begins a leadership has just looked.
         let mut stray =
             tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
         stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ended = None;
         loop {
             self.publish();
-            let room = self.dispatch.room().min(TURN);
+            let (room, may_tick) = (self.dispatch.room(), self.may_tick());
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
@@ -139,14 +148,28 @@ impl Pump {
                         break;
                     }
                 }
-                _ = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
-                _ = self.found.recv_many(&mut found, room), if room > 0 => found.drain(..).for_each(|found| self.found(found)),
+                1.. = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
+                1.. = self.found.recv_many(&mut found, room.events.min(TURN)), if !room.is_none() => {
+                    found.drain(..).for_each(|found| self.found(found));
+                }
                 Some(answer) = self.answers.recv() => self.answered(answer),
-                _ = stray.tick(), if room > 0 && self.may_tick() && !self.dispatch.is_sweeping() => self.read(Ask::Stray(self.dispatch.room())),
-                () = self.tick.notified(), if room > 0 && self.may_tick() => self.read(Ask::Due(self.dispatch.room())),
+                _ = stray.tick(), if may_tick && !self.dispatch.is_sweeping() => self.read(Ask::Stray(room)),
+                () = self.tick.notified(), if may_tick => self.read(Ask::Due(room)),
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
+                _ = &mut self.following => ended = Some("follower"),
+                _ = &mut self.retrying => ended = Some("retrier"),
+                _ = &mut self.settling => ended = Some("settler"),
             }
+            if ended.is_some() {
+                break;
+            }
+        }
+        if let Some(stage) = ended {
+            error!(stage, "a stage has ended that never should; stopping");
+            let deadline = Instant::now() + self.config.shutdown.grace;
+            self.drain(deadline, totals).await;
+            return Stopped::StageEnded(stage);
         }
         if !stop.is_cancelled() {
             self.publisher.stop.cancel();
@@ -175,7 +198,7 @@ impl Pump {
         }
         let Self { settlements, mut settling, give_up, .. } = self;
         drop(settlements);
-        if tokio::time::timeout_at(deadline, &mut settling).await.is_err() {
+        if !settling.is_finished() && tokio::time::timeout_at(deadline, &mut settling).await.is_err() {
             give_up.cancel();
             left = left.max(1);
             if let Err(error) = settling.await {
@@ -186,7 +209,7 @@ impl Pump {
     }
 
     fn publish(&mut self) {
-        while *self.publisher.connected.borrow() && self.dispatch.in_flight() < self.publisher.health.limit() {
+        while self.publisher.is_connected() && self.dispatch.in_flight() < self.publisher.health.limit() {
             let Some(dispatched) = self.dispatch.next() else {
                 break;
             };
@@ -196,7 +219,7 @@ impl Pump {
             self.settle(Settlement::Park(park));
         }
         while let Some(key) = self.dispatch.next_lane_read() {
-            self.ask(Ask::Lane(key));
+            self.ask(Ask::Lane(key, LANE_READ));
         }
     }
 
@@ -211,7 +234,9 @@ impl Pump {
 
     /// While the broker doesn't answer, failed events rest too, unless there is nothing else left to find out with.
     fn may_tick(&self) -> bool {
-        !self.ticking && (self.publisher.health.is_well() || self.dispatch.in_flight() == 0)
+        !self.ticking
+            && !self.dispatch.room().is_none()
+            && (self.publisher.health.is_well() || self.dispatch.in_flight() == 0)
     }
 
     fn read(&mut self, ask: Ask) {
@@ -222,18 +247,35 @@ impl Pump {
 
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Due(due, malformed) => {
+            Answer::Due(page) => {
                 self.ticking = false;
-                self.dispatch.tick_ended(due);
-                malformed.into_iter().for_each(|malformed| self.malformed(malformed));
-            }
-            Answer::Stray(stray, malformed) => {
-                self.ticking = false;
-                match self.dispatch.stray_ended(stray) {
-                    0 => {}
-                    events => info!(events, "the safety sweep found locked events that nothing had brought yet"),
+                let mut due = Vec::new();
+                for parsed in page.events {
+                    match parsed {
+                        Ok(record) => due.push(Pending { record, origin: Origin::Retry }),
+                        Err(malformed) => self.malformed(*malformed),
+                    }
                 }
-                malformed.into_iter().for_each(|malformed| self.malformed(malformed));
+                let found = due.len();
+                let taken = self.dispatch.tick_ended(due);
+                debug!(found, taken, more = page.more, "looked for due events");
+                self.more_due = page.more && taken > 0;
+            }
+            Answer::Stray(page) => {
+                self.ticking = false;
+                let mut events = 0;
+                for parsed in page.events {
+                    match parsed {
+                        Ok(record) => {
+                            events += u64::from(self.dispatch.offer_stray(Pending { record, origin: Origin::Stray }));
+                        }
+                        Err(malformed) => self.malformed(*malformed),
+                    }
+                }
+                self.dispatch.stray_ended();
+                if events > 0 {
+                    info!(events, "the safety sweep found locked events that nothing had brought yet");
+                }
             }
             Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),
         }
@@ -242,14 +284,12 @@ impl Pump {
     /// Nothing the broker does can help it: dead at once, and its key waits for a person.
     fn malformed(&mut self, malformed: Malformed) {
         if malformed.marked {
-            return self.dispatch.hold(malformed.key.as_ref());
+            return self.dispatch.hold_dead(malformed.key.as_ref());
         }
-        if let Some(key) = &malformed.key {
-            self.dispatch.hold_until_marked(key);
-        }
+        let held = malformed.key.filter(|key| self.dispatch.hold_until_marked(key));
         let rejection = Rejection::new(MALFORMED, malformed.reason);
         let mark = self.mark(malformed.id, 0, rejection);
-        self.settle(Settlement::Failed(malformed.key.map(Settled::Malformed), Box::new(mark)));
+        self.settle(Settlement::Failed(held.map(Settled::Malformed), Box::new(mark)));
     }
 
     fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
@@ -264,7 +304,11 @@ impl Pump {
                 totals.failed += 1;
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.mark(record.id.clone().into(), record.attempts, rejection);
-                self.settle(Settlement::Failed(Some(Settled::Event(record.id)), Box::new(mark)));
+                let settled = match mark.next {
+                    Next::Dead => Settled::Dead(record.id, record.key),
+                    Next::RetryAfter(_) => Settled::Event(record.id),
+                };
+                self.settle(Settlement::Failed(Some(settled), Box::new(mark)));
                 // What the lane held is parked after its head is marked.
                 for park in self.dispatch.take_parks() {
                     self.settle(Settlement::Park(park));
@@ -315,11 +359,17 @@ impl Pump {
     fn settled(&mut self, settled: Settled) {
         match settled {
             Settled::Event(id) => self.dispatch.settled(&id),
+            Settled::Dead(id, key) => self.dispatch.died(&id, key.as_ref()),
             Settled::Malformed(key) => self.dispatch.marked(&key),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.dispatch.parked(&park);
             }
+        }
+        // The rest of what was due, without waiting for the schedule.
+        if self.more_due && !self.dispatch.is_retrying() {
+            self.more_due = false;
+            self.tick.notify_one();
         }
     }
 

@@ -6,21 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::DateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::dispatch::{LANE_READ, Pending};
+use super::dispatch::Pending;
 use super::lane::Behind;
 use super::twins::Origin;
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::Key;
-use crate::outbox::record::{Custody, Malformed, OutboxRecord};
-use crate::outbox::store::Store;
+use crate::outbox::record::Custody;
+use crate::outbox::store::{Page, Room, Store};
 
-/// Most due events one tick reads of each kind, keyed and not.
+/// Most events one tick reads. When there are more, the next tick follows as soon as these are settled.
 pub(crate) const MAX_TICK: usize = 1000;
 
 /// How old a locked event must be for the safety sweep to pick it up: far older than what the tail is about to bring.
@@ -29,19 +29,19 @@ const STRAY_AGE: Duration = Duration::from_secs(60);
 /// A read that the relay asks for.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// At most this many due events.
-    Due(usize),
-    /// At most this many events that should have been published long ago.
-    Stray(usize),
+    /// Due events.
+    Due(Room),
+    /// Events that should have been published long ago.
+    Stray(Room),
     /// What is unlocked of this key.
-    Lane(Key),
+    Lane(Key, Room),
 }
 
 /// The result of an [`Ask`].
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Due(Vec<Pending>, Vec<Malformed>),
-    Stray(Vec<Pending>, Vec<Malformed>),
+    Due(Page),
+    Stray(Page),
     Lane(Key, Vec<Pending>, Behind),
 }
 
@@ -49,9 +49,17 @@ pub(crate) enum Answer {
 pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, answers: mpsc::UnboundedSender<Answer>) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(limit) => due(&store, limit).await,
-            Ask::Stray(limit) => stray(&store, limit).await,
-            Ask::Lane(key) => lane(&store, key).await,
+            Ask::Due(room) => Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+                warn!(%error, "could not look for due events; the next tick does");
+                Page::default()
+            })),
+            Ask::Stray(room) => {
+                Answer::Stray(store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+                    warn!(%error, "could not look for events passed over; the next safety sweep does");
+                    Page::default()
+                }))
+            }
+            Ask::Lane(key, room) => lane(&store, key, room).await,
         };
         if answers.send(answer).is_err() {
             return;
@@ -59,60 +67,25 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
     }
 }
 
-async fn due(store: &Store, limit: usize) -> Answer {
-    let documents = store.due(bounded(limit)).await.unwrap_or_else(|error| {
-        warn!(%error, "could not look for due events; the next tick does");
-        Vec::new()
-    });
-    debug!(due = documents.len(), "looked for due events");
-    let (due, malformed) = parse(&documents, Origin::Retry);
-    Answer::Due(due, malformed)
-}
-
-async fn stray(store: &Store, limit: usize) -> Answer {
-    let documents = store.stray(STRAY_AGE, bounded(limit)).await.unwrap_or_else(|error| {
-        warn!(%error, "could not look for events passed over; the next safety sweep does");
-        Vec::new()
-    });
-    let (stray, malformed) = parse(&documents, Origin::Stray);
-    Answer::Stray(stray, malformed)
-}
-
-fn bounded(limit: usize) -> u32 {
-    u32::try_from(limit.min(MAX_TICK)).unwrap_or(u32::MAX)
-}
-
-fn parse(documents: &[RawDocumentBuf], origin: Origin) -> (Vec<Pending>, Vec<Malformed>) {
-    let (mut events, mut malformed) = (Vec::new(), Vec::new());
-    for document in documents {
-        match OutboxRecord::parse(document) {
-            Ok(record) => events.push(Pending { record, origin }),
-            Err(found) => malformed.push(*found),
-        }
-    }
-    (events, malformed)
-}
-
-async fn lane(store: &Store, key: Key) -> Answer {
+async fn lane(store: &Store, key: Key, room: Room) -> Answer {
     let mut events = Vec::new();
-    let documents = match store.unlocked(&key, u32::try_from(LANE_READ).unwrap_or(u32::MAX)).await {
-        Ok(documents) => documents,
+    let page = match store.unlocked(&key, room).await {
+        Ok(page) => page,
         Err(error) => {
             warn!(%error, "could not read the parked events of a key; the next tick does");
             return Answer::Lane(key, events, Behind::Held);
         }
     };
-    let more = documents.len() == LANE_READ;
     let now_ms = DateTime::now().timestamp_millis();
-    for document in documents {
-        match OutboxRecord::parse(&document) {
+    for parsed in page.events {
+        match parsed {
             Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) => {
                 events.push(Pending { record, origin: Origin::Retry });
             }
             Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
         }
     }
-    Answer::Lane(key, events, if more { Behind::More } else { Behind::Nothing })
+    Answer::Lane(key, events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
 /// Starts the cron schedule; each tick wakes whoever waits on the returned handle, and a tick nobody waits for is kept

@@ -39,6 +39,8 @@ pub(crate) enum Settlement {
 #[derive(Debug)]
 pub(crate) enum Settled {
     Event(EventId),
+    /// A mark that the event is dead.
+    Dead(EventId, Option<Key>),
     Park(Park),
     /// The mark of a malformed event of this key.
     Malformed(Key),
@@ -78,8 +80,15 @@ pub(crate) async fn run(
             }
             report(&reports, ids.into_iter().flatten());
         }
-        let parked: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
-        if !parked.is_empty() && until_done("park", &give_up, || store.park(&parked)).await.is_some() {
+        let ids: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
+        if !ids.is_empty()
+            && let Some(refused) = until_done("park", &give_up, || store.park(&ids)).await
+        {
+            for Refused { index, error } in refused {
+                let Some(id) = ids.get(index) else { continue };
+                error!(%id, error, "an event can't be parked behind a failed one; its key waits until the next start");
+                parks.iter_mut().for_each(|park| park.ids.retain(|parked| parked != id));
+            }
             report(&reports, parks.into_iter().map(Settled::Park));
         }
     }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, Info};
-use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::Nats;
 use crate::config::StreamConfig;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,18 +44,18 @@ pub fn wanted(stream: &StreamConfig) -> Config {
 ///
 /// # Errors
 /// [`ErrorKind::Stream`] when it can't be made or can't serve an outbox.
-pub async fn ensure(context: &Context, stream: &StreamConfig) -> Result<Ensured> {
-    if let Some(info) = info(context, &stream.name).await? {
+pub async fn ensure(nats: &Nats, stream: &StreamConfig) -> Result<Ensured> {
+    if let Some(info) = info(nats, &stream.name).await? {
         let differences = verify_config(&info.config, stream)?;
         return Ok(Ensured { created: false, config: info.config, differences });
     }
-    match context.create_stream(wanted(stream)).await {
+    match nats.context().create_stream(wanted(stream)).await {
         Ok(made) => Ok(Ensured { created: true, config: made.cached_info().config.clone(), differences: Vec::new() }),
         // Another `outboxd migrate` was faster, with other settings.
         Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
         {
-            let differences = verify(context, stream).await?;
-            let config = info(context, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
+            let differences = verify(nats, stream).await?;
+            let config = info(nats, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
             Ok(Ensured { created: false, config, differences })
         }
         Err(error) => {
@@ -68,8 +69,8 @@ pub async fn ensure(context: &Context, stream: &StreamConfig) -> Result<Ensured>
 ///
 /// # Errors
 /// [`ErrorKind::Stream`] with what to do.
-pub async fn verify(context: &Context, stream: &StreamConfig) -> Result<Vec<String>> {
-    match info(context, &stream.name).await? {
+pub async fn verify(nats: &Nats, stream: &StreamConfig) -> Result<Vec<String>> {
+    match info(nats, &stream.name).await? {
         Some(info) => verify_config(&info.config, stream),
         None => {
             let message =
@@ -114,8 +115,8 @@ fn verify_config(found: &Config, wanted: &StreamConfig) -> Result<Vec<String>> {
     Ok(differences)
 }
 
-async fn info(context: &Context, name: &str) -> Result<Option<Info>> {
-    match context.get_stream(name).await {
+async fn info(nats: &Nats, name: &str) -> Result<Option<Info>> {
+    match nats.context().get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
@@ -135,24 +136,25 @@ async fn info(context: &Context, name: &str) -> Result<Option<Info>> {
 /// The subjects the stream takes, asked again when they may have changed.
 #[derive(Debug)]
 pub(crate) struct Coverage {
-    context: Context,
+    nats: Nats,
     name: String,
-    known: Mutex<Option<(Instant, Vec<String>)>>,
+    known: Mutex<Option<(Instant, Option<Vec<String>>)>>,
 }
 
 impl Coverage {
-    pub(crate) fn new(context: Context, name: &str) -> Self {
-        Self { context, name: name.to_owned(), known: Mutex::new(None) }
+    pub(crate) fn new(nats: Nats, name: &str) -> Self {
+        Self { nats, name: name.to_owned(), known: Mutex::new(None) }
     }
 
-    /// Whether the stream takes this subject; `None` when it doesn't say.
+    /// Whether the stream takes this subject; `None` when it doesn't say. One asks for all who wait, and not having been
+    /// told is known for as long as having been.
     pub(crate) async fn covers(&self, subject: &str) -> Option<bool> {
         let mut known = self.known.lock().await;
         if known.as_ref().is_none_or(|(asked, _)| asked.elapsed() > COVERAGE_AGE) {
-            let info = info(&self.context, &self.name).await.ok().flatten();
-            *known = info.map(|info| (Instant::now(), info.config.subjects));
+            let info = info(&self.nats, &self.name).await.ok().flatten();
+            *known = Some((Instant::now(), info.map(|info| info.config.subjects)));
         }
-        known.as_ref().map(|(_, subjects)| any_covers(subjects, subject))
+        known.as_ref().and_then(|(_, subjects)| Some(any_covers(subjects.as_ref()?, subject)))
     }
 }
 

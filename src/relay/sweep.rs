@@ -3,7 +3,7 @@
 use bson::Timestamp;
 use tokio::sync::mpsc;
 
-use super::follow::{Closed, Found, read};
+use super::follow::{Closed, Found, hand_over};
 use super::twins::Origin;
 use crate::outbox::store::Store;
 
@@ -20,8 +20,8 @@ pub(super) async fn sweep(
     // Whether an event is due is the server's to say.
     let now_ms = i64::from(cursor.at.time) * 1000;
     while let Some(document) = cursor.next().await? {
-        if found.send(read(document, Origin::Sweep(number), now_ms)).await.is_err() {
-            return Ok(Err(Closed));
+        if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, found).await {
+            return Ok(Err(closed));
         }
     }
     let ended = found.send(Found::SweepEnded).await;

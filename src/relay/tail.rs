@@ -7,7 +7,7 @@ use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::{Error, Result};
 use tokio::sync::mpsc;
 
-use super::follow::{Closed, Found, read};
+use super::follow::{Closed, Found, hand_over};
 use super::twins::Origin;
 use crate::outbox::store::Store;
 
@@ -27,8 +27,8 @@ pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Foun
             "insert" => {
                 let document = change.get_document("fullDocument")?;
                 let now_ms = bson::DateTime::now().timestamp_millis();
-                if found.send(read(document, Origin::Tail, now_ms)).await.is_err() {
-                    return Ok(Closed);
+                if let Err(closed) = hand_over(store, document, Origin::Tail, now_ms, found).await {
+                    return Ok(closed);
                 }
             }
             operation => {

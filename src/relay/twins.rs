@@ -36,6 +36,8 @@ pub(super) struct Twins {
     before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
     reads: usize,
+    /// Of the known events, those the retrier brought.
+    retried: usize,
 }
 
 impl Twins {
@@ -86,20 +88,32 @@ impl Twins {
         !self.known.contains_key(id) && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
     }
 
+    /// How many of the known events the retrier brought.
+    pub(super) fn retried(&self) -> usize {
+        self.retried
+    }
+
     /// Knows an event.
     pub(super) fn insert(&mut self, id: EventId, origin: Origin) {
+        self.retried += usize::from(origin == Origin::Retry);
         self.known.insert(id, origin);
     }
 
     /// Knows an event no more, with nothing written.
     pub(super) fn remove(&mut self, id: &EventId) {
-        self.known.remove(id);
+        self.forget(id);
+    }
+
+    fn forget(&mut self, id: &EventId) -> Option<Origin> {
+        let origin = self.known.remove(id);
+        self.retried -= usize::from(origin == Some(Origin::Retry));
+        origin
     }
 
     /// What was to be written about an event is written.
     pub(super) fn settle(&mut self, id: &EventId) {
         self.settlements += 1;
-        let origin = self.known.remove(id);
+        let origin = self.forget(id);
         if origin == Some(Origin::Stray) {
             self.before_the_tail.insert(id.clone());
         }

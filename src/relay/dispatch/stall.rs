@@ -1,0 +1,143 @@
+//! Stalled lanes: what stalls one, what is parked behind it, and the reads that open it again.
+
+use super::{Custody, Dispatch, EventId, Key, OnDead, Pending, bytes};
+use crate::relay::lane::{Behind, Park};
+
+/// Lane reads under way at once: each may bring [`LANE_READ`] that no bound has been asked about.
+pub(super) const MAX_LANE_READS: usize = 4;
+
+impl Dispatch {
+    /// Notes that an event of this key waits in the database: what is offered after it waits behind it.
+    pub(crate) fn hold(&mut self, key: Option<&Key>) {
+        if let Some(key) = key {
+            self.lanes.entry(key.clone()).or_default().stalled = true;
+        }
+    }
+
+    /// The same for a dead event, unless those are skipped.
+    pub(crate) fn hold_dead(&mut self, key: Option<&Key>) {
+        if self.limits.on_dead == OnDead::Hold {
+            self.hold(key);
+        }
+    }
+
+    /// The same for an event that is being marked as dead: until that is written, a read would miss it. Returns whether
+    /// the key is held, so that [`Dispatch::marked`] is to be called.
+    pub(crate) fn hold_until_marked(&mut self, key: &Key) -> bool {
+        if self.limits.on_dead == OnDead::Skip {
+            return false;
+        }
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.stalled = true;
+        lane.parking += 1;
+        lane.parked_since_read = true;
+        true
+    }
+
+    /// The mark is written.
+    pub(crate) fn marked(&mut self, key: &Key) {
+        self.unpark(key, 1);
+    }
+
+    /// An event of this key is marked as dead. If those are skipped, the ones behind it go on.
+    pub(crate) fn died(&mut self, id: &EventId, key: Option<&Key>) {
+        self.settled(id);
+        let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Skip) else { return };
+        if self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
+            self.want_read(key);
+        }
+    }
+
+    /// Events to park now.
+    pub(crate) fn take_parks(&mut self) -> Vec<Park> {
+        std::mem::take(&mut self.parks)
+    }
+
+    /// A park is done.
+    pub(crate) fn parked(&mut self, park: &Park) {
+        for id in &park.ids {
+            self.settled(id);
+        }
+        self.unpark(&park.key, park.ids.len());
+    }
+
+    fn unpark(&mut self, key: &Key, count: usize) {
+        let lane = self.lanes.get_mut(key).expect("a lane with parks under way stays");
+        lane.parking -= count;
+        if lane.parking == 0 && lane.read_wanted {
+            self.want_read(key);
+        }
+        self.tidy(key);
+    }
+
+    /// The next key whose unlocked events are to be read, if there is room for them.
+    pub(crate) fn next_lane_read(&mut self) -> Option<Key> {
+        if self.lane_reads >= MAX_LANE_READS || self.room().is_none() {
+            return None;
+        }
+        let key = self.wanted_reads.pop_front()?;
+        let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
+        lane.parked_since_read = lane.parking > 0;
+        lane.read_began = self.twins.begin_read();
+        self.lane_reads += 1;
+        Some(key)
+    }
+
+    /// Takes the result of a lane read: the key's unlocked events, oldest first, all of them due.
+    pub(crate) fn lane_read(&mut self, key: &Key, events: Vec<Pending>, behind: Behind) {
+        self.lane_reads -= 1;
+        let began = self.lanes.get(key).expect("a lane that is being read stays").read_began;
+        for pending in events {
+            if self.twins.is_new(&pending.record.id, began) {
+                self.buffer(pending);
+            }
+        }
+        self.twins.end_read();
+        let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
+        lane.reading = false;
+        let idle = !lane.in_flight && lane.queue.is_empty();
+        match behind {
+            Behind::Nothing if !lane.parked_since_read => lane.stalled = false,
+            Behind::Nothing if idle => self.want_read(key),
+            Behind::Nothing | Behind::More | Behind::Held => {}
+        }
+        self.tidy(key);
+    }
+
+    /// Stalls an open lane and parks what waits in it. What is in flight stays.
+    pub(super) fn stall(&mut self, key: &Key) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.stalled = true;
+        let queue = std::mem::take(&mut lane.queue);
+        let mut ids = Vec::new();
+        for pending in queue {
+            self.buffered -= 1;
+            self.buffered_bytes -= bytes(&pending.record);
+            match pending.record.custody {
+                Custody::Live => ids.push(pending.record.id),
+                // The retrier has it already.
+                Custody::Unlocked { .. } | Custody::Dead => self.twins.remove(&pending.record.id),
+            }
+        }
+        if !ids.is_empty() {
+            self.park(key.clone(), ids);
+        }
+    }
+
+    pub(super) fn park(&mut self, key: Key, ids: Vec<EventId>) {
+        let lane = self.lanes.get_mut(&key).expect("only called for a lane that is there");
+        lane.parking += ids.len();
+        lane.parked_since_read = true;
+        self.parks.push(Park { key, ids });
+    }
+
+    /// A read must not begin before every park is done: it would miss what is on its way.
+    pub(super) fn want_read(&mut self, key: &Key) {
+        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
+        lane.read_wanted = lane.parking > 0;
+        if !lane.read_wanted && !lane.reading {
+            lane.reading = true;
+            self.wanted_reads.push_back(key.clone());
+        }
+    }
+}
