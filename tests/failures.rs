@@ -294,7 +294,7 @@ async fn many_failed_events_are_out_soon_after_the_cause_is_mended() {
     let scene = Scene::new().await;
     // One tick takes a thousand: at one in ten seconds this would be minutes, if none followed the one before.
     let _relay = Relay::leading(&scene, &[("OUTBOXD_RETRY__CRON", "*/10 * * * * *")]).await;
-    let keyed = |n: u32| (n % 2 > 0).then(|| format!("k{}", n % 9_000));
+    let keyed = |n: u32| (!n.is_multiple_of(2)).then(|| format!("k{}", n % 9_000));
     let failed = (0..20_000).map(|n| {
         let key = keyed(n).unwrap_or_default();
         let mut failed = doc! {

@@ -5,15 +5,16 @@
 //! [`Sources`] carries what `main` found there. `config/outboxd.toml` lists every setting with its reason.
 
 mod connect;
+mod read;
 mod reader;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mongodb::options::ConnectionString;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
+use self::read::secs;
 use self::reader::Reader;
 pub use self::reader::Shown;
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +45,8 @@ pub struct Config {
     pub sweep: SweepConfig,
     /// What happens to a failed event.
     pub retry: RetryConfig,
+    /// What a person is told.
+    pub alerts: AlertsConfig,
     /// Which relay publishes.
     pub lease: LeaseConfig,
     /// How a stop goes.
@@ -166,6 +169,21 @@ pub struct RetryConfig {
     pub outage_grace: Duration,
 }
 
+/// `[alerts]`
+#[derive(Debug, Clone)]
+pub struct AlertsConfig {
+    /// Path of the alert log: JSON lines, rotated.
+    pub file: PathBuf,
+    /// Whether it was given, so that it must be writable.
+    pub file_given: bool,
+    /// Counted refusals of one event that raise an alert.
+    pub after_failures: u32,
+    /// Age of the oldest event that raises an alert.
+    pub stuck_after: Duration,
+    /// Where each alert is posted too.
+    pub webhook: Option<SecretString>,
+}
+
 /// `[lease]`
 #[derive(Debug, Clone)]
 pub struct LeaseConfig {
@@ -211,11 +229,14 @@ impl Config {
         let dispatch = DispatchConfig::read(&mut reader);
         let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
         let retry = RetryConfig::read(&mut reader);
+        let alerts = AlertsConfig::read(&mut reader);
         let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
         match reader.finish(sources) {
-            Ok(shown) => Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, lease, shutdown, log, shown }),
+            Ok(shown) => {
+                Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, lease, shutdown, log, shown })
+            }
             Err(mistakes) => {
                 let count = mistakes.len();
                 let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
@@ -244,154 +265,4 @@ impl fmt::Display for Config {
         }
         Ok(())
     }
-}
-
-impl MongodbConfig {
-    fn read(reader: &mut Reader, client_id: &str) -> Self {
-        let uri = reader.secret("mongodb.uri", "mongodb.uri_file");
-        let mut in_path = None;
-        match &uri {
-            None => reader.mistake("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
-            Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
-                Ok(parsed) => in_path = parsed.default_database,
-                // The driver's message may repeat parts of the URI.
-                Err(_) => reader
-                    .mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
-            },
-        }
-        let database = reader.optional("mongodb.database").or(in_path).unwrap_or_else(|| {
-            if uri.is_some() {
-                reader.mistake("mongodb.database", "is not set; put the database in the URI's path or set it");
-            }
-            String::new()
-        });
-        Self {
-            uri: uri.unwrap_or_default(),
-            database,
-            collection: reader.take("mongodb.collection", "outbox".to_owned()),
-            app_name: format!("outboxd {client_id}"),
-        }
-    }
-}
-
-impl NatsConfig {
-    fn read(reader: &mut Reader) -> Self {
-        let default_id = format!("outboxd-{}", std::process::id());
-        let nats = Self {
-            url: reader
-                .secret("nats.url", "nats.url_file")
-                .unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned().into()),
-            client_id: reader.take("nats.client_id", default_id),
-            creds: reader.optional("nats.creds"),
-            nkey: reader.secret("nats.nkey", "nats.nkey_file"),
-            user: reader.optional("nats.user"),
-            password: reader.secret("nats.password", "nats.password_file"),
-            token: reader.secret("nats.token", "nats.token_file"),
-            tls_cert: reader.optional("nats.tls_cert"),
-            tls_key: reader.optional("nats.tls_key"),
-            tls_ca: reader.optional("nats.tls_ca"),
-            ping_interval: reader.within("nats.ping_interval", secs(5), secs(1)..=secs(120)),
-            ack_timeout: reader.within("nats.ack_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
-        };
-        if nats.servers().is_none() {
-            reader.mistake("nats.url", "is not one or more URLs such as nats://host:4222, separated by commas");
-        }
-        if nats.user.is_some() != nats.password.is_some() {
-            reader.mistake("nats.user", "user and password go together");
-        }
-        if nats.tls_cert.is_some() != nats.tls_key.is_some() {
-            reader.mistake("nats.tls_cert", "certificate and key go together");
-        }
-        for (key, path) in
-            [("creds", &nats.creds), ("tls_cert", &nats.tls_cert), ("tls_key", &nats.tls_key), ("tls_ca", &nats.tls_ca)]
-        {
-            if let Some(Err(error)) = path.as_ref().map(std::fs::metadata) {
-                reader.mistake(&format!("nats.{key}"), format!("the file can't be read: {error}"));
-            }
-        }
-        nats
-    }
-}
-
-impl StreamConfig {
-    fn read(reader: &mut Reader) -> Self {
-        let stream = Self {
-            name: reader.take("stream.name", String::new()),
-            subjects_given: reader.is_given("stream.subjects"),
-            subjects: reader.take("stream.subjects", vec!["*".to_owned()]),
-            duplicate_window: reader.within(
-                "stream.duplicate_window",
-                secs(1800),
-                Duration::from_millis(100)..=secs(86_400),
-            ),
-            replicas: to_usize(reader.within("stream.replicas", 1, 1..=5)),
-            max_age: reader.take("stream.max_age", Duration::ZERO),
-        };
-        if stream.name.is_empty() {
-            reader.mistake("stream.name", "is not set; give the JetStream stream, or NATS_CLUSTER_ID");
-        } else if stream.name.len() > 255
-            || stream.name.contains(|c: char| !c.is_ascii_graphic() || "*>./\\".contains(c))
-        {
-            reader.mistake("stream.name", "a stream's name has no spaces and none of `* > . / \\`");
-        }
-        if stream.subjects.is_empty() {
-            reader.mistake("stream.subjects", "is empty; give at least one subject");
-        }
-        if !stream.max_age.is_zero() && stream.max_age < stream.duplicate_window {
-            reader.mistake("stream.max_age", "is shorter than stream.duplicate_window; the server refuses that");
-        }
-        stream
-    }
-}
-
-impl DispatchConfig {
-    fn read(reader: &mut Reader) -> Self {
-        Self {
-            max_in_flight: to_usize(reader.within("dispatch.max_in_flight", 1024, 1..=4096)),
-            max_buffered_events: to_usize(reader.within("dispatch.max_buffered_events", 8192, 1..=1_000_000)),
-            max_buffered_bytes: to_usize(reader.within("dispatch.max_buffered_bytes", 16 << 20, 1 << 16..=1 << 32)),
-            ordering: reader.one_of("dispatch.ordering", &[("key", Ordering::Key), ("none", Ordering::None)]),
-            on_dead: reader.one_of("dispatch.on_dead", &[("hold", OnDead::Hold), ("skip", OnDead::Skip)]),
-        }
-    }
-}
-
-impl RetryConfig {
-    fn read(reader: &mut Reader) -> Self {
-        let retry = Self {
-            cron: reader.take("retry.cron", "*/10 * * * * *".to_owned()),
-            base_delay: reader.within("retry.base_delay", secs(5), Duration::from_millis(100)..=secs(3600)),
-            max_delay: reader.within("retry.max_delay", secs(300), secs(1)..=secs(86_400)),
-            max_attempts: u32::try_from(reader.within("retry.max_attempts", 20, 1..=10_000)).unwrap_or(u32::MAX),
-            outage_grace: reader.within("retry.outage_grace", secs(30), secs(0)..=secs(3600)),
-        };
-        if retry.max_delay < retry.base_delay {
-            reader.mistake("retry.max_delay", "is shorter than retry.base_delay");
-        }
-        if tokio_cron_scheduler::Job::new(retry.cron.as_str(), |_, _| {}).is_err() {
-            let wanted = "is not a cron expression with seconds, such as \"*/10 * * * * *\" for every ten seconds";
-            reader.mistake("retry.cron", wanted);
-        }
-        retry
-    }
-}
-
-impl LogConfig {
-    fn read(reader: &mut Reader) -> Self {
-        let format = reader.one_of("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-        let level = reader.take("log.level", "warn,outboxd=info".to_owned());
-        if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
-            reader.mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");
-        }
-        Self { format, level }
-    }
-}
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-/// Bounded by the caller's range, all of which fits on 64-bit machines; a smaller one gets its largest.
-fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -19,6 +19,10 @@ use crate::relay::publish::Acked;
 const FAILURES_KEPT: i32 = 20;
 /// Documents per reply while sweeping: a reply of typical events is about half a megabyte.
 const SWEEP_BATCH: u32 = 1000;
+/// Most events counted to say how many are stuck.
+const MAX_COUNTED: u64 = 10_000;
+/// Characters shown of a text that anybody may have written.
+const MAX_SHOWN: usize = 255;
 /// How long the server waits for something to happen before it answers a quiet tail: the pace at which a stop is seen.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 
@@ -87,6 +91,20 @@ impl Refused {
         let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
         Some(Self { index, error: error.get_str("errmsg").unwrap_or("(no reason given)").to_owned() })
     }
+}
+
+/// The oldest of the events that have waited for too long.
+#[derive(Debug)]
+pub(crate) struct Oldest {
+    pub(crate) id: String,
+    pub(crate) subject: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) attempts: u32,
+    /// The error of its newest failure.
+    pub(crate) last_failure: Option<String>,
+    pub(crate) age_seconds: u64,
+    /// How many there are; counted up to [`MAX_COUNTED`].
+    pub(crate) events: u64,
 }
 
 /// What becomes of a failed event.
@@ -270,6 +288,32 @@ impl Store {
         self.read(find, room, &mut session).await
     }
 
+    /// The oldest event that isn't dead, if it is older than `age`. The first look ends at the first such document, which in
+    /// the order of the collection is near the beginning; only when there is one are all looked at.
+    pub(crate) async fn oldest(&self, age: Duration) -> Result<Option<Oldest>> {
+        let before = self.ago(age).await?;
+        let old = doc! { field::TS: { "$lt": before }, field::DEAD_AT: Bson::Null };
+        let collection = self.collection.clone_with_type::<Document>();
+        if collection.find_one(old.clone()).projection(doc! { field::ID: 1 }).await?.is_none() {
+            return Ok(None);
+        }
+        let shown = doc! { field::TS: 1, field::SUBJECT: 1, field::KEY: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
+        let oldest = collection.find_one(old.clone()).sort(doc! { field::TS: 1 }).projection(shown).await?;
+        let Some(oldest) = oldest else { return Ok(None) };
+        let text = |name: &str| oldest.get_str(name).ok().map(|text| text.chars().take(MAX_SHOWN).collect::<String>());
+        let last_failure = oldest.get_array(field::FAILURES).ok().and_then(|failures| failures.first()?.as_document());
+        let waited = before.time.saturating_sub(oldest.get_timestamp(field::TS).map_or(before.time, |ts| ts.time));
+        Ok(Some(Oldest {
+            id: oldest.get(field::ID).map(shown_id).unwrap_or_default(),
+            subject: text(field::SUBJECT),
+            key: text(field::KEY),
+            attempts: oldest.get_i64(field::ATTEMPTS).ok().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+            last_failure: last_failure.and_then(|failure| failure.get_str("error").ok()).map(str::to_owned),
+            age_seconds: age.as_secs() + u64::from(waited),
+            events: collection.count_documents(old).limit(MAX_COUNTED).await?,
+        }))
+    }
+
     /// The cluster time that was current this long ago, by the server's clock.
     async fn ago(&self, age: Duration) -> Result<Timestamp> {
         let now = self.client.database("admin").run_command(doc! { "hello": 1 }).await?;
@@ -303,6 +347,15 @@ impl Store {
 
 fn limit(events: usize) -> i64 {
     i64::try_from(events).unwrap_or(i64::MAX)
+}
+
+/// An id as text, for people.
+pub(crate) fn shown_id(id: &Bson) -> String {
+    match id {
+        Bson::ObjectId(id) => id.to_string(),
+        Bson::String(id) => id.chars().take(64).collect(),
+        other => other.to_string().chars().take(64).collect(),
+    }
 }
 
 /// The next cluster time after `at`.

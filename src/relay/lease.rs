@@ -174,6 +174,12 @@ impl Lease {
         }))
     }
 
+    /// Whether another relay holds it now.
+    pub(crate) async fn is_anothers(&self) -> Result<bool> {
+        let held = doc! { "_id": &self.outbox, "holder": { "$ne": &self.holder }, "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
+        Ok(self.collection.find_one(held).await?.is_some())
+    }
+
     /// False when the lease is another's.
     async fn renew(&self, term: i64) -> Result<bool> {
         let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(self.ttl)] } } };

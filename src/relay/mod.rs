@@ -12,6 +12,7 @@
 //! the data: intake ends, publishes under way finish, their fate is written, the lease is resigned.
 
 pub(crate) mod dispatch;
+mod failed;
 mod follow;
 mod lane;
 pub mod lease;
@@ -22,6 +23,7 @@ mod pump;
 mod retry;
 mod settle;
 pub mod stream;
+mod stuck;
 mod sweep;
 mod tail;
 mod twins;
@@ -29,16 +31,18 @@ mod twins;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use self::lease::{Held, Lease};
 pub use self::nats::Nats;
 use self::pump::{Pump, Stopped};
-use crate::config::Config;
+use self::stuck::Stuck;
+use crate::config::{Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrations::Migrations;
 use crate::outbox::store::Store;
+use crate::telemetry::alerts::{AlertLog, Alerts};
 
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -51,6 +55,10 @@ pub struct Relay {
     store: Store,
     lease: Arc<Lease>,
     nats: Nats,
+    alerts: Alerts,
+    alert_log: AlertLog,
+    /// Ends the watch for stuck events.
+    watching: DropGuard,
 }
 
 /// What a relay did between start and stop.
@@ -72,15 +80,31 @@ impl Relay {
     ///
     /// # Errors
     /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an outbox, refused
-    /// credentials files.
+    /// credentials files, an alert log that can't be written.
     pub async fn connect(config: Config, stop: &CancellationToken) -> Result<Option<Self>> {
-        let mongodb = &config.mongodb;
-        let (follow, outbox) = (mongodb.client("follow").await?, mongodb.client("outbox").await?);
-        let lease = mongodb.client("lease").await?;
-        let migrations = Migrations::new(outbox.database(&mongodb.database), &mongodb.collection);
+        let MongodbConfig { database, collection, .. } = &config.mongodb;
+        let outbox = format!("{database}.{collection}");
+        let (alerts, alert_log) = Alerts::open(&config.alerts, &outbox, &config.nats.client_id)?;
+        let [follow, queries, lease] = ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
+        let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
+        let migrations = Migrations::new(queries.database(database), collection);
         let Some(()) = until_reached(stop, || migrations.require_applied()).await? else {
             return Ok(None);
         };
+        let store = Store::new(queries, database, collection, &config.dispatch);
+        // A restarted process with the same name is another holder: the old one may still be running.
+        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
+        let lease = Arc::new(Lease::new(&lease, database, collection, holder, config.lease.ttl));
+        let stuck = Stuck {
+            store: store.clone(),
+            lease: lease.clone(),
+            alerts: alerts.clone(),
+            after: config.alerts.stuck_after,
+            was_stuck: alert_log.was_stuck,
+        };
+        let watching = CancellationToken::new();
+        tokio::spawn(stuck.watch(watching.clone()));
+        let watching = watching.drop_guard();
         let Some(nats) = until_reached(stop, || Nats::connect(&config.nats)).await? else {
             return Ok(None);
         };
@@ -90,15 +114,8 @@ impl Relay {
         for difference in differences {
             warn!(stream = config.stream.name, "the stream differs: {difference}");
         }
-        // A restarted process with the same name is another holder: the old one may still be running.
-        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
-        Ok(Some(Self {
-            follow: Store::new(follow, &mongodb.database, &mongodb.collection, &config.dispatch),
-            store: Store::new(outbox, &mongodb.database, &mongodb.collection, &config.dispatch),
-            lease: Arc::new(Lease::new(&lease, &mongodb.database, &mongodb.collection, holder, config.lease.ttl)),
-            nats,
-            config,
-        }))
+        let follow = Store::new(follow, database, collection, &config.dispatch);
+        Ok(Some(Self { follow, store, lease, nats, alerts, alert_log, watching, config }))
     }
 
     /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then drains: publishes under way
@@ -113,8 +130,8 @@ impl Relay {
         let mut ended = Ok(());
         while let Some(held) = self.lease.acquire(&stop).await {
             info!(term = held.term.number, "holding the lease; relaying");
-            let pump =
-                Pump::build(&self.config, &self.follow, &self.store, &self.nats, held.term.clone(), tick.clone());
+            let (term, tick) = (held.term.clone(), tick.clone());
+            let pump = Pump::build(&self.config, &self.follow, &self.store, &self.nats, term, tick, &self.alerts);
             match pump.run(&stop, &held.lost, &mut totals).await {
                 Stopped::Drained => self.resign(held).await,
                 Stopped::GraceOver(left) => {
@@ -133,6 +150,8 @@ impl Relay {
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }
+        drop((self.watching, self.alerts));
+        self.alert_log.close().await;
         ended.map(|()| totals)
     }
 

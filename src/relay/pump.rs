@@ -2,9 +2,7 @@
 //! goes out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bson::DateTime;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -12,15 +10,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::Nats;
 use super::Totals;
 use super::dispatch::{Dispatch, Dispatched, LANE_READ, Pending};
+use super::failed::{Failed, Judge};
 use super::follow::{Found, follow};
 use super::lane::Ended;
 use super::lease::Term;
-use super::policy::{Class, MALFORMED, Rejection};
+use super::policy::{MALFORMED, Rejection};
 use super::publish::{Health, Outcome, Publisher};
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
@@ -28,7 +27,8 @@ use super::stream::Coverage;
 use super::twins::Origin;
 use crate::config::Config;
 use crate::outbox::record::Malformed;
-use crate::outbox::store::{Mark, Next, Store};
+use crate::outbox::store::{Next, Store};
+use crate::telemetry::alerts::Alerts;
 
 /// Found events between the readers and dispatch, on top of its own bounds: enough that a reader doesn't wait for the loop
 /// to come round.
@@ -52,6 +52,7 @@ pub(super) enum Stopped {
 /// The stages of one leadership.
 pub(super) struct Pump {
     config: Config,
+    judge: Judge,
     dispatch: Dispatch,
     publisher: Arc<Publisher>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
@@ -78,6 +79,7 @@ impl Pump {
         nats: &Nats,
         term: Term,
         tick: Arc<Notify>,
+        alerts: &Alerts,
     ) -> Self {
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
@@ -99,8 +101,10 @@ impl Pump {
             term,
             stop: CancellationToken::new(),
         };
+        let judge = Judge { retry: config.retry.clone(), relay: config.nats.client_id.clone(), alerts: alerts.clone() };
         Self {
             config: config.clone(),
+            judge,
             dispatch: Dispatch::new(config.dispatch.clone()),
             publisher: Arc::new(publisher),
             in_flight: FuturesUnordered::new(),
@@ -288,7 +292,8 @@ impl Pump {
         }
         let held = malformed.key.filter(|key| self.dispatch.hold_until_marked(key));
         let rejection = Rejection::new(MALFORMED, malformed.reason);
-        let mark = self.mark(malformed.id, 0, rejection);
+        let failed = Failed { id: malformed.id, subject: None, key: held.as_ref(), attempts: 0 };
+        let mark = self.judge.mark(&failed, rejection);
         self.settle(Settlement::Failed(held.map(Settled::Malformed), Box::new(mark)));
     }
 
@@ -303,7 +308,7 @@ impl Pump {
             Outcome::Rejected(rejection) => {
                 totals.failed += 1;
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
-                let mark = self.mark(record.id.clone().into(), record.attempts, rejection);
+                let mark = self.judge.mark(&Failed::new(&record), rejection);
                 let settled = match mark.next {
                     Next::Dead => Settled::Dead(record.id, record.key),
                     Next::RetryAfter(_) => Settled::Event(record.id),
@@ -319,41 +324,6 @@ impl Pump {
                 self.dispatch.finished(dispatched, Ended::Abandoned);
             }
         }
-    }
-
-    fn mark(&self, id: bson::Bson, attempts: u32, rejection: Rejection) -> Mark {
-        let remedy = rejection.remedy();
-        let Rejection { class, code, error } = rejection;
-        // An outage isn't the event's fault.
-        let counted = matches!(class, Class::Config | Class::Poison);
-        let attempts = attempts.saturating_add(u32::from(counted));
-        let next = match class {
-            Class::Poison => Next::Dead,
-            Class::Config if attempts >= self.config.retry.max_attempts => Next::Dead,
-            Class::Config => Next::RetryAfter(retry::backoff(&self.config.retry, attempts)),
-            // Due as soon as the broker answers; until then no tick looks.
-            Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
-        };
-        let mark = Mark {
-            id,
-            at: DateTime::now(),
-            attempts,
-            class: class.as_str(),
-            code,
-            error,
-            relay: self.config.nats.client_id.clone(),
-            next,
-        };
-        let (class, code) = (mark.class, mark.code.as_str());
-        match next {
-            Next::Dead => {
-                error!(id = mark.shown_id(), class, code, attempts, error = mark.error, remedy, "event is dead")
-            }
-            Next::RetryAfter(wait) => {
-                warn!(id = mark.shown_id(), class, code, attempts, ?wait, error = mark.error, remedy, "event failed");
-            }
-        }
-        mark
     }
 
     fn settled(&mut self, settled: Settled) {

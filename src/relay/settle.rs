@@ -6,14 +6,13 @@
 
 use std::time::Duration;
 
-use bson::Bson;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::lane::Park;
 use super::publish::Acked;
-use crate::outbox::store::{Mark, Refused, Store};
+use crate::outbox::store::{Mark, Refused, Store, shown_id};
 use crate::outbox::{EventId, Key};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
@@ -73,7 +72,7 @@ pub(crate) async fn run(
             && let Some(refused) = until_done("mark", &give_up, || store.mark(&marks)).await
         {
             for Refused { index, error } in refused {
-                let id = marks.get(index).map(Mark::shown_id);
+                let id = marks.get(index).map(|mark| shown_id(&mark.id));
                 error!(id, error, "an event can't be marked as failed; it is left as it is, and its key waits");
                 // It stays known, so it isn't tried again before the next start.
                 ids.get_mut(index).map(Option::take);
@@ -118,16 +117,5 @@ fn report(reports: &mpsc::UnboundedSender<Settled>, settled: impl Iterator<Item 
     for settled in settled {
         // A pump that is gone has no more use for reports.
         let _ = reports.send(settled);
-    }
-}
-
-impl Mark {
-    /// The id as text, for logs.
-    pub(crate) fn shown_id(&self) -> String {
-        match &self.id {
-            Bson::ObjectId(id) => id.to_string(),
-            Bson::String(id) => id.chars().take(64).collect(),
-            other => other.to_string().chars().take(64).collect(),
-        }
     }
 }

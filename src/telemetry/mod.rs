@@ -1,3 +1,6 @@
 //! What the relay says about itself.
 
+pub(crate) mod alerts;
 pub mod logs;
+pub(crate) mod metrics;
+mod webhook;

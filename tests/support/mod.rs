@@ -31,6 +31,8 @@ pub(crate) struct Scene {
     pub(crate) nats_url: String,
     /// What the stream takes: `<name>.>`, unless the scene has a nats-server of its own.
     pub(crate) subjects: String,
+    /// Where its relays write.
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// A message as the stream has it.
@@ -114,6 +116,7 @@ impl Scene {
             name,
             nats_url,
             subjects,
+            folder: tempfile::tempdir().expect("a folder for what the relays write"),
         }
     }
 
@@ -126,6 +129,7 @@ impl Scene {
             ("NATS_URL", self.nats_url.clone()),
             ("NATS_CLUSTER_ID", self.stream.clone()),
             ("OUTBOXD_STREAM__SUBJECTS", self.subjects.clone()),
+            ("OUTBOXD_ALERTS__FILE", self.alerts_file().display().to_string()),
             ("OUTBOXD_LEASE__TTL", "3s".to_owned()),
             ("OUTBOXD_RETRY__CRON", "* * * * * *".to_owned()),
             ("OUTBOXD_RETRY__BASE_DELAY", "200ms".to_owned()),
@@ -134,6 +138,11 @@ impl Scene {
         ]
         .map(|(name, text)| (name.to_owned(), text))
         .into()
+    }
+
+    /// Where its relays write alerts.
+    pub(crate) fn alerts_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("alerts.jsonl")
     }
 
     /// `<scene>.<rest>`, which the scene's stream takes.

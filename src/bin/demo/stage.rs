@@ -165,7 +165,11 @@ impl Stage {
         if service == name {
             env.extend([("JWT_KEY", self.jwt_key.clone()), ("HOST", "127.0.0.1".into()), ("PORT", "0".into())]);
         } else {
-            env.insert("OUTBOXD_LEASE__TTL", LEASE_TTL.to_owned());
+            let alerts = self.logs.join(format!("{name}.alerts.jsonl"));
+            env.extend([
+                ("OUTBOXD_LEASE__TTL", LEASE_TTL.to_owned()),
+                ("OUTBOXD_ALERTS__FILE", alerts.display().to_string()),
+            ]);
         }
         Ok(Plan {
             name: name.to_owned(),

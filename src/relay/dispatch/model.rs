@@ -248,7 +248,7 @@ impl World {
         self.dispatch.tick_began();
         let mut heads = BTreeMap::new();
         let mut due = Vec::new();
-        let unlocked = |row: &Row| !row.locked && !(row.dead && self.on_dead == OnDead::Skip);
+        let unlocked = |row: &Row| !(row.locked || row.dead && self.on_dead == OnDead::Skip);
         for row in self.rows.iter().filter(|(_, row)| unlocked(row)) {
             let head = match &row.1.key {
                 Some(key) => heads.insert(key.clone(), ()).is_none(),
@@ -311,7 +311,7 @@ impl World {
             3..=5 => self.follow(),
             6..=7 => self.publish(),
             8..=9 => self.finish(which, Ended::Delivered, false),
-            10 => self.finish(which, Ended::Failed, which % 8 == 0),
+            10 => self.finish(which, Ended::Failed, which.is_multiple_of(8)),
             11..=12 => self.write(),
             13 => self.tick(),
             14 => self.answer(),

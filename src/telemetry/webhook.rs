@@ -1,0 +1,81 @@
+//! Posts alerts to a URL, one at a time, each tried a few times. Nothing waits for it.
+
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::CONTENT_TYPE;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Alerts that wait to be posted; more than a person would read.
+const QUEUE: usize = 256;
+/// How long one post may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Times one alert is tried.
+const TRIES: u32 = 4;
+/// Wait after the first failed try; doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Where alerts are posted.
+#[derive(Debug)]
+pub(super) struct Webhook {
+    queue: mpsc::Sender<String>,
+    posting: JoinHandle<()>,
+}
+
+/// Begins to post to this URL.
+///
+/// # Errors
+/// [`ErrorKind::Config`] when no client can be made.
+pub(super) fn start(url: &str) -> Result<Webhook> {
+    // An error only says that one is chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let agent = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
+    let client = Client::builder().timeout(TIMEOUT).user_agent(agent).build();
+    // The error may name the URL, which is a secret.
+    let client = client
+        .map_err(|error| Error::with_source(ErrorKind::Config, "alerts.webhook can't be used", error.without_url()))?;
+    let (queue, mut inbox) = mpsc::channel::<String>(QUEUE);
+    let url = url.to_owned();
+    let posting = tokio::spawn(async move {
+        while let Some(alert) = inbox.recv().await {
+            post(&client, &url, alert).await;
+        }
+    });
+    Ok(Webhook { queue, posting })
+}
+
+impl Webhook {
+    /// Posts an alert later.
+    pub(super) fn post(&self, alert: String) {
+        if self.queue.try_send(alert).is_err() {
+            warn!("the webhook is behind; an alert is only in alerts.file");
+        }
+    }
+
+    /// Waits until everything is posted or given up.
+    pub(super) async fn close(self) {
+        drop(self.queue);
+        if let Err(error) = self.posting.await {
+            warn!(%error, "posting alerts ended badly");
+        }
+    }
+}
+
+async fn post(client: &Client, url: &str, alert: String) {
+    let mut wait = FIRST_WAIT;
+    for attempt in 1..=TRIES {
+        let sent = client.post(url).header(CONTENT_TYPE, "application/json").body(alert.clone()).send().await;
+        match sent.and_then(reqwest::Response::error_for_status) {
+            Ok(_) => return,
+            Err(error) => warn!(error = %error.without_url(), attempt, of = TRIES, "could not post an alert"),
+        }
+        if attempt < TRIES {
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+    }
+}

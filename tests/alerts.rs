@@ -1,0 +1,125 @@
+//! A person is told once per event and state.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_nats::jetstream::stream::Config;
+use axum::extract::State;
+use axum::http::StatusCode;
+use bson::doc;
+use outboxd::Event;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::support::{NatsServer, Relay, Scene, until};
+
+fn lines(scene: &Scene) -> Vec<Value> {
+    let text = std::fs::read_to_string(scene.alerts_file()).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+}
+
+async fn line(scene: &Scene, kind: &str) -> Value {
+    until(&format!("an alert says {kind}"), async || lines(scene).into_iter().find(|line| line["kind"] == kind)).await
+}
+
+fn kinds(scene: &Scene) -> Vec<String> {
+    lines(scene).iter().map(|line| line["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+fn uncovered(scene: &Scene) -> Event {
+    Event::new("elsewhere", &doc! { "key": "k", "number": 1 }).unwrap().key(&*scene.name).unwrap()
+}
+
+async fn cover(scene: &Scene, subject: &str) {
+    let mut stream = scene.context.get_stream(&scene.name).await.unwrap();
+    let config = stream.info().await.unwrap().config.clone();
+    let subjects = config.subjects.iter().cloned().chain([subject.to_owned()]).collect();
+    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
+}
+
+/// Takes posts, but not the first try of each.
+async fn webhook() -> (String, mpsc::UnboundedReceiver<Value>) {
+    let (posts, inbox) = mpsc::unbounded_channel();
+    let tries = Arc::new(AtomicU32::new(0));
+    let take = async |State((tries, posts)): State<(Arc<AtomicU32>, mpsc::UnboundedSender<Value>)>, body: String| {
+        if tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        posts.send(serde_json::from_str(&body).unwrap()).unwrap();
+        StatusCode::OK
+    };
+    let app = axum::Router::new().route("/hook", axum::routing::post(take)).with_state((tries, posts));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, inbox)
+}
+
+#[tokio::test]
+async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
+    let nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let (url, mut posts) = webhook().await;
+    let settings = [
+        ("OUTBOXD_RETRY__MAX_ATTEMPTS", "4"),
+        ("OUTBOXD_ALERTS__AFTER_FAILURES", "2"),
+        ("OUTBOXD_ALERTS__WEBHOOK", &url),
+    ];
+    let relay = Relay::leading(&scene, &settings).await;
+    let event = uncovered(&scene);
+    let id = event.id().to_string();
+    scene.commit([event]).await;
+    let dead = line(&scene, "dead").await;
+    assert_eq!(kinds(&scene), ["failing", "dead"]);
+    assert_eq!(dead["outbox"], format!("{}.outbox", scene.name));
+    assert_eq!((&dead["event"]["id"], &dead["event"]["attempts"]), (&id.into(), &4.into()));
+    assert_eq!((&dead["event"]["subject"], &dead["event"]["code"]), (&"elsewhere".into(), &"not-covered".into()));
+    assert!(dead["text"].as_str().unwrap().contains("add the subject to the stream"), "{dead}");
+
+    // The webhook refused each at first.
+    assert_eq!(posts.recv().await.unwrap()["kind"], "failing");
+    assert_eq!(posts.recv().await.unwrap(), dead);
+    assert_eq!(relay.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn events_that_wait_for_too_long_are_told_of_once_and_so_is_their_end() {
+    let nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let settings = [("OUTBOXD_ALERTS__STUCK_AFTER", "1s"), ("OUTBOXD_RETRY__BASE_DELAY", "1s")];
+    let relay = Relay::leading(&scene, &settings).await;
+    scene.commit([uncovered(&scene), scene.event("other", 1)]).await;
+    let stuck = line(&scene, "stuck").await;
+    assert!(stuck["oldest_seconds"].as_u64().unwrap() >= 1, "{stuck}");
+    assert_eq!(stuck["event"]["subject"], "elsewhere");
+
+    // A restart doesn't repeat it.
+    assert_eq!(relay.stop(), Some(0));
+    let _relay = Relay::leading(&scene, &settings).await;
+    until("it was tried again", async || scene.one(doc! { "attempts": { "$gte": 3 } }).await).await;
+    cover(&scene, "elsewhere").await;
+    line(&scene, "recovered").await;
+    assert_eq!(kinds(&scene), ["stuck", "recovered"]);
+}
+
+#[tokio::test]
+async fn a_broker_that_was_away_from_the_start_is_told_of_too() {
+    let mut nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    nats.kill();
+    scene.commit([scene.event("k", 1)]).await;
+    let _relay = Relay::start(&scene, &[("OUTBOXD_ALERTS__STUCK_AFTER", "1s")]);
+    line(&scene, "stuck").await;
+    nats.start_again();
+    scene.drained().await;
+    line(&scene, "recovered").await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_stops_the_relay_only_if_it_was_asked_for() {
+    let scene = Scene::new().await;
+    let file = scene.folder.path().join("missing/alerts.jsonl");
+    let relay = Relay::start(&scene, &[("OUTBOXD_ALERTS__FILE", file.to_str().unwrap())]);
+    relay.says("name one that can").await;
+    assert_ne!(relay.stop(), Some(0));
+}
