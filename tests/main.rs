@@ -6,6 +6,7 @@ mod alerts; // a person is told once per event and state
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
+mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
 mod orders; // the orders service: its requests, and its copy of the tickets

@@ -57,11 +57,21 @@ impl NatsServer {
         self.child.wait().expect("nats-server has ended");
     }
 
+    /// Changes the configuration that the next start takes.
+    pub(crate) fn configure(&self, config: &str) {
+        configure(self.data.path(), config);
+    }
+
     /// Takes another configuration, without a restart.
     pub(crate) fn reload(&self, config: &str) {
-        configure(self.data.path(), config);
+        self.configure(config);
         let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        read(&self.data.path().join("log"))
     }
 
     /// Starts again where it was, with what it had.
