@@ -1,5 +1,6 @@
 //! A hostile document is dead with its reason or published as it is; it harms neither the connection nor any other event.
 
+mod parser;
 mod raw;
 mod rows;
 mod shapes;
