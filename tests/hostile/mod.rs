@@ -4,6 +4,7 @@ mod parser;
 mod raw;
 mod rows;
 mod shapes;
+mod unmarked;
 
 use std::collections::HashMap;
 use std::time::Duration;
