@@ -64,7 +64,9 @@ impl fmt::Display for Error {
         let mut source = self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
         while let Some(cause) = source {
             // Many libraries repeat their source in their own message.
-            let text = cause.to_string();
+            // MongoDB's own adds the server's whole reply, in hex.
+            let mongodb = cause.downcast_ref::<mongodb::error::Error>();
+            let text = mongodb.map_or_else(|| cause.to_string(), |error| error.kind.to_string());
             if !said.contains(&text) {
                 write!(f, ": {text}")?;
                 said.push_str(&text);

@@ -5,6 +5,8 @@
 
 mod enqueue;
 pub mod event;
+#[cfg(feature = "relay")]
+pub(crate) mod mark;
 pub mod payload;
 pub mod record;
 #[cfg(feature = "relay")]

@@ -1,12 +1,16 @@
 //! The event document as the relay reads it: the one place that knows its field names.
 //!
 //! Every document is hostile input: any client can write one. Reading never panics; what doesn't follow the contract
-//! becomes [`Malformed`] with a reason an operator understands.
+//! becomes [`Malformed`] with a reason an operator understands. Two things it can't do for such a document: mark one whose
+//! `_id` is huge or not UTF-8, and find a `key` behind a field name that isn't UTF-8.
 
 use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
 
 use super::event::{EventError, EventId, Headers, Key, Subject};
 use super::payload::{self, type_name};
+
+/// Largest `_id` of whatever type that is used to mark a document: a thousand marks fit in one command.
+pub const MAX_ANY_ID_BYTES: usize = 8 << 10;
 
 /// Field names of the event document.
 pub mod field {
@@ -62,8 +66,9 @@ pub struct OutboxRecord {
 /// A document that can't be published, whatever the broker does.
 #[derive(Debug, Clone)]
 pub struct Malformed {
-    /// `_id` as found, which may be of any type.
-    pub id: Bson,
+    /// `_id` as found, which may be of any type. `None` when it isn't UTF-8 or over [`MAX_ANY_ID_BYTES`]: such a document
+    /// can't be marked.
+    pub id: Option<Bson>,
     /// `key`, if that much could be read: the events behind it wait.
     pub key: Option<Key>,
     /// Whether it has been marked dead before.
@@ -80,7 +85,7 @@ impl OutboxRecord {
     pub fn parse(document: &RawDocument) -> Result<Self, Box<Malformed>> {
         read(document).map_err(|reason| {
             Box::new(Malformed {
-                id: document.get(field::ID).ok().flatten().and_then(|id| Bson::try_from(id).ok()).unwrap_or(Bson::Null),
+                id: document.get(field::ID).ok().flatten().and_then(small_id),
                 key: match document.get(field::KEY) {
                     Ok(Some(RawBsonRef::String(key))) => Key::new(key).ok(),
                     _ => None,
@@ -90,6 +95,12 @@ impl OutboxRecord {
             })
         })
     }
+}
+
+fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
+    let id = bson::doc! { field::ID: Bson::try_from(id).ok()? };
+    let bytes = bson::serialize_to_vec(&id).ok()?.len();
+    id.into_iter().map(|(_, id)| id).next().filter(|_| bytes <= MAX_ANY_ID_BYTES)
 }
 
 /// Walks the elements once; `get` for each field would walk them once per field.

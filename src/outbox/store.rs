@@ -5,18 +5,17 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::error::Result;
 use mongodb::{Client, ClientSession, Collection, SessionCursor};
 
 use super::event::{EventId, Key};
-use super::record::{Malformed, OutboxRecord, field};
+use super::mark::{Mark, Refused, mark_update};
+use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, field};
 use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::relay::publish::Acked;
 
-/// Failures kept on an event; the newest.
-const FAILURES_KEPT: i32 = 20;
 /// Documents per reply while sweeping: a reply of typical events is about half a megabyte.
 const SWEEP_BATCH: u32 = 1000;
 /// Most events counted to say how many are stuck.
@@ -65,34 +64,6 @@ pub(crate) struct Page {
     pub(crate) more: bool,
 }
 
-/// The mark of a failed publish.
-#[derive(Debug, Clone)]
-pub(crate) struct Mark {
-    pub(crate) id: Bson,
-    pub(crate) at: DateTime,
-    pub(crate) attempts: u32,
-    pub(crate) class: &'static str,
-    pub(crate) code: String,
-    pub(crate) error: String,
-    pub(crate) relay: String,
-    pub(crate) next: Next,
-}
-
-/// A mark or a park that the server refused.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    /// Its place among those of the command.
-    pub(crate) index: usize,
-    pub(crate) error: String,
-}
-
-impl Refused {
-    fn read(error: &Document) -> Option<Self> {
-        let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
-        Some(Self { index, error: error.get_str("errmsg").unwrap_or("(no reason given)").to_owned() })
-    }
-}
-
 /// The oldest of the events that have waited for too long.
 #[derive(Debug)]
 pub(crate) struct Oldest {
@@ -105,15 +76,6 @@ pub(crate) struct Oldest {
     pub(crate) age_seconds: u64,
     /// How many there are; counted up to [`MAX_COUNTED`].
     pub(crate) events: u64,
-}
-
-/// What becomes of a failed event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// The retrier publishes it again after this long.
-    RetryAfter(Duration),
-    /// Only a person moves it.
-    Dead,
 }
 
 /// The outbox as of one moment, oldest event first.
@@ -246,7 +208,8 @@ impl Store {
                 "next": { "$first": "$nextAttemptAt" },
                 "dead": { "$first": "$deadAt" },
             } },
-            // A field that isn't there compares below every date.
+            // What has a huge `_id` is no event. A field that isn't there compares below every date.
+            doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$id" } }, MAX_ANY_ID_BYTES as i64] } } },
             doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
             doc! { "$limit": limit(half.events + 1) },
         ];
@@ -363,36 +326,5 @@ fn following(at: Timestamp) -> Timestamp {
     match at.increment.checked_add(1) {
         Some(increment) => Timestamp { time: at.time, increment },
         None => Timestamp { time: at.time.saturating_add(1), increment: 0 },
-    }
-}
-
-/// A pipeline, so that a document whose bookkeeping fields are of the wrong type can be marked too. The filter makes it
-/// safe to repeat: one relay makes one failure of an event at one time.
-fn mark_update(mark: &Mark) -> Document {
-    let failure = doc! {
-        "at": mark.at,
-        "attempt": i64::from(mark.attempts),
-        "class": mark.class,
-        "code": &mark.code,
-        "error": &mark.error,
-        "relay": &mark.relay,
-    };
-    let failures = doc! { "$cond": [{ "$isArray": "$failures" }, "$failures", []] };
-    let mut set = doc! {
-        field::IS_LOCKED: false,
-        field::ATTEMPTS: i64::from(mark.attempts),
-        field::FAILURES: { "$slice": [{ "$concatArrays": [failures, [{ "$literal": failure }]] }, -FAILURES_KEPT] },
-    };
-    match mark.next {
-        Next::Dead => set.insert(field::DEAD_AT, "$$NOW"),
-        Next::RetryAfter(delay) => {
-            let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-            set.insert(field::NEXT_ATTEMPT_AT, doc! { "$add": ["$$NOW", delay] })
-        }
-    };
-    let made = doc! { "$elemMatch": { "at": mark.at, "relay": &mark.relay } };
-    doc! {
-        "q": { field::ID: &mark.id, field::FAILURES: { "$not": made } },
-        "u": [{ "$set": set }],
     }
 }

@@ -173,7 +173,8 @@ impl Dispatch {
                 if self.lanes.get(&key).is_none_or(|lane| !lane.stalled) {
                     self.stall(&key);
                 }
-                if !self.lanes.get(&key).is_some_and(Lane::is_quiet) {
+                // Something of the key that was to be marked or parked may never be: then it waits.
+                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && lane.writing == 0) {
                     continue;
                 }
             }
@@ -224,7 +225,8 @@ impl Dispatch {
         }
     }
 
-    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`].
+    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if it failed,
+    /// [`Dispatch::marked`].
     pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> OutboxRecord {
         let Dispatched { record, bytes } = dispatched;
         self.in_flight -= 1;
@@ -239,7 +241,10 @@ impl Dispatch {
         let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
         lane.in_flight = false;
         match ended {
-            Ended::Failed => self.stall(key),
+            Ended::Failed => {
+                self.stall(key);
+                self.writes(key, 1);
+            }
             _ if lane.stalled && lane.queue.is_empty() => self.want_read(key),
             _ => self.ready(key),
         }

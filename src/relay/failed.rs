@@ -8,8 +8,9 @@ use tracing::{error, warn};
 use super::policy::{Class, Rejection};
 use super::retry;
 use crate::config::RetryConfig;
+use crate::outbox::mark::{Mark, Next};
 use crate::outbox::record::OutboxRecord;
-use crate::outbox::store::{Mark, Next, shown_id};
+use crate::outbox::store::shown_id;
 use crate::outbox::{Key, Subject};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
 

@@ -56,7 +56,7 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
         };
         match ended {
             Ok(Closed) => return,
-            Err(error) => warn!(%error, "following the outbox failed; sweeping again"),
+            Err(error) => warn!(error = %error.kind, "following the outbox failed; sweeping again"),
         }
         tokio::select! {
             () = found.closed() => return,

@@ -36,6 +36,16 @@ pub(crate) struct Park {
     pub(crate) ids: Vec<EventId>,
 }
 
+/// An event whose mark is being written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Marking {
+    /// `None` for one that was never offered, because it is malformed.
+    pub(crate) id: Option<EventId>,
+    /// The key that waits for it.
+    pub(crate) key: Option<Key>,
+    pub(crate) dead: bool,
+}
+
 /// One key's state. Only [`Dispatch`](super::dispatch::Dispatch) changes it.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -46,14 +56,14 @@ pub(super) struct Lane {
     pub(super) ready: bool,
     /// Whether an event of the key waits in the database, so that later ones are parked behind it.
     pub(super) stalled: bool,
-    /// Parked events whose update isn't settled yet.
-    pub(super) parking: usize,
-    /// Whether something was parked since the last read began, so that the read may have missed it.
-    pub(super) parked_since_read: bool,
+    /// Marks and parks that aren't settled yet. One that the server refuses never is: the lane waits for the next start.
+    pub(super) writing: usize,
+    /// Whether something was marked or parked since the last read began, so that the read may have missed it.
+    pub(super) written_since_read: bool,
     /// Whether a read of the key's unlocked events is asked for or under way.
     pub(super) reading: bool,
     pub(super) read_began: Began,
-    /// Whether such a read is to be asked for once every park is settled.
+    /// Whether such a read is to be asked for once every mark and park is settled.
     pub(super) read_wanted: bool,
 }
 
@@ -65,6 +75,6 @@ impl Lane {
 
     /// Whether there is nothing to remember about the key.
     pub(super) fn is_done(&self) -> bool {
-        self.is_quiet() && !self.stalled && self.parking == 0
+        self.is_quiet() && !self.stalled && self.writing == 0
     }
 }

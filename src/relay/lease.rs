@@ -93,7 +93,7 @@ impl Lease {
                     said = true;
                 }
                 Ok(None) => {}
-                Err(error) => warn!(%error, "could not ask for the lease"),
+                Err(error) => warn!(error = %error.kind, "could not ask for the lease"),
             }
             let poll = STANDBY_POLL.min(self.ttl / RENEWALS).mul_f64(rand::random_range(0.8..1.2));
             tokio::select! {
@@ -132,7 +132,7 @@ impl Lease {
                         warn!(term = number, "the lease has gone to another relay");
                         trust.send_replace(Instant::now());
                     }
-                    Ok(Ok(Err(error))) => warn!(%error, term = number, "could not renew the lease"),
+                    Ok(Ok(Err(error))) => warn!(error = %error.kind, term = number, "could not renew the lease"),
                     Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
                 }
                 let deadline = *trust.borrow();

@@ -159,7 +159,7 @@ impl Relay {
         let term = held.term.number;
         match self.lease.resign(held).await {
             Ok(()) => info!(term, "resigned the lease"),
-            Err(error) => warn!(%error, term, "could not resign the lease; it expires"),
+            Err(error) => warn!(error = %error.kind, term, "could not resign the lease; it expires"),
         }
     }
 }

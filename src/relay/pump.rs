@@ -17,7 +17,7 @@ use super::Totals;
 use super::dispatch::{Dispatch, Dispatched, LANE_READ, Pending};
 use super::failed::{Failed, Judge};
 use super::follow::{Found, follow};
-use super::lane::Ended;
+use super::lane::{Ended, Marking};
 use super::lease::Term;
 use super::policy::{MALFORMED, Rejection};
 use super::publish::{Health, Outcome, Publisher};
@@ -26,8 +26,10 @@ use super::settle::{self, Settled, Settlement};
 use super::stream::Coverage;
 use super::twins::Origin;
 use crate::config::Config;
+use crate::outbox::Key;
+use crate::outbox::mark::Next;
 use crate::outbox::record::Malformed;
-use crate::outbox::store::{Next, Store};
+use crate::outbox::store::Store;
 use crate::telemetry::alerts::Alerts;
 
 /// Found events between the readers and dispatch, on top of its own bounds: enough that a reader doesn't wait for the loop
@@ -290,11 +292,17 @@ impl Pump {
         if malformed.marked {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
-        let held = malformed.key.filter(|key| self.dispatch.hold_until_marked(key));
+        let held = self.dispatch.hold_until_marked(malformed.key);
+        let Some(id) = malformed.id else {
+            // Held until the next start, which finds it again.
+            let (reason, key) = (malformed.reason, held.as_ref().map(Key::as_str));
+            return error!(reason, key, "an event with a huge or unreadable _id can't be marked; it is left as it is");
+        };
         let rejection = Rejection::new(MALFORMED, malformed.reason);
-        let failed = Failed { id: malformed.id, subject: None, key: held.as_ref(), attempts: 0 };
+        let failed = Failed { id, subject: None, key: held.as_ref(), attempts: 0 };
         let mark = self.judge.mark(&failed, rejection);
-        self.settle(Settlement::Failed(held.map(Settled::Malformed), Box::new(mark)));
+        let marking = Marking { id: None, key: held, dead: true };
+        self.settle(Settlement::Failed(marking, Box::new(mark)));
     }
 
     fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
@@ -309,11 +317,8 @@ impl Pump {
                 totals.failed += 1;
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.judge.mark(&Failed::new(&record), rejection);
-                let settled = match mark.next {
-                    Next::Dead => Settled::Dead(record.id, record.key),
-                    Next::RetryAfter(_) => Settled::Event(record.id),
-                };
-                self.settle(Settlement::Failed(Some(settled), Box::new(mark)));
+                let marking = Marking { id: Some(record.id), key: record.key, dead: mark.next == Next::Dead };
+                self.settle(Settlement::Failed(marking, Box::new(mark)));
                 // What the lane held is parked after its head is marked.
                 for park in self.dispatch.take_parks() {
                     self.settle(Settlement::Park(park));
@@ -328,9 +333,8 @@ impl Pump {
 
     fn settled(&mut self, settled: Settled) {
         match settled {
-            Settled::Event(id) => self.dispatch.settled(&id),
-            Settled::Dead(id, key) => self.dispatch.died(&id, key.as_ref()),
-            Settled::Malformed(key) => self.dispatch.marked(&key),
+            Settled::Delivered(id) => self.dispatch.settled(&id),
+            Settled::Failed(marking) => self.dispatch.marked(&marking),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.dispatch.parked(&park);

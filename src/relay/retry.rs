@@ -50,12 +50,12 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(room) => Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                warn!(%error, "could not look for due events; the next tick does");
+                warn!(error = %error.kind, "could not look for due events; the next tick does");
                 Page::default()
             })),
             Ask::Stray(room) => {
                 Answer::Stray(store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(%error, "could not look for events passed over; the next safety sweep does");
+                    warn!(error = %error.kind, "could not look for events passed over; the next safety sweep does");
                     Page::default()
                 }))
             }
@@ -72,7 +72,7 @@ async fn lane(store: &Store, key: Key, room: Room) -> Answer {
     let page = match store.unlocked(&key, room).await {
         Ok(page) => page,
         Err(error) => {
-            warn!(%error, "could not read the parked events of a key; the next tick does");
+            warn!(error = %error.kind, "could not read the parked events of a key; the next tick does");
             return Answer::Lane(key, events, Behind::Held);
         }
     };

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::lane::Park;
+use super::lane::{Marking, Park};
 use super::publish::Acked;
-use crate::outbox::store::{Mark, Refused, Store, shown_id};
-use crate::outbox::{EventId, Key};
+use crate::outbox::EventId;
+use crate::outbox::mark::{Mark, Refused};
+use crate::outbox::store::{Store, shown_id};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
 /// batches of 500, 1,000 and 2,000.
@@ -28,8 +29,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 pub(crate) enum Settlement {
     /// Delete it.
     Delivered(Acked),
-    /// Mark it, then report that, if anyone waits for it.
-    Failed(Option<Settled>, Box<Mark>),
+    /// Mark it.
+    Failed(Marking, Box<Mark>),
     /// Unlock them.
     Park(Park),
 }
@@ -37,12 +38,9 @@ pub(crate) enum Settlement {
 /// What was written.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    Event(EventId),
-    /// A mark that the event is dead.
-    Dead(EventId, Option<Key>),
+    Delivered(EventId),
+    Failed(Marking),
     Park(Park),
-    /// The mark of a malformed event of this key.
-    Malformed(Key),
 }
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
@@ -54,19 +52,19 @@ pub(crate) async fn run(
 ) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let (mut acked, mut ids, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut acked, mut markings, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for settlement in batch.drain(..) {
             match settlement {
                 Settlement::Delivered(event) => acked.push(event),
-                Settlement::Failed(settled, mark) => {
-                    ids.push(settled);
+                Settlement::Failed(marking, mark) => {
+                    markings.push(Some(marking));
                     marks.push(*mark);
                 }
                 Settlement::Park(park) => parks.push(park),
             }
         }
         if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
-            report(&reports, acked.iter().map(|acked| Settled::Event(acked.id().clone())));
+            report(&reports, acked.iter().map(|acked| Settled::Delivered(acked.id().clone())));
         }
         if !marks.is_empty()
             && let Some(refused) = until_done("mark", &give_up, || store.mark(&marks)).await
@@ -75,9 +73,9 @@ pub(crate) async fn run(
                 let id = marks.get(index).map(|mark| shown_id(&mark.id));
                 error!(id, error, "an event can't be marked as failed; it is left as it is, and its key waits");
                 // It stays known, so it isn't tried again before the next start.
-                ids.get_mut(index).map(Option::take);
+                markings.get_mut(index).map(Option::take);
             }
-            report(&reports, ids.into_iter().flatten());
+            report(&reports, markings.into_iter().flatten().map(Settled::Failed));
         }
         let ids: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
         if !ids.is_empty()
@@ -102,7 +100,9 @@ where
     while !give_up.is_cancelled() {
         match write().await {
             Ok(written) => return Some(written),
-            Err(error) => warn!(%error, "could not {what} settled events; they stay in the outbox until it succeeds"),
+            Err(error) => {
+                warn!(error = %error.kind, "could not {what} settled events; they stay in the outbox until it succeeds")
+            }
         }
         tokio::select! {
             () = give_up.cancelled() => {}

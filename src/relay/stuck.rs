@@ -39,7 +39,7 @@ impl Stuck {
             }
             match self.look().await {
                 Ok(()) => {}
-                Err(error) => warn!(%error, "could not look for stuck events"),
+                Err(error) => warn!(error = %error.kind, "could not look for stuck events"),
             }
         }
     }

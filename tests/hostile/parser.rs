@@ -91,9 +91,7 @@ fn check(record: &OutboxRecord, raw: &RawDocument) {
         assert!(!name.to_ascii_lowercase().starts_with("nats-"), "{name:?}");
         assert!(!value.contains(['\r', '\n', '\0']), "{value:?}");
     }
-    // With the field there twice, either may be what was read.
-    let payloads: Vec<_> = raw.iter().flatten().filter(|(name, _)| name.as_str() == "payload").collect();
-    if let [(_, RawBsonRef::Document(_) | RawBsonRef::Array(_))] = payloads[..] {
+    if let Ok(Some(RawBsonRef::Document(_) | RawBsonRef::Array(_))) = raw.get("payload") {
         serde_json::from_slice::<IgnoredAny>(&record.payload).expect("JSON");
     }
 }

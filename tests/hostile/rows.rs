@@ -22,6 +22,8 @@ pub(super) enum Fate {
     TooLong,
     /// In the stream with these bytes.
     Published(Vec<u8>),
+    /// Never sent, and left as it is, because MongoDB or the relay can't mark it; the relay's log says this.
+    Unmarked(&'static str),
     /// MongoDB doesn't store it, with an error that has the first in it; a parser that saw it anyway would say the second.
     NotStored(&'static str, &'static str),
 }

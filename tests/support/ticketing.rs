@@ -60,6 +60,9 @@ impl Ticketing {
             "orders" => env!("CARGO_BIN_EXE_orders"),
             other => panic!("no service {other}"),
         };
+        // TLS is compiled in and wants one chosen; an error only says that it is.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::new();
         let mut child = Command::new(binary)
             .env_clear()
             .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
@@ -71,7 +74,7 @@ impl Ticketing {
         let stdout = child.stdout.take().expect("its output is piped");
         BufReader::new(stdout).read_line(&mut line).expect("the service says where it listens");
         let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Self { scene, url, http: reqwest::Client::new(), service: child }
+        Self { scene, url, http, service: child }
     }
 
     pub(crate) fn records(&self, collection: &str) -> Collection<Document> {

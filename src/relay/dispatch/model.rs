@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::stall::MAX_LANE_READS;
 use super::tests::{LIMITS, key, pending, record, seq_of};
 use super::*;
-use crate::relay::lane::Behind;
+use crate::relay::lane::{Behind, Marking};
 
 /// An event as the database has it. `due` is whether an unlocked one's wait is over.
 #[derive(Debug, Clone)]
@@ -25,9 +25,7 @@ struct Row {
 #[derive(Debug)]
 enum Write {
     Delete(u32),
-    Mark(u32),
-    MarkDead(u32),
-    MarkMalformed(u32, Option<Key>),
+    Mark(u32, Marking),
     Park(Park),
 }
 
@@ -139,8 +137,8 @@ impl World {
         if row.dead {
             return self.dispatch.hold_dead(row.key.as_ref());
         }
-        let held = row.key.clone().filter(|key| self.dispatch.hold_until_marked(key));
-        self.writes.push_back(Write::MarkMalformed(seq, held));
+        let key = self.dispatch.hold_until_marked(row.key.clone());
+        self.writes.push_back(Write::Mark(seq, Marking { id: None, key, dead: true }));
     }
 
     fn publish(&mut self) {
@@ -190,14 +188,15 @@ impl World {
         }
         let dispatched = self.in_flight.swap_remove(usize::from(which) % self.in_flight.len());
         let seq = seq_of(&dispatched.record.id);
-        self.dispatch.finished(dispatched, ended);
+        let record = self.dispatch.finished(dispatched, ended);
         match ended {
             Ended::Delivered => {
                 *self.delivered.entry(seq).or_default() += 1;
                 self.writes.push_back(Write::Delete(seq));
             }
-            Ended::Failed if dies => self.writes.push_back(Write::MarkDead(seq)),
-            Ended::Failed => self.writes.push_back(Write::Mark(seq)),
+            Ended::Failed => {
+                self.writes.push_back(Write::Mark(seq, Marking { id: Some(record.id), key: record.key, dead: dies }));
+            }
             Ended::Abandoned => {}
         }
         for park in self.dispatch.take_parks() {
@@ -212,23 +211,10 @@ impl World {
                 self.rows.remove(&seq);
                 self.dispatch.settled(&record(seq, None, Custody::Live).id);
             }
-            Write::Mark(seq) => {
+            Write::Mark(seq, marking) => {
                 let row = self.rows.get_mut(&seq).expect("a failed event stays");
-                (row.locked, row.due) = (false, false);
-                self.dispatch.settled(&record(seq, None, Custody::Live).id);
-            }
-            Write::MarkDead(seq) => {
-                let row = self.rows.get_mut(&seq).expect("a dead event stays");
-                (row.locked, row.dead) = (false, true);
-                let key = row.key.clone();
-                self.dispatch.died(&record(seq, None, Custody::Live).id, key.as_ref());
-            }
-            Write::MarkMalformed(seq, key) => {
-                let row = self.rows.get_mut(&seq).expect("a malformed event stays");
-                (row.locked, row.dead) = (false, true);
-                if let Some(key) = key {
-                    self.dispatch.marked(&key);
-                }
+                (row.locked, row.due, row.dead) = (false, false, row.dead || marking.dead);
+                self.dispatch.marked(&marking);
             }
             Write::Park(park) => {
                 for row in park.ids.iter().map(seq_of) {

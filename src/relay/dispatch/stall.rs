@@ -1,7 +1,7 @@
 //! Stalled lanes: what stalls one, what is parked behind it, and the reads that open it again.
 
 use super::{Custody, Dispatch, EventId, Key, OnDead, Pending, bytes};
-use crate::relay::lane::{Behind, Park};
+use crate::relay::lane::{Behind, Marking, Park};
 
 /// Lane reads under way at once: each may bring [`LANE_READ`] that no bound has been asked about.
 pub(super) const MAX_LANE_READS: usize = 4;
@@ -21,31 +21,26 @@ impl Dispatch {
         }
     }
 
-    /// The same for an event that is being marked as dead: until that is written, a read would miss it. Returns whether
-    /// the key is held, so that [`Dispatch::marked`] is to be called.
-    pub(crate) fn hold_until_marked(&mut self, key: &Key) -> bool {
-        if self.limits.on_dead == OnDead::Skip {
-            return false;
+    /// The same for a malformed event that is about to be marked as dead. Returns the key if that is held until the mark is
+    /// written.
+    pub(crate) fn hold_until_marked(&mut self, key: Option<Key>) -> Option<Key> {
+        let key = key.filter(|_| self.limits.on_dead == OnDead::Hold)?;
+        self.lanes.entry(key.clone()).or_default().stalled = true;
+        self.writes(&key, 1);
+        Some(key)
+    }
+
+    /// A mark is written. If it says that the event is dead and those are skipped, the ones behind it go on.
+    pub(crate) fn marked(&mut self, marking: &Marking) {
+        if let Some(id) = &marking.id {
+            self.settled(id);
         }
-        let lane = self.lanes.entry(key.clone()).or_default();
-        lane.stalled = true;
-        lane.parking += 1;
-        lane.parked_since_read = true;
-        true
-    }
-
-    /// The mark is written.
-    pub(crate) fn marked(&mut self, key: &Key) {
-        self.unpark(key, 1);
-    }
-
-    /// An event of this key is marked as dead. If those are skipped, the ones behind it go on.
-    pub(crate) fn died(&mut self, id: &EventId, key: Option<&Key>) {
-        self.settled(id);
-        let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Skip) else { return };
-        if self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
+        let Some(key) = &marking.key else { return };
+        let skipped = marking.dead && self.limits.on_dead == OnDead::Skip;
+        if skipped && self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
             self.want_read(key);
         }
+        self.written(key, 1);
     }
 
     /// Events to park now.
@@ -58,13 +53,13 @@ impl Dispatch {
         for id in &park.ids {
             self.settled(id);
         }
-        self.unpark(&park.key, park.ids.len());
+        self.written(&park.key, park.ids.len());
     }
 
-    fn unpark(&mut self, key: &Key, count: usize) {
-        let lane = self.lanes.get_mut(key).expect("a lane with parks under way stays");
-        lane.parking -= count;
-        if lane.parking == 0 && lane.read_wanted {
+    fn written(&mut self, key: &Key, count: usize) {
+        let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
+        lane.writing -= count;
+        if lane.writing == 0 && lane.read_wanted {
             self.want_read(key);
         }
         self.tidy(key);
@@ -77,7 +72,7 @@ impl Dispatch {
         }
         let key = self.wanted_reads.pop_front()?;
         let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
-        lane.parked_since_read = lane.parking > 0;
+        lane.written_since_read = lane.writing > 0;
         lane.read_began = self.twins.begin_read();
         self.lane_reads += 1;
         Some(key)
@@ -97,7 +92,7 @@ impl Dispatch {
         lane.reading = false;
         let idle = !lane.in_flight && lane.queue.is_empty();
         match behind {
-            Behind::Nothing if !lane.parked_since_read => lane.stalled = false,
+            Behind::Nothing if !lane.written_since_read => lane.stalled = false,
             Behind::Nothing if idle => self.want_read(key),
             Behind::Nothing | Behind::More | Behind::Held => {}
         }
@@ -125,16 +120,21 @@ impl Dispatch {
     }
 
     pub(super) fn park(&mut self, key: Key, ids: Vec<EventId>) {
-        let lane = self.lanes.get_mut(&key).expect("only called for a lane that is there");
-        lane.parking += ids.len();
-        lane.parked_since_read = true;
+        self.writes(&key, ids.len());
         self.parks.push(Park { key, ids });
     }
 
-    /// A read must not begin before every park is done: it would miss what is on its way.
+    /// Until these are written, no read of the key may begin: it would miss them.
+    pub(super) fn writes(&mut self, key: &Key, count: usize) {
+        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
+        lane.writing += count;
+        lane.written_since_read = true;
+    }
+
+    /// A read must not begin before every write is done: it would miss what is on its way.
     pub(super) fn want_read(&mut self, key: &Key) {
         let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        lane.read_wanted = lane.parking > 0;
+        lane.read_wanted = lane.writing > 0;
         if !lane.read_wanted && !lane.reading {
             lane.reading = true;
             self.wanted_reads.push_back(key.clone());

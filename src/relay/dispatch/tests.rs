@@ -5,6 +5,7 @@ use bson::Timestamp;
 use super::*;
 use crate::config::Ordering;
 use crate::outbox::{Headers, Subject};
+use crate::relay::lane::Marking;
 
 pub(super) const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
@@ -96,7 +97,7 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
         let head = dispatch.next().expect("the head");
         let head = dispatch.finished(head, Ended::Failed);
         let parks = dispatch.take_parks();
-        dispatch.died(&head.id, head.key.as_ref());
+        dispatch.marked(&Marking { id: Some(head.id), key: head.key, dead: true });
         assert_eq!(dispatch.next_lane_read(), None, "its park isn't written yet");
         parks.iter().for_each(|park| dispatch.parked(park));
         assert_eq!(dispatch.next_lane_read(), wanted);
