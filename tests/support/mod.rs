@@ -1,7 +1,9 @@
 //! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
 
+pub(crate) mod checker;
 mod process;
 mod ticketing;
+mod writers;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use outboxd::{Event, Outbox};
 
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, outboxd};
 pub(crate) use self::ticketing::{Ticketing, token};
+pub(crate) use self::writers::{Ledger, Outcome, Writers};
 
 /// Long enough for a lease to expire on a busy machine; a test that waits this long fails.
 const PATIENCE: Duration = Duration::from_secs(60);
