@@ -11,6 +11,7 @@ mod hostile; // any client can write anything: it is dead with a reason or sent 
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
 mod orders; // the orders service: its requests, and its copy of the tickets
+mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
 mod pins; // facts about the servers that the design stands on
 mod relay; // a committed event is published once, in order, and deleted
 mod support;

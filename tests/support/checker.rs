@@ -87,26 +87,26 @@ pub(crate) async fn stream(scene: &Scene) -> Vec<Published> {
         pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
     let consumer = stream.create_consumer(config).await.expect("a consumer");
     let mut messages = consumer.stream().max_messages_per_batch(2000).messages().await.expect("its messages");
-    let prefix = format!("{}.outbox.", scene.name);
     while let Some(message) = messages.next().await {
         let message = message.expect("a message");
         let info = message.info().expect("a message of a stream");
-        let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).map_or("", |id| id.as_str());
-        let payload: serde_json::Value = serde_json::from_slice(&message.payload).expect("a JSON payload");
-        let number = payload["number"].as_u64().and_then(|number| u32::try_from(number).ok());
-        published.push(Published {
-            sequence: info.stream_sequence,
-            subject: message.subject.to_string(),
-            id: id.strip_prefix(&prefix).unwrap_or(id).to_owned(),
-            key: payload["key"].as_str().expect("the event's key").to_owned(),
-            number: number.expect("the event's number"),
-            at: info.published.unix_timestamp_nanos(),
-        });
+        published.push(read(&scene.name, &message, info.stream_sequence, info.published.unix_timestamp_nanos()));
         if info.stream_sequence >= last {
             break;
         }
     }
     published
+}
+
+/// What a message of this scene says.
+pub(crate) fn read(scene: &str, message: &async_nats::Message, sequence: u64, at: i128) -> Published {
+    let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).map_or("", |id| id.as_str());
+    let id = id.strip_prefix(&format!("{scene}.outbox.")).unwrap_or(id).to_owned();
+    let payload: serde_json::Value = serde_json::from_slice(&message.payload).expect("a JSON payload");
+    let number = payload["number"].as_u64().and_then(|number| u32::try_from(number).ok());
+    let number = number.expect("the event's number");
+    let key = payload["key"].as_str().expect("the event's key").to_owned();
+    Published { sequence, subject: message.subject.to_string(), id, key, number, at }
 }
 
 /// Everything in the outbox.

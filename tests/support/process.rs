@@ -65,8 +65,17 @@ impl NatsServer {
     /// Takes another configuration, without a restart.
     pub(crate) fn reload(&self, config: &str) {
         self.configure(config);
-        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success());
+        signal(&self.child, "-HUP");
+    }
+
+    /// SIGSTOP: its connections stand, and nobody answers.
+    pub(crate) fn pause(&self) {
+        signal(&self.child, "-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        signal(&self.child, "-CONT");
     }
 
     /// What it has logged.
@@ -95,6 +104,11 @@ fn nats_server(data: &Path, port: &str) -> Child {
         .args(["--log", &format!("{folder}/log"), "--config", &format!("{folder}/conf")])
         .spawn()
         .expect("nats-server starts")
+}
+
+fn signal(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
 }
 
 impl Drop for NatsServer {
@@ -135,6 +149,11 @@ impl Relay {
         until(&format!("the relay says {what:?}"), async || self.log().contains(what).then_some(())).await;
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(self.log.path())
@@ -148,9 +167,7 @@ impl Relay {
 
     /// SIGTERM; returns its exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        assert!(sent.success());
+        signal(&self.child, "-TERM");
         self.child.wait().expect("the relay has ended").code()
     }
 }
