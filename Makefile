@@ -5,13 +5,16 @@ CARGO ?= cargo
 DEMO := $(CARGO) run --quiet --features demo --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test check demo demo-up demo-down bins
+.PHONY: help test outages check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## run every test against real servers
 	$(SERVERS) run -- $(CARGO) test --features demo
+
+outages: ## the outage proofs at full length (about 7 minutes)
+	OUTBOXD_TEST_OUTAGE=60 $(SERVERS) run -- $(CARGO) test --features demo --test main -- outages:: --test-threads=1 --nocapture
 
 check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check
