@@ -2,19 +2,22 @@
 
 SERVERS := deploy/local/servers
 CARGO ?= cargo
-DEMO := $(CARGO) run --quiet --features demo --bin demo --
+# One set of features for tests and demo, so that nothing is built twice.
+FEATURES := --features crash-points,demo
+DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test outages check demo demo-up demo-down bins
+.PHONY: help test proofs check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## run every test against real servers
-	$(SERVERS) run -- $(CARGO) test --features demo
+	$(SERVERS) run -- $(CARGO) test $(FEATURES)
 
-outages: ## the outage proofs at full length (about 7 minutes)
-	OUTBOXD_TEST_OUTAGE=60 $(SERVERS) run -- $(CARGO) test --features demo --test main -- outages:: --test-threads=1 --nocapture
+proofs: ## outages of a minute and twenty crashes at each point, with their figures (about 15 minutes)
+	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 $(SERVERS) run -- \
+		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: --test-threads=1 --nocapture
 
 check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check
@@ -31,6 +34,5 @@ demo-up: bins ## start the ticketing services and leave them running
 demo-down: ## end what demo-up started
 	@$(DEMO) down
 
-# The profile and features of the tests, so that nothing is built twice.
 bins:
-	$(CARGO) build --features demo --bins
+	$(CARGO) build $(FEATURES) --bins

@@ -5,6 +5,7 @@
 mod alerts; // a person is told once per event and state
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
 mod config; // every mistake at once, secrets masked, the shipped file is complete
+mod crashes; // killed at every named point, the relay loses and reorders nothing
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else

@@ -1,6 +1,6 @@
 //! The broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat.
 //!
-//! An outage lasts `OUTBOXD_TEST_OUTAGE` seconds, 5 unless set; `make outages` lets each last a minute.
+//! An outage lasts `OUTBOXD_TEST_OUTAGE` seconds, 5 unless set; `make proofs` lets each last a minute.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::crash::{self, Point};
 use super::dispatch::Dispatched;
 use super::lease::Term;
 use super::nats::Nats;
@@ -135,6 +136,7 @@ impl Publisher {
 
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
     pub(crate) async fn publish(self: Arc<Self>, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
+        crash::here(Point::Claimed);
         let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
         let outcome = self.to_the_end(&dispatched.record, payload).await;
         (dispatched, outcome)
@@ -190,7 +192,10 @@ impl Publisher {
         let message = PublishMessage::build().payload(payload).headers(headers);
         let ack = self.nats.context().send_publish(record.subject.as_str().to_owned(), message).await;
         let ack = match ack {
-            Ok(ack) => ack.await,
+            Ok(ack) => {
+                crash::here(Point::Submitted);
+                ack.await
+            }
             Err(error) => Err(error),
         };
         let ack = match ack {
@@ -206,6 +211,7 @@ impl Publisher {
             let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
             return Err(Rejection::new(OTHER_STREAM, error));
         }
+        crash::here(Point::Acked);
         Ok(Acked { id: record.id.clone(), duplicate: ack.duplicate })
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
+use super::crash::{self, Point};
 use super::dispatch::Pending;
 use super::lane::Behind;
 use super::twins::Origin;
@@ -76,6 +77,9 @@ async fn lane(store: &Store, key: Key, room: Room) -> Answer {
             return Answer::Lane(key, events, Behind::Held);
         }
     };
+    if !page.events.is_empty() {
+        crash::here(Point::Unparking);
+    }
     let now_ms = DateTime::now().timestamp_millis();
     for parsed in page.events {
         match parsed {

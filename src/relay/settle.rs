@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::crash::{self, Point};
 use super::lane::{Marking, Park};
 use super::publish::Acked;
 use crate::outbox::EventId;
@@ -63,8 +64,14 @@ pub(crate) async fn run(
                 Settlement::Park(park) => parks.push(park),
             }
         }
+        if !acked.is_empty() {
+            crash::soon(Point::DeleteSent);
+        }
         if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
             report(&reports, acked.iter().map(|acked| Settled::Delivered(acked.id().clone())));
+        }
+        if !marks.is_empty() {
+            crash::here(Point::Marking);
         }
         if !marks.is_empty()
             && let Some(refused) = until_done("mark", &give_up, || store.mark(&marks)).await
@@ -78,6 +85,9 @@ pub(crate) async fn run(
             report(&reports, markings.into_iter().flatten().map(Settled::Failed));
         }
         let ids: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
+        if !ids.is_empty() {
+            crash::here(Point::Parking);
+        }
         if !ids.is_empty()
             && let Some(refused) = until_done("park", &give_up, || store.park(&ids)).await
         {

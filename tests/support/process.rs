@@ -1,8 +1,10 @@
 //! `outboxd` as a process of its own, ended with the test.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use super::{Scene, until};
 
@@ -163,6 +165,13 @@ impl Relay {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the relay is killed");
         self.child.wait().expect("the relay has ended");
+    }
+
+    /// Waits until it has ended by itself; returns the signal that ended it.
+    pub(crate) async fn ended_by(&mut self) -> Option<i32> {
+        let child = Mutex::new(&mut self.child);
+        let status = until("the relay has ended", async || child.lock().ok()?.try_wait().expect("a child")).await;
+        status.signal()
     }
 
     /// SIGTERM; returns its exit code.
