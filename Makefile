@@ -15,9 +15,9 @@ help: ## list the targets
 test: ## run every test against real servers
 	$(SERVERS) run -- $(CARGO) test $(FEATURES)
 
-proofs: ## outages of a minute and twenty crashes at each point, with their figures (about 15 minutes)
-	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 $(SERVERS) run -- \
-		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: --test-threads=1 --nocapture
+proofs: ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
+	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
+		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
 
 check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check

@@ -3,6 +3,7 @@
 //! Run by `make test`, which starts the servers. Each test has a database and a stream of its own.
 
 mod alerts; // a person is told once per event and state
+mod bounds; // memory and ticks, whatever piles up
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing

@@ -14,7 +14,7 @@ use outboxd::Event;
 use tokio::task::JoinHandle;
 
 use crate::support::checker::{self, Published, Report};
-use crate::support::{Ledger, NatsServer, Outcome, Relay, Scene, Writers, until};
+use crate::support::{Ledger, NatsServer, Outcome, Relay, Scene, Writers, memory, until};
 
 const KEYS: u32 = 50;
 const PER_SECOND: u32 = 500;
@@ -64,12 +64,6 @@ fn length() -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn rss(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the relay runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
-}
-
 async fn config(scene: &Scene) -> Config {
     scene.context.get_stream(&scene.stream).await.expect("the stream").cached_info().config.clone()
 }
@@ -84,7 +78,7 @@ async fn stores(scene: &Scene, count: u64) {
 
 impl Seen {
     async fn look(&mut self, pid: u32, events: &Collection<Document>) {
-        self.rss = self.rss.max(rss(pid));
+        self.rss = self.rss.max(memory(pid, "VmRSS:"));
         self.waiting = self.waiting.max(events.estimated_document_count().await.expect("a count"));
         let marked = events.find(doc! { "isLocked": false, "failures.0": { "$exists": true } });
         let mut marked =
@@ -111,7 +105,7 @@ impl Outage {
         let writers = Writers::start(&scene, KEYS, PER_SECOND).await;
         stores(&scene, WARM_UP).await;
         let pid = relay.pid();
-        let before = rss(pid);
+        let before = memory(pid, "VmRSS:");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let looking = tokio::spawn({
             let (seen, events) = (seen.clone(), scene.events.clone());

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::error::Result;
 use mongodb::{Client, ClientSession, Collection, SessionCursor};
@@ -16,8 +16,9 @@ use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, field};
 use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::relay::publish::Acked;
 
-/// Documents per reply while sweeping: a reply of typical events is about half a megabyte.
-const SWEEP_BATCH: u32 = 1000;
+/// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of which the driver holds
+/// two or three copies.
+const BATCH: u32 = 1000;
 /// Most events counted to say how many are stuck.
 const MAX_COUNTED: u64 = 10_000;
 /// Characters shown of a text that anybody may have written.
@@ -121,7 +122,7 @@ impl Store {
             .sort(doc! { field::TS: 1, field::ID: 1 })
             .projection(doc! { field::FAILURES: 0 })
             .allow_disk_use(true)
-            .batch_size(SWEEP_BATCH)
+            .batch_size(BATCH)
             .session(&mut session)
             .await?;
         let at = session
@@ -142,6 +143,7 @@ impl Store {
             ])
             // `startAtOperationTime` is inclusive.
             .start_at_operation_time(following(at))
+            .batch_size(BATCH)
             .max_await_time(TAIL_WAIT)
             .await?;
         Ok(stream.with_type())
@@ -157,7 +159,7 @@ impl Store {
     /// Marks failed events, in one command. Returns those the server will never mark, such as one that has no room left
     /// for a failure in its 16 MB.
     pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
-        self.update(marks.iter().map(mark_update).collect()).await
+        self.update(marks.iter().map(mark_update)).await
     }
 
     /// Hands events that wait behind a failed one to the retrier, in one command. Returns those the server refuses.
@@ -168,17 +170,22 @@ impl Store {
                 "u": { "$set": { field::IS_LOCKED: false } },
             }
         };
-        self.update(ids.iter().map(park).collect()).await
+        self.update(ids.iter().map(park)).await
     }
 
-    async fn update(&self, updates: Vec<Document>) -> Result<Vec<Refused>> {
-        let command = doc! {
+    /// Each update becomes bytes at once: as documents, a thousand of them are ten times as big.
+    async fn update(&self, updates: impl Iterator<Item = Document>) -> Result<Vec<Refused>> {
+        let mut statements = RawArrayBuf::new();
+        for update in updates {
+            statements.push(RawDocumentBuf::try_from(&update)?);
+        }
+        let command = rawdoc! {
             "update": self.collection.name(),
             "ordered": false,
-            "updates": updates,
+            "updates": statements,
             "writeConcern": { "w": "majority" },
         };
-        let reply = self.client.database(&self.collection.namespace().db).run_command(command).await?;
+        let reply = self.client.database(&self.collection.namespace().db).run_raw_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
             return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
         }

@@ -14,6 +14,9 @@ use crate::outbox::store::shown_id;
 use crate::outbox::{Key, Subject};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
 
+/// Longest error written down: a thousand marks fit in one command.
+const MAX_ERROR_BYTES: usize = 2048;
+
 /// An event that failed.
 #[derive(Debug)]
 pub(super) struct Failed<'a> {
@@ -48,7 +51,8 @@ impl Judge {
     /// The mark to write. Raises an alert when the event comes into a state that a person should know of.
     pub(super) fn mark(&self, failed: &Failed<'_>, rejection: Rejection) -> Mark {
         let remedy = rejection.remedy();
-        let Rejection { class, code, error } = rejection;
+        let Rejection { class, code, mut error } = rejection;
+        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
         // An outage isn't the event's fault.
         let counted = matches!(class, Class::Config | Class::Poison);
         let attempts = failed.attempts.saturating_add(u32::from(counted));

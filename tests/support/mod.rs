@@ -13,7 +13,7 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
-pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, outboxd};
+pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd};
 pub(crate) use self::ticketing::{Ticketing, token};
 pub(crate) use self::writers::{Ledger, Outcome, Writers};
 

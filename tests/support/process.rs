@@ -156,6 +156,11 @@ impl Relay {
         self.child.id()
     }
 
+    /// The most it ever had, in kB.
+    pub(crate) fn peak_rss(&self) -> u64 {
+        memory(self.pid(), "VmHWM:")
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(self.log.path())
@@ -193,4 +198,11 @@ impl Drop for Relay {
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).expect("the log is read")
+}
+
+/// A process's memory, in kB.
+pub(crate) fn memory(pid: u32, which: &str) -> u64 {
+    let status = read(Path::new(&format!("/proc/{pid}/status")));
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
 }

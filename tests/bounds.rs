@@ -1,0 +1,103 @@
+//! Memory and ticks stay bounded, whatever piles up.
+//!
+//! `OUTBOXD_TEST_PILE` events, 20,000 unless set; `make proofs` takes 100,000.
+
+use async_nats::jetstream::stream::Config;
+use bson::{Document, Timestamp, doc};
+use mongodb::Collection;
+
+use crate::support::{Relay, Scene, checker, until};
+
+/// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 16 MiB and 8,192 events.
+const PEAK: u64 = 80_000;
+
+fn pile() -> u32 {
+    std::env::var("OUTBOXD_TEST_PILE").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+}
+
+fn event(scene: &Scene, subject: &str, key: &str, number: u32) -> Document {
+    doc! {
+        "ts": Timestamp { time: 0, increment: 0 }, "subject": scene.subject(subject), "key": key,
+        "payload": { "key": key, "number": number, "more": "x".repeat(300) }, "isLocked": true, "failures": [],
+    }
+}
+
+/// Many in one go; the server fills `ts` in the order of the documents.
+async fn insert(events: &Collection<Document>, documents: impl Iterator<Item = Document>) {
+    let documents: Vec<_> = documents.collect();
+    for chunk in documents.chunks(1000) {
+        events.insert_many(chunk).await.expect("the events are written");
+    }
+}
+
+async fn cover(scene: &Scene, subjects: &[&str]) {
+    let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
+    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
+    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
+}
+
+/// Waits, however long, as long as there is progress.
+async fn drained(scene: &Scene) {
+    let count = async || scene.events.count_documents(doc! {}).await.expect("a count");
+    let mut left = count().await;
+    while left > 0 {
+        until("fewer events are left", async || (count().await < left).then_some(())).await;
+        left = count().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000")];
+    let relay = Relay::leading(&scene, &settings).await;
+    let pile = pile();
+    insert(&scene.events, [event(&scene, "uncovered", "held", 1)].into_iter()).await;
+    until("the head has failed", async || scene.one(doc! { "failures.0": { "$exists": true } }).await).await;
+    insert(&scene.events, (2..=pile).map(|n| event(&scene, "covered", "held", n))).await;
+    let parked = async || scene.events.count_documents(doc! { "isLocked": true }).await.unwrap() == 0;
+    until("all are parked", async || parked().await.then_some(())).await;
+    // Another key flows past them.
+    scene.events.insert_one(event(&scene, "covered", "other", 1)).await.unwrap();
+    until("the other key is out", async || (!checker::stream(&scene).await.is_empty()).then_some(())).await;
+    println!("{pile} events behind a stalled key: at most {} kB", relay.peak_rss());
+    assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
+
+    cover(&scene, &[">"]).await;
+    drained(&scene).await;
+    let stream = checker::stream(&scene).await;
+    let held: Vec<_> = stream.iter().filter(|message| message.key == "held").map(|message| message.number).collect();
+    assert_eq!(held, (1..=pile).collect::<Vec<_>>());
+    println!("and at most {} kB when they followed", relay.peak_rss());
+    assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
+}
+
+#[tokio::test]
+async fn many_failed_keys_keep_a_tick_bounded() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let settings = [
+        ("OUTBOXD_STREAM__SUBJECTS", covered.as_str()),
+        ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000"),
+        ("OUTBOXD_ALERTS__AFTER_FAILURES", "10000"),
+    ];
+    let relay = Relay::leading(&scene, &settings).await;
+    let pile = pile();
+    insert(&scene.events, (0..pile).map(|n| event(&scene, "uncovered", &format!("k{n}"), 1))).await;
+    let failed =
+        async || scene.events.count_documents(doc! { "attempts": { "$gte": 1 } }).await.unwrap() == u64::from(pile);
+    until("all have failed", async || failed().await.then_some(())).await;
+    // Ticks go on finding them due; another key flows all the same.
+    scene.events.insert_one(event(&scene, "covered", "other", 1)).await.unwrap();
+    until("the other key is out", async || (!checker::stream(&scene).await.is_empty()).then_some(())).await;
+    println!("{pile} failed keys: at most {} kB", relay.peak_rss());
+    assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
+
+    cover(&scene, &[">"]).await;
+    drained(&scene).await;
+    assert_eq!(checker::stream(&scene).await.len(), pile as usize + 1);
+    println!("and at most {} kB when they followed", relay.peak_rss());
+}
