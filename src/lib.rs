@@ -32,6 +32,8 @@
 //! ```
 
 #[cfg(feature = "relay")]
+pub mod admin;
+#[cfg(feature = "relay")]
 pub mod cli;
 #[cfg(feature = "relay")]
 pub mod config;

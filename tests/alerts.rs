@@ -11,7 +11,7 @@ use outboxd::Event;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::support::{NatsServer, Relay, Scene, until};
+use crate::support::{NatsServer, Relay, Scene, outboxd_with, until};
 
 fn lines(scene: &Scene) -> Vec<Value> {
     let text = std::fs::read_to_string(scene.alerts_file()).unwrap_or_default();
@@ -35,6 +35,12 @@ async fn cover(scene: &Scene, subject: &str) {
     let config = stream.info().await.unwrap().config.clone();
     let subjects = config.subjects.iter().cloned().chain([subject.to_owned()]).collect();
     scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
+}
+
+async fn metrics(relay: &Relay) -> String {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = format!("http://{}/metrics", relay.admin().await);
+    reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()
 }
 
 /// Takes posts, but not the first try of each.
@@ -75,6 +81,12 @@ async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
     assert_eq!((&dead["event"]["id"], &dead["event"]["attempts"]), (&id.into(), &4.into()));
     assert_eq!((&dead["event"]["subject"], &dead["event"]["code"]), (&"elsewhere".into(), &"not-covered".into()));
     assert!(dead["text"].as_str().unwrap().contains("add the subject to the stream"), "{dead}");
+
+    // Counted, for Prometheus.
+    let counts = metrics(&relay).await;
+    for kind in ["failing", "dead"] {
+        assert!(counts.contains(&format!("outboxd_alerts_total{{kind=\"{kind}\"}} 1")), "{counts}");
+    }
 
     // The webhook refused each at first.
     assert_eq!(posts.recv().await.unwrap()["kind"], "failing");
@@ -122,4 +134,21 @@ async fn a_file_that_cannot_be_written_stops_the_relay_only_if_it_was_asked_for(
     let relay = Relay::start(&scene, &[("OUTBOXD_ALERTS__FILE", file.to_str().unwrap())]);
     relay.says("name one that can").await;
     assert_ne!(relay.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn the_admin_endpoint_wants_its_token_and_is_not_shown_to_others_without_one() {
+    let scene = Scene::new().await;
+    let (code, said) = outboxd_with(&scene, &["config", "print"], &[("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0")]);
+    assert_eq!((code, said.contains("set admin.token or admin.token_file too")), (Some(1), true), "{said}");
+    let settings = [("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0"), ("OUTBOXD_ADMIN__TOKEN", "open-sesame")];
+    let relay = Relay::start(&scene, &settings);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = format!("http://{}/metrics", relay.admin().await.replace("0.0.0.0", "127.0.0.1"));
+    let http = reqwest::Client::new();
+    for (token, status) in [(None, 401), (Some("open"), 401), (Some("open-sesame"), 200)] {
+        let request = token.iter().fold(http.get(&url), |request, token| request.bearer_auth(token));
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{token:?}");
+    }
+    assert!(!relay.log().contains("open-sesame"));
 }

@@ -215,10 +215,11 @@ async fn what_a_full_stream_refuses_follows_in_order_once_there_is_room() {
     let outage = Outage::begin(Scene::alone(&nats).await).await;
     let stream = outage.scene.context.get_stream(&outage.scene.stream).await.unwrap();
     let info = stream.cached_info();
-    // Room for another second or so.
-    let max_bytes = i64::try_from(info.state.bytes + info.state.bytes / 5).unwrap();
+    // Room for a few seconds more: below what it holds by then, the server would throw out the oldest.
+    let max_bytes = i64::try_from(2 * info.state.bytes).unwrap();
     let full = Config { max_bytes, discard: DiscardPolicy::New, ..info.config.clone() };
-    outage.scene.context.update_stream(&full).await.unwrap();
+    let limited = outage.scene.context.update_stream(&full).await.unwrap();
+    assert_eq!(limited.state.first_sequence, 1, "the limit threw out messages");
     until("the stream is full", async || outage.seen().codes.contains_key("10077").then_some(())).await;
     outage.last().await;
     outage.scene.context.update_stream(Config { max_bytes: -1, ..full }).await.unwrap();

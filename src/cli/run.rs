@@ -4,10 +4,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::admin;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::Relay;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, metrics};
 
 pub(super) async fn run(sources: &Sources) -> Result<()> {
     let config = Config::load(sources)?;
@@ -20,6 +21,7 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
         "outboxd starts"
     );
     let stop = stop_on_signals()?;
+    admin::start(&config.admin, metrics::install()?).await?;
     let Some(relay) = Relay::connect(config, &stop).await? else {
         return Ok(());
     };

@@ -9,6 +9,7 @@ mod read;
 mod reader;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub retry: RetryConfig,
     /// What a person is told.
     pub alerts: AlertsConfig,
+    /// What is told over HTTP.
+    pub admin: AdminConfig,
     /// Which relay publishes.
     pub lease: LeaseConfig,
     /// How a stop goes.
@@ -184,6 +187,17 @@ pub struct AlertsConfig {
     pub webhook: Option<SecretString>,
 }
 
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Address of the admin endpoint.
+    pub listen: SocketAddr,
+    /// Whether it was given, so that it must be free.
+    pub listen_given: bool,
+    /// What a request must bring.
+    pub token: Option<SecretString>,
+}
+
 /// `[lease]`
 #[derive(Debug, Clone)]
 pub struct LeaseConfig {
@@ -230,12 +244,13 @@ impl Config {
         let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
         let retry = RetryConfig::read(&mut reader);
         let alerts = AlertsConfig::read(&mut reader);
+        let admin = AdminConfig::read(&mut reader);
         let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
         match reader.finish(sources) {
             Ok(shown) => {
-                Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, lease, shutdown, log, shown })
+                Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown })
             }
             Err(mistakes) => {
                 let count = mistakes.len();

@@ -1,5 +1,6 @@
 //! How each part of the configuration is read and checked.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mongodb::options::ConnectionString;
@@ -7,9 +8,10 @@ use secrecy::ExposeSecret;
 
 use super::reader::Reader;
 use super::{
-    AlertsConfig, DispatchConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig,
-    StreamConfig,
+    AdminConfig, AlertsConfig, DispatchConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering,
+    RetryConfig, StreamConfig,
 };
+use crate::admin;
 
 impl MongodbConfig {
     pub(super) fn read(reader: &mut Reader, client_id: &str) -> Self {
@@ -156,6 +158,25 @@ impl AlertsConfig {
             reader.mistake("alerts.webhook", "is not a URL such as https://host/path");
         }
         alerts
+    }
+}
+
+impl AdminConfig {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+        let listen = reader.take("admin.listen", default.to_string());
+        let admin = Self {
+            listen_given: reader.is_given("admin.listen"),
+            listen: listen.parse().unwrap_or_else(|_| {
+                reader.mistake("admin.listen", format!("{listen:?} is not an address such as \"{default}\""));
+                default
+            }),
+            token: reader.secret("admin.token", "admin.token_file"),
+        };
+        if admin::needs_token(admin.listen) && admin.token.is_none() {
+            reader.mistake("admin.listen", "is not on loopback; set admin.token or admin.token_file too");
+        }
+        admin
     }
 }
 

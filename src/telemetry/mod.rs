@@ -2,5 +2,5 @@
 
 pub(crate) mod alerts;
 pub mod logs;
-pub(crate) mod metrics;
+pub mod metrics;
 mod webhook;

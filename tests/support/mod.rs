@@ -13,7 +13,7 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
-pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd};
+pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::ticketing::{Ticketing, token};
 pub(crate) use self::writers::{Ledger, Outcome, Writers};
 
@@ -132,6 +132,7 @@ impl Scene {
             ("NATS_URL", self.nats_url.clone()),
             ("NATS_CLUSTER_ID", self.stream.clone()),
             ("OUTBOXD_STREAM__SUBJECTS", self.subjects.clone()),
+            ("OUTBOXD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTBOXD_ALERTS__FILE", self.alerts_file().display().to_string()),
             ("OUTBOXD_LEASE__TTL", "3s".to_owned()),
             ("OUTBOXD_RETRY__CRON", "* * * * * *".to_owned()),

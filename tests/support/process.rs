@@ -13,7 +13,12 @@ pub(crate) const OUTBOXD: &str = env!("CARGO_BIN_EXE_outboxd");
 
 /// Runs `outboxd` to its end; returns its exit code and everything it said.
 pub(crate) fn outboxd(scene: &Scene, args: &[&str]) -> (Option<i32>, String) {
-    let output = command(scene).args(args).output().expect("outboxd runs");
+    outboxd_with(scene, args, &[])
+}
+
+/// The same, with settings on top of the scene's.
+pub(crate) fn outboxd_with(scene: &Scene, args: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = command(scene).args(args).envs(settings.iter().copied()).output().expect("outboxd runs");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     (output.status.code(), said.concat())
 }
@@ -149,6 +154,16 @@ impl Relay {
     /// Waits for a line in its log.
     pub(crate) async fn says(&self, what: &str) {
         until(&format!("the relay says {what:?}"), async || self.log().contains(what).then_some(())).await;
+    }
+
+    /// Where its admin endpoint listens.
+    pub(crate) async fn admin(&self) -> String {
+        until("the relay says where its admin endpoint listens", async || {
+            let log = self.log();
+            let rest = log.split("the admin endpoint listens address=").nth(1)?;
+            Some(rest.split_whitespace().next()?.to_owned())
+        })
+        .await
     }
 
     /// The process's id.

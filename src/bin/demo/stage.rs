@@ -168,6 +168,7 @@ impl Stage {
             let alerts = self.logs.join(format!("{name}.alerts.jsonl"));
             env.extend([
                 ("OUTBOXD_LEASE__TTL", LEASE_TTL.to_owned()),
+                ("OUTBOXD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
                 ("OUTBOXD_ALERTS__FILE", alerts.display().to_string()),
             ]);
         }
