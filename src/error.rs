@@ -19,6 +19,10 @@ pub enum ErrorKind {
     Migration,
     /// The JetStream stream isn't as the configuration describes it.
     Stream,
+    /// The command line doesn't fit together.
+    Usage,
+    /// What was asked for isn't there.
+    NotFound,
     /// The operating system refused.
     Os,
     /// A defect of outboxd: it has said more on the way.

@@ -46,6 +46,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0004_outbox_bookkeeping_types",
         text: include_str!("../migrations/0004_outbox_bookkeeping_types.json"),
     },
+    Migration { name: "0005_audit_collection", text: include_str!("../migrations/0005_audit_collection.json") },
 ];
 
 /// Where a migration stands in one database.

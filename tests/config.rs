@@ -27,7 +27,7 @@ fn every_mistake_is_reported_at_once_and_nothing_starts() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(78), "{said}");
     for part in [
         "mongodb.uri: is not a connection string",
         "lease.ttl: \"1h\" is out of range; give \"1s\" to \"5m\"",

@@ -12,6 +12,7 @@ mod failures; // a failed publish is marked, retried, and nothing passes it
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
+mod operator; // what an operator sees and does
 mod orders; // the orders service: its requests, and its copy of the tickets
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
 mod pins; // facts about the servers that the design stands on

@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 let message = format!(
                     "{code} is not in the table; `outboxd explain` lists it. An unlisted error is tried again, then marked and counted"
                 );
-                Err(Error::new(ErrorKind::Config, message))
+                Err(Error::new(ErrorKind::NotFound, message))
             }
         },
     }

@@ -1,9 +1,17 @@
 //! The command line: one file per verb.
 
+mod act;
+mod audit;
 mod config;
 mod explain;
+mod groups;
+mod list;
 mod migrate;
+mod output;
 mod run;
+mod selection;
+mod show;
+mod stats;
 
 use std::io::{ErrorKind as IoErrorKind, Write as _};
 use std::path::PathBuf;
@@ -38,6 +46,20 @@ enum Verb {
     Run,
     /// Make the outbox's collections and index, and the stream, where they are missing
     Migrate(migrate::Args),
+    /// Show the outbox in numbers: what is stuck, how old, who relays
+    Stats(stats::Args),
+    /// Show failures that are alike, with what to do about them
+    Groups(groups::Args),
+    /// List the stuck events, oldest first
+    List(list::Args),
+    /// Show one event, why it is where it is, and what to do
+    Show(show::Args),
+    /// Publish stuck events again now, dead ones too
+    RetryNow(act::Args),
+    /// Remove stuck events for good, unpublished
+    Discard(act::Args),
+    /// Show who retried and discarded what
+    Audit(audit::Args),
     /// Say what a failure's code means and what to do
     Explain(explain::Args),
     /// Show the configuration
@@ -55,6 +77,13 @@ impl Cli {
         match self.verb {
             Verb::Run => run::run(&sources).await,
             Verb::Migrate(args) => migrate::run(&sources, &args).await,
+            Verb::Stats(args) => stats::run(&sources, &args).await,
+            Verb::Groups(args) => groups::run(&sources, &args).await,
+            Verb::List(args) => list::run(&sources, &args).await,
+            Verb::Show(args) => show::run(&sources, &args).await,
+            Verb::RetryNow(args) => act::run(&sources, &args, act::Action::RetryNow).await,
+            Verb::Discard(args) => act::run(&sources, &args, act::Action::Discard).await,
+            Verb::Audit(args) => audit::run(&sources, &args).await,
             Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
         }

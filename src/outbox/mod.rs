@@ -3,8 +3,12 @@
 //! A service calls [`Outbox::enqueue`] inside its own MongoDB transaction; the event becomes a document that commits or
 //! rolls back together with the record it tells about. Nothing in here knows NATS, HTTP or a command line.
 
+#[cfg(feature = "relay")]
+pub(crate) mod act;
 mod enqueue;
 pub mod event;
+#[cfg(feature = "relay")]
+pub(crate) mod inspect;
 #[cfg(feature = "relay")]
 pub(crate) mod mark;
 pub mod payload;

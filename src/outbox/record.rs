@@ -26,6 +26,8 @@ pub mod field {
     pub const ATTEMPTS: &str = "attempts";
     pub const NEXT_ATTEMPT_AT: &str = "nextAttemptAt";
     pub const DEAD_AT: &str = "deadAt";
+    pub const RETRY_REQUESTED_AT: &str = "retryRequestedAt";
+    pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";
 }
 
 /// What the relay does next with a document, by its bookkeeping fields.
@@ -38,6 +40,8 @@ pub enum Custody {
         /// `nextAttemptAt`, or 0 for an event that was parked.
         due_at_ms: i64,
     },
+    /// A person asked for it to be removed: it isn't published any more.
+    Discarding,
     /// `deadAt` is set: only a person moves it.
     Dead,
 }
@@ -107,7 +111,7 @@ fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
 fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
     let (mut id, mut ts, mut subject, mut key, mut payload) = (None, None, None, None, None);
     let (mut headers, mut is_locked, mut attempts) = (None, None, 0);
-    let (mut due_at_ms, mut dead) = (0, false);
+    let (mut due_at_ms, mut dead, mut discarding) = (0, false, false);
     for element in document.iter() {
         let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
         let twice = match name.as_str() {
@@ -151,6 +155,7 @@ fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
                 RawBsonRef::Null => {}
                 other => return Err(wrong_type(field::NEXT_ATTEMPT_AT, "a date, or left out", other)),
             },
+            field::DISCARD_REQUESTED_AT => discarding = matches!(value, RawBsonRef::DateTime(_)),
             field::DEAD_AT => match value {
                 RawBsonRef::DateTime(_) => dead = true,
                 RawBsonRef::Null => {}
@@ -163,6 +168,7 @@ fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
     let id = id.ok_or_else(|| missing(field::ID))?;
     let custody = match is_locked.ok_or_else(|| missing(field::IS_LOCKED))? {
         _ if dead => Custody::Dead,
+        false if discarding => Custody::Discarding,
         true => Custody::Live,
         false => Custody::Unlocked { due_at_ms },
     };

@@ -131,13 +131,20 @@ impl Store {
         Ok(SweepCursor { session, cursor, at })
     }
 
-    /// Opens a change stream on what commits after `at`. Only inserts: the relay's own marks and deletes don't come back.
+    /// Opens a change stream on what commits after `at`: inserts, and what operators request. The relay's own marks and
+    /// deletes don't come back.
     pub(crate) async fn tail(&self, at: Timestamp) -> Result<ChangeStream<RawDocumentBuf>> {
         let stream = self
             .collection
             .watch()
             .pipeline([
-                doc! { "$match": { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } } },
+                doc! { "$match": { "$or": [
+                    { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } },
+                    { "operationType": "update", "$or": [
+                        { "updateDescription.updatedFields.retryRequestedAt": { "$exists": true } },
+                        { "updateDescription.updatedFields.discardRequestedAt": { "$exists": true } },
+                    ] },
+                ] } },
                 // `_id` is the resume token and must stay.
                 doc! { "$project": { "operationType": 1, "fullDocument": 1 } },
             ])
@@ -233,6 +240,21 @@ impl Store {
         page.more |= unkeyed.more;
         page.events.extend(unkeyed.events);
         Ok(page)
+    }
+
+    /// The unlocked events that an operator wants removed.
+    pub(crate) async fn discards(&self, room: Room) -> Result<Page> {
+        let mut session = self.client.start_session().snapshot(true).await?;
+        let wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
+        self.read(self.collection.find(wanted), room, &mut session).await
+    }
+
+    /// Removes events unpublished, because an operator wants it so.
+    pub(crate) async fn discard(&self, ids: &[EventId]) -> Result<()> {
+        let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
+        let wanted = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
+        self.collection.delete_many(wanted).await?;
+        Ok(())
     }
 
     /// The locked events that are older than `age` by the server's clock, oldest first: those that no tail will bring.

@@ -145,7 +145,7 @@ impl Dispatch {
         let unlocked = match pending.record.custody {
             Custody::Live => false,
             Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
-            Custody::Unlocked { .. } => return self.hold(pending.record.key.as_ref()),
+            Custody::Unlocked { .. } | Custody::Discarding => return self.hold(pending.record.key.as_ref()),
             Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
         match &pending.record.key {
@@ -165,7 +165,8 @@ impl Dispatch {
     pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) -> usize {
         let mut taken = 0;
         for pending in due {
-            if !self.twins.is_new(&pending.record.id, self.tick_began) {
+            if pending.record.custody == Custody::Discarding || !self.twins.is_new(&pending.record.id, self.tick_began)
+            {
                 continue;
             }
             if let Some(key) = pending.record.key.clone() {
@@ -183,6 +184,15 @@ impl Dispatch {
         }
         self.twins.end_read();
         taken
+    }
+
+    /// Takes what an operator wants removed. Returns those that nobody has in hand: they are known until settled.
+    pub(crate) fn discards_ended(&mut self, mut ids: Vec<EventId>) -> Vec<EventId> {
+        let began = self.tick_began;
+        ids.retain(|id| self.twins.is_new(id, began));
+        ids.iter().for_each(|id| self.twins.insert(id.clone(), Origin::Retry));
+        self.twins.end_read();
+        ids
     }
 
     /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns whether it was not known.
@@ -216,6 +226,10 @@ impl Dispatch {
                     let Some(pending) = lane.queue.pop_front() else {
                         continue;
                     };
+                    // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
+                    if lane.stalled && lane.queue.is_empty() {
+                        lane.queue = VecDeque::new();
+                    }
                     lane.in_flight = true;
                     pending
                 }

@@ -32,6 +32,8 @@ pub(crate) enum Found {
     Event(Pending, i64),
     /// A document that doesn't follow the contract.
     Malformed(Box<Malformed>),
+    /// An operator wants events published or removed now.
+    Requested,
     /// The sweep has handed over everything; what follows is the tail's.
     SweepEnded,
 }

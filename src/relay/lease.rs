@@ -42,7 +42,7 @@ const SOONEST: Duration = Duration::from_millis(50);
 const STANDBY_POLL: Duration = Duration::from_secs(1);
 
 /// A relay's claim on one outbox.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lease {
     collection: Collection<Document>,
     outbox: String,
@@ -102,6 +102,12 @@ impl Lease {
             }
         }
         None
+    }
+
+    /// The lease, if it is free now.
+    pub(crate) async fn acquire_now(self: &std::sync::Arc<Self>) -> Result<Option<Held>> {
+        let sent = Instant::now();
+        Ok(self.try_acquire().await?.map(|number| self.hold(number, sent)))
     }
 
     fn hold(self: &std::sync::Arc<Self>, number: i64, sent: Instant) -> Held {

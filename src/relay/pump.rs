@@ -28,7 +28,7 @@ use super::twins::Origin;
 use crate::config::Config;
 use crate::outbox::Key;
 use crate::outbox::mark::Next;
-use crate::outbox::record::Malformed;
+use crate::outbox::record::{Custody, Malformed};
 use crate::outbox::store::Store;
 use crate::telemetry::alerts::Alerts;
 
@@ -69,6 +69,8 @@ pub(super) struct Pump {
     give_up: CancellationToken,
     tick: Arc<Notify>,
     ticking: bool,
+    /// Whether an operator may want events removed: asked for once, or seen by the sweep.
+    wants_discards: bool,
     /// Whether the last tick left due events where they are, for want of room.
     more_due: bool,
 }
@@ -121,6 +123,7 @@ impl Pump {
             give_up,
             tick,
             ticking: false,
+            wants_discards: false,
             more_due: false,
         }
     }
@@ -160,7 +163,10 @@ impl Pump {
                 }
                 Some(answer) = self.answers.recv() => self.answered(answer),
                 _ = stray.tick(), if may_tick && !self.dispatch.is_sweeping() => self.read(Ask::Stray(room)),
-                () = self.tick.notified(), if may_tick => self.read(Ask::Due(room)),
+                () = self.tick.notified(), if may_tick => {
+                    let wants_discards = std::mem::take(&mut self.wants_discards);
+                    self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
+                }
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
                 _ = &mut self.following => ended = Some("follower"),
@@ -232,7 +238,14 @@ impl Pump {
     fn found(&mut self, found: Found) {
         match found {
             Found::SweepBegan(number) => self.dispatch.sweep_began(number),
-            Found::Event(pending, now_ms) => self.dispatch.offer(pending, now_ms),
+            Found::Event(pending, now_ms) => {
+                self.wants_discards |= pending.record.custody == Custody::Discarding;
+                self.dispatch.offer(pending, now_ms);
+            }
+            Found::Requested => {
+                self.wants_discards = true;
+                self.tick.notify_one();
+            }
             Found::Malformed(malformed) => self.malformed(*malformed),
             Found::SweepEnded => self.dispatch.sweep_ended(),
         }
@@ -266,6 +279,25 @@ impl Pump {
                 let taken = self.dispatch.tick_ended(due);
                 debug!(found, taken, more = page.more, "looked for due events");
                 self.more_due = page.more && taken > 0;
+            }
+            Answer::Discards(page) => {
+                self.ticking = false;
+                let mut wanted = Vec::new();
+                for parsed in page.events {
+                    match parsed {
+                        Ok(record) => wanted.push(record.id),
+                        Err(malformed) => self.malformed(*malformed),
+                    }
+                }
+                let count = wanted.len();
+                let ids = self.dispatch.discards_ended(wanted);
+                // What is in flight, or was too much for once, is looked at again with the next tick.
+                self.wants_discards = page.more || ids.len() < count;
+                for id in ids {
+                    info!(%id, "discarded, as an operator asked");
+                    self.settle(Settlement::Discard(id));
+                }
+                self.read(Ask::Due(self.dispatch.room()));
             }
             Answer::Stray(page) => {
                 self.ticking = false;
@@ -334,6 +366,11 @@ impl Pump {
     fn settled(&mut self, settled: Settled) {
         match settled {
             Settled::Delivered(id) => self.dispatch.settled(&id),
+            Settled::Discarded(id) => {
+                self.dispatch.settled(&id);
+                // What waited behind it.
+                self.tick.notify_one();
+            }
             Settled::Failed(marking) => self.dispatch.marked(&marking),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");

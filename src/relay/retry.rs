@@ -32,6 +32,8 @@ const STRAY_AGE: Duration = Duration::from_secs(60);
 pub(crate) enum Ask {
     /// Due events.
     Due(Room),
+    /// Events that an operator wants removed.
+    Discards(Room),
     /// Events that should have been published long ago.
     Stray(Room),
     /// What is unlocked of this key.
@@ -42,6 +44,7 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Due(Page),
+    Discards(Page),
     Stray(Page),
     Lane(Key, Vec<Pending>, Behind),
 }
@@ -54,6 +57,12 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
                 warn!(error = %error.kind, "could not look for due events; the next tick does");
                 Page::default()
             })),
+            Ask::Discards(room) => {
+                Answer::Discards(store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+                    warn!(error = %error.kind, "could not look for events to discard; the next tick does");
+                    Page { more: true, ..Page::default() }
+                }))
+            }
             Ask::Stray(room) => {
                 Answer::Stray(store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(error = %error.kind, "could not look for events passed over; the next safety sweep does");

@@ -32,6 +32,8 @@ pub(crate) enum Settlement {
     Delivered(Acked),
     /// Mark it.
     Failed(Marking, Box<Mark>),
+    /// Delete it unpublished, because an operator wants it so.
+    Discard(EventId),
     /// Unlock them.
     Park(Park),
 }
@@ -41,6 +43,7 @@ pub(crate) enum Settlement {
 pub(crate) enum Settled {
     Delivered(EventId),
     Failed(Marking),
+    Discarded(EventId),
     Park(Park),
 }
 
@@ -54,6 +57,7 @@ pub(crate) async fn run(
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let (mut acked, mut markings, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut discards = Vec::new();
         for settlement in batch.drain(..) {
             match settlement {
                 Settlement::Delivered(event) => acked.push(event),
@@ -61,6 +65,7 @@ pub(crate) async fn run(
                     markings.push(Some(marking));
                     marks.push(*mark);
                 }
+                Settlement::Discard(id) => discards.push(id),
                 Settlement::Park(park) => parks.push(park),
             }
         }
@@ -69,6 +74,9 @@ pub(crate) async fn run(
         }
         if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
             report(&reports, acked.iter().map(|acked| Settled::Delivered(acked.id().clone())));
+        }
+        if !discards.is_empty() && until_done("discard", &give_up, || store.discard(&discards)).await.is_some() {
+            report(&reports, discards.into_iter().map(Settled::Discarded));
         }
         if !marks.is_empty() {
             crash::here(Point::Marking);

@@ -31,6 +31,11 @@ pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Foun
                     return Ok(closed);
                 }
             }
+            "update" => {
+                if found.send(Found::Requested).await.is_err() {
+                    return Ok(Closed);
+                }
+            }
             operation => {
                 return Err(Error::custom(format!("the outbox collection is gone: {operation}")));
             }

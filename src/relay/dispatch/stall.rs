@@ -111,7 +111,7 @@ impl Dispatch {
             match pending.record.custody {
                 Custody::Live => ids.push(pending.record.id),
                 // The retrier has it already.
-                Custody::Unlocked { .. } | Custody::Dead => self.twins.remove(&pending.record.id),
+                Custody::Unlocked { .. } | Custody::Discarding | Custody::Dead => self.twins.remove(&pending.record.id),
             }
         }
         if !ids.is_empty() {

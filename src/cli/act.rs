@@ -1,0 +1,186 @@
+//! `outboxd retry-now` and `outboxd discard`: what they share, which is nearly all.
+
+use std::io::{BufRead, IsTerminal, Write as _};
+use std::time::Duration;
+
+use bson::Bson;
+use clap::Args as ClapArgs;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::selection::Filter;
+use super::{list, print};
+use crate::config::{Config, Sources};
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::outbox::act::{Act, Deed};
+use crate::outbox::inspect::{Selection, State};
+use crate::relay::lease::Lease;
+
+/// Events acted on at once.
+const BATCH: usize = 500;
+/// Events shown before a bulk action.
+const SAMPLE: i64 = 5;
+/// How long a running relay may take to remove what it was asked to.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Ids of events
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// Every stuck event that the filters select
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Don't ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Events a second, at most
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Why, for the record
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    RetryNow,
+    Discard,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::RetryNow => "retry-now",
+            Self::Discard => "discard",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::RetryNow => "due now",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Result<()> {
+    let config = Config::load(sources)?;
+    let mongodb = &config.mongodb;
+    let client = mongodb.client("operator").await?;
+    let act = Act::new(client.database(&mongodb.database), &mongodb.collection);
+    let selection = args.filter.selection(&args.ids);
+    if !is_wanted(&config, &act, args, &selection, action).await? {
+        return Ok(());
+    }
+    let ids = act.ids(&selection).await.during("reading the outbox")?;
+    let who = who(sources);
+    let as_given = if args.all { format!("--all {}", args.filter.as_given()) } else { args.ids.join(" ") };
+    let deed = Deed { who: &who, action: action.name(), selection: as_given.trim(), reason: args.reason.as_deref() };
+    let holder = format!("outboxd {} of {who}", action.name());
+    let lease = Lease::new(&client, &mongodb.database, &mongodb.collection, holder, config.lease.ttl);
+    let mut done = 0;
+    let mut next = Instant::now();
+    for batch in ids.chunks(args.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))) {
+        sleep_until(next).await;
+        next = Instant::now()
+            + args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) * batch.len() as u32 / rate);
+        let acted = match action {
+            Action::RetryNow => act.retry_now(batch).await.during("making events due")?,
+            Action::Discard => discard(&act, &lease, batch).await?,
+        };
+        done += acted;
+        act.record(&deed, batch, acted).await.during("writing the record of it")?;
+    }
+    print(&format!("{done} events {}\n", action.done()))?;
+    match ids.len() as u64 - done {
+        0 => Ok(()),
+        left => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("{left} were published or changed meanwhile, or the relay is still at them"),
+        )),
+    }
+}
+
+/// Shows what would be done, and asks.
+async fn is_wanted(config: &Config, act: &Act, args: &Args, selection: &Selection, action: Action) -> Result<bool> {
+    let (sample, total) = act.inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
+    if let Some(missing) =
+        (!args.all).then(|| args.ids.len() as u64 - total.min(args.ids.len() as u64)).filter(|n| *n > 0)
+    {
+        let locked = Selection { state: Some(State::Locked), ..selection.clone() };
+        let (_, locked) = act.inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
+        let message = format!(
+            "{missing} of the {} ids are no stuck events: {locked} are on their way, the others aren't in the outbox",
+            args.ids.len()
+        );
+        return Err(Error::new(ErrorKind::NotFound, message));
+    }
+    if total == 0 {
+        print("no stuck event matches\n")?;
+        return Ok(false);
+    }
+    if args.all || args.dry_run {
+        print(&format!("{}\n", list::rows(&sample)))?;
+        print(&format!("{total} events in all\n"))?;
+    }
+    if action == Action::RetryNow {
+        let window = config.stream.duplicate_window;
+        let twice = act.may_come_twice(selection, window).await.during("reading the outbox")?;
+        if twice > 0 {
+            let window = humantime::format_duration(window);
+            print(&format!(
+                "WARNING: {twice} of them got no answer when last tried, longer ago than the stream's duplicate window \
+                 ({window}): they may be in the stream already and would come twice\n"
+            ))?;
+        }
+    }
+    if args.dry_run || !args.all || args.yes {
+        return Ok(!args.dry_run);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(ErrorKind::Usage, "standard input is no terminal to ask on; give --yes"));
+    }
+    print(&format!("{} all of them? [y/N] ", action.name()))?;
+    let _ = std::io::stdout().flush();
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+}
+
+/// Dead events go at once. Others may be in a relay's hands: it is asked to remove them, or kept away meanwhile.
+async fn discard(act: &Act, lease: &Lease, ids: &[Bson]) -> Result<u64> {
+    let at_first = act.left(ids).await.during("reading the outbox")?;
+    act.request_discard(ids).await.during("asking the relay to discard")?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        act.discard_dead(ids).await.during("discarding")?;
+        let left = act.left(ids).await.during("reading the outbox")?;
+        if left == 0 || Instant::now() > deadline {
+            return Ok(at_first - left);
+        }
+        // Without a relay nobody has them in hand as long as the lease is ours.
+        let lease = std::sync::Arc::new(lease.clone());
+        if let Some(held) = lease.acquire_now().await.during("asking for the lease")? {
+            act.discard_requested(ids).await.during("discarding")?;
+            lease.resign(held).await.during("resigning the lease")?;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn who(sources: &Sources) -> String {
+    let of = |names: [&str; 2]| {
+        let found =
+            names.iter().find_map(|name| sources.env.iter().find(|(set, text)| set == name && !text.is_empty()));
+        found.map(|(_, text)| text.clone())
+    };
+    let user = of(["USER", "LOGNAME"]).unwrap_or_else(|| "somebody".to_owned());
+    let host = of(["HOSTNAME", "HOST"]).or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
+}

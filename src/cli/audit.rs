@@ -1,0 +1,66 @@
+//! `outboxd audit`: who did what to events.
+
+use bson::Document;
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::output::{Output, show, table};
+use crate::config::{Config, Sources};
+use crate::error::{MongodbContext, Result};
+use crate::outbox::act::Act;
+use crate::outbox::inspect::text;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The newest so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Record {
+    at: String,
+    who: String,
+    action: String,
+    events: i64,
+    selection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    ids: Vec<String>,
+}
+
+impl Record {
+    fn read(record: &Document) -> Self {
+        let plain = |name| text(record, name).unwrap_or_default();
+        let ids = record.get_array("ids").map(Vec::as_slice).unwrap_or_default();
+        Self {
+            at: record.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok()).unwrap_or_default(),
+            who: plain("who"),
+            action: plain("action"),
+            events: record.get_i64("events").unwrap_or_default(),
+            selection: plain("selection"),
+            reason: text(record, "reason"),
+            ids: ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect(),
+        }
+    }
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let config = Config::load(sources)?;
+    let mongodb = &config.mongodb;
+    let client = mongodb.client("operator").await?;
+    let act = Act::new(client.database(&mongodb.database), &mongodb.collection);
+    let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
+    let records: Vec<_> = records.iter().map(Record::read).collect();
+    show(args.output, &records, || {
+        let rows = records.iter().map(|record| {
+            let Record { at, who, action, events, selection, reason, .. } = record;
+            let reason = reason.clone().unwrap_or_default();
+            vec![at.clone(), who.clone(), action.clone(), events.to_string(), selection.clone(), reason]
+        });
+        table(&["AT", "WHO", "ACTION", "EVENTS", "SELECTION", "REASON"], rows)
+    })
+}

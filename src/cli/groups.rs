@@ -1,0 +1,57 @@
+//! `outboxd groups`: failures that are alike, with what to do about them.
+
+use std::fmt::Write as _;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::output::{Output, show};
+use super::selection::{Filter, inspect};
+use crate::config::Sources;
+use crate::error::{MongodbContext, Result};
+use crate::outbox::inspect::Group;
+use crate::relay::policy::Rejection;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(flatten)]
+    filter: Filter,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    group: Group,
+    remedy: &'static str,
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let (_, inspect) = inspect(sources).await?;
+    let groups = inspect.groups(&args.filter.selection(&[])).await.during("reading the outbox")?;
+    let shown: Vec<Shown> = groups
+        .into_iter()
+        .map(|group| Shown { remedy: Rejection::new(group.code.clone(), "").remedy(), group })
+        .collect();
+    show(args.output, &shown, || people(&shown))
+}
+
+fn people(groups: &[Shown]) -> String {
+    if groups.is_empty() {
+        return "no event has failed\n".to_owned();
+    }
+    groups.iter().fold(String::new(), |mut said, Shown { group, remedy }| {
+        let seconds =
+            |at: &Option<String>| at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ");
+        let dead = if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
+        let _ = writeln!(said, "{} ({}): {} events{dead}", group.code, group.class, group.events);
+        let _ = writeln!(said, "  {}", group.error);
+        let _ = writeln!(said, "  last failed   {} to {} UTC", seconds(&group.first), seconds(&group.last));
+        let _ = writeln!(said, "  what to do    {remedy}");
+        let _ = writeln!(said, "  look at one   outboxd show {}", group.sample);
+        let _ = writeln!(said, "  then          outboxd retry-now --all --code {}\n", group.code);
+        said
+    })
+}

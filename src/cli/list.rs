@@ -1,0 +1,66 @@
+//! `outboxd list`: the stuck events, oldest first.
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::output::{Output, age, show, table};
+use super::selection::{Filter, inspect};
+use crate::config::Sources;
+use crate::error::{MongodbContext, Result};
+use crate::outbox::inspect::Entry;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(flatten)]
+    filter: Filter,
+    /// Events on a page
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+    /// Which page
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    page: u32,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    total: u64,
+    events: Vec<Entry>,
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let (_, inspect) = inspect(sources).await?;
+    let skip = u64::from(args.page - 1) * args.limit.unsigned_abs();
+    let (events, total) =
+        inspect.list(&args.filter.selection(&[]), skip, args.limit).await.during("reading the outbox")?;
+    let shown = Shown { total, events };
+    show(args.output, &shown, || people(&shown, skip, args.page))
+}
+
+/// As a table; the errors are in `groups` and `show`.
+pub(super) fn rows(events: &[Entry]) -> String {
+    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = events.iter().map(|event| {
+        vec![
+            event.id.clone(),
+            event.state.as_str().to_owned(),
+            age(event.age_seconds),
+            event.attempts.to_string(),
+            dash(&event.code),
+            dash(&event.subject),
+            dash(&event.key),
+        ]
+    });
+    table(&["ID", "STATE", "AGE", "TRIES", "CODE", "SUBJECT", "KEY"], rows)
+}
+
+fn people(shown: &Shown, skip: u64, page: u32) -> String {
+    if shown.total == 0 {
+        return "no stuck event matches\n".to_owned();
+    }
+    let to = skip + shown.events.len() as u64;
+    let more = if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };
+    format!("{}\n{} to {to} of {}{more}\n", rows(&shown.events), skip + 1, shown.total)
+}

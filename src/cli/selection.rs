@@ -1,0 +1,77 @@
+//! The filter that list, groups, retry-now and discard share.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::{Config, Sources};
+use crate::error::Result;
+use crate::outbox::inspect::{Inspect, Selection, State};
+
+/// Which events; all that is given must hold.
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// Subject, with * for any characters: 'ticket:*'
+    #[arg(long, value_name = "GLOB")]
+    subject: Option<String>,
+    /// Key, as it stands in the event
+    #[arg(long)]
+    key: Option<String>,
+    /// Only events older than this, such as 90s, 5m or 2h
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// Class of the newest failure: unknown, transient, config or poison
+    #[arg(long, value_parser = ["unknown", "transient", "config", "poison"])]
+    class: Option<String>,
+    /// Code of the newest failure, as `outboxd groups` shows it
+    #[arg(long)]
+    code: Option<String>,
+    /// Only dead events
+    #[arg(long, group = "state")]
+    dead: bool,
+    /// Only events that wait behind another of their key
+    #[arg(long, group = "state")]
+    parked: bool,
+    /// Only events that failed and are tried again
+    #[arg(long, group = "state")]
+    failed: bool,
+}
+
+impl Filter {
+    pub(super) fn selection(&self, ids: &[String]) -> Selection {
+        let states = [(self.dead, State::Dead), (self.parked, State::Parked), (self.failed, State::Failed)];
+        Selection {
+            ids: ids.to_vec(),
+            subject: self.subject.clone(),
+            key: self.key.clone(),
+            older_than: self.older_than,
+            class: self.class.clone(),
+            code: self.code.clone(),
+            state: states.into_iter().find_map(|(given, state)| given.then_some(state)),
+        }
+    }
+
+    /// As it was given, for the record of who did what.
+    pub(super) fn as_given(&self) -> String {
+        let age = self.older_than.map(|age| humantime::format_duration(age).to_string());
+        let texts = [
+            ("--subject", &self.subject),
+            ("--key", &self.key),
+            ("--older-than", &age),
+            ("--class", &self.class),
+            ("--code", &self.code),
+        ];
+        let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
+        let texts = texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
+        let flags = flags.into_iter().filter_map(|(name, given)| given.then(|| name.to_owned()));
+        texts.chain(flags).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The outbox of the configuration. The operator's verbs need MongoDB alone.
+pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
+    let config = Config::load(sources)?;
+    let client = config.mongodb.client("operator").await?;
+    let inspect = Inspect::new(client.database(&config.mongodb.database), &config.mongodb.collection);
+    Ok((config, inspect))
+}

@@ -1,0 +1,133 @@
+//! `outboxd show`: one event, why it is where it is, and what to do.
+
+use std::fmt::Write as _;
+
+use bson::{Bson, Document};
+use clap::Args as ClapArgs;
+
+use super::output::{Output, age, show};
+use super::selection::inspect;
+use crate::config::Sources;
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::outbox::inspect::{Entry, State, text};
+use crate::outbox::record::{OutboxRecord, field};
+use crate::outbox::store::shown_id;
+use crate::relay::policy::Rejection;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The event's id: an ObjectId, a UUID or a text
+    id: String,
+    /// Show the payload too; it may hold what not everybody should see
+    #[arg(long)]
+    payload: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let (_, inspect) = inspect(sources).await?;
+    let Some(mut event) = inspect.whole(&args.id).await.during("reading the outbox")? else {
+        let message = format!("no event {} is in the outbox: it was published, discarded, or never written", args.id);
+        return Err(Error::new(ErrorKind::NotFound, message));
+    };
+    let ts = event.get_timestamp(field::TS).unwrap_or(bson::Timestamp { time: 0, increment: 0 });
+    let (mut head, mut behind) = (None, 0);
+    if let Ok(key) = event.get_str(field::KEY) {
+        head = inspect.head(key, ts).await.during("reading the outbox")?;
+        behind = inspect.behind(key, ts).await.during("reading the outbox")?;
+    }
+    let now = inspect.now().await.during("asking for the time")?;
+    let waited = (now.timestamp_millis() / 1000 - i64::from(ts.time)).max(0).unsigned_abs();
+    let next = advice(&event, head.as_ref());
+    if !args.payload
+        && let Some(payload) = event.get_mut(field::PAYLOAD)
+    {
+        *payload = hidden(payload);
+    }
+    let json = Bson::Document(event.clone()).into_relaxed_extjson();
+    let whole = serde_json::json!({ "event": json, "age_seconds": waited, "held_by": head, "behind_it": behind, "what_to_do": next });
+    show(args.output, &whole, || people(&event, waited, head.as_ref(), behind, &next))
+}
+
+fn hidden(payload: &Bson) -> Bson {
+    let bytes = bson::serialize_to_vec(&bson::doc! { "payload": payload }).map_or(0, |bytes| bytes.len());
+    format!("(hidden, about {bytes} bytes; --payload shows it)").into()
+}
+
+fn advice(event: &Document, head: Option<&Entry>) -> String {
+    let id = event.get(field::ID).map(shown_id).unwrap_or_default();
+    if let Some(head) = head {
+        return format!("it waits behind {} ({}): `outboxd show {}`", head.id, head.state.as_str(), head.id);
+    }
+    let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
+    let remedy = Rejection::new(code, "").remedy();
+    match State::of(event) {
+        State::Locked => match malformed(event) {
+            Some(reason) => format!("it doesn't follow the contract ({reason}); the relay will mark it"),
+            None => "nothing: the relay owns it; if it stays, look at `outboxd stats` and the relay's log".to_owned(),
+        },
+        State::Parked => {
+            "nothing holds it: the retrier's next tick publishes it, or `outboxd retry-now` does".to_owned()
+        }
+        State::Failed => format!("{remedy}; it is tried again by itself, or at once by `outboxd retry-now {id}`"),
+        State::Dead => format!("{remedy}; then `outboxd retry-now {id}`, or `outboxd discard {id}`"),
+    }
+}
+
+fn malformed(event: &Document) -> Option<String> {
+    let raw = bson::RawDocumentBuf::try_from(event).ok()?;
+    OutboxRecord::parse(&raw).err().map(|malformed| malformed.reason)
+}
+
+fn newest(event: &Document) -> Option<&Document> {
+    event.get_array(field::FAILURES).ok()?.last()?.as_document()
+}
+
+fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next: &str) -> String {
+    let mut said = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(said, "  {name:<14}{value}");
+    };
+    let plain = |value: &Bson| match value {
+        Bson::String(_) => None,
+        other => Some(other.clone().into_relaxed_extjson().to_string()),
+    };
+    line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
+    line("state", State::of(event).as_str());
+    line("age", &age(waited));
+    for (name, value) in event {
+        if [field::ID, field::IS_LOCKED, field::FAILURES, field::TS].contains(&name.as_str()) {
+            continue;
+        }
+        let value = match value {
+            Bson::DateTime(at) => at.try_to_rfc3339_string().unwrap_or_default(),
+            value => plain(value).or_else(|| text(event, name)).unwrap_or_default(),
+        };
+        line(&text_of(name), &value);
+    }
+    match head {
+        Some(head) => line("held by", &format!("{} ({}, {})", head.id, head.state.as_str(), age(head.age_seconds))),
+        None if behind > 0 => line("holds", &format!("{behind} later events of its key")),
+        None => {}
+    }
+    let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
+    if !failures.is_empty() {
+        said += "\nfailures, oldest first\n";
+    }
+    for failure in failures.iter().filter_map(Bson::as_document) {
+        let at = failure.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok()).unwrap_or_default();
+        let field = |name: &str| text(failure, name).unwrap_or_default();
+        let attempt = failure.get_i64("attempt").unwrap_or_default();
+        let _ =
+            writeln!(said, "  {at}  attempt {attempt}  {} ({})  by {}", field("code"), field("class"), field("relay"));
+        let _ = writeln!(said, "      {}", field("error"));
+    }
+    let _ = writeln!(said, "\nwhat to do: {next}");
+    said
+}
+
+fn text_of(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}

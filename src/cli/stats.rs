@@ -1,0 +1,78 @@
+//! `outboxd stats`: the outbox in numbers.
+
+use std::fmt::Write as _;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::output::{Output, age, show, table};
+use super::selection::inspect;
+use crate::config::Sources;
+use crate::error::{MongodbContext, Result};
+use crate::outbox::inspect::Stats;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    outbox: String,
+    stream: String,
+    duplicate_window_seconds: u64,
+    #[serde(flatten)]
+    stats: Stats,
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let (config, inspect) = inspect(sources).await?;
+    let shown = Shown {
+        outbox: format!("{}.{}", config.mongodb.database, config.mongodb.collection),
+        stream: config.stream.name.clone(),
+        duplicate_window_seconds: config.stream.duplicate_window.as_secs(),
+        stats: inspect.stats().await.during("reading the outbox")?,
+    };
+    show(args.output, &shown, || people(&shown))
+}
+
+fn people(shown: &Shown) -> String {
+    let Shown { outbox, stream, duplicate_window_seconds, stats } = shown;
+    let mut said =
+        format!("outbox {outbox} to stream {stream} (duplicate window {})\n", age(*duplicate_window_seconds));
+    let _ = match &stats.lease {
+        Some(lease) if lease.expires_in_seconds >= 0 => {
+            writeln!(said, "relayed by {}, term {}", lease.holder, lease.term)
+        }
+        Some(lease) => {
+            let ago = age(lease.expires_in_seconds.unsigned_abs());
+            writeln!(said, "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder)
+        }
+        None => writeln!(said, "NO RELAY has ever run on this outbox; start `outboxd run`"),
+    };
+    let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
+    let numbers = [
+        ("backlog", stats.backlog.to_string(), "events in the outbox"),
+        ("locked", stats.locked.to_string(), "on their way"),
+        ("failed", stats.failed.to_string(), "refused, tried again"),
+        ("parked", stats.parked.to_string(), "waiting behind an earlier event of their key"),
+        ("dead", stats.dead.to_string(), "waiting for a person"),
+        ("oldest", oldest, "age of the oldest event"),
+    ];
+    said.push('\n');
+    for (name, number, meaning) in numbers {
+        let _ = writeln!(said, "  {name:<8} {number:>9}  {meaning}");
+    }
+    if !stats.stuck_by_subject.is_empty() {
+        let rows = stats.stuck_by_subject.iter().map(|stuck| {
+            let counts = [stuck.failed, stuck.parked, stuck.dead].map(|count| count.to_string());
+            [vec![stuck.subject.clone()], counts.to_vec(), vec![age(stuck.oldest_seconds)]].concat()
+        });
+        said.push('\n');
+        said += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
+        said += "\n`outboxd groups` says why.\n";
+    }
+    said
+}

@@ -1,0 +1,394 @@
+//! What the operator asks of an outbox: bounded reads that leave the relay alone.
+//!
+//! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only counted. Documents are
+//! read leniently: whoever looks for what is wrong must be shown what is wrong.
+
+use std::time::Duration;
+
+use bson::{Bson, DateTime, Document, Timestamp, doc, oid::ObjectId};
+use futures_util::TryStreamExt;
+use mongodb::error::Result;
+use mongodb::{Collection, Database};
+use serde::Serialize;
+
+use super::record::field;
+use super::store::shown_id;
+
+/// Where an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// On its way: the relay's live path owns it.
+    Locked,
+    /// It was refused and is tried again.
+    Failed,
+    /// It waits behind an earlier event of its key.
+    Parked,
+    /// It waits for a person.
+    Dead,
+}
+
+/// Which events: all that is given must hold. Nothing given means every stuck one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    pub(crate) ids: Vec<String>,
+    /// With `*` for any characters.
+    pub(crate) subject: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) older_than: Option<Duration>,
+    /// Class of the newest failure.
+    pub(crate) class: Option<String>,
+    /// Code of the newest failure.
+    pub(crate) code: Option<String>,
+    pub(crate) state: Option<State>,
+}
+
+/// One event, as a line of a list.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) state: State,
+    pub(crate) subject: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) age_seconds: u64,
+    pub(crate) attempts: u32,
+    pub(crate) next_attempt_at: Option<String>,
+    pub(crate) dead_at: Option<String>,
+    /// Of its newest failure.
+    pub(crate) class: Option<String>,
+    pub(crate) code: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+/// Events that failed alike.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Group {
+    pub(crate) class: String,
+    pub(crate) code: String,
+    /// With `#` for numbers.
+    pub(crate) error: String,
+    pub(crate) events: u64,
+    pub(crate) dead: u64,
+    pub(crate) first: Option<String>,
+    pub(crate) last: Option<String>,
+    pub(crate) sample: String,
+}
+
+/// The outbox in numbers.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Stats {
+    /// Everything in it; from the collection's metadata.
+    pub(crate) backlog: u64,
+    pub(crate) locked: u64,
+    pub(crate) failed: u64,
+    pub(crate) parked: u64,
+    pub(crate) dead: u64,
+    /// Age of the oldest event, dead ones included; of the locked ones, the first in the collection's own order.
+    pub(crate) oldest_seconds: Option<u64>,
+    /// Stuck events by subject, the most first.
+    pub(crate) stuck_by_subject: Vec<Stuck>,
+    pub(crate) lease: Option<Holder>,
+}
+
+/// Stuck events of a subject.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Stuck {
+    pub(crate) subject: String,
+    pub(crate) failed: u64,
+    pub(crate) parked: u64,
+    pub(crate) dead: u64,
+    pub(crate) oldest_seconds: u64,
+}
+
+/// Who relays.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Holder {
+    pub(crate) holder: String,
+    pub(crate) term: i64,
+    /// Below zero once it has expired.
+    pub(crate) expires_in_seconds: i64,
+}
+
+/// An outbox, as an operator sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Inspect {
+    database: Database,
+    pub(super) events: Collection<Document>,
+}
+
+/// Subjects listed by [`Inspect::stats`].
+const SUBJECTS: i64 = 20;
+
+impl Inspect {
+    pub(crate) fn new(database: Database, collection: &str) -> Self {
+        let events = database.collection(collection);
+        Self { database, events }
+    }
+
+    /// The selected events, oldest first, and how many there are in all.
+    pub(crate) async fn list(&self, selection: &Selection, skip: u64, limit: i64) -> Result<(Vec<Entry>, u64)> {
+        let now = self.now().await?;
+        let filter = selection.filter(now);
+        let shown = doc! { field::PAYLOAD: 0, field::HEADERS: 0, field::FAILURES: { "$slice": -1 } };
+        let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
+        let found = found.skip(skip).limit(limit).projection(shown).await?;
+        let entries = found.map_ok(|event| Entry::read(&event, now)).try_collect().await?;
+        Ok((entries, self.events.count_documents(filter).await?))
+    }
+
+    /// The failed and dead events, grouped by how they failed last, the most first.
+    pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
+        let mut filter = selection.filter(self.now().await?);
+        filter.insert("failures.0", doc! { "$exists": true });
+        let parts = doc! { "$regexFindAll": { "input": { "$toString": "$last.error" }, "regex": "[^0-9]+" } };
+        let joined = doc! { "$reduce": { "input": parts, "initialValue": "", "in": {
+        "$concat": ["$$value", { "$cond": [{ "$eq": ["$$value", ""] }, "", "#"] }, "$$this.match"] } } };
+        let pipeline = [
+            doc! { "$match": filter },
+            doc! { "$project": { "dead": "$deadAt", "last": { "$last": "$failures" } } },
+            doc! { "$group": {
+                "_id": { "class": "$last.class", "code": "$last.code", "error": joined },
+                "events": { "$sum": 1_i64 },
+                "dead": { "$sum": { "$cond": [{ "$gt": ["$dead", Bson::Null] }, 1_i64, 0_i64] } },
+                "first": { "$min": "$last.at" },
+                "last": { "$max": "$last.at" },
+                "sample": { "$first": "$_id" },
+            } },
+            doc! { "$sort": { "events": -1 } },
+            doc! { "$limit": 100 },
+        ];
+        let groups = self.events.aggregate(pipeline).await?;
+        groups
+            .map_ok(|group| {
+                let by = group.get_document("_id").cloned().unwrap_or_default();
+                Group {
+                    class: text(&by, "class").unwrap_or_default(),
+                    code: text(&by, "code").unwrap_or_default(),
+                    error: text(&by, "error").unwrap_or_default(),
+                    events: count(&group, "events"),
+                    dead: count(&group, "dead"),
+                    first: date(&group, "first"),
+                    last: date(&group, "last"),
+                    sample: group.get("sample").map(shown_id).unwrap_or_default(),
+                }
+            })
+            .try_collect()
+            .await
+    }
+
+    /// The outbox in numbers. Reads what is unlocked and one document of the rest.
+    pub(crate) async fn stats(&self) -> Result<Stats> {
+        let now = self.now().await?;
+        let is = |state: State| doc! { "$sum": { "$cond": [{ "$eq": ["$state", state.as_str()] }, 1_i64, 0_i64] } };
+        let state = doc! { "$switch": {
+            "branches": [
+                { "case": { "$gt": ["$deadAt", Bson::Null] }, "then": State::Dead.as_str() },
+                { "case": { "$gt": [{ "$size": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } }, 0] },
+                  "then": State::Failed.as_str() },
+            ],
+            "default": State::Parked.as_str(),
+        } };
+        let pipeline = [
+            doc! { "$match": { field::IS_LOCKED: false } },
+            doc! { "$project": { field::SUBJECT: 1, field::TS: 1, "state": state } },
+            doc! { "$group": {
+                "_id": "$subject", "failed": is(State::Failed), "parked": is(State::Parked), "dead": is(State::Dead),
+                "oldest": { "$min": "$ts" },
+            } },
+            doc! { "$sort": { "failed": -1, "dead": -1, "parked": -1, "_id": 1 } },
+        ];
+        let mut stats = Stats::default();
+        let mut groups = self.events.aggregate(pipeline).await?;
+        while let Some(group) = groups.try_next().await? {
+            let subject = group.get_str("_id").unwrap_or("(not a text)").chars().take(255).collect();
+            let (failed, parked, dead) = (count(&group, "failed"), count(&group, "parked"), count(&group, "dead"));
+            stats.failed += failed;
+            stats.parked += parked;
+            stats.dead += dead;
+            let oldest_seconds = age(&group, "oldest", now);
+            stats.oldest_seconds = stats.oldest_seconds.max(Some(oldest_seconds));
+            if stats.stuck_by_subject.len() < SUBJECTS as usize {
+                stats.stuck_by_subject.push(Stuck { subject, failed, parked, dead, oldest_seconds });
+            }
+        }
+        let first = self.events.find_one(doc! {}).projection(doc! { field::TS: 1 }).await?;
+        stats.oldest_seconds = stats.oldest_seconds.max(first.map(|first| age(&first, field::TS, now)));
+        stats.backlog = self.events.estimated_document_count().await?;
+        stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
+        stats.lease = self.holder(now).await?;
+        Ok(stats)
+    }
+
+    /// The whole document of this id.
+    pub(crate) async fn whole(&self, id: &str) -> Result<Option<Document>> {
+        self.events.find_one(doc! { field::ID: { "$in": ids(id) } }).await
+    }
+
+    /// The oldest event of this key that is stuck, if it is older than `than`.
+    pub(crate) async fn head(&self, key: &str, than: Timestamp) -> Result<Option<Entry>> {
+        let now = self.now().await?;
+        let earlier = doc! { field::IS_LOCKED: false, field::KEY: key, field::TS: { "$lt": than } };
+        let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
+        Ok(head.projection(doc! { field::PAYLOAD: 0 }).await?.map(|head| Entry::read(&head, now)))
+    }
+
+    /// How many stuck events of this key are younger.
+    pub(crate) async fn behind(&self, key: &str, than: Timestamp) -> Result<u64> {
+        let later = doc! { field::IS_LOCKED: false, field::KEY: key, field::TS: { "$gt": than } };
+        self.events.count_documents(later).await
+    }
+
+    /// The server's clock.
+    pub(crate) async fn now(&self) -> Result<DateTime> {
+        let hello = self.database.run_command(doc! { "hello": 1 }).await?;
+        hello.get_datetime("localTime").copied().map_err(mongodb::error::Error::custom)
+    }
+
+    async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
+        let leases = self.database.collection::<Document>(crate::relay::lease::COLLECTION);
+        let lease = leases.find_one(doc! { "_id": self.events.name() }).await?;
+        Ok(lease.map(|lease| {
+            let expires = lease.get_datetime("expiresAt").map_or(0, |at| at.timestamp_millis());
+            Holder {
+                holder: text(&lease, "holder").unwrap_or_default(),
+                term: lease
+                    .get("term")
+                    .and_then(Bson::as_i64)
+                    .or(lease.get_i32("term").ok().map(i64::from))
+                    .unwrap_or(0),
+                expires_in_seconds: (expires - now.timestamp_millis()).div_euclid(1000),
+            }
+        }))
+    }
+}
+
+impl State {
+    /// As printed.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Failed => "failed",
+            Self::Parked => "parked",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Of a document.
+    pub(crate) fn of(event: &Document) -> Self {
+        let failures = event.get_array(field::FAILURES).map_or(0, Vec::len);
+        match (event.get_bool(field::IS_LOCKED), event.get_datetime(field::DEAD_AT), failures) {
+            (_, Ok(_), _) => Self::Dead,
+            (Ok(false), _, 0) => Self::Parked,
+            (Ok(false), ..) => Self::Failed,
+            _ => Self::Locked,
+        }
+    }
+}
+
+impl Selection {
+    /// As a filter. Text from outside is only ever compared, never a query itself.
+    pub(crate) fn filter(&self, now: DateTime) -> Document {
+        let mut filter = doc! { field::IS_LOCKED: self.state == Some(State::Locked) };
+        match self.state {
+            Some(State::Dead) => drop(filter.insert(field::DEAD_AT, doc! { "$ne": Bson::Null })),
+            Some(State::Failed) => {
+                filter.insert(field::DEAD_AT, Bson::Null);
+                filter.insert("failures.0", doc! { "$exists": true });
+            }
+            Some(State::Parked) => {
+                filter.insert(field::DEAD_AT, Bson::Null);
+                filter.insert("failures.0", doc! { "$exists": false });
+            }
+            Some(State::Locked) | None => {}
+        }
+        if !self.ids.is_empty() {
+            filter.insert(field::ID, doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() });
+        }
+        if let Some(subject) = &self.subject {
+            let pattern: Vec<_> = subject.split('*').map(escape).collect();
+            filter.insert(field::SUBJECT, doc! { "$regex": format!("^{}$", pattern.join(".*")) });
+        }
+        if let Some(key) = &self.key {
+            filter.insert(field::KEY, key);
+        }
+        if let Some(age) = self.older_than {
+            let before = now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
+            filter.insert(field::TS, doc! { "$lt": before });
+        }
+        let mut newest = Vec::new();
+        for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
+            if let Some(wanted) = wanted {
+                let last = doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
+                let found = doc! { "$getField": { "field": name, "input": last } };
+                newest.push(doc! { "$eq": [found, { "$literal": wanted }] });
+            }
+        }
+        if !newest.is_empty() {
+            filter.insert("$expr", doc! { "$and": newest });
+        }
+        filter
+    }
+}
+
+impl Entry {
+    fn read(event: &Document, now: DateTime) -> Self {
+        let failures = event.get_array(field::FAILURES).ok();
+        let failure = failures.and_then(|failures| failures.last()?.as_document().cloned()).unwrap_or_default();
+        Self {
+            id: event.get(field::ID).map(shown_id).unwrap_or_default(),
+            state: State::of(event),
+            subject: text(event, field::SUBJECT),
+            key: text(event, field::KEY),
+            age_seconds: age(event, field::TS, now),
+            attempts: u32::try_from(count(event, field::ATTEMPTS)).unwrap_or(u32::MAX),
+            next_attempt_at: date(event, field::NEXT_ATTEMPT_AT),
+            dead_at: date(event, field::DEAD_AT),
+            class: text(&failure, "class"),
+            code: text(&failure, "code"),
+            error: text(&failure, "error"),
+        }
+    }
+}
+
+/// What an id on a command line may be: an ObjectId, a UUID or a string.
+pub(crate) fn ids(id: &str) -> Vec<Bson> {
+    let mut ids = vec![Bson::from(id)];
+    ids.extend(ObjectId::parse_str(id).ok().map(Bson::from));
+    ids.extend(bson::Uuid::parse_str(id).ok().map(Bson::from));
+    ids
+}
+
+fn escape(text: &str) -> String {
+    text.chars().fold(String::new(), |mut escaped, c| {
+        if !c.is_alphanumeric() {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+        escaped
+    })
+}
+
+/// A text of an event, without what a terminal would obey.
+pub(crate) fn text(document: &Document, name: &str) -> Option<String> {
+    let text = document.get_str(name).ok()?;
+    Some(text.chars().take(2048).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect())
+}
+
+fn count(document: &Document, name: &str) -> u64 {
+    match document.get(name) {
+        Some(Bson::Int32(count)) => u64::try_from(*count).unwrap_or(0),
+        Some(Bson::Int64(count)) => u64::try_from(*count).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn date(document: &Document, name: &str) -> Option<String> {
+    document.get_datetime(name).ok()?.try_to_rfc3339_string().ok()
+}
+
+/// Seconds since this timestamp.
+fn age(document: &Document, name: &str, now: DateTime) -> u64 {
+    let since = document.get_timestamp(name).map_or(i64::MAX, |at| i64::from(at.time));
+    u64::try_from((now.timestamp_millis() / 1000).saturating_sub(since)).unwrap_or(0)
+}
