@@ -98,7 +98,13 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     says(
         &scene,
         &["show", &id],
-        &["holds", "1 later events", "attempt 1", "not-covered (config)", "what to do: add the subject"],
+        &[
+            "holds",
+            "1 event of its key that came later",
+            "attempt 1",
+            "not-covered (config)",
+            "what to do: add the subject",
+        ],
     );
     says(&scene, &["show", &behind_id], &["held by", &format!("it waits behind {id}")]);
     let said = says(&scene, &["show", "bad"], &["invalid subject", "(hidden", "correct the writer"]);
@@ -117,7 +123,7 @@ async fn a_dead_event_is_published_at_once_when_an_operator_says_so() {
     scene.commit([head, event(&scene, "covered", "k", 2)]).await;
     dead(&scene, 1).await;
     cover(&scene, &[">"]).await;
-    says(&scene, &["retry-now", &id, "--reason", "covered it"], &["1 events due now"]);
+    says(&scene, &["retry-now", &id, "--reason", "covered it"], &["1 event due now"]);
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1, 2], "what waited behind it follows");
     let audit = json(&scene, &["audit"]);
@@ -131,7 +137,7 @@ async fn a_dead_event_is_published_at_once_when_an_operator_says_so() {
     dead(&scene, 1).await;
     assert_eq!(running.stop(), Some(0));
     cover(&scene, &[">"]).await;
-    says(&scene, &["retry-now", "--all", "--yes"], &["1 events in all", "1 events due now"]);
+    says(&scene, &["retry-now", "--all", "--yes"], &["1 event in all", "1 event due now"]);
     let _relay = relay(&scene, &settings).await;
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1, 2, 3]);
@@ -150,7 +156,7 @@ async fn a_bulk_action_shows_what_it_would_do_and_asks() {
     assert_eq!((code, said.contains("give --yes")), (Some(64), true), "{said}");
     assert_eq!(outboxd(&scene, &["discard"]).0, Some(64), "neither ids nor --all");
     assert_eq!(scene.one(doc! {}).await, before);
-    says(&scene, &["discard", "--all", "--yes", "--key", "k3", "--rate", "10"], &["1 events discarded"]);
+    says(&scene, &["discard", "--all", "--yes", "--key", "k3", "--rate", "10"], &["1 event discarded"]);
     assert_eq!(scene.events.count_documents(doc! {}).await.unwrap(), 6);
     assert_eq!(json(&scene, &["audit"])[0]["selection"], "--all --key k3");
 }
@@ -164,7 +170,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     let id = head.id().to_string();
     scene.commit([head, event(&scene, "covered", "k", 2)]).await;
     until("it has failed", async || scene.one(doc! { "attempts": 1 }).await).await;
-    says(&scene, &["discard", &id], &["1 events discarded"]);
+    says(&scene, &["discard", &id], &["1 event discarded"]);
     running.says("discarded, as an operator asked").await;
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [2], "what waited behind it follows");
@@ -175,7 +181,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     scene.commit([head]).await;
     until("it has failed", async || scene.one(doc! { "attempts": 1 }).await).await;
     assert_eq!(running.stop(), Some(0));
-    says(&scene, &["discard", &id], &["1 events discarded"]);
+    says(&scene, &["discard", &id], &["1 event discarded"]);
     scene.drained().await;
 
     let locked = event(&scene, "covered", "k", 4);

@@ -7,6 +7,7 @@ use bson::Bson;
 use clap::Args as ClapArgs;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::output::events;
 use super::selection::Filter;
 use super::{list, print};
 use crate::config::{Config, Sources};
@@ -97,7 +98,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
         done += acted;
         act.record(&deed, batch, acted).await.during("writing the record of it")?;
     }
-    print(&format!("{done} events {}\n", action.done()))?;
+    print(&format!("{} {}\n", events(done), action.done()))?;
     match ids.len() as u64 - done {
         0 => Ok(()),
         left => Err(Error::new(
@@ -127,7 +128,7 @@ async fn is_wanted(config: &Config, act: &Act, args: &Args, selection: &Selectio
     }
     if args.all || args.dry_run {
         print(&format!("{}\n", list::rows(&sample)))?;
-        print(&format!("{total} events in all\n"))?;
+        print(&format!("{} in all\n", events(total)))?;
     }
     if action == Action::RetryNow {
         let window = config.stream.duplicate_window;

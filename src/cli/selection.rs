@@ -63,7 +63,7 @@ impl Filter {
         ];
         let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
         let texts = texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
-        let flags = flags.into_iter().filter_map(|(name, given)| given.then(|| name.to_owned()));
+        let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned());
         texts.chain(flags).collect::<Vec<_>>().join(" ")
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 
-use super::output::{Output, age, show};
+use super::output::{Output, age, events, show};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
@@ -109,7 +109,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
     }
     match head {
         Some(head) => line("held by", &format!("{} ({}, {})", head.id, head.state.as_str(), age(head.age_seconds))),
-        None if behind > 0 => line("holds", &format!("{behind} later events of its key")),
+        None if behind > 0 => line("holds", &format!("{} of its key that came later", events(behind))),
         None => {}
     }
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();

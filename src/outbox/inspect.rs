@@ -140,9 +140,10 @@ impl Inspect {
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
         let mut filter = selection.filter(self.now().await?);
         filter.insert("failures.0", doc! { "$exists": true });
-        let parts = doc! { "$regexFindAll": { "input": { "$toString": "$last.error" }, "regex": "[^0-9]+" } };
-        let joined = doc! { "$reduce": { "input": parts, "initialValue": "", "in": {
-        "$concat": ["$$value", { "$cond": [{ "$eq": ["$$value", ""] }, "", "#"] }, "$$this.match"] } } };
+        let error = doc! { "$toString": "$last.error" };
+        let numbers = doc! { "$regexFindAll": { "input": error.clone(), "regex": r"\b[0-9]+\b" } };
+        let without = doc! { "$replaceAll": { "input": "$$value", "find": "$$this.match", "replacement": "#" } };
+        let joined = doc! { "$reduce": { "input": numbers, "initialValue": error, "in": without } };
         let pipeline = [
             doc! { "$match": filter },
             doc! { "$project": { "dead": "$deadAt", "last": { "$last": "$failures" } } },

@@ -78,8 +78,9 @@ impl Judge {
         };
         if let Some((kind, state)) = state {
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());
+            let s = if attempts == 1 { "" } else { "s" };
             let text = format!(
-                "event {id} ({}) {state} after {attempts} refusals: {code}: {error}; {remedy}",
+                "event {id} ({}) {state} after {attempts} refusal{s}: {code}: {error}; {remedy}",
                 subject.as_deref().unwrap_or("no valid subject"),
             );
             let key = failed.key.map(|key| key.as_str().to_owned());
