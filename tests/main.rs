@@ -2,6 +2,7 @@
 //!
 //! Run by `make test`, which starts the servers. Each test has a database and a stream of its own.
 
+mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state
 mod bounds; // memory and ticks, whatever piles up
 mod checker; // what the fault tests judge by finds each kind of fault, and only that

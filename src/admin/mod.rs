@@ -2,33 +2,50 @@
 //!
 //! | path | answer |
 //! | --- | --- |
+//! | `GET /livez` | 200 while the relay's loop turns, else 503: start it again |
+//! | `GET /readyz` | 200 while it can deliver or stands by, else 503; each part as JSON |
 //! | `GET /metrics` | every metric, as Prometheus' text |
+//! | `GET /status` | what `outboxd stats` shows, as JSON |
 //!
-//! Listens on loopback unless told otherwise, and elsewhere only with a token. It asks no database and no broker, so it
-//! answers while the pipeline is stuck.
+//! Listens on loopback unless told otherwise, and elsewhere only with a token. All but `/status` ask nobody, so they answer
+//! while everything else is stuck; `/status` asks MongoDB, for a few seconds at most.
+
+mod health;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::config::AdminConfig;
+pub use self::health::Health;
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::outbox::inspect::Inspect;
+
+/// How long `/status` waits for MongoDB.
+const STATUS_TIME: Duration = Duration::from_secs(5);
 
 /// Begins to answer. An address that nobody asked for may be taken: then there is no endpoint.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
-pub async fn start(config: &AdminConfig, metrics: PrometheusHandle) -> Result<()> {
+pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Health>) -> Result<()> {
+    let mongodb = &config.mongodb;
+    let client = mongodb.client("admin").await?;
+    let inspect = Inspect::new(client.database(&mongodb.database), &mongodb.collection);
+    let config = &config.admin;
     let listener = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener,
         Err(error) if config.listen_given => {
@@ -42,7 +59,7 @@ pub async fn start(config: &AdminConfig, metrics: PrometheusHandle) -> Result<()
     };
     let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, "the admin endpoint listens");
-    let router = router(metrics, config.token.clone());
+    let router = router(Told { metrics, health, inspect }, config.token.clone());
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             warn!(%error, "the admin endpoint has ended");
@@ -56,11 +73,48 @@ pub(crate) fn needs_token(listen: SocketAddr) -> bool {
     !listen.ip().is_loopback()
 }
 
-fn router(metrics: PrometheusHandle, token: Option<SecretString>) -> Router {
+/// What is told.
+#[derive(Clone)]
+struct Told {
+    metrics: PrometheusHandle,
+    health: Arc<Health>,
+    inspect: Inspect,
+}
+
+fn router(told: Told, token: Option<SecretString>) -> Router {
     Router::new()
-        .route("/metrics", get(async |State(metrics): State<PrometheusHandle>| metrics.render()))
-        .with_state(metrics)
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(async |State(told): State<Told>| told.metrics.render()))
+        .route("/status", get(status))
+        .with_state(told)
         .layer(from_fn_with_state(token, require_token))
+        // Nothing is to be sent.
+        .layer(DefaultBodyLimit::max(0))
+}
+
+fn code(well: bool) -> StatusCode {
+    if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+async fn livez(State(told): State<Told>) -> (StatusCode, &'static str) {
+    let alive = told.health.is_alive();
+    (code(alive), if alive { "ok\n" } else { "the relay's loop has not turned for half a minute\n" })
+}
+
+async fn readyz(State(told): State<Told>) -> Response {
+    let ready = told.health.ready();
+    (code(ready.ready), Json(ready)).into_response()
+}
+
+async fn status(State(told): State<Told>) -> Response {
+    // In a task of its own: a command whose future is dropped costs its connection.
+    let stats = tokio::spawn(async move { told.inspect.stats().await });
+    match tokio::time::timeout(STATUS_TIME, stats).await {
+        Ok(Ok(Ok(stats))) => Json(stats).into_response(),
+        Ok(Ok(Err(error))) => (code(false), format!("MongoDB: {}\n", error.kind)).into_response(),
+        Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
+    }
 }
 
 async fn require_token(State(token): State<Option<SecretString>>, request: Request, next: Next) -> Response {

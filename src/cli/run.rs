@@ -1,5 +1,7 @@
 //! `outboxd run`: relays until SIGTERM or Ctrl-C, drains, exits 0.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -21,8 +23,9 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
         "outboxd starts"
     );
     let stop = stop_on_signals()?;
-    admin::start(&config.admin, metrics::install()?).await?;
-    let Some(relay) = Relay::connect(config, &stop).await? else {
+    let health = Arc::default();
+    admin::start(&config, metrics::install()?, Arc::clone(&health)).await?;
+    let Some(relay) = Relay::connect(config, health, &stop).await? else {
         return Ok(());
     };
     let totals = relay.run(stop).await?;

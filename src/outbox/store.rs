@@ -146,7 +146,7 @@ impl Store {
                     ] },
                 ] } },
                 // `_id` is the resume token and must stay.
-                doc! { "$project": { "operationType": 1, "fullDocument": 1 } },
+                doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
             ])
             // `startAtOperationTime` is inclusive.
             .start_at_operation_time(following(at))
@@ -304,6 +304,16 @@ impl Store {
             age_seconds: age.as_secs() + u64::from(waited),
             events: collection.count_documents(old).limit(MAX_COUNTED).await?,
         }))
+    }
+
+    /// How many events there are, from the collection's metadata, and the age in seconds of the first in its own order that
+    /// isn't dead.
+    pub(crate) async fn backlog(&self) -> Result<(u64, u64)> {
+        let now = self.ago(Duration::ZERO).await?;
+        let collection = self.collection.clone_with_type::<Document>();
+        let first = collection.find_one(doc! { field::DEAD_AT: Bson::Null }).projection(doc! { field::TS: 1 }).await?;
+        let since = first.and_then(|first| first.get_timestamp(field::TS).ok()).map_or(now.time, |ts| ts.time);
+        Ok((collection.estimated_document_count().await?, now.time.saturating_sub(since).into()))
     }
 
     /// The cluster time that was current this long ago, by the server's clock.

@@ -40,6 +40,8 @@ const OVERHEAD: usize = 256;
 pub(crate) struct Pending {
     pub(crate) record: OutboxRecord,
     pub(crate) origin: Origin,
+    /// When it was committed, by MongoDB's clock, if the change stream brought it.
+    pub(crate) committed_ms: Option<i64>,
 }
 
 /// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes one, and
@@ -47,6 +49,8 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub(crate) struct Dispatched {
     pub(crate) record: OutboxRecord,
+    pub(crate) origin: Origin,
+    pub(crate) committed_ms: Option<i64>,
     bytes: usize,
 }
 
@@ -107,6 +111,11 @@ impl Dispatch {
     /// Whether a sweep is under way.
     pub(crate) fn is_sweeping(&self) -> bool {
         self.twins.is_sweeping()
+    }
+
+    /// Events and bytes in memory, and keys remembered.
+    pub(crate) fn load(&self) -> (usize, usize, usize) {
+        (self.buffered, self.buffered_bytes, self.lanes.len())
     }
 
     /// Publishes under way.
@@ -235,14 +244,15 @@ impl Dispatch {
                 }
             };
             self.in_flight += 1;
-            return Some(Dispatched { bytes: bytes(&pending.record), record: pending.record });
+            let Pending { record, origin, committed_ms } = pending;
+            return Some(Dispatched { bytes: bytes(&record), record, origin, committed_ms });
         }
     }
 
     /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if it failed,
     /// [`Dispatch::marked`].
     pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> OutboxRecord {
-        let Dispatched { record, bytes } = dispatched;
+        let Dispatched { record, bytes, .. } = dispatched;
         self.in_flight -= 1;
         self.buffered -= 1;
         self.buffered_bytes -= bytes;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bson::RawDocument;
+use mongodb::error::ErrorKind;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -14,6 +15,7 @@ use super::twins::Origin;
 use super::{sweep, tail};
 use crate::outbox::record::Malformed;
 use crate::outbox::store::Store;
+use crate::telemetry::metrics;
 
 /// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -22,6 +24,11 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes from which a document waits until everything before it was taken: 64 smaller ones come to 4 MiB.
 const BIG: usize = 64 << 10;
+
+/// MongoDB's code for an oplog that no longer reaches back far enough.
+const HISTORY_LOST: i32 = 286;
+/// MongoDB's code for a change over 16 MB.
+const TOO_LARGE: i32 = 10334;
 
 /// What the reads hand to the relay, in the order they found it.
 #[derive(Debug)]
@@ -58,7 +65,10 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
         };
         match ended {
             Ok(Closed) => return,
-            Err(error) => warn!(error = %error.kind, "following the outbox failed; sweeping again"),
+            Err(error) => {
+                warn!(error = %error.kind, "following the outbox failed; sweeping again");
+                metrics::stream_restart(reason(&error));
+            }
         }
         tokio::select! {
             () = found.closed() => return,
@@ -68,16 +78,27 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
     }
 }
 
+fn reason(error: &mongodb::error::Error) -> &'static str {
+    match &*error.kind {
+        ErrorKind::Command(error) if error.code == HISTORY_LOST => "history_lost",
+        ErrorKind::Command(error) if error.code == TOO_LARGE => "too_large",
+        ErrorKind::Command(_) => "refused",
+        ErrorKind::Custom(_) => "ended",
+        _ => "connection",
+    }
+}
+
 /// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what it has taken.
 pub(super) async fn hand_over(
     store: &Store,
     document: &RawDocument,
     origin: Origin,
     now_ms: i64,
+    committed_ms: Option<i64>,
     found: &mpsc::Sender<Found>,
 ) -> Result<(), Closed> {
     let read = match store.parse(document) {
-        Ok(record) => Found::Event(Pending { record, origin }, now_ms),
+        Ok(record) => Found::Event(Pending { record, origin, committed_ms }, now_ms),
         Err(malformed) => Found::Malformed(malformed),
     };
     if document.as_bytes().len() > BIG {

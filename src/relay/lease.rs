@@ -18,6 +18,7 @@
 //! The lease makes duplicates rare. It is not what makes the relay safe: an event is deleted only on its own ack, and
 //! message ids are the same from every relay.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
@@ -28,6 +29,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::admin::Health;
 
 /// Collection of the leases.
 pub const COLLECTION: &str = "outboxd_lease";
@@ -48,6 +51,7 @@ pub(crate) struct Lease {
     outbox: String,
     holder: String,
     ttl: Duration,
+    health: Arc<Health>,
 }
 
 /// Proof of holding the lease, for as long as it is trusted.
@@ -78,15 +82,26 @@ impl Lease {
     /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's queries.
     pub(crate) fn new(client: &Client, database: &str, outbox: &str, holder: String, ttl: Duration) -> Self {
         let collection = client.database(database).collection(COLLECTION);
-        Self { collection, outbox: outbox.to_owned(), holder, ttl }
+        Self { collection, outbox: outbox.to_owned(), holder, ttl, health: Arc::default() }
+    }
+
+    /// Says how it goes to `health`: asking for the lease, or renewing it, is what is done all the time.
+    pub(crate) fn watched(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     /// Waits until the lease is this relay's, or `stop`.
-    pub(crate) async fn acquire(self: &std::sync::Arc<Self>, stop: &CancellationToken) -> Option<Held> {
+    pub(crate) async fn acquire(self: &Arc<Self>, stop: &CancellationToken) -> Option<Held> {
         let mut said = false;
         while !stop.is_cancelled() {
             let sent = Instant::now();
-            match self.try_acquire().await {
+            let asked = self.try_acquire().await;
+            self.health.turned();
+            self.health.mongodb(asked.is_ok());
+            if matches!(asked, Ok(None)) {
+                self.health.lease(None);
+            }
+            match asked {
                 Ok(Some(number)) => return Some(self.hold(number, sent)),
                 Ok(None) if !said => {
                     info!(holder = %self.holder, "another relay holds the lease; standing by");
@@ -105,12 +120,12 @@ impl Lease {
     }
 
     /// The lease, if it is free now.
-    pub(crate) async fn acquire_now(self: &std::sync::Arc<Self>) -> Result<Option<Held>> {
+    pub(crate) async fn acquire_now(self: &Arc<Self>) -> Result<Option<Held>> {
         let sent = Instant::now();
         Ok(self.try_acquire().await?.map(|number| self.hold(number, sent)))
     }
 
-    fn hold(self: &std::sync::Arc<Self>, number: i64, sent: Instant) -> Held {
+    fn hold(self: &Arc<Self>, number: i64, sent: Instant) -> Held {
         let (trust, trusted_until) = watch::channel(self.trust_deadline(sent));
         let held = Held {
             term: Term { number, trusted_until },
@@ -132,7 +147,9 @@ impl Lease {
                     async move { lease.renew(number).await }
                 });
                 let deadline = *trust.borrow();
-                match tokio::time::timeout_at(deadline, renewal).await {
+                let renewed = tokio::time::timeout_at(deadline, renewal).await;
+                lease.health.mongodb(matches!(renewed, Ok(Ok(Ok(_)))));
+                match renewed {
                     Ok(Ok(Ok(true))) => drop(trust.send_replace(lease.trust_deadline(sent))),
                     Ok(Ok(Ok(false))) => {
                         warn!(term = number, "the lease has gone to another relay");

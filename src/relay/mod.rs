@@ -11,6 +11,7 @@
 //! One leadership is one pipeline: taking the lease builds it, losing the lease or a stop takes it down in the order of
 //! the data: intake ends, publishes under way finish, their fate is written, the lease is resigned.
 
+mod breaker;
 mod crash;
 pub(crate) mod dispatch;
 mod failed;
@@ -39,11 +40,13 @@ use self::lease::{Held, Lease};
 pub use self::nats::Nats;
 use self::pump::{Pump, Stopped};
 use self::stuck::Stuck;
+use crate::admin::Health;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrations::Migrations;
 use crate::outbox::store::Store;
 use crate::telemetry::alerts::{AlertLog, Alerts};
+use crate::telemetry::metrics;
 
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -56,6 +59,7 @@ pub struct Relay {
     store: Store,
     lease: Arc<Lease>,
     nats: Nats,
+    health: Arc<Health>,
     alerts: Alerts,
     alert_log: AlertLog,
     /// Ends the watch for stuck events.
@@ -82,7 +86,7 @@ impl Relay {
     /// # Errors
     /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an outbox, refused
     /// credentials files, an alert log that can't be written.
-    pub async fn connect(config: Config, stop: &CancellationToken) -> Result<Option<Self>> {
+    pub async fn connect(config: Config, health: Arc<Health>, stop: &CancellationToken) -> Result<Option<Self>> {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
         let (alerts, alert_log) = Alerts::open(&config.alerts, &outbox, &config.nats.client_id)?;
@@ -95,7 +99,9 @@ impl Relay {
         let store = Store::new(queries, database, collection, &config.dispatch);
         // A restarted process with the same name is another holder: the old one may still be running.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
-        let lease = Arc::new(Lease::new(&lease, database, collection, holder, config.lease.ttl));
+        health.mongodb(true);
+        let lease =
+            Arc::new(Lease::new(&lease, database, collection, holder, config.lease.ttl).watched(health.clone()));
         let stuck = Stuck {
             store: store.clone(),
             lease: lease.clone(),
@@ -115,8 +121,9 @@ impl Relay {
         for difference in differences {
             warn!(stream = config.stream.name, "the stream differs: {difference}");
         }
+        health.nats(true);
         let follow = Store::new(follow, database, collection, &config.dispatch);
-        Ok(Some(Self { follow, store, lease, nats, alerts, alert_log, watching, config }))
+        Ok(Some(Self { follow, store, lease, nats, health, alerts, alert_log, watching, config }))
     }
 
     /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then drains: publishes under way
@@ -131,9 +138,23 @@ impl Relay {
         let mut ended = Ok(());
         while let Some(held) = self.lease.acquire(&stop).await {
             info!(term = held.term.number, "holding the lease; relaying");
+            self.health.lease(Some(held.term.number));
+            metrics::leader(Some(held.term.number));
             let (term, tick) = (held.term.clone(), tick.clone());
-            let pump = Pump::build(&self.config, &self.follow, &self.store, &self.nats, term, tick, &self.alerts);
-            match pump.run(&stop, &held.lost, &mut totals).await {
+            let pump = Pump::build(
+                &self.config,
+                &self.follow,
+                &self.store,
+                &self.nats,
+                term,
+                tick,
+                &self.alerts,
+                &self.health,
+            );
+            let stopped = pump.run(&stop, &held.lost, &mut totals).await;
+            self.health.lease(None);
+            metrics::leader(None);
+            match stopped {
                 Stopped::Drained => self.resign(held).await,
                 Stopped::GraceOver(left) => {
                     warn!(left, "the grace is over; what isn't settled stays in the outbox");

@@ -5,18 +5,17 @@
 //! keeps its order; after `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::breaker::{Breaker, TryingAgain};
 use super::crash::{self, Point};
 use super::dispatch::Dispatched;
 use super::lease::Term;
@@ -37,6 +36,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Acked {
     id: EventId,
+    /// From the first send to the ack.
+    pub(crate) took: Duration,
     /// Whether the stream had it already.
     pub(crate) duplicate: bool,
 }
@@ -67,65 +68,10 @@ pub(crate) struct Publisher {
     /// `<db>.<collection>.`
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
-    pub(crate) health: Health,
+    pub(crate) breaker: Breaker,
     pub(crate) term: Term,
     /// Cancelled when no new try may begin.
     pub(crate) stop: CancellationToken,
-}
-
-/// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is sent: what waits in
-/// MongoDB costs neither memory nor attempts.
-#[derive(Debug)]
-pub(crate) struct Health {
-    troubled: AtomicBool,
-    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for the next tick.
-    recovered: Arc<Notify>,
-    /// Events in flight whose last try had no definite answer.
-    trying_again: AtomicUsize,
-}
-
-impl Health {
-    pub(crate) fn new(recovered: Arc<Notify>) -> Self {
-        Self { troubled: AtomicBool::new(false), recovered, trying_again: AtomicUsize::new(0) }
-    }
-
-    /// Whether the broker answered last.
-    pub(crate) fn is_well(&self) -> bool {
-        !self.troubled.load(Ordering::Relaxed)
-    }
-
-    /// Publishes that may be in flight: without bound when the broker answers; else one more than those trying again, so
-    /// that one event without an answer doesn't hold up the rest.
-    pub(crate) fn limit(&self) -> usize {
-        match self.troubled.load(Ordering::Relaxed) {
-            true => self.trying_again.load(Ordering::Relaxed) + 1,
-            false => usize::MAX,
-        }
-    }
-
-    fn answered(&self) {
-        // Read first: this is on every event's path, and a write would take the cache line from the other threads.
-        if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
-            self.recovered.notify_one();
-        }
-    }
-}
-
-/// Counts one event among those trying again, for as long as it lives.
-struct TryingAgain<'a>(&'a Health);
-
-impl<'a> TryingAgain<'a> {
-    fn new(health: &'a Health) -> Self {
-        health.troubled.store(true, Ordering::Relaxed);
-        health.trying_again.fetch_add(1, Ordering::Relaxed);
-        Self(health)
-    }
-}
-
-impl Drop for TryingAgain<'_> {
-    fn drop(&mut self) {
-        self.0.trying_again.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Publisher {
@@ -159,12 +105,13 @@ impl Publisher {
             }
             if self.is_connected() {
                 match self.once(record, payload.clone(), headers.clone()).await {
-                    Ok(acked) => {
-                        self.health.answered();
+                    Ok(mut acked) => {
+                        acked.took = began.elapsed();
+                        self.breaker.answered();
                         return Outcome::Acked(acked);
                     }
                     Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
-                        self.health.answered();
+                        self.breaker.answered();
                         return Outcome::Rejected(rejection);
                     }
                     Err(rejection) => {
@@ -173,8 +120,8 @@ impl Publisher {
                     }
                 }
             }
-            trying_again.get_or_insert_with(|| TryingAgain::new(&self.health));
-            self.health.troubled.store(true, Ordering::Relaxed);
+            trying_again.get_or_insert_with(|| TryingAgain::new(&self.breaker));
+            self.breaker.trouble();
             if began.elapsed() >= self.grace {
                 let rejection = last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
                 return Outcome::Rejected(rejection.given_up());
@@ -212,7 +159,7 @@ impl Publisher {
             return Err(Rejection::new(OTHER_STREAM, error));
         }
         crash::here(Point::Acked);
-        Ok(Acked { id: record.id.clone(), duplicate: ack.duplicate })
+        Ok(Acked { id: record.id.clone(), took: sent.elapsed(), duplicate: ack.duplicate })
     }
 
     /// What an answer that never came or came from nobody means. No ack in time: the server may have denied the subject.

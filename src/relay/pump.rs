@@ -2,7 +2,9 @@
 //! goes out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bson::DateTime;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -14,24 +16,28 @@ use tracing::{debug, error, info};
 
 use super::Nats;
 use super::Totals;
-use super::dispatch::{Dispatch, Dispatched, LANE_READ, Pending};
+use super::breaker::Breaker;
+use super::dispatch::{Dispatch, Dispatched, LANE_READ};
 use super::failed::{Failed, Judge};
 use super::follow::{Found, follow};
 use super::lane::{Ended, Marking};
 use super::lease::Term;
-use super::policy::{MALFORMED, Rejection};
-use super::publish::{Health, Outcome, Publisher};
+use super::publish::{Outcome, Publisher};
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
 use super::stream::Coverage;
 use super::twins::Origin;
+use crate::admin::Health;
 use crate::config::Config;
-use crate::outbox::Key;
 use crate::outbox::mark::Next;
-use crate::outbox::record::{Custody, Malformed};
 use crate::outbox::store::Store;
 use crate::telemetry::alerts::Alerts;
+use crate::telemetry::metrics::{Events, Load};
 
+mod intake;
+
+/// How often the pump says how it is doing.
+const BEAT: Duration = Duration::from_secs(1);
 /// Found events between the readers and dispatch, on top of its own bounds: enough that a reader doesn't wait for the loop
 /// to come round.
 const FOUND_CAPACITY: usize = 64;
@@ -55,6 +61,9 @@ pub(super) enum Stopped {
 pub(super) struct Pump {
     config: Config,
     judge: Judge,
+    health: Arc<Health>,
+    events: Events,
+    load: Load,
     dispatch: Dispatch,
     publisher: Arc<Publisher>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
@@ -84,6 +93,7 @@ impl Pump {
         term: Term,
         tick: Arc<Notify>,
         alerts: &Alerts,
+        health: &Arc<Health>,
     ) -> Self {
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
@@ -101,7 +111,7 @@ impl Pump {
             coverage: Coverage::new(nats.clone(), &config.stream.name),
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
-            health: Health::new(tick.clone()),
+            breaker: Breaker::new(tick.clone()),
             term,
             stop: CancellationToken::new(),
         };
@@ -109,6 +119,9 @@ impl Pump {
         Self {
             config: config.clone(),
             judge,
+            health: health.clone(),
+            events: Events::new(),
+            load: Load::new(),
             dispatch: Dispatch::new(config.dispatch.clone()),
             publisher: Arc::new(publisher),
             in_flight: FuturesUnordered::new(),
@@ -142,6 +155,8 @@ impl Pump {
         let mut stray =
             tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
         stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = None;
         loop {
             self.publish();
@@ -167,6 +182,7 @@ impl Pump {
                     let wants_discards = std::mem::take(&mut self.wants_discards);
                     self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
                 }
+                _ = beat.tick() => self.beat(),
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
                 _ = &mut self.following => ended = Some("follower"),
@@ -221,7 +237,7 @@ impl Pump {
     }
 
     fn publish(&mut self) {
-        while self.publisher.is_connected() && self.dispatch.in_flight() < self.publisher.health.limit() {
+        while self.publisher.is_connected() && self.dispatch.in_flight() < self.publisher.breaker.limit() {
             let Some(dispatched) = self.dispatch.next() else {
                 break;
             };
@@ -235,27 +251,11 @@ impl Pump {
         }
     }
 
-    fn found(&mut self, found: Found) {
-        match found {
-            Found::SweepBegan(number) => self.dispatch.sweep_began(number),
-            Found::Event(pending, now_ms) => {
-                self.wants_discards |= pending.record.custody == Custody::Discarding;
-                self.dispatch.offer(pending, now_ms);
-            }
-            Found::Requested => {
-                self.wants_discards = true;
-                self.tick.notify_one();
-            }
-            Found::Malformed(malformed) => self.malformed(*malformed),
-            Found::SweepEnded => self.dispatch.sweep_ended(),
-        }
-    }
-
     /// While the broker doesn't answer, failed events rest too, unless there is nothing else left to find out with.
     fn may_tick(&self) -> bool {
         !self.ticking
             && !self.dispatch.room().is_none()
-            && (self.publisher.health.is_well() || self.dispatch.in_flight() == 0)
+            && (self.publisher.breaker.is_well() || self.dispatch.in_flight() == 0)
     }
 
     fn read(&mut self, ask: Ask) {
@@ -264,91 +264,28 @@ impl Pump {
         self.ask(ask);
     }
 
-    fn answered(&mut self, answer: Answer) {
-        match answer {
-            Answer::Due(page) => {
-                self.ticking = false;
-                let mut due = Vec::new();
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => due.push(Pending { record, origin: Origin::Retry }),
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                let found = due.len();
-                let taken = self.dispatch.tick_ended(due);
-                debug!(found, taken, more = page.more, "looked for due events");
-                self.more_due = page.more && taken > 0;
-            }
-            Answer::Discards(page) => {
-                self.ticking = false;
-                let mut wanted = Vec::new();
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => wanted.push(record.id),
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                let count = wanted.len();
-                let ids = self.dispatch.discards_ended(wanted);
-                // What is in flight, or was too much for once, is looked at again with the next tick.
-                self.wants_discards = page.more || ids.len() < count;
-                for id in ids {
-                    info!(%id, "discarded, as an operator asked");
-                    self.settle(Settlement::Discard(id));
-                }
-                self.read(Ask::Due(self.dispatch.room()));
-            }
-            Answer::Stray(page) => {
-                self.ticking = false;
-                let mut events = 0;
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => {
-                            events += u64::from(self.dispatch.offer_stray(Pending { record, origin: Origin::Stray }));
-                        }
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                self.dispatch.stray_ended();
-                if events > 0 {
-                    info!(events, "the safety sweep found locked events that nothing had brought yet");
-                }
-            }
-            Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),
-        }
-    }
-
-    /// Nothing the broker does can help it: dead at once, and its key waits for a person.
-    fn malformed(&mut self, malformed: Malformed) {
-        if malformed.marked {
-            return self.dispatch.hold_dead(malformed.key.as_ref());
-        }
-        let held = self.dispatch.hold_until_marked(malformed.key);
-        let Some(id) = malformed.id else {
-            // Held until the next start, which finds it again.
-            let (reason, key) = (malformed.reason, held.as_ref().map(Key::as_str));
-            return error!(reason, key, "an event with a huge or unreadable _id can't be marked; it is left as it is");
-        };
-        let rejection = Rejection::new(MALFORMED, malformed.reason);
-        let failed = Failed { id, subject: None, key: held.as_ref(), attempts: 0 };
-        let mark = self.judge.mark(&failed, rejection);
-        let marking = Marking { id: None, key: held, dead: true };
-        self.settle(Settlement::Failed(marking, Box::new(mark)));
-    }
-
     fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
         match outcome {
             Outcome::Acked(acked) => {
                 totals.published += 1;
                 totals.duplicates += u64::from(acked.duplicate);
+                self.events.published.increment(1);
+                self.events.duplicates.increment(acked.duplicate.into());
+                self.events.publish.record(acked.took);
+                self.events.retried.increment((dispatched.origin == Origin::Retry).into());
+                if let Some(committed_ms) = dispatched.committed_ms {
+                    let millis = DateTime::now().timestamp_millis() - committed_ms;
+                    self.events.latency.record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+                }
                 self.dispatch.finished(dispatched, Ended::Delivered);
                 self.settle(Settlement::Delivered(acked));
             }
             Outcome::Rejected(rejection) => {
                 totals.failed += 1;
+                self.events.failed(rejection.class);
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.judge.mark(&Failed::new(&record), rejection);
+                self.events.dead.increment((mark.next == Next::Dead).into());
                 let marking = Marking { id: Some(record.id), key: record.key, dead: mark.next == Next::Dead };
                 self.settle(Settlement::Failed(marking, Box::new(mark)));
                 // What the lane held is parked after its head is marked.
@@ -374,6 +311,7 @@ impl Pump {
             Settled::Failed(marking) => self.dispatch.marked(&marking),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
+                self.events.parked.increment(park.ids.len() as u64);
                 self.dispatch.parked(&park);
             }
         }
@@ -382,6 +320,18 @@ impl Pump {
             self.more_due = false;
             self.tick.notify_one();
         }
+    }
+
+    /// Says how it is doing.
+    fn beat(&self) {
+        self.health.turned();
+        self.health.nats(self.publisher.is_connected());
+        let (events, bytes, keys) = self.dispatch.load();
+        self.load.in_flight.set(self.dispatch.in_flight() as f64);
+        self.load.buffered_events.set(events as f64);
+        self.load.buffered_bytes.set(bytes as f64);
+        self.load.unsettled.set(self.dispatch.unsettled() as f64);
+        self.load.keys.set(keys as f64);
     }
 
     fn settle(&self, settlement: Settlement) {

@@ -93,7 +93,7 @@ async fn lane(store: &Store, key: Key, room: Room) -> Answer {
     for parsed in page.events {
         match parsed {
             Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) => {
-                events.push(Pending { record, origin: Origin::Retry });
+                events.push(Pending { record, origin: Origin::Retry, committed_ms: None });
             }
             Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
         }

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::lease::Lease;
 use crate::outbox::store::{Oldest, Store};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
-use crate::telemetry::metrics::STUCK_SECONDS;
+use crate::telemetry::metrics;
 
 /// Looks per `alerts.stuck_after`: an alert comes at most a quarter of it late.
 const LOOKS: u32 = 4;
@@ -48,9 +48,9 @@ impl Stuck {
         if self.lease.is_anothers().await? {
             return Ok(());
         }
+        let (events, first_seconds) = self.store.backlog().await?;
         let oldest = self.store.oldest(self.after).await?;
-        let age = oldest.as_ref().map_or(0, |oldest| oldest.age_seconds);
-        metrics::gauge!(STUCK_SECONDS).set(u32::try_from(age).unwrap_or(u32::MAX));
+        metrics::outbox(events, oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds));
         match oldest {
             Some(oldest) if !self.was_stuck => self.stuck(oldest),
             None if self.was_stuck => {

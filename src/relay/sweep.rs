@@ -20,7 +20,7 @@ pub(super) async fn sweep(
     // Whether an event is due is the server's to say, to the end of the second it names.
     let now_ms = i64::from(cursor.at.time) * 1000 + 999;
     while let Some(document) = cursor.next().await? {
-        if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, found).await {
+        if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
             return Ok(Err(closed));
         }
     }

@@ -27,7 +27,8 @@ pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Foun
             "insert" => {
                 let document = change.get_document("fullDocument")?;
                 let now_ms = bson::DateTime::now().timestamp_millis();
-                if let Err(closed) = hand_over(store, document, Origin::Tail, now_ms, found).await {
+                let committed_ms = change.get_datetime("wallTime").ok().map(bson::DateTime::timestamp_millis);
+                if let Err(closed) = hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await {
                     return Ok(closed);
                 }
             }

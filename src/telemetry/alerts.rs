@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::metrics::ALERTS;
+use super::metrics;
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -137,7 +137,7 @@ impl Alerts {
 
     /// Raises an alert.
     pub(crate) fn raise(&self, alert: Alert) {
-        metrics::counter!(ALERTS, "kind" => alert.kind.as_str()).increment(1);
+        metrics::alert(alert.kind);
         if self.queue.try_send(alert).is_err() {
             self.omitted.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,0 +1,76 @@
+//! What the relay tells over HTTP.
+
+use bson::doc;
+use serde_json::Value;
+
+use crate::support::{NatsServer, Relay, Scene, until};
+
+async fn get(relay: &Relay, path: &str) -> (u16, String) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let answer = reqwest::get(format!("http://{}{path}", relay.admin().await)).await.expect("an answer");
+    (answer.status().as_u16(), answer.text().await.expect("its text"))
+}
+
+fn metric(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in:\n{metrics}")).parse().expect("a number")
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_happened() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__STUCK_AFTER", "1s")]).await;
+    scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
+    let bad = doc! { "_id": "bad", "subject": "a b", "payload": "secret", "isLocked": true };
+    scene.events.insert_one(bad).bypass_document_validation(true).await.unwrap();
+    until("it is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
+    until("all are out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())).await;
+    let metrics = until("the gauges are up to date", async || {
+        let (code, metrics) = get(&relay, "/metrics").await;
+        assert_eq!(code, 200);
+        (metrics.contains("outboxd_backlog_events 1") && metrics.contains("outboxd_unsettled_events 0"))
+            .then_some(metrics)
+    })
+    .await;
+    assert_eq!(metric(&metrics, "outboxd_events_published_total"), 20.0);
+    assert_eq!(metric(&metrics, "outboxd_events_dead_total"), 1.0);
+    assert_eq!(metric(&metrics, "outboxd_leader"), 1.0);
+    assert_eq!(metric(&metrics, "outboxd_delivery_latency_seconds_count"), 20.0);
+    assert_eq!(metric(&metrics, "outboxd_publish_duration_seconds_count"), 20.0);
+    assert_eq!(metric(&metrics, "outboxd_in_flight_events"), 0.0);
+    assert_eq!(metric(&metrics, "outboxd_alerts_total{kind=\"dead\"}"), 1.0);
+    let own = metrics.lines().filter(|line| !line.starts_with('#'));
+    own.for_each(|line| assert!(!line.contains(&scene.name) && !line.contains("bad"), "an id or a subject in {line}"));
+
+    let (code, status) = get(&relay, "/status").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((code, &status["dead"], &status["backlog"]), (200, &1.into(), &1.into()), "{status}");
+}
+
+#[tokio::test]
+async fn a_relay_is_ready_while_it_can_deliver_or_stands_by() {
+    let mut nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    let relay = Relay::leading(&scene, &[]).await;
+    let ready = async |relay: &Relay| {
+        let (code, parts) = get(relay, "/readyz").await;
+        (code, serde_json::from_str::<Value>(&parts).unwrap())
+    };
+    until("it is ready", async || (ready(&relay).await.0 == 200).then_some(())).await;
+    let standby = Relay::start(&scene, &[]);
+    standby.says("standing by").await;
+    let (code, parts) = ready(&standby).await;
+    assert_eq!((code, &parts["lease"]["ready"]), (200, &true.into()), "{parts}");
+
+    nats.kill();
+    let parts = until("it is not ready", async || {
+        let (code, parts) = ready(&relay).await;
+        (code == 503).then_some(parts)
+    })
+    .await;
+    assert_eq!((&parts["nats"]["ready"], &parts["mongodb"]["ready"]), (&false.into(), &true.into()), "{parts}");
+    assert_eq!(get(&relay, "/livez").await.0, 200, "a restart would not help");
+    nats.start_again();
+    until("it is ready again", async || (ready(&relay).await.0 == 200).then_some(())).await;
+    assert_eq!(get(&relay, "/nothing").await.0, 404);
+}
