@@ -140,17 +140,7 @@ impl Relay {
             info!(term = held.term.number, "holding the lease; relaying");
             self.health.lease(Some(held.term.number));
             metrics::leader(Some(held.term.number));
-            let (term, tick) = (held.term.clone(), tick.clone());
-            let pump = Pump::build(
-                &self.config,
-                &self.follow,
-                &self.store,
-                &self.nats,
-                term,
-                tick,
-                &self.alerts,
-                &self.health,
-            );
+            let pump = Pump::build(&self, held.term.clone(), tick.clone());
             let stopped = pump.run(&stop, &held.lost, &mut totals).await;
             self.health.lease(None);
             metrics::leader(None);

@@ -14,8 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::Nats;
-use super::Totals;
 use super::breaker::Breaker;
 use super::dispatch::{Dispatch, Dispatched, LANE_READ};
 use super::failed::{Failed, Judge};
@@ -27,11 +25,10 @@ use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
 use super::stream::Coverage;
 use super::twins::Origin;
+use super::{Relay, Totals};
 use crate::admin::Health;
 use crate::config::Config;
 use crate::outbox::mark::Next;
-use crate::outbox::store::Store;
-use crate::telemetry::alerts::Alerts;
 use crate::telemetry::metrics::{Events, Load};
 
 mod intake;
@@ -85,16 +82,8 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn build(
-        config: &Config,
-        follow_from: &Store,
-        store: &Store,
-        nats: &Nats,
-        term: Term,
-        tick: Arc<Notify>,
-        alerts: &Alerts,
-        health: &Arc<Health>,
-    ) -> Self {
+    pub(super) fn build(relay: &Relay, term: Term, tick: Arc<Notify>) -> Self {
+        let Relay { config, follow: follow_from, store, nats, alerts, health, .. } = relay;
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
         let (settlements, inbox) = mpsc::unbounded_channel();
