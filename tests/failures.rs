@@ -328,3 +328,30 @@ async fn a_client_that_was_disconnected_for_long_is_replaced() {
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], (0..200).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_key_whose_events_keep_coming_gets_out_all_the_same() {
+    let scene = Scene::new().await;
+    cover(&scene, &["covered"]).await;
+    let covered = scene.subject("covered");
+    let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
+    scene.commit([event(&scene, "uncovered", 1)]).await;
+    failed(&scene).await;
+    let out = async || scene.context.get_stream(&scene.name).await.unwrap().cached_info().state.messages;
+    let mut number = 1;
+    while number < 3_000 {
+        // Several at once, one behind the other: there is always one on its way to be parked.
+        let next: Vec<_> = (number + 1..=number + 4).map(|n| event(&scene, "covered", n)).collect();
+        scene.commit(next).await;
+        number += 4;
+        if number == 401 {
+            cover(&scene, &[">"]).await;
+        }
+        if number > 401 && out().await > 400 {
+            break;
+        }
+    }
+    assert!(number < 3_000, "nothing got out while events kept coming");
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], (1..=number).collect::<Vec<_>>());
+}

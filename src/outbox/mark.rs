@@ -22,6 +22,10 @@ pub(crate) struct Mark {
     pub(crate) next: Next,
 }
 
+/// What MongoDB says of a document that it will never write so: bad value, failed to parse, type mismatch, path not viable,
+/// immutable field, validation, parallel arrays, and three of being too large.
+const NEVER: [i32; 10] = [2, 9, 14, 28, 66, 121, 171, 10334, 17419, 17420];
+
 /// A mark or a park that the server refused.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -31,9 +35,17 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    pub(super) fn read(error: &Document) -> Option<Self> {
-        let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
-        Some(Self { index, error: error.get_str("errmsg").unwrap_or("(no reason given)").to_owned() })
+    /// Reads one of the `writeErrors`.
+    ///
+    /// # Errors
+    /// When it may pass: the command is to be repeated.
+    pub(super) fn read(error: &Document) -> mongodb::error::Result<Self> {
+        let said = error.get_str("errmsg").unwrap_or("(no reason given)").to_owned();
+        let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+        match (index, error.get_i32("code")) {
+            (Some(index), Ok(code)) if NEVER.contains(&code) => Ok(Self { index, error: said }),
+            (_, code) => Err(mongodb::error::Error::custom(format!("{said} (code {})", code.unwrap_or(0)))),
+        }
     }
 }
 

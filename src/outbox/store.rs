@@ -166,29 +166,30 @@ impl Store {
     /// Marks failed events, in one command. Returns those the server will never mark, such as one that has no room left
     /// for a failure in its 16 MB.
     pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
-        self.update(marks.iter().map(mark_update)).await
+        self.update(marks.iter().map(mark_update), false).await
     }
 
-    /// Hands events that wait behind a failed one to the retrier, in one command. Returns those the server refuses.
-    pub(crate) async fn park(&self, ids: &[EventId]) -> Result<Vec<Refused>> {
+    /// Hands events that wait behind a failed one to the retrier, in one command and in this order, up to the first that the
+    /// server refuses, which is returned.
+    pub(crate) async fn park(&self, ids: &[EventId]) -> Result<Option<Refused>> {
         let park = |id: &EventId| {
             doc! {
                 "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: true },
                 "u": { "$set": { field::IS_LOCKED: false } },
             }
         };
-        self.update(ids.iter().map(park)).await
+        Ok(self.update(ids.iter().map(park), true).await?.pop())
     }
 
     /// Each update becomes bytes at once: as documents, a thousand of them are ten times as big.
-    async fn update(&self, updates: impl Iterator<Item = Document>) -> Result<Vec<Refused>> {
+    async fn update(&self, updates: impl Iterator<Item = Document>, ordered: bool) -> Result<Vec<Refused>> {
         let mut statements = RawArrayBuf::new();
         for update in updates {
             statements.push(RawDocumentBuf::try_from(&update)?);
         }
         let command = rawdoc! {
             "update": self.collection.name(),
-            "ordered": false,
+            "ordered": ordered,
             "updates": statements,
             "writeConcern": { "w": "majority" },
         };
@@ -197,7 +198,7 @@ impl Store {
             return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
         }
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-        Ok(refused.iter().filter_map(bson::Bson::as_document).filter_map(Refused::read).collect())
+        refused.iter().filter_map(bson::Bson::as_document).map(Refused::read).collect()
     }
 
     /// The unlocked events that are due: of each key only its oldest, and only if that one is neither dead nor waiting.
@@ -227,10 +228,12 @@ impl Store {
             doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
             doc! { "$limit": limit(half.events + 1) },
         ];
-        let mut cursor = self.collection.aggregate(heads).session(&mut session).await?;
+        let heads = self.collection.aggregate(heads).with_type::<RawDocumentBuf>();
+        let mut cursor = heads.session(&mut session).await?;
         let mut ids = Vec::new();
-        while let Some(head) = cursor.next(&mut session).await.transpose()? {
-            ids.extend(head.get("id").cloned());
+        while cursor.advance(&mut session).await? {
+            // One that isn't UTF-8 is no event's.
+            ids.extend(cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()));
         }
         let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
         let mut page = self.read(keyed, half, &mut session).await?;
@@ -285,22 +288,25 @@ impl Store {
     pub(crate) async fn oldest(&self, age: Duration) -> Result<Option<Oldest>> {
         let before = self.ago(age).await?;
         let old = doc! { field::TS: { "$lt": before }, field::DEAD_AT: Bson::Null };
-        let collection = self.collection.clone_with_type::<Document>();
-        if collection.find_one(old.clone()).projection(doc! { field::ID: 1 }).await?.is_none() {
+        let collection = &self.collection;
+        if collection.find_one(old.clone()).projection(doc! { field::TS: 1 }).await?.is_none() {
             return Ok(None);
         }
         let shown = doc! { field::TS: 1, field::SUBJECT: 1, field::KEY: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
-        let oldest = collection.find_one(old.clone()).sort(doc! { field::TS: 1 }).projection(shown).await?;
+        let oldest = self.collection.find_one(old.clone()).sort(doc! { field::TS: 1 }).projection(shown).await?;
+        // Whatever of it can't be read isn't shown.
         let Some(oldest) = oldest else { return Ok(None) };
-        let text = |name: &str| oldest.get_str(name).ok().map(|text| text.chars().take(MAX_SHOWN).collect::<String>());
-        let last_failure = oldest.get_array(field::FAILURES).ok().and_then(|failures| failures.first()?.as_document());
+        let get = |name: &str| oldest.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok());
+        let text = |name: &str| Some(get(name)?.as_str()?.chars().take(MAX_SHOWN).collect::<String>());
+        let last_failure =
+            get(field::FAILURES).and_then(|failures| failures.as_array()?.first()?.as_document().cloned());
         let waited = before.time.saturating_sub(oldest.get_timestamp(field::TS).map_or(before.time, |ts| ts.time));
         Ok(Some(Oldest {
-            id: oldest.get(field::ID).map(shown_id).unwrap_or_default(),
+            id: get(field::ID).map_or_else(|| "(unreadable)".to_owned(), |id| shown_id(&id)),
             subject: text(field::SUBJECT),
             key: text(field::KEY),
-            attempts: oldest.get_i64(field::ATTEMPTS).ok().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
-            last_failure: last_failure.and_then(|failure| failure.get_str("error").ok()).map(str::to_owned),
+            attempts: get(field::ATTEMPTS).and_then(|count| u32::try_from(count.as_i64()?).ok()).unwrap_or(0),
+            last_failure: last_failure.and_then(|failure| Some(failure.get_str("error").ok()?.to_owned())),
             age_seconds: age.as_secs() + u64::from(waited),
             events: collection.count_documents(old).limit(MAX_COUNTED).await?,
         }))
@@ -310,7 +316,7 @@ impl Store {
     /// isn't dead.
     pub(crate) async fn backlog(&self) -> Result<(u64, u64)> {
         let now = self.ago(Duration::ZERO).await?;
-        let collection = self.collection.clone_with_type::<Document>();
+        let collection = &self.collection;
         let first = collection.find_one(doc! { field::DEAD_AT: Bson::Null }).projection(doc! { field::TS: 1 }).await?;
         let since = first.and_then(|first| first.get_timestamp(field::TS).ok()).map_or(now.time, |ts| ts.time);
         Ok((collection.estimated_document_count().await?, now.time.saturating_sub(since).into()))

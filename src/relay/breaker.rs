@@ -12,13 +12,15 @@ pub(crate) struct Breaker {
     troubled: AtomicBool,
     /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for the next tick.
     recovered: Arc<Notify>,
+    /// Woken when one more may be in flight.
+    pub(super) probe: Notify,
     /// Events in flight whose last try had no definite answer.
     trying_again: AtomicUsize,
 }
 
 impl Breaker {
     pub(crate) fn new(recovered: Arc<Notify>) -> Self {
-        Self { troubled: AtomicBool::new(false), recovered, trying_again: AtomicUsize::new(0) }
+        Self { troubled: AtomicBool::new(false), recovered, probe: Notify::new(), trying_again: AtomicUsize::new(0) }
     }
 
     /// A try ended without a definite answer.
@@ -55,6 +57,7 @@ impl<'a> TryingAgain<'a> {
     pub(super) fn new(breaker: &'a Breaker) -> Self {
         breaker.troubled.store(true, Ordering::Relaxed);
         breaker.trying_again.fetch_add(1, Ordering::Relaxed);
+        breaker.probe.notify_one();
         Self(breaker)
     }
 }

@@ -158,6 +158,7 @@ impl Dispatch {
             Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
         match &pending.record.key {
+            Some(key) if self.lanes.get(key).is_some_and(|lane| lane.blocked) => {}
             Some(key) if self.lanes.get(key).is_some_and(|lane| lane.stalled) => {
                 if !unlocked {
                     let key = key.clone();
@@ -183,15 +184,14 @@ impl Dispatch {
                 if self.lanes.get(&key).is_none_or(|lane| !lane.stalled) {
                     self.stall(&key);
                 }
-                // Something of the key that was to be marked or parked may never be: then it waits.
-                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && lane.writing == 0) {
+                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && !lane.blocked) {
                     continue;
                 }
             }
             taken += 1;
             self.buffer(pending);
         }
-        self.twins.end_read();
+        self.twins.end_read(self.tick_began);
         taken
     }
 
@@ -200,7 +200,7 @@ impl Dispatch {
         let began = self.tick_began;
         ids.retain(|id| self.twins.is_new(id, began));
         ids.iter().for_each(|id| self.twins.insert(id.clone(), Origin::Retry));
-        self.twins.end_read();
+        self.twins.end_read(began);
         ids
     }
 
@@ -216,7 +216,7 @@ impl Dispatch {
 
     /// The safety sweep has offered everything.
     pub(crate) fn stray_ended(&mut self) {
-        self.twins.end_read();
+        self.twins.end_read(self.tick_began);
     }
 
     /// The next event to publish, if one may leave now.

@@ -18,7 +18,7 @@ use crate::outbox::store::Store;
 use crate::telemetry::metrics;
 
 /// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
@@ -57,8 +57,7 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
         let ended = match sweep::sweep(&store, number, &found).await {
             Ok(Ok(at)) => {
                 debug!(sweep = number, at = at.time, "swept; tailing");
-                wait = FIRST_WAIT;
-                tail::tail(&store, at, &found).await
+                tail::tail(&store, at, &found, &mut wait).await
             }
             Ok(Err(closed)) => Ok(closed),
             Err(error) => Err(error),

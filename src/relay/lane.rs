@@ -41,6 +41,8 @@ pub(crate) struct Park {
 pub(crate) struct Marking {
     /// `None` for one that was never offered, because it is malformed.
     pub(crate) id: Option<EventId>,
+    /// The id of a malformed one, as text.
+    pub(crate) malformed: Option<String>,
     /// The key that waits for it.
     pub(crate) key: Option<Key>,
     pub(crate) dead: bool,
@@ -56,14 +58,17 @@ pub(super) struct Lane {
     pub(super) ready: bool,
     /// Whether an event of the key waits in the database, so that later ones are parked behind it.
     pub(super) stalled: bool,
-    /// Marks and parks that aren't settled yet. One that the server refuses never is: the lane waits for the next start.
+    /// Whether the server refused a mark or a park: what the database says of the key can't be relied on, so nothing of it
+    /// leaves before the next start.
+    pub(super) blocked: bool,
+    /// Marks and parks that aren't settled yet.
     pub(super) writing: usize,
     /// Whether something was marked or parked since the last read began, so that the read may have missed it.
     pub(super) written_since_read: bool,
     /// Whether a read of the key's unlocked events is asked for or under way.
     pub(super) reading: bool,
     pub(super) read_began: Began,
-    /// Whether such a read is to be asked for once every mark and park is settled.
+    /// Whether such a read is to be asked for once another mark or park is settled.
     pub(super) read_wanted: bool,
 }
 

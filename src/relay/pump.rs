@@ -1,6 +1,7 @@
 //! The one loop of a leadership: whatever is found, answered, settled or lost comes in here, and what may be published now
 //! goes out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(super) struct Pump {
     give_up: CancellationToken,
     tick: Arc<Notify>,
     ticking: bool,
+    /// Malformed events that are being marked, or that the server won't have marked.
+    malformed: HashSet<String>,
     /// Whether an operator may want events removed: asked for once, or seen by the sweep.
     wants_discards: bool,
     /// Whether the last tick left due events where they are, for want of room.
@@ -125,6 +128,7 @@ impl Pump {
             give_up,
             tick,
             ticking: false,
+            malformed: HashSet::new(),
             wants_discards: false,
             more_due: false,
         }
@@ -144,12 +148,14 @@ impl Pump {
         let mut stray =
             tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
         stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let publisher = self.publisher.clone();
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = None;
         loop {
             self.publish();
-            let (room, may_tick) = (self.dispatch.room(), self.may_tick());
+            let (mut room, may_tick) = (self.dispatch.room(), self.may_tick());
+            room.events = room.events.saturating_sub(self.malformed.len());
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
@@ -172,6 +178,8 @@ impl Pump {
                     self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
                 }
                 _ = beat.tick() => self.beat(),
+                // Dispatch looks whether one more may leave.
+                () = publisher.breaker.probe.notified() => {}
                 // Dispatch looks again once the connection stands.
                 Ok(()) = connected.changed() => {}
                 _ = &mut self.following => ended = Some("follower"),
@@ -275,7 +283,8 @@ impl Pump {
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.judge.mark(&Failed::new(&record), rejection);
                 self.events.dead.increment((mark.next == Next::Dead).into());
-                let marking = Marking { id: Some(record.id), key: record.key, dead: mark.next == Next::Dead };
+                let marking =
+                    Marking { id: Some(record.id), malformed: None, key: record.key, dead: mark.next == Next::Dead };
                 self.settle(Settlement::Failed(marking, Box::new(mark)));
                 // What the lane held is parked after its head is marked.
                 for park in self.dispatch.take_parks() {
@@ -297,7 +306,11 @@ impl Pump {
                 // What waited behind it.
                 self.tick.notify_one();
             }
-            Settled::Failed(marking) => self.dispatch.marked(&marking),
+            Settled::Failed(marking) => {
+                self.dispatch.marked(&marking);
+                marking.malformed.iter().for_each(|id| _ = self.malformed.remove(id));
+            }
+            Settled::Refused(key, id) => self.dispatch.refused(key.as_ref(), id.as_ref()),
             Settled::Park(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.events.parked.increment(park.ids.len() as u64);

@@ -4,6 +4,7 @@
 //! written before parks, so an event is never seen unlocked while the failure it waits behind is not. A write that fails is
 //! repeated until it succeeds: each may be repeated without harm, and until then the event is known and not sent again.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -13,9 +14,9 @@ use tracing::{error, warn};
 use super::crash::{self, Point};
 use super::lane::{Marking, Park};
 use super::publish::Acked;
-use crate::outbox::EventId;
 use crate::outbox::mark::{Mark, Refused};
 use crate::outbox::store::{Store, shown_id};
+use crate::outbox::{EventId, Key};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
 /// batches of 500, 1,000 and 2,000.
@@ -45,6 +46,8 @@ pub(crate) enum Settled {
     Failed(Marking),
     Discarded(EventId),
     Park(Park),
+    /// The server will never write a mark or a park of this key, or it follows one of those.
+    Refused(Option<Key>, Option<EventId>),
 }
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
@@ -55,6 +58,8 @@ pub(crate) async fn run(
     give_up: CancellationToken,
 ) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
+    // Keys of which the server refused a mark or a park: no more of them is unlocked.
+    let mut blocked = HashSet::new();
     while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let (mut acked, mut markings, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut discards = Vec::new();
@@ -87,25 +92,54 @@ pub(crate) async fn run(
             for Refused { index, error } in refused {
                 let id = marks.get(index).map(|mark| shown_id(&mark.id));
                 error!(id, error, "an event can't be marked as failed; it is left as it is, and its key waits");
-                // It stays known, so it isn't tried again before the next start.
-                markings.get_mut(index).map(Option::take);
+                if let Some(marking) = markings.get_mut(index).and_then(Option::take) {
+                    blocked.extend(marking.key.clone());
+                    report(&reports, [Settled::Refused(marking.key, marking.id)].into_iter());
+                }
             }
             report(&reports, markings.into_iter().flatten().map(Settled::Failed));
         }
-        let ids: Vec<EventId> = parks.iter().flat_map(|park| park.ids.iter().cloned()).collect();
-        if !ids.is_empty() {
+        if !parks.is_empty() {
             crash::here(Point::Parking);
+            park(&store, parks, &mut blocked, &reports, &give_up).await;
         }
-        if !ids.is_empty()
-            && let Some(refused) = until_done("park", &give_up, || store.park(&ids)).await
+    }
+}
+
+/// Parks in the order of the events, as far as the server lets it: what is unlocked of a key comes before what is locked.
+async fn park(
+    store: &Store,
+    parks: Vec<Park>,
+    blocked: &mut HashSet<Key>,
+    reports: &mpsc::UnboundedSender<Settled>,
+    give_up: &CancellationToken,
+) {
+    let with_key = |park: Park| park.ids.into_iter().map(move |id| (park.key.clone(), id));
+    let mut waiting: VecDeque<(Key, EventId)> = parks.into_iter().flat_map(with_key).collect();
+    while !waiting.is_empty() {
+        let (mut keys, mut ids) = (Vec::new(), Vec::new());
+        while ids.len() < MAX_BATCH
+            && let Some((key, id)) = waiting.pop_front()
         {
-            for Refused { index, error } in refused {
-                let Some(id) = ids.get(index) else { continue };
-                error!(%id, error, "an event can't be parked behind a failed one; its key waits until the next start");
-                parks.iter_mut().for_each(|park| park.ids.retain(|parked| parked != id));
+            match blocked.contains(&key) {
+                true => report(reports, [Settled::Refused(Some(key), Some(id))].into_iter()),
+                false => {
+                    keys.push(key);
+                    ids.push(id);
+                }
             }
-            report(&reports, parks.into_iter().map(Settled::Park));
         }
+        let Some(refused) = until_done("park", give_up, || store.park(&ids)).await else { return };
+        let done = refused.as_ref().map_or(ids.len(), |refused| refused.index.min(ids.len()));
+        let mut rest = keys.into_iter().zip(ids);
+        let parked = rest.by_ref().take(done).map(|(key, id)| Settled::Park(Park { key, ids: vec![id] }));
+        report(reports, parked);
+        if let (Some((key, id)), Some(Refused { error, .. })) = (rest.next(), refused) {
+            error!(%id, error, "an event can't be parked behind a failed one; its key waits until the next start");
+            blocked.insert(key.clone());
+            report(reports, [Settled::Refused(Some(key), Some(id))].into_iter());
+        }
+        rest.rev().for_each(|event| waiting.push_front(event));
     }
 }
 

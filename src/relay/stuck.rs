@@ -46,6 +46,7 @@ impl Stuck {
 
     async fn look(&mut self) -> mongodb::error::Result<()> {
         if self.lease.is_anothers().await? {
+            metrics::outbox(0, 0);
             return Ok(());
         }
         let (events, first_seconds) = self.store.backlog().await?;

@@ -3,20 +3,28 @@
 //! Reads raw documents: a typed stream skips what it can't parse. Ends only with an error or when nobody wants more; the
 //! caller sweeps again, so nothing depends on a resume token.
 
+use std::time::Duration;
+
 use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::{Error, Result};
 use tokio::sync::mpsc;
 
-use super::follow::{Closed, Found, hand_over};
+use super::follow::{Closed, FIRST_WAIT, Found, hand_over};
 use super::twins::Origin;
 use crate::outbox::store::Store;
 
-/// Tails from just after `at`.
-pub(super) async fn tail(store: &Store, at: Timestamp, found: &mpsc::Sender<Found>) -> Result<Closed> {
+/// Tails from just after `at`. Resets `wait` once the stream has been reached.
+pub(super) async fn tail(
+    store: &Store,
+    at: Timestamp,
+    found: &mpsc::Sender<Found>,
+    wait: &mut Duration,
+) -> Result<Closed> {
     let mut stream = store.tail(at).await?;
     while !found.is_closed() {
         // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
         let change: Option<RawDocumentBuf> = stream.next_if_any().await?;
+        *wait = FIRST_WAIT;
         let Some(change) = change else {
             if !stream.is_alive() {
                 return Err(Error::custom("the change stream ended"));

@@ -4,7 +4,8 @@
 //! it once more, as it was: so while reads are under way, what settles is remembered with its place in the order of
 //! settlements, and a read's result is checked against what settled after it began.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::outbox::EventId;
 
@@ -35,7 +36,8 @@ pub(super) struct Twins {
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until the next sweep.
     before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
-    reads: usize,
+    /// Reads of the retrier under way, by when they began.
+    reads: BTreeMap<u64, usize>,
     /// Of the known events, those the retrier brought.
     retried: usize,
 }
@@ -50,6 +52,7 @@ impl Twins {
     pub(super) fn begin_sweep(&mut self, number: u64) {
         self.before_the_tail.clear();
         self.sweep = Some((number, Began(self.settlements)));
+        self.forget_settled();
     }
 
     /// The sweep is over.
@@ -65,13 +68,18 @@ impl Twins {
 
     /// A read of the retrier begins.
     pub(super) fn begin_read(&mut self) -> Began {
-        self.reads += 1;
+        *self.reads.entry(self.settlements).or_default() += 1;
         Began(self.settlements)
     }
 
     /// A read of the retrier is over, with everything it brought offered.
-    pub(super) fn end_read(&mut self) {
-        self.reads -= 1;
+    pub(super) fn end_read(&mut self, began: Began) {
+        if let Entry::Occupied(mut reads) = self.reads.entry(began.0) {
+            *reads.get_mut() -= 1;
+            if *reads.get() == 0 {
+                reads.remove();
+            }
+        }
         self.forget_settled();
     }
 
@@ -119,7 +127,7 @@ impl Twins {
         }
         // A sweep brings each event once: its own can't come again in it. That keeps the memory of a long sweep small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
-        if self.reads > 0 || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number)) {
+        if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number)) {
             self.settled.insert(id.clone(), self.settlements);
         }
     }
@@ -130,9 +138,12 @@ impl Twins {
         self.settled.len()
     }
 
+    /// Nobody asks any more about what settled before the oldest read under way began.
     fn forget_settled(&mut self) {
-        if self.reads == 0 && self.sweep.is_none() {
-            self.settled = HashMap::new();
+        let sweep = self.sweep.map(|(_, began)| began.0);
+        match self.reads.keys().next().copied().into_iter().chain(sweep).min() {
+            None => self.settled = HashMap::new(),
+            Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! The file holds JSON lines. Over 10 MiB it is renamed to `<file>.1`, over the one before, and begun anew.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -226,8 +226,17 @@ struct Lines {
 
 impl Lines {
     fn open(path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let bytes = file.metadata()?.len();
+        // A line that a crash cut off must not take the next one with it.
+        let mut last = [b'\n'];
+        if bytes > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
+        if last != [b'\n'] {
+            file.write_all(b"\n")?;
+        }
         Ok(Self { path: path.to_owned(), file, bytes })
     }
 
@@ -235,9 +244,15 @@ impl Lines {
         if self.bytes >= MAX_FILE_BYTES {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
-            std::fs::rename(&self.path, older)?;
-            *self = Self::open(&self.path)?;
-            info!(file = %self.path.display(), "rotated the alert log");
+            let file = self.path.display();
+            match std::fs::rename(&self.path, older).and_then(|()| Self::open(&self.path)) {
+                Ok(anew) => {
+                    info!(%file, "rotated the alert log");
+                    *self = anew;
+                }
+                // Mounted by itself, say: it grows on.
+                Err(error) => warn!(%error, %file, "the alert log can't be rotated"),
+            }
         }
         self.file.write_all(text.as_bytes())?;
         self.bytes += text.len() as u64;
@@ -253,13 +268,18 @@ fn was_stuck(path: &Path, outbox: &str) -> std::io::Result<bool> {
         outbox: std::borrow::Cow<'a, str>,
         kind: Kind,
     }
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
+    let mut older = path.to_owned().into_os_string();
+    older.push(".1");
+    let mut lines = Vec::new();
+    for path in [Path::new(&older), path] {
+        match File::open(path) {
+            Ok(file) => lines.push(BufReader::new(file).split(b'\n')),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
     let mut stuck = false;
-    for line in BufReader::new(file).split(b'\n') {
+    for line in lines.into_iter().flatten() {
         // A line cut off by a crash, or somebody else's, says nothing.
         if let Ok(known) = serde_json::from_slice::<Known<'_>>(&line?)
             && known.outbox == outbox

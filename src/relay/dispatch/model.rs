@@ -1,7 +1,7 @@
 //! Dispatch against a model of the outbox, in random order: what was read is offered late, what was decided is written
 //! late, publishes fail, sweeps start over. The same invariants must hold in every order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -56,6 +56,8 @@ struct World {
     reads: VecDeque<Read>,
     ticking: bool,
     delivered: BTreeMap<u32, u32>,
+    /// Keys of which a write was refused in this leadership.
+    blocked: BTreeSet<Key>,
 }
 
 impl World {
@@ -73,6 +75,7 @@ impl World {
             reads: VecDeque::new(),
             ticking: false,
             delivered: BTreeMap::new(),
+            blocked: BTreeSet::new(),
         }
     }
 
@@ -138,7 +141,7 @@ impl World {
             return self.dispatch.hold_dead(row.key.as_ref());
         }
         let key = self.dispatch.hold_until_marked(row.key.clone());
-        self.writes.push_back(Write::Mark(seq, Marking { id: None, key, dead: true }));
+        self.writes.push_back(Write::Mark(seq, Marking { id: None, malformed: None, key, dead: true }));
     }
 
     fn publish(&mut self) {
@@ -195,13 +198,43 @@ impl World {
                 self.writes.push_back(Write::Delete(seq));
             }
             Ended::Failed => {
-                self.writes.push_back(Write::Mark(seq, Marking { id: Some(record.id), key: record.key, dead: dies }));
+                self.writes.push_back(Write::Mark(
+                    seq,
+                    Marking { id: Some(record.id), malformed: None, key: record.key, dead: dies },
+                ));
             }
             Ended::Abandoned => {}
         }
         for park in self.dispatch.take_parks() {
             self.writes.push_back(Write::Park(park));
         }
+    }
+
+    /// The server refuses to touch the document: nothing more of its key is parked, as in `settle`.
+    fn refuse(&mut self) {
+        match self.writes.pop_front() {
+            Some(Write::Mark(_, marking)) => {
+                self.blocked.extend(marking.key.clone());
+                self.dispatch.refused(marking.key.as_ref(), marking.id.as_ref());
+            }
+            Some(Write::Park(park)) => {
+                self.blocked.insert(park.key.clone());
+                self.park(park);
+            }
+            Some(delete) => self.writes.push_front(delete),
+            None => {}
+        }
+    }
+
+    fn park(&mut self, park: Park) {
+        if self.blocked.contains(&park.key) {
+            return park.ids.iter().for_each(|id| self.dispatch.refused(Some(&park.key), Some(id)));
+        }
+        for row in park.ids.iter().map(seq_of) {
+            let row = self.rows.get_mut(&row).expect("a parked event stays");
+            (row.locked, row.due) = (false, true);
+        }
+        self.dispatch.parked(&park);
     }
 
     fn write(&mut self) {
@@ -216,13 +249,7 @@ impl World {
                 (row.locked, row.due, row.dead) = (false, false, row.dead || marking.dead);
                 self.dispatch.marked(&marking);
             }
-            Write::Park(park) => {
-                for row in park.ids.iter().map(seq_of) {
-                    let row = self.rows.get_mut(&row).expect("a parked event stays");
-                    (row.locked, row.due) = (false, true);
-                }
-                self.dispatch.parked(&park);
-            }
+            Write::Park(park) => self.park(park),
         }
     }
 
@@ -298,6 +325,7 @@ impl World {
             6..=7 => self.publish(),
             8..=9 => self.finish(which, Ended::Delivered, false),
             10 => self.finish(which, Ended::Failed, which.is_multiple_of(8)),
+            11..=12 if which >= 253 => self.refuse(),
             11..=12 => self.write(),
             13 => self.tick(),
             14 => self.answer(),
@@ -322,6 +350,7 @@ impl World {
         let on_dead = self.on_dead;
         (self.dispatch, self.ticking) = (Dispatch::new(DispatchConfig { on_dead, ..LIMITS }), false);
         self.reads.clear();
+        self.blocked.clear();
         self.start_sweep();
         for _ in 0..self.rows.len() * 40 + 200 {
             self.time_passes();

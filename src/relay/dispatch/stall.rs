@@ -56,10 +56,22 @@ impl Dispatch {
         self.written(&park.key, park.ids.len());
     }
 
+    /// The server refused to mark or park an event of this key, or that wasn't tried because it follows one of those. From
+    /// now on nothing of the key leaves or is parked: it stays in the outbox as it is, for the next start.
+    pub(crate) fn refused(&mut self, key: Option<&Key>, id: Option<&EventId>) {
+        // Without a key it stays known, or the safety sweep would bring it again.
+        let Some(key) = key else { return };
+        if let Some(id) = id {
+            self.twins.remove(id);
+        }
+        self.lanes.get_mut(key).expect("a lane with writes under way stays").blocked = true;
+        self.written(key, 1);
+    }
+
     fn written(&mut self, key: &Key, count: usize) {
         let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
         lane.writing -= count;
-        if lane.writing == 0 && lane.read_wanted {
+        if std::mem::take(&mut lane.read_wanted) {
             self.want_read(key);
         }
         self.tidy(key);
@@ -87,13 +99,15 @@ impl Dispatch {
                 self.buffer(pending);
             }
         }
-        self.twins.end_read();
+        self.twins.end_read(began);
         let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
         lane.reading = false;
         let idle = !lane.in_flight && lane.queue.is_empty();
         match behind {
-            Behind::Nothing if !lane.written_since_read => lane.stalled = false,
-            Behind::Nothing if idle => self.want_read(key),
+            Behind::Nothing if !lane.written_since_read => lane.stalled = lane.blocked,
+            // It saw some of them on their way; the next one to arrive is worth another look.
+            Behind::Nothing | Behind::More if idle && lane.writing > 0 => lane.read_wanted = true,
+            Behind::Nothing | Behind::More if idle => self.want_read(key),
             Behind::Nothing | Behind::More | Behind::Held => {}
         }
         self.tidy(key);
@@ -124,18 +138,18 @@ impl Dispatch {
         self.parks.push(Park { key, ids });
     }
 
-    /// Until these are written, no read of the key may begin: it would miss them.
+    /// Until these are written, a read of the key may miss them, so it doesn't open the lane.
     pub(super) fn writes(&mut self, key: &Key, count: usize) {
         let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
         lane.writing += count;
         lane.written_since_read = true;
     }
 
-    /// A read must not begin before every write is done: it would miss what is on its way.
+    /// Reads while parks are on their way, too: those are written in the order of the events, so a read sees the first of them
+    /// and misses the last.
     pub(super) fn want_read(&mut self, key: &Key) {
         let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        lane.read_wanted = lane.writing > 0;
-        if !lane.read_wanted && !lane.reading {
+        if !lane.reading && !lane.blocked {
             lane.reading = true;
             self.wanted_reads.push_back(key.clone());
         }

@@ -5,7 +5,7 @@ use bson::Timestamp;
 use super::*;
 use crate::config::Ordering;
 use crate::outbox::{Headers, Subject};
-use crate::relay::lane::Marking;
+use crate::relay::lane::{Behind, Marking};
 
 pub(super) const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
@@ -97,9 +97,28 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
         let head = dispatch.next().expect("the head");
         let head = dispatch.finished(head, Ended::Failed);
         let parks = dispatch.take_parks();
-        dispatch.marked(&Marking { id: Some(head.id), key: head.key, dead: true });
-        assert_eq!(dispatch.next_lane_read(), None, "its park isn't written yet");
+        assert_eq!(dispatch.next_lane_read(), None, "its mark isn't written yet");
+        dispatch.marked(&Marking { id: Some(head.id), malformed: None, key: head.key, dead: true });
         parks.iter().for_each(|park| dispatch.parked(park));
         assert_eq!(dispatch.next_lane_read(), wanted);
     }
+}
+
+#[test]
+fn a_key_whose_events_keep_coming_is_read_all_the_same() {
+    let mut dispatch = Dispatch::new(LIMITS);
+    dispatch.hold(Some(&key(1)));
+    dispatch.tick_began();
+    dispatch.tick_ended([pending(1, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)]);
+    // There is always one more on its way to the database.
+    dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    let first = dispatch.take_parks();
+    dispatch.offer(pending(3, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    first.iter().for_each(|park| dispatch.parked(park));
+    let head = dispatch.next().expect("the head");
+    dispatch.finished(head, Ended::Delivered);
+    assert_eq!(dispatch.next_lane_read(), Some(key(1)));
+    let second = pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry);
+    dispatch.lane_read(&key(1), vec![second], Behind::Nothing);
+    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
 }

@@ -5,6 +5,7 @@ use tracing::{debug, error, info};
 use super::Pump;
 use crate::outbox::Key;
 use crate::outbox::record::{Custody, Malformed};
+use crate::outbox::store::shown_id;
 use crate::relay::dispatch::Pending;
 use crate::relay::failed::Failed;
 use crate::relay::follow::Found;
@@ -96,17 +97,23 @@ impl Pump {
         if malformed.marked {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
+        // Found again while it is being marked, or after the server refused that.
+        let shown = malformed.id.as_ref().map(shown_id);
+        if shown.as_ref().is_some_and(|id| self.malformed.contains(id)) {
+            return;
+        }
         let held = self.dispatch.hold_until_marked(malformed.key);
         let Some(id) = malformed.id else {
-            // Held until the next start, which finds it again.
             let (reason, key) = (malformed.reason, held.as_ref().map(Key::as_str));
-            return error!(reason, key, "an event with a huge or unreadable _id can't be marked; it is left as it is");
+            error!(reason, key, "an event with a huge or unreadable _id can't be marked; it is left as it is");
+            return self.dispatch.refused(held.as_ref(), None);
         };
         let rejection = Rejection::new(MALFORMED, malformed.reason);
         let failed = Failed { id, subject: None, key: held.as_ref(), attempts: 0 };
         let mark = self.judge.mark(&failed, rejection);
         self.events.dead.increment(1);
-        let marking = Marking { id: None, key: held, dead: true };
+        self.malformed.extend(shown.clone());
+        let marking = Marking { id: None, malformed: shown.clone(), key: held, dead: true };
         self.settle(Settlement::Failed(marking, Box::new(mark)));
     }
 }
