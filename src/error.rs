@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Migration,
     /// The JetStream stream isn't as the configuration describes it.
     Stream,
+    /// A check found something wrong; its output says what.
+    Findings,
     /// The command line doesn't fit together.
     Usage,
     /// What was asked for isn't there.

@@ -43,6 +43,8 @@ pub mod error;
 pub mod migrations;
 pub mod outbox;
 #[cfg(feature = "relay")]
+pub mod preflight;
+#[cfg(feature = "relay")]
 pub mod relay;
 #[cfg(feature = "relay")]
 pub mod telemetry;

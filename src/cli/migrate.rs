@@ -39,9 +39,9 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let nats = Nats::connect(&config.nats).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
     let (state, differences) = if args.status {
-        ("there".to_owned(), stream::verify(&nats, &config.stream).await?)
+        ("there".to_owned(), stream::verify(&nats, &config).await?)
     } else {
-        let ensured = stream::ensure(&nats, &config.stream).await?;
+        let ensured = stream::ensure(&nats, &config).await?;
         let done = if ensured.created { "made" } else { "there, not altered" };
         (format!("{done}; subjects {:?}", ensured.config.subjects), ensured.differences)
     };

@@ -2,6 +2,7 @@
 
 mod act;
 mod audit;
+mod check;
 mod config;
 mod explain;
 mod groups;
@@ -60,6 +61,8 @@ enum Verb {
     Discard(act::Args),
     /// Show who retried and discarded what
     Audit(audit::Args),
+    /// Look at everything that can be wrong on either side; exit with 1 when something is
+    Check(check::Args),
     /// Say what a failure's code means and what to do
     Explain(explain::Args),
     /// Show the configuration
@@ -84,6 +87,7 @@ impl Cli {
             Verb::RetryNow(args) => act::run(&sources, &args, act::Action::RetryNow).await,
             Verb::Discard(args) => act::run(&sources, &args, act::Action::Discard).await,
             Verb::Audit(args) => audit::run(&sources, &args).await,
+            Verb::Check(args) => check::run(&sources, &args).await,
             Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
         }

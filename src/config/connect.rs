@@ -11,6 +11,11 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 impl MongodbConfig {
     /// A client of its own for `role`: the stream and the lease must not wait for each other's connections.
     pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
+        mongodb::Client::with_options(self.options(role).await?).during("the connection string")
+    }
+
+    /// What such a client is made with.
+    pub(crate) async fn options(&self, role: &str) -> Result<ClientOptions> {
         let mut options = ClientOptions::parse(self.uri.expose_secret()).await.during("the connection string")?;
         options.app_name = Some(format!("{} {role}", self.app_name).chars().take(128).collect());
         // An event counts as published or failed only when a majority says so.
@@ -22,7 +27,7 @@ impl MongodbConfig {
         options.heartbeat_freq.get_or_insert(secs(5));
         options.connect_timeout.get_or_insert(secs(5));
         options.server_selection_timeout.get_or_insert(secs(10));
-        mongodb::Client::with_options(options).during("the connection string")
+        Ok(options)
     }
 }
 

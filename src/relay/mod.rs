@@ -115,11 +115,11 @@ impl Relay {
         let Some(nats) = until_reached(stop, || Nats::connect(&config.nats)).await? else {
             return Ok(None);
         };
-        let Some(differences) = until_reached(stop, || stream::verify(&nats, &config.stream)).await? else {
+        let Some(differences) = until_reached(stop, || stream::verify(&nats, &config)).await? else {
             return Ok(None);
         };
         for difference in differences {
-            warn!(stream = config.stream.name, "the stream differs: {difference}");
+            warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }
         health.nats(true);
         let follow = Store::new(follow, database, collection, &config.dispatch);

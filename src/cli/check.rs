@@ -1,0 +1,118 @@
+//! `outboxd check`: what can be wrong on either side, and what mends it.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, stdout};
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+
+use super::output::{Output, show};
+use crate::config::{Config, Sources};
+use crate::error::{Error, ErrorKind, Result};
+use crate::preflight::{self, Finding, Level};
+
+/// Columns that a table keeps to; only commands, which are there to be pasted, may be longer.
+const WIDTH: usize = 80;
+/// Where the words of a finding begin: behind its level and name.
+const INDENT: usize = 30;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// A table for people, or an array of objects for machines
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Exit with 1 on a warning, too
+    #[arg(long)]
+    strict: bool,
+    /// How long each question to a server may take
+    #[arg(long, default_value = "5s", value_parser = timeout, value_name = "DURATION")]
+    timeout: Duration,
+}
+
+fn timeout(text: &str) -> std::result::Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(600) => Ok(duration),
+        _ => Err("give a duration from 10ms to 10m, such as 5s".to_owned()),
+    }
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let config = Config::load(sources)?;
+    let findings = preflight::look(&config, args.timeout).await;
+    let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
+    show(args.output, &findings, || table(&findings, !plain))?;
+    let bad = |finding: &Finding| finding.level == Level::Fail || args.strict && finding.level == Level::Warn;
+    match findings.iter().filter(|finding| bad(finding)).count() {
+        0 => Ok(()),
+        1 => Err(Error::new(ErrorKind::Findings, "1 check failed")),
+        many => Err(Error::new(ErrorKind::Findings, format!("{many} checks failed"))),
+    }
+}
+
+fn table(findings: &[Finding], colour: bool) -> String {
+    let mut table = String::new();
+    let mut under = "";
+    for Finding { level, check, looked_at, found, remedy } in findings {
+        if under != looked_at {
+            let gap = if under.is_empty() { "" } else { "\n" };
+            let _ = writeln!(table, "{gap}{}", printable(looked_at));
+            under = looked_at;
+        }
+        let (level, code) = match level {
+            Level::Ok => ("ok  ", 32),
+            Level::Warn => ("warn", 33),
+            Level::Fail => ("FAIL", 31),
+        };
+        let level = if colour { format!("\x1b[{code}m{level}\x1b[0m") } else { level.to_owned() };
+        let _ = write!(table, "  {level}  {check:<22}");
+        let lines = wrap(&printable(found), WIDTH - INDENT);
+        let _ = writeln!(table, "{}", lines.join(&format!("\n{:INDENT$}", "")));
+        for line in remedy.iter().flat_map(|remedy| remedy.lines()) {
+            let _ = writeln!(table, "        {}", printable(line));
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let _ = writeln!(table, "\n{} ok, {} warn, {} fail", count(Level::Ok), count(Level::Warn), count(Level::Fail));
+    table
+}
+
+/// What a server or an event says may hold what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Lines of at most `width` characters, broken between words; a longer word has a line of its own.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if lines[last].is_empty() {
+            lines[last].push_str(word);
+        } else if lines[last].chars().count() + 1 + word.chars().count() <= width {
+            lines[last].push(' ');
+            lines[last].push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_keeps_to_its_width_and_to_what_a_terminal_shows() {
+        let finding = Finding {
+            level: Level::Warn,
+            check: "outbox.subjects",
+            looked_at: "outbox shop.outbox".to_owned(),
+            found: "many words \x1b[2J ".repeat(20),
+            remedy: Some("$ one\n$ two".to_owned()),
+        };
+        let shown = table(&[finding], false);
+        assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "{shown}");
+        assert!(!shown.contains('\x1b') && shown.contains("\n        $ two\n"), "{shown}");
+    }
+}

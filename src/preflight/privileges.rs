@@ -1,0 +1,143 @@
+//! What the relay's user may do in MongoDB: all it needs, and not much more.
+
+use bson::{Bson, Document};
+
+use super::Finding;
+use crate::config::Config;
+use crate::migrations;
+use crate::relay::lease;
+
+/// What the relay does, by the collection it does it on. `None` is the outbox.
+const NEEDED: [(Option<&str>, &[&str]); 3] = [
+    (None, &["find", "changeStream", "update", "remove"]),
+    (Some(lease::COLLECTION), &["find", "insert", "update"]),
+    (Some(migrations::COLLECTION), &["find"]),
+];
+/// Roles with which a stolen password costs more than the outbox.
+const TOO_MUCH: [&str; 10] = [
+    "root",
+    "__system",
+    "dbOwner",
+    "dbAdminAnyDatabase",
+    "readWriteAnyDatabase",
+    "userAdmin",
+    "userAdminAnyDatabase",
+    "clusterAdmin",
+    "restore",
+    "hostManager",
+];
+
+/// Judges the answer to `connectionStatus`. `denied` says whether a read of the outbox was. False when there is nothing
+/// more to ask.
+pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -> (Vec<Finding>, bool) {
+    const AUTH: &str = "mongodb.auth";
+    const ROLE: &str = "mongodb.privileges";
+    let info = status.get_document("authInfo").ok();
+    let array = |name: &str| info.and_then(|info| info.get_array(name).ok()).map(Vec::as_slice).unwrap_or_default();
+    let Some(user) = array("authenticatedUsers").first().and_then(Bson::as_document) else {
+        if denied {
+            let remedy = "MONGODB_URI: mongodb://<user>:<password>@<host>/<database>?authSource=admin";
+            return (vec![Finding::fail(AUTH, at, "mongod wants a user, and MONGODB_URI has none", remedy)], false);
+        }
+        let found = "off: whoever reaches mongod may write, and read, everything";
+        let remedy = "mongod.conf: security: { authorization: enabled, keyFile: /etc/mongod.key }";
+        return (vec![Finding::warn(AUTH, at, found, remedy)], true);
+    };
+    let text = |document: &Document, name: &str| document.get_str(name).unwrap_or_default().to_owned();
+    let (name, home) = (text(user, "user"), text(user, "db"));
+    let mut findings = vec![Finding::ok(AUTH, at, format!("as {name}, known in {home}"))];
+    let database = &config.mongodb.database;
+    let outbox = &config.mongodb.collection;
+    let granted: Vec<_> = array("authenticatedUserPrivileges").iter().filter_map(Bson::as_document).collect();
+    let may = |collection: &str, action: &str| {
+        granted.iter().any(|privilege| applies(privilege, database, collection) && allows(privilege, action))
+    };
+    let mut missing = Vec::new();
+    for (collection, actions) in NEEDED {
+        let collection = collection.unwrap_or(outbox);
+        let lacking: Vec<_> = actions.iter().filter(|action| !may(collection, action)).copied().collect();
+        if !lacking.is_empty() {
+            missing.push(format!("{} on {database}.{collection}", lacking.join(", ")));
+        }
+    }
+    let roles = array("authenticatedUserRoles").iter().filter_map(Bson::as_document);
+    let grand: Vec<_> = roles.map(|role| text(role, "role")).filter(|role| TOO_MUCH.contains(&role.as_str())).collect();
+    let remedy = || least(database, outbox, &name, &home);
+    let mut too_much = Vec::new();
+    if !grand.is_empty() {
+        too_much.push(format!("has the role {}", grand.join(", ")));
+    }
+    if may(outbox, "insert") {
+        too_much.push(format!("may insert into {database}.{outbox}, which only writers do"));
+    }
+    findings.push(if !missing.is_empty() {
+        Finding::fail(ROLE, at, format!("{name} lacks {}", missing.join("; ")), remedy())
+    } else if !too_much.is_empty() {
+        Finding::warn(ROLE, at, format!("{name} {}", too_much.join(" and ")), remedy())
+    } else {
+        Finding::ok(ROLE, at, format!("{name} may do what the relay does, and not write events"))
+    });
+    (findings, true)
+}
+
+/// Whether a privilege is about this collection. An empty name stands for all that aren't the system's.
+fn applies(privilege: &Document, database: &str, collection: &str) -> bool {
+    let Ok(resource) = privilege.get_document("resource") else { return false };
+    if resource.get_bool("anyResource").unwrap_or(false) {
+        return true;
+    }
+    let is = |name: &str, wanted: &str| resource.get_str(name).is_ok_and(|found| found.is_empty() || found == wanted);
+    is("db", database) && is("collection", collection)
+}
+
+fn allows(privilege: &Document, action: &str) -> bool {
+    let actions = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
+    actions.iter().any(|allowed| [Some(action), Some("anyAction")].contains(&allowed.as_str()))
+}
+
+/// A role with what the relay needs, and what `outboxd check` needs to see the validator and the index.
+fn least(database: &str, outbox: &str, user: &str, home: &str) -> String {
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let privileges: Vec<_> = NEEDED
+        .iter()
+        .map(|(collection, actions)| {
+            let listed = if collection.is_none() { ["listIndexes"].as_slice() } else { &[] };
+            let actions: Vec<_> = actions.iter().chain(listed).map(|action| json(action)).collect();
+            let collection = json(collection.unwrap_or(outbox));
+            format!(
+                "\n  {{resource: {{db: {}, collection: {collection}}}, actions: [{}]}}",
+                json(database),
+                actions.join(", ")
+            )
+        })
+        .collect();
+    let listed =
+        format!("\n  {{resource: {{db: {}, collection: \"\"}}, actions: [\"listCollections\"]}}", json(database));
+    let admin = "mongosh> db.getSiblingDB(\"admin\")";
+    format!(
+        "{admin}.createRole({{role: \"outboxd\", roles: [], privileges: [{},{listed}]}})\n\
+         mongosh> db.getSiblingDB({}).updateUser({}, {{roles: [{{role: \"outboxd\", db: \"admin\"}}]}})",
+        privileges.join(","),
+        json(home),
+        json(user)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    #[test]
+    fn a_privilege_applies_to_what_its_resource_names() {
+        let outbox = |resource: Document| applies(&doc! { "resource": resource }, "shop", "outbox");
+        assert!(outbox(doc! { "db": "shop", "collection": "outbox" }));
+        assert!(outbox(doc! { "db": "shop", "collection": "" }));
+        assert!(outbox(doc! { "db": "", "collection": "" }));
+        assert!(outbox(doc! { "anyResource": true }));
+        assert!(!outbox(doc! { "db": "shop", "collection": "tickets" }));
+        assert!(!outbox(doc! { "db": "other", "collection": "" }));
+        assert!(!outbox(doc! { "cluster": true }));
+    }
+}
