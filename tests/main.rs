@@ -5,6 +5,7 @@
 mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state
 mod bounds; // memory and ticks, whatever piles up
+mod check; // each planted problem is found, with what mends it, and without a secret
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing

@@ -1,6 +1,7 @@
 //! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
 
 pub(crate) mod checker;
+mod mongod;
 mod process;
 mod ticketing;
 mod writers;
@@ -13,6 +14,7 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
+pub(crate) use self::mongod::{Mongod, PASSWORD};
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::ticketing::{Ticketing, token};
 pub(crate) use self::writers::{Ledger, Outcome, Writers};

@@ -1,0 +1,283 @@
+//! `outboxd check`: each planted problem is found by name, with what mends it, and without a secret.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use bson::{Document, doc};
+use serde_json::Value;
+
+use crate::support::{Mongod, NatsServer, PASSWORD, Scene, outboxd, outboxd_with};
+
+/// What one run said.
+struct Checked {
+    code: Option<i32>,
+    said: String,
+}
+
+fn check(scene: &Scene, settings: &[(&str, &str)]) -> Checked {
+    let (code, said) = outboxd_with(scene, &["check", "--output", "json"], settings);
+    assert!(!said.contains(PASSWORD), "{said}");
+    Checked { code, said }
+}
+
+impl Checked {
+    fn finding(&self, name: &str) -> Option<Value> {
+        let all: Vec<Value> = serde_json::from_str(&self.said).unwrap_or_else(|error| panic!("{error}: {}", self.said));
+        all.into_iter().find(|finding| finding["check"] == name)
+    }
+
+    /// Asserts the level, and parts of what was found and of the remedy.
+    #[track_caller]
+    fn has(&self, level: &str, name: &str, found: &str, remedy: &str) {
+        let finding = self.finding(name).unwrap_or_else(|| panic!("no {name} in {}", self.said));
+        assert_eq!(finding["level"], level, "{finding}");
+        assert!(finding["found"].as_str().unwrap().contains(found), "{found:?} in {finding}");
+        assert!(finding["remedy"].as_str().unwrap_or_default().contains(remedy), "{remedy:?} in {finding}");
+        assert!(!finding["looked_at"].as_str().unwrap().is_empty(), "{finding}");
+    }
+
+    /// Nothing failed.
+    #[track_caller]
+    fn passed(&self) {
+        assert!(!self.said.contains("\"fail\""), "{}", self.said);
+        assert_eq!(self.code, Some(0), "{}", self.said);
+    }
+}
+
+/// A scene whose stream is as `change` makes it.
+async fn scene_with(change: impl Fn(&mut Config)) -> Scene {
+    let scene = Scene::new().await;
+    scene.context.delete_stream(&scene.name).await.unwrap();
+    let mut config = Config {
+        name: scene.name.clone(),
+        subjects: vec![scene.subjects.clone()],
+        duplicate_window: Duration::from_secs(1800),
+        ..Config::default()
+    };
+    change(&mut config);
+    scene.context.create_stream(&config).await.unwrap();
+    scene
+}
+
+#[tokio::test]
+async fn all_is_well_and_strict_minds_the_warnings() {
+    let scene = Scene::new().await;
+    scene.commit([scene.event("a", 1)]).await;
+    let checked = check(&scene, &[]);
+    checked.passed();
+    checked.has("ok", "mongodb.topology", "replica set rs0, 1 member", "");
+    checked.has("ok", "outbox.validators", "as migrated", "");
+    checked.has("ok", "outbox.index", "as migrated", "");
+    checked.has("ok", "outbox.subjects", "covers all 1 subject in 1 event", "");
+    checked.has("ok", "outbox.biggest_event", "1048576", "");
+    checked.has("ok", "clock.mongodb", "agree", "");
+    checked.has("warn", "mongodb.auth", "off", "mongod.conf: security");
+    checked.has("warn", "nats.auth", "off", "nats-server.conf: authorization");
+    let (code, table) = outboxd(&scene, &["check", "--strict"]);
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains(" 0 fail") && !table.contains('\x1b'), "{table}");
+}
+
+#[tokio::test]
+async fn before_migrate_the_remedy_is_migrate() {
+    let scene = Scene::bare().await;
+    let checked = check(&scene, &[]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "outbox.migrations", "0001_outbox_collection", "$ outboxd migrate");
+    checked.has("fail", "stream.exists", "doesn't exist", "$ outboxd migrate");
+    outboxd(&scene, &["migrate"]);
+    check(&scene, &[]).passed();
+}
+
+#[tokio::test]
+async fn a_standalone_has_no_transactions_and_is_told_how_to_become_a_set() {
+    let (scene, mongod) = (Scene::bare().await, Mongod::standalone().await);
+    for options in ["", "?replicaSet=rs0"] {
+        let uri = format!("mongodb://{}/shop{options}", mongod.address);
+        let checked = check(&scene, &[("MONGODB_URI", &uri)]);
+        assert_eq!(checked.code, Some(1));
+        checked.has("fail", "mongodb.topology", "a standalone", "replication: { replSetName: rs0 }");
+        checked.has("fail", "mongodb.topology", "no change streams", "mongosh> rs.initiate()");
+        checked.has("ok", "mongodb.version", ".", "");
+        checked.has("ok", "nats.reachable", "connected", "");
+    }
+}
+
+#[tokio::test]
+async fn the_user_may_do_what_the_relay_does_and_no_more() {
+    let (scene, mongod) = (Scene::bare().await, Mongod::with_users().await);
+    let admin_uri = mongod.uri("admin", PASSWORD, "shop");
+    let (code, said) = outboxd_with(&scene, &["migrate"], &[("MONGODB_URI", &admin_uri)]);
+    assert_eq!(code, Some(0), "{said}");
+    let as_user = |user: &str, password: &str| {
+        let uri = mongod.uri(user, password, "shop");
+        check(&scene, &[("MONGODB_URI", &uri)])
+    };
+    let checked = as_user("admin", PASSWORD);
+    checked.passed();
+    checked.has("ok", "mongodb.auth", "as admin", "");
+    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", "createRole");
+
+    let wrong = as_user("admin", "wrong-horse");
+    assert_eq!(wrong.code, Some(1));
+    wrong.has("fail", "mongodb.auth", "the user admin was refused", "changeUserPassword(\"admin\", passwordPrompt())");
+    wrong.has("ok", "mongodb.reachable", "answered", "");
+    assert!(!wrong.said.contains("wrong-horse"), "{}", wrong.said);
+
+    let nobody = format!("mongodb://{}/shop?replicaSet=rs0", mongod.address);
+    let nobody = check(&scene, &[("MONGODB_URI", &nobody)]);
+    nobody.has("fail", "mongodb.auth", "wants a user", "MONGODB_URI: mongodb://<user>:<password>@");
+    assert_eq!(nobody.code, Some(1));
+
+    let admin = mongodb::Client::with_uri_str(&admin_uri).await.unwrap().database("admin");
+    let reader = doc! { "createUser": "relay", "pwd": PASSWORD, "roles": [{ "role": "read", "db": "shop" }] };
+    admin.run_command(reader).await.unwrap();
+    let reading = as_user("relay", PASSWORD);
+    assert_eq!(reading.code, Some(1));
+    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", "createRole({role: \"outboxd\"");
+    reading.has("ok", "mongodb.oplog", "may not ask", "");
+
+    // What the remedy says.
+    let on = |collection: &str, actions: &[&str]| doc! { "resource": { "db": "shop", "collection": collection }, "actions": actions };
+    let role = doc! { "createRole": "outboxd", "roles": [], "privileges": [
+        on("outbox", &["find", "changeStream", "update", "remove", "listIndexes"]),
+        on("outboxd_lease", &["find", "insert", "update"]),
+        on("outboxd_migrations", &["find"]),
+        on("", &["listCollections"]),
+    ] };
+    admin.run_command(role).await.unwrap();
+    admin.run_command(doc! { "updateUser": "relay", "roles": ["outboxd"] }).await.unwrap();
+    let least = as_user("relay", PASSWORD);
+    least.passed();
+    least.has("ok", "mongodb.privileges", "may do what the relay does", "");
+    least.has("ok", "outbox.index", "as migrated", "");
+}
+
+#[tokio::test]
+async fn a_missing_index_and_an_edited_validator_are_put_back_by_their_remedies() {
+    let scene = Scene::new().await;
+    scene.events.drop_index("outboxd_unlocked").await.unwrap();
+    scene.database.run_command(doc! { "collMod": "outbox", "validator": {} }).await.unwrap();
+    let checked = check(&scene, &[]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "outbox.validators", "the validator of outbox", "outbox/0004_outbox_bookkeeping_types");
+    checked.has("fail", "outbox.index", "outboxd_unlocked is missing", "runCommand({createIndexes: \"outbox\"");
+    let remedy = checked.finding("outbox.index").unwrap()["remedy"].as_str().unwrap().to_owned();
+    let spec = remedy.split("indexes: [").nth(1).unwrap().trim_end_matches("]})");
+    let spec: Document = serde_json::from_str(spec).unwrap();
+    scene.database.run_command(doc! { "createIndexes": "outbox", "indexes": [spec] }).await.unwrap();
+    let checked = check(&scene, &[]);
+    checked.has("ok", "outbox.index", "as migrated", "");
+    let remedy = checked.finding("outbox.validators").unwrap()["remedy"].as_str().unwrap().to_owned();
+    assert!(remedy.contains("outboxd_migrations.deleteMany({_id: {$in: [") && remedy.ends_with("$ outboxd migrate"));
+    let records = scene.database.collection::<Document>("outboxd_migrations");
+    records.delete_many(doc! { "_id": { "$in": ids(&remedy) } }).await.unwrap();
+    outboxd(&scene, &["migrate"]);
+    check(&scene, &[]).passed();
+}
+
+/// The ids that a remedy names.
+fn ids(remedy: &str) -> Vec<String> {
+    let list = remedy.split("$in: ").nth(1).unwrap().split('}').next().unwrap();
+    serde_json::from_str(list).unwrap()
+}
+
+#[tokio::test]
+async fn an_event_that_the_stream_would_not_take_is_found() {
+    let scene = Scene::new().await;
+    let other = outboxd::Event::new("else;reboot", &doc! { "a": 1 }).unwrap();
+    let big = outboxd::Event::new(scene.subject("big"), &doc! { "text": "x".repeat(1_000_000) }).unwrap();
+    scene.commit([other, big]).await;
+    let checked = check(&scene, &[]);
+    assert_eq!(checked.code, Some(1));
+    let remedy = format!("$ nats stream edit {} --subjects '{},else;reboot'", scene.name, scene.subjects);
+    checked.has("fail", "outbox.subjects", "covers not else;reboot", &remedy);
+    checked.has("ok", "outbox.biggest_event", "with 1000011 bytes", "");
+
+    let small = scene_with(|config| config.max_message_size = 1000).await;
+    small.commit([outboxd::Event::new(small.subject("big"), &doc! { "text": "x".repeat(2000) }).unwrap()]).await;
+    let checked = check(&small, &[]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "outbox.biggest_event", "max_msg_size is 1000 bytes", "--max-msg-size 4096");
+}
+
+#[tokio::test]
+async fn a_risky_stream_is_judged_by_what_it_costs() {
+    let retention = scene_with(|config| config.retention = RetentionPolicy::Interest).await;
+    let checked = check(&retention, &[]);
+    checked.has("fail", "stream.retention", "dropped unseen", "--retention limits");
+    assert_eq!(checked.code, Some(1));
+
+    let memory = scene_with(|config| config.storage = StorageType::Memory).await;
+    let checked = check(&memory, &[]);
+    checked.has("warn", "stream.storage", "lost when the server restarts", "nats stream backup");
+    checked.passed();
+
+    let seconds = |seconds| move |config: &mut Config| config.duplicate_window = Duration::from_secs(seconds);
+    for (window, retry, level, found) in [
+        (seconds(60), "", "warn", "shorter than retry.max_delay (5m)"),
+        (seconds(5), "", "warn", "shorter than retry.outage_grace, lease.ttl and nats.ack_timeout together (6s)"),
+        (seconds(5), "10s", "fail", "shorter than nats.ack_timeout (10s)"),
+    ] {
+        let scene = scene_with(window).await;
+        let ack = [("OUTBOXD_NATS__ACK_TIMEOUT", retry)];
+        let checked = check(&scene, if retry.is_empty() { &[] } else { &ack });
+        checked.has(level, "stream.dedupe", found, &format!("$ nats stream edit {} --dupe-window 30m", scene.name));
+        assert_eq!(checked.code, Some(i32::from(level == "fail")));
+    }
+
+    let full = scene_with(|config| config.max_messages = 1000).await;
+    let checked = check(&full, &[]);
+    checked.has("warn", "stream.limits", "max_msgs 1000, discard old", "--discard new");
+    let no_ack = scene_with(|config| config.no_ack = true).await;
+    let checked = check(&no_ack, &[]);
+    checked.has("fail", "stream.accepts", "no_ack", "--ack");
+    assert_eq!(checked.code, Some(1));
+}
+
+#[tokio::test]
+async fn wrong_nats_credentials_are_told_without_them() {
+    let config = "authorization { user: svc, password: pw }";
+    let nats = NatsServer::with_config(config).await;
+    let scene = Scene::new().await;
+    let settings = |password| [("NATS_URL", nats.url.as_str()), ("NATS_USER", "svc"), ("NATS_PASSWORD", password)];
+    let checked = check(&scene, &settings("wrong-horse"));
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "nats.auth", "refused", "NATS_PASSWORD");
+    checked.has("ok", "nats.reachable", "answered", "");
+    checked.has("ok", "outbox.migrations", "applied", "");
+    assert!(!checked.said.contains("wrong-horse"), "{}", checked.said);
+    check(&scene, &settings("pw")).has("ok", "nats.auth", "took", "");
+}
+
+#[tokio::test]
+async fn nothing_that_listens_on_one_side_keeps_the_other_from_being_checked() {
+    let scene = Scene::new().await;
+    let nobody = format!("mongodb://u:{PASSWORD}@127.0.0.1:1/shop?replicaSet=rs0");
+    let checked = check(&scene, &[("MONGODB_URI", &nobody)]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "mongodb.reachable", "127.0.0.1:1: Connection refused", "$ systemctl start mongod");
+    checked.has("ok", "stream.storage", "file", "");
+    let url = format!("nats://u:{PASSWORD}@127.0.0.1:1");
+    let checked = check(&scene, &[("NATS_URL", &url)]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "nats.reachable", "Connection refused", "$ systemctl start nats-server");
+    checked.has("ok", "outbox.index", "as migrated", "");
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up() {
+    let nats = NatsServer::start().await;
+    let scene = Scene::alone(&nats).await;
+    nats.pause();
+    // Accepts, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("mongodb://{}/shop", silent.local_addr().unwrap());
+    let args = ["check", "--output", "json", "--timeout", "500ms"];
+    let (code, said) = outboxd_with(&scene, &args, &[("MONGODB_URI", &uri)]);
+    nats.resume();
+    let checked = Checked { code, said };
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "nats.reachable", "", "NATS_URL: correct the host");
+    checked.has("fail", "mongodb.reachable", "", "MONGODB_URI: correct the host");
+}
