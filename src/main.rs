@@ -27,6 +27,8 @@ async fn run() -> i32 {
     };
     match cli.run(env.collect()).await {
         Ok(()) => 0,
+        // What was printed says it all.
+        Err(error) if error.kind() == ErrorKind::Findings => 1,
         Err(error) => {
             eprintln!("outboxd: {error}");
             match error.kind() {
