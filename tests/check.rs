@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use bson::{Document, doc};
 use serde_json::Value;
 
-use crate::support::{Mongod, NatsServer, PASSWORD, Scene, outboxd, outboxd_with};
+use crate::support::{Mongod, NatsServer, PASSWORD, Relay, Scene, outboxd, outboxd_with, until};
 
 /// What one run said.
 struct Checked {
@@ -151,6 +151,19 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     least.passed();
     least.has("ok", "mongodb.privileges", "may do what the relay does", "");
     least.has("ok", "outbox.index", "as migrated", "");
+    let relay = Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
+    let events = admin.client().database("shop").collection::<Document>("outbox");
+    let event = doc! {
+        "ts": bson::Timestamp { time: 0, increment: 0 }, "subject": scene.subject("made"), "key": "a",
+        "payload": { "number": 1 }, "isLocked": true, "failures": [],
+    };
+    events.insert_one(event).await.unwrap();
+    until("the relay delivers with this role", async || {
+        (events.count_documents(doc! {}).await.unwrap() == 0).then_some(())
+    })
+    .await;
+    assert_eq!(scene.messages().await.len(), 1);
+    assert_eq!(relay.stop(), Some(0));
 }
 
 #[tokio::test]

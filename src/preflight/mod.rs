@@ -117,7 +117,9 @@ fn size(outbox: &str, sample: &Sample, max_payload: usize, stream: Option<&Strea
     };
     let limit_said = format!("{whose} is {limit} bytes");
     let Some((id, bytes)) = &sample.biggest else {
-        return Finding::ok(CHECK, outbox, format!("no event waits; {limit_said}"));
+        let none =
+            if sample.events == 0 { "no event waits" } else { "the biggest event is malformed and won't be sent" };
+        return Finding::ok(CHECK, outbox, format!("{none}; {limit_said}"));
     };
     let found = format!("event {id} is the biggest of {} with {bytes} bytes; {limit_said}", sample.events);
     if bytes + HEADERS <= limit {
