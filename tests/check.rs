@@ -264,6 +264,14 @@ async fn wrong_nats_credentials_are_told_without_them() {
 }
 
 #[tokio::test]
+async fn a_server_without_jetstream_is_told_how_to_have_it() {
+    let (scene, nats) = (Scene::new().await, NatsServer::with_config("jetstream: false").await);
+    let checked = check(&scene, &[("NATS_URL", &nats.url)]);
+    assert_eq!(checked.code, Some(1));
+    checked.has("fail", "nats.jetstream", "JetStream is off", "nats-server.conf: jetstream { store_dir");
+}
+
+#[tokio::test]
 async fn nothing_that_listens_on_one_side_keeps_the_other_from_being_checked() {
     let scene = Scene::new().await;
     let nobody = format!("mongodb://u:{PASSWORD}@127.0.0.1:1/shop?replicaSet=rs0");

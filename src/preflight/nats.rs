@@ -20,6 +20,9 @@ const OLDEST: (u64, u64, u64) = (2, 9, 0);
 /// The versions of the two maintained lines that have the latest security fixes.
 const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
 
+/// The client's words for a JetStream request that nobody takes.
+const NO_RESPONDERS: &str = "JetStream resource does not exist";
+
 /// What NATS said.
 #[derive(Default)]
 pub(super) struct Seen {
@@ -101,7 +104,7 @@ async fn jetstream(
     let info = match within(timeout + timeout / 10, stream::info(context, name)).await {
         Ok(Ok(info)) => info,
         Ok(Err(error)) if error.kind() == ErrorKind::Stream => return seen.findings.push(off()),
-        Ok(Err(error)) if error.to_string().contains("no responders") => return seen.findings.push(off()),
+        Ok(Err(error)) if error.to_string().contains(NO_RESPONDERS) => return seen.findings.push(off()),
         other => {
             let said = match other {
                 Err(silent) => silent,
