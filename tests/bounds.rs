@@ -2,7 +2,6 @@
 //!
 //! `OUTBOXD_TEST_PILE` events, 20,000 unless set; `make proofs` takes 100,000.
 
-use async_nats::jetstream::stream::Config;
 use bson::{Document, Timestamp, doc};
 use mongodb::Collection;
 
@@ -30,12 +29,6 @@ async fn insert(events: &Collection<Document>, documents: impl Iterator<Item = D
     }
 }
 
-async fn cover(scene: &Scene, subjects: &[&str]) {
-    let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
-    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
-    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
-}
-
 /// Waits, however long, as long as there is progress.
 async fn drained(scene: &Scene) {
     let count = async || scene.events.count_documents(doc! {}).await.expect("a count");
@@ -49,7 +42,7 @@ async fn drained(scene: &Scene) {
 #[tokio::test]
 async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000")];
     let relay = Relay::leading(&scene, &settings).await;
@@ -65,7 +58,7 @@ async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
     println!("{pile} events behind a stalled key: at most {} kB", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     drained(&scene).await;
     let stream = checker::stream(&scene).await;
     let held: Vec<_> = stream.iter().filter(|message| message.key == "held").map(|message| message.number).collect();
@@ -77,7 +70,7 @@ async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
 #[tokio::test]
 async fn many_failed_keys_keep_a_tick_bounded() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let settings = [
         ("OUTBOXD_STREAM__SUBJECTS", covered.as_str()),
@@ -96,7 +89,7 @@ async fn many_failed_keys_keep_a_tick_bounded() {
     println!("{pile} failed keys: at most {} kB", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     drained(&scene).await;
     assert_eq!(checker::stream(&scene).await.len(), pile as usize + 1);
     println!("and at most {} kB when they followed", relay.peak_rss());

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Config;
-
 use crate::support::{Relay, Scene, Writers, checker};
 
 const SIGKILL: i32 = 9;
@@ -55,18 +53,13 @@ async fn crash_at(point: &str, mood: Stream) {
 }
 
 async fn moods(scene: Arc<Scene>, over: Arc<AtomicBool>, mood: Stream) {
-    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
-    let cover = async |subject: &str| {
-        let subjects = vec![scene.subject("never"), scene.subject(subject)];
-        scene.context.update_stream(Config { subjects, ..config.clone() }).await.unwrap();
-    };
     while mood == Stream::Moody && !over.load(Ordering::Relaxed) {
-        cover("elsewhere").await;
+        scene.cover(&["never", "elsewhere"]).await;
         tokio::time::sleep(SPELL).await;
-        cover("made").await;
+        scene.cover(&["never", "made"]).await;
         tokio::time::sleep(SPELL).await;
     }
-    cover("made").await;
+    scene.cover(&["never", "made"]).await;
 }
 
 #[tokio::test]

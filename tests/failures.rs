@@ -1,16 +1,9 @@
 //! A failed publish is marked, retried later, and no event of its key passes it.
 
-use async_nats::jetstream::stream::Config;
 use bson::{Document, Timestamp, doc};
 use outboxd::Event;
 
 use crate::support::{NatsServer, Relay, Scene, until};
-
-async fn cover(scene: &Scene, subjects: &[&str]) {
-    let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
-    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
-    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
-}
 
 fn event(scene: &Scene, subject: &str, number: u32) -> Event {
     Event::new(scene.subject(subject), &doc! { "key": "k", "number": number }).unwrap().key("k").unwrap()
@@ -23,7 +16,7 @@ async fn failed(scene: &Scene) -> Document {
 #[tokio::test]
 async fn an_uncovered_subject_is_marked_then_retried_when_the_stream_covers_it() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let relay = Relay::start(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &scene.subject("covered"))]);
     relay.says("holding the lease").await;
     scene.commit([event(&scene, "uncovered", 1)]).await;
@@ -40,7 +33,7 @@ async fn an_uncovered_subject_is_marked_then_retried_when_the_stream_covers_it()
     );
     until("it is tried again", async || scene.one(doc! { "attempts": { "$gte": 2 } }).await).await;
 
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1]);
 }
@@ -48,7 +41,7 @@ async fn an_uncovered_subject_is_marked_then_retried_when_the_stream_covers_it()
 #[tokio::test]
 async fn what_comes_behind_a_failure_waits_and_follows_in_order() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
     scene.commit([event(&scene, "covered", 1), event(&scene, "uncovered", 2)]).await;
@@ -73,7 +66,7 @@ async fn what_comes_behind_a_failure_waits_and_follows_in_order() {
     assert_eq!(relay.stop(), Some(0));
     let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
     scene.commit([event(&scene, "covered", 40)]).await;
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], (1..=40).collect::<Vec<_>>());
 }
@@ -106,7 +99,7 @@ async fn a_malformed_event_is_dead_with_a_reason_and_harms_no_other() {
 #[tokio::test]
 async fn an_event_that_is_refused_too_often_is_dead_and_stays() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "3")];
     let _relay = Relay::leading(&scene, &settings).await;
@@ -215,7 +208,7 @@ async fn an_event_too_big_to_be_marked_holds_up_no_other() {
 #[tokio::test]
 async fn a_dead_event_is_skipped_when_the_configuration_says_so() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let settings = [
         ("OUTBOXD_STREAM__SUBJECTS", covered.as_str()),
@@ -249,7 +242,7 @@ async fn a_dead_event_is_skipped_when_the_configuration_says_so() {
 #[tokio::test]
 async fn without_ordering_no_event_waits_for_another() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_DISPATCH__ORDERING", "none")];
     let _relay = Relay::leading(&scene, &settings).await;
@@ -258,7 +251,7 @@ async fn without_ordering_no_event_waits_for_another() {
     scene.commit([event(&scene, "covered", 3)]).await;
     until("the others are out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(()))
         .await;
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     scene.drained().await;
     let mut numbers = scene.numbers().await["k"].clone();
     numbers.sort_unstable();
@@ -269,7 +262,7 @@ async fn without_ordering_no_event_waits_for_another() {
 #[tokio::test]
 async fn an_event_that_cannot_be_unlocked_holds_only_its_own_key() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
     scene.commit([event(&scene, "uncovered", 1)]).await;
@@ -332,7 +325,7 @@ async fn a_client_that_was_disconnected_for_long_is_replaced() {
 #[tokio::test]
 async fn a_key_whose_events_keep_coming_gets_out_all_the_same() {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
     let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
     scene.commit([event(&scene, "uncovered", 1)]).await;
@@ -345,7 +338,7 @@ async fn a_key_whose_events_keep_coming_gets_out_all_the_same() {
         scene.commit(next).await;
         number += 4;
         if number == 401 {
-            cover(&scene, &[">"]).await;
+            scene.cover(&[">"]).await;
         }
         if number > 401 && out().await > 400 {
             break;

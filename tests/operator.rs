@@ -1,17 +1,10 @@
 //! What an operator sees of an outbox, and does to it.
 
-use async_nats::jetstream::stream::Config;
 use bson::{Timestamp, doc};
 use outboxd::Event;
 use serde_json::Value;
 
 use crate::support::{Relay, Scene, outboxd, until};
-
-async fn cover(scene: &Scene, subjects: &[&str]) {
-    let subjects = subjects.iter().map(|subject| scene.subject(subject)).collect();
-    let config = scene.context.get_stream(&scene.name).await.unwrap().cached_info().config.clone();
-    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
-}
 
 fn event(scene: &Scene, subject: &str, key: &str, number: u32) -> Event {
     Event::new(scene.subject(subject), &doc! { "key": key, "number": number }).unwrap().key(key).unwrap()
@@ -20,7 +13,7 @@ fn event(scene: &Scene, subject: &str, key: &str, number: u32) -> Event {
 /// A scene whose stream takes `covered` alone, and settings for a relay on it.
 async fn scene() -> (Scene, Vec<(String, String)>) {
     let scene = Scene::new().await;
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     let settings = [
         ("OUTBOXD_STREAM__SUBJECTS", scene.subject("covered")),
         ("OUTBOXD_RETRY__MAX_ATTEMPTS", "1".to_owned()),
@@ -122,7 +115,7 @@ async fn a_dead_event_is_published_at_once_when_an_operator_says_so() {
     let id = head.id().to_string();
     scene.commit([head, event(&scene, "covered", "k", 2)]).await;
     dead(&scene, 1).await;
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     says(&scene, &["retry-now", &id, "--reason", "covered it"], &["1 event due now"]);
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1, 2], "what waited behind it follows");
@@ -132,11 +125,11 @@ async fn a_dead_event_is_published_at_once_when_an_operator_says_so() {
     says(&scene, &["audit"], &["retry-now", "covered it"]);
 
     // With no relay running, the next one does it.
-    cover(&scene, &["covered"]).await;
+    scene.cover(&["covered"]).await;
     scene.commit([event(&scene, "uncovered", "k", 3)]).await;
     dead(&scene, 1).await;
     assert_eq!(running.stop(), Some(0));
-    cover(&scene, &[">"]).await;
+    scene.cover(&[">"]).await;
     says(&scene, &["retry-now", "--all", "--yes"], &["1 event in all", "1 event due now"]);
     let _relay = relay(&scene, &settings).await;
     scene.drained().await;

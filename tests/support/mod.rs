@@ -9,7 +9,7 @@ mod writers;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, stream};
 use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
@@ -154,6 +154,14 @@ impl Scene {
     /// `<scene>.<rest>`, which the scene's stream takes.
     pub(crate) fn subject(&self, rest: &str) -> String {
         format!("{}.{rest}", self.name)
+    }
+
+    /// Has the stream take these subjects of the scene alone.
+    pub(crate) async fn cover(&self, subjects: &[&str]) {
+        let subjects = subjects.iter().map(|subject| self.subject(subject)).collect();
+        let stream = self.context.get_stream(&self.stream).await.expect("the scene's stream");
+        let config = stream::Config { subjects, ..stream.cached_info().config.clone() };
+        self.context.update_stream(config).await.expect("the stream takes other subjects");
     }
 
     /// An event of `key` that carries its number.
