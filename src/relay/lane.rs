@@ -41,8 +41,8 @@ pub(crate) struct Park {
 pub(crate) struct Marking {
     /// `None` for one that was never offered, because it is malformed.
     pub(crate) id: Option<EventId>,
-    /// The id of a malformed one, as text.
-    pub(crate) malformed: Option<String>,
+    /// The id of a malformed one, as BSON: it may be of any type.
+    pub(crate) malformed: Option<Vec<u8>>,
     /// The key that waits for it.
     pub(crate) key: Option<Key>,
     pub(crate) dead: bool,

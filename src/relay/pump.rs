@@ -77,7 +77,7 @@ pub(super) struct Pump {
     tick: Arc<Notify>,
     ticking: bool,
     /// Malformed events that are being marked, or that the server won't have marked.
-    malformed: HashSet<String>,
+    malformed: HashSet<Vec<u8>>,
     /// Whether an operator may want events removed: asked for once, or seen by the sweep.
     wants_discards: bool,
     /// Whether the last tick left due events where they are, for want of room.

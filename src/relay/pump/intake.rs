@@ -1,11 +1,11 @@
 //! What comes into the pump from the readers: found events, the retrier's answers, and what can't be published at all.
 
+use bson::doc;
 use tracing::{debug, error, info};
 
 use super::Pump;
 use crate::outbox::Key;
-use crate::outbox::record::{Custody, Malformed};
-use crate::outbox::store::shown_id;
+use crate::outbox::record::{Custody, Malformed, field};
 use crate::relay::dispatch::Pending;
 use crate::relay::failed::Failed;
 use crate::relay::follow::Found;
@@ -98,8 +98,8 @@ impl Pump {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
         // Found again while it is being marked, or after the server refused that.
-        let shown = malformed.id.as_ref().map(shown_id);
-        if shown.as_ref().is_some_and(|id| self.malformed.contains(id)) {
+        let known = malformed.id.as_ref().and_then(|id| bson::serialize_to_vec(&doc! { field::ID: id }).ok());
+        if known.as_ref().is_some_and(|id| self.malformed.contains(id)) {
             return;
         }
         let held = self.dispatch.hold_until_marked(malformed.key);
@@ -112,8 +112,8 @@ impl Pump {
         let failed = Failed { id, subject: None, key: held.as_ref(), attempts: 0 };
         let mark = self.judge.mark(&failed, rejection);
         self.events.dead.increment(1);
-        self.malformed.extend(shown.clone());
-        let marking = Marking { id: None, malformed: shown.clone(), key: held, dead: true };
+        self.malformed.extend(known.clone());
+        let marking = Marking { id: None, malformed: known, key: held, dead: true };
         self.settle(Settlement::Failed(marking, Box::new(mark)));
     }
 }
