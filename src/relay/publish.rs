@@ -1,8 +1,9 @@
 //! One event becomes one message, and its fate is known: [`Outcome`].
 //!
 //! Publishes with `Nats-Msg-Id` = `<db>.<collection>.<_id>`, the same on every try and from every relay, and with
-//! `Nats-Expected-Stream`. While no definite answer comes, the same event is tried again in place, so its key waits and
-//! keeps its order; after `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
+//! `Nats-Expected-Stream`. A string `_id` stands in quotes there where it could be mistaken for another event's. While no
+//! definite answer comes, the same event is tried again in place, so its key waits and keeps its order; after
+//! `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The retrier: reads what is unlocked and due, on a cron schedule, and the rest of a key once its head got through.
+//! The retrier: reads what is unlocked and due, on a cron schedule or when asked, the rest of a key once its head got through,
+//! what an operator wants discarded, and for the safety sweep what nothing else brought.
 //!
 //! It only reads. What it finds goes through the same dispatch as live events, so the order of a key holds. One task, one
 //! read at a time: a tick that outlasts its interval doesn't overlap itself.

@@ -1,8 +1,10 @@
-//! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what waits behind it.
+//! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what waits behind it, removes
+//! what an operator discarded.
 //!
 //! Batches are natural: one holds whatever gathered while the last was under way, without an artificial wait. Marks are
 //! written before parks, so an event is never seen unlocked while the failure it waits behind is not. A write that fails is
-//! repeated until it succeeds: each may be repeated without harm, and until then the event is known and not sent again.
+//! repeated until it succeeds: each may be repeated without harm, and until then the event is known and not sent again. After
+//! one that the server refuses for good, nothing more of its key is unlocked.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
