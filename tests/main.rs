@@ -22,3 +22,4 @@ mod relay; // a committed event is published once, in order, and deleted
 mod support;
 mod tickets; // the tickets service: its requests, and what an order does to a ticket
 mod tidy; // the rules of the house that a tool can check
+mod traces; // one trace from the writer over the relay to the consumer

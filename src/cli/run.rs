@@ -10,11 +10,12 @@ use crate::admin;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::Relay;
-use crate::telemetry::{logs, metrics};
+use crate::telemetry::{logs, metrics, traces};
 
 pub(super) async fn run(sources: &Sources) -> Result<()> {
     let config = Config::load(sources)?;
     logs::init(&config.log);
+    traces::start("outboxd", &config.nats.client_id)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         outbox = format!("{}.{}", config.mongodb.database, config.mongodb.collection),
@@ -28,7 +29,9 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     let Some(relay) = Relay::connect(config, health, &stop).await? else {
         return Ok(());
     };
-    let totals = relay.run(stop).await?;
+    let totals = relay.run(stop).await;
+    traces::stop().await;
+    let totals = totals?;
     info!(
         published = totals.published,
         duplicates = totals.duplicates,

@@ -61,6 +61,9 @@ impl Outbox {
     /// Writes one event in the transaction under way on `session`. It is published once that transaction has committed,
     /// and never if it rolls back.
     ///
+    /// With the feature `opentelemetry`, the current span goes along in the headers `traceparent` and `tracestate`, unless
+    /// the event brings its own.
+    ///
     /// # Errors
     /// [`EnqueueError`]. Nothing was written; abort the transaction, or retry it as the driver's labels tell.
     pub async fn enqueue(&self, session: &mut ClientSession, event: Event) -> Result<EventId, EnqueueError> {
@@ -94,11 +97,14 @@ impl Outbox {
         Ok(ids)
     }
 
-    fn document(&self, event: Event) -> Result<RawDocumentBuf, EnqueueError> {
+    #[cfg_attr(not(feature = "opentelemetry"), allow(unused_mut, reason = "only a trace is added"))]
+    fn document(&self, mut event: Event) -> Result<RawDocumentBuf, EnqueueError> {
         if event.published_len > self.max_payload_bytes {
             let error = EventError::PayloadTooLong { bytes: event.published_len, limit: self.max_payload_bytes };
             return Err(error.into());
         }
+        #[cfg(feature = "opentelemetry")]
+        super::trace::carry(&mut event.headers, &super::trace::current());
         let mut document = doc! {
             field::ID: event.id,
             // The server fills an empty Timestamp with its cluster time; that is the order within a key.

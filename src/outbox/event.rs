@@ -214,6 +214,11 @@ impl Headers {
         Ok(())
     }
 
+    /// The value of a header, whose name may be written in any case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(taken, _)| taken.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))

@@ -15,6 +15,8 @@ pub mod payload;
 pub mod record;
 #[cfg(feature = "relay")]
 pub(crate) mod store;
+#[cfg(feature = "opentelemetry")]
+pub(crate) mod trace;
 
 pub use enqueue::{EnqueueError, Outbox};
 pub use event::{Event, EventError, EventId, Headers, Key, Subject};

@@ -12,6 +12,7 @@ use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
+use opentelemetry_sdk::trace::SdkTracer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,6 +28,7 @@ use super::policy::{
 use super::stream::Coverage;
 use crate::outbox::EventId;
 use crate::outbox::record::OutboxRecord;
+use crate::telemetry::traces::Publishing;
 
 /// First wait before the same event is tried again in place; doubles up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -71,6 +73,8 @@ pub(crate) struct Publisher {
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
     pub(crate) term: Term,
+    /// Makes a span of each publish, when those are exported.
+    pub(crate) tracer: Option<SdkTracer>,
     /// Cancelled when no new try may begin.
     pub(crate) stop: CancellationToken,
 }
@@ -85,7 +89,12 @@ impl Publisher {
     pub(crate) async fn publish(self: Arc<Self>, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
         crash::here(Point::Claimed);
         let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
+        let record = &mut dispatched.record;
+        let span = self.tracer.as_ref().map(|tracer| Publishing::begin(tracer, &self.stream, record, payload.len()));
         let outcome = self.to_the_end(&dispatched.record, payload).await;
+        if let Some(span) = span {
+            span.end(&outcome);
+        }
         (dispatched, outcome)
     }
 

@@ -31,6 +31,7 @@ use crate::admin::Health;
 use crate::config::Config;
 use crate::outbox::mark::Next;
 use crate::telemetry::metrics::{Events, Load};
+use crate::telemetry::traces;
 
 mod intake;
 
@@ -105,6 +106,7 @@ impl Pump {
             grace: config.retry.outage_grace,
             breaker: Breaker::new(tick.clone()),
             term,
+            tracer: traces::tracer(),
             stop: CancellationToken::new(),
         };
         let judge = Judge { retry: config.retry.clone(), relay: config.nats.client_id.clone(), alerts: alerts.clone() };

@@ -3,4 +3,5 @@
 pub(crate) mod alerts;
 pub mod logs;
 pub mod metrics;
+pub mod traces;
 mod webhook;

@@ -2,6 +2,7 @@
 
 pub(crate) mod checker;
 mod mongod;
+pub(crate) mod otlp;
 mod process;
 mod ticketing;
 mod writers;

@@ -42,17 +42,27 @@ impl Answer {
 impl Ticketing {
     /// Starts `tickets` or `orders` with a database and stream of its own. No relay runs yet.
     pub(crate) async fn start(service: &str, nats: &NatsServer) -> Self {
-        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await).await
+        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await, &[]).await
+    }
+
+    /// The same, with more environment.
+    pub(crate) async fn start_with(service: &str, nats: &NatsServer, env: &[(&str, &str)]) -> Self {
+        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await, env).await
     }
 
     /// A second service on the same stream, as in production.
     pub(crate) async fn beside(&self, service: &str) -> Self {
-        let mut scene = Scene::on(name(), self.scene.nats_url.clone(), "*".to_owned()).await;
-        scene.stream.clone_from(&self.scene.stream);
-        Self::with(service, scene).await
+        self.beside_with(service, &[]).await
     }
 
-    async fn with(service: &str, scene: Scene) -> Self {
+    /// The same, with more environment.
+    pub(crate) async fn beside_with(&self, service: &str, env: &[(&str, &str)]) -> Self {
+        let mut scene = Scene::on(name(), self.scene.nats_url.clone(), "*".to_owned()).await;
+        scene.stream.clone_from(&self.scene.stream);
+        Self::with(service, scene, env).await
+    }
+
+    async fn with(service: &str, scene: Scene, env: &[(&str, &str)]) -> Self {
         let (code, said) = outboxd(&scene, &["migrate"]);
         assert_eq!(code, Some(0), "{said}");
         let binary = match service {
@@ -67,6 +77,7 @@ impl Ticketing {
             .env_clear()
             .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
             .envs([("JWT_KEY", KEY), ("PORT", "0"), ("NATS_CLIENT_ID", service)])
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the service starts");

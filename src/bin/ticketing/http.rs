@@ -6,18 +6,22 @@
 use std::fmt;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, MatchedPath, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, body::Bytes};
 use bson::oid::ObjectId;
 use mongodb::error::ErrorKind;
+use opentelemetry::propagation::Extractor;
+use outboxd::telemetry::traces;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tracing::error;
+use tracing::{Instrument, Span, error, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::fields::Fields;
 use super::token::Verifier;
@@ -136,6 +140,43 @@ pub(crate) fn router(routes: Router) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(traced))
+}
+
+/// One span for each request, in the trace of whoever sent it.
+async fn traced(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let span = info_span!(
+        "request",
+        otel.name = format!("{} {route}", request.method()),
+        otel.kind = "server",
+        http.request.method = %request.method(),
+        http.route = route,
+        url.path = request.uri().path(),
+        http.response.status_code = field::Empty,
+    );
+    // Without a layer that exports there is no trace to join.
+    let _ = span.set_parent(traces::remote(&Carrier(request.headers())));
+    async {
+        let response = next.run(request).await;
+        Span::current().record("http.response.status_code", response.status().as_u16());
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// Headers of a request, for those who look for a trace in them.
+struct Carrier<'a>(&'a HeaderMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
+    }
 }
 
 /// Runs the work of a request to its end even if the client hangs up: a transaction is finished, not left behind.
@@ -145,10 +186,11 @@ pub(crate) fn router(routes: Router) -> Router {
 pub(crate) async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let work = tokio::spawn(async {
+    let work = async {
         let _under_way = UNDER_WAY.acquire().await;
         work.await
-    });
+    };
+    let work = tokio::spawn(work.in_current_span());
     match tokio::time::timeout(WORK_TIME, work).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {

@@ -9,12 +9,16 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::{AckKind, Context};
 use futures_util::{FutureExt, StreamExt};
+use opentelemetry::propagation::Extractor;
+use outboxd::telemetry::traces;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::http::ApiError;
 
@@ -108,7 +112,11 @@ async fn consume(
             message = messages.next() => message,
         };
         match message {
-            Some(message) => handle(message?, to).await?,
+            Some(message) => {
+                let message = message?;
+                let span = span(&message);
+                handle(message, to).instrument(span).await?;
+            }
             None => return Ok(()),
         }
     }
@@ -122,6 +130,36 @@ async fn consume(
         message.ack_with(AckKind::Nak(None)).await?;
     }
     Ok(())
+}
+
+/// One span for each message, in the trace of whoever caused it.
+fn span(message: &Message) -> Span {
+    let span = info_span!(
+        "message",
+        otel.name = format!("process {}", message.subject),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.r#type = "process",
+        messaging.destination.name = %message.subject,
+    );
+    if let Some(headers) = &message.headers {
+        // Without a layer that exports there is no trace to join.
+        let _ = span.set_parent(traces::remote(&Carrier(headers)));
+    }
+    span
+}
+
+/// Headers of a message, for those who look for a trace in them.
+struct Carrier<'a>(&'a HeaderMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.as_str())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.iter().map(|(name, _)| name.as_ref()).collect()
+    }
 }
 
 async fn handle(message: Message, to: &impl Apply) -> Result<(), async_nats::Error> {

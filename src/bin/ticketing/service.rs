@@ -9,11 +9,13 @@ use axum::Router;
 use bson::doc;
 use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
+use outboxd::telemetry::traces;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -59,9 +61,7 @@ impl Service {
     /// Reads the environment and connects. `collections` are made if they are missing; the outbox must be there.
     pub(crate) async fn connect(name: &'static str, collections: &[&str]) -> Result<Self, Failure> {
         let settings = Settings::read(|name| std::env::var(name).ok())?;
-        let level = Targets::new().with_default(tracing::Level::WARN).with_target(name, tracing::Level::INFO);
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-        let _ = tracing_subscriber::registry().with(lines).with(level).try_init();
+        start_telemetry(name, &settings.client_id)?;
         let stop = stop_on_signals()?;
         let database = connect_mongodb(&settings).await?;
         let there = database.list_collection_names().await?;
@@ -117,6 +117,7 @@ impl Service {
             finished = finished => finished?,
             () = over => warn!("the time to stop is over; what was under way is rolled back or heard again"),
         }
+        traces::stop().await;
         info!("stopped");
         Ok(())
     }
@@ -141,6 +142,20 @@ async fn connect_mongodb(settings: &Settings) -> Result<Database, Failure> {
     let database = Client::with_options(options)?.database(&settings.database);
     database.run_command(doc! { "ping": 1 }).await.map_err(|error| format!("MongoDB can't be reached: {error}"))?;
     Ok(database)
+}
+
+/// Log lines on standard error, and traces if the environment says where to.
+fn start_telemetry(name: &'static str, instance: &str) -> Result<(), Failure> {
+    traces::start(name, instance)?;
+    let level = Targets::new().with_default(Level::WARN).with_target(name, Level::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    let lines = lines.with_filter(level).with_filter(filter_fn(|of| of.is_event()));
+    let spans = traces::tracer().map(|tracer| {
+        let own = Targets::new().with_target(name, Level::INFO);
+        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(own).with_filter(filter_fn(|of| of.is_span()))
+    });
+    let _ = tracing_subscriber::registry().with(lines).with(spans).try_init();
+    Ok(())
 }
 
 fn stop_on_signals() -> std::io::Result<CancellationToken> {
