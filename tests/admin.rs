@@ -2,6 +2,8 @@
 
 use bson::doc;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{NatsServer, Relay, Scene, until};
 
@@ -73,4 +75,37 @@ async fn a_relay_is_ready_while_it_can_deliver_or_stands_by() {
     nats.start_again();
     until("it is ready again", async || (ready(&relay).await.0 == 200).then_some(())).await;
     assert_eq!(get(&relay, "/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_or_too_much_are_cut_off_and_keep_nobody_waiting() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[]).await;
+    let address = relay.admin().await;
+    let mut idle = Vec::new();
+    // More than it takes at once.
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(&address).await.expect("a connection"));
+    }
+    let (code, _) = get(&relay, "/livez").await;
+    assert_eq!(code, 200);
+    for mut connection in idle {
+        let mut said = Vec::new();
+        // Cut off: nothing more comes, whether or not it is told why.
+        let _ = connection.read_to_end(&mut said).await;
+        assert!(!String::from_utf8_lossy(&said).contains("200"));
+    }
+
+    let long = format!("GET /livez?{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(1 << 20));
+    let body = "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\nabc".to_owned();
+    for (request, code) in [(long, "431"), (body, "405")] {
+        let mut connection = TcpStream::connect(&address).await.expect("a connection");
+        // It may be cut off in the middle of this.
+        let _ = connection.write_all(request.as_bytes()).await;
+        let mut said = Vec::new();
+        let _ = connection.read_to_end(&mut said).await;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.is_empty() || said.starts_with(&format!("HTTP/1.1 {code}")), "{said}");
+    }
+    assert_eq!(get(&relay, "/livez").await.0, 200);
 }

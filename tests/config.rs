@@ -119,3 +119,76 @@ fn a_file_that_is_not_toml_is_told_by_its_place_and_not_by_its_line() {
     assert!(error.contains("line 3"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
 }
+
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(OUTBOXD).env_clear().args(args).output().unwrap();
+    let [said, complained] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code(), said, complained)
+}
+
+#[test]
+fn the_schema_takes_what_outboxd_takes() {
+    let (code, schema, _) = run(&["config", "schema"]);
+    assert_eq!(code, Some(0));
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let takes = |file: &str| validator.is_valid(&toml::from_str::<serde_json::Value>(file).unwrap());
+    assert!(takes(&std::fs::read_to_string("config/outboxd.toml").unwrap()));
+    for good in [
+        "",
+        "[mongodb]\nuri_file = \"/run/secrets/uri\"",
+        "[retry]\nbase_delay = \"1m 30s\"\nmax_attempts = 10000",
+        "[stream]\nsubjects = [\"ticket:*\"]",
+    ] {
+        assert!(takes(good), "{good}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), good).unwrap();
+        Config::check(file.path()).unwrap();
+    }
+    for bad in [
+        "[dispatch]\nmax_inflight = 3",
+        "[dispatch]\nmax_in_flight = 0",
+        "[dispatch]\nmax_in_flight = \"many\"",
+        "[dispatch]\nordering = \"global\"",
+        "[retry]\nbase_delay = 5",
+        "[retry]\nbase_delay = \"5\"",
+        "[retries]\nbase_delay = \"5s\"",
+        "[stream]\nsubjects = [5]",
+    ] {
+        assert!(!takes(bad), "{bad}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bad).unwrap();
+        Config::check(file.path()).expect_err(bad);
+    }
+    // Each setting is told with its reason.
+    for (section, of) in schema["properties"].as_object().unwrap() {
+        for (name, setting) in of["properties"].as_object().unwrap() {
+            assert!(setting["description"].as_str().is_some_and(|text| text.len() > 10), "{section}.{name}: {setting}");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_checked_by_itself() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let text = "[admin]\nlisten = \"0.0.0.0:9464\"\n[nats]\ncreds = \"/nowhere/creds\"\n[stream]\nname = \"SHOP\"\n";
+    std::fs::write(file.path(), text).unwrap();
+    let (code, said, complained) = run(&["config", "check", path]);
+    assert_eq!((code, complained.as_str()), (Some(0), ""));
+    for part in ["no mistake", "mongodb.uri: is not set", "admin.listen: is not on loopback", "nats.creds: the file"] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    assert!(!said.contains("stream.name"), "{said}");
+
+    std::fs::write(file.path(), "[stream]\nname = \"A B\"\nduplicate_windw = \"1m\"\n").unwrap();
+    let (code, said, complained) = run(&["config", "check", path]);
+    assert_eq!((code, said.as_str()), (Some(78), ""));
+    for part in ["2 mistakes in", "stream.name: a stream's name has no spaces", "nearest is `stream.duplicate_window`"]
+    {
+        assert!(complained.contains(part), "{part:?} in {complained}");
+    }
+    let (code, _, complained) = run(&["config", "check", "/nowhere/outboxd.toml"]);
+    assert_eq!(code, Some(78), "{complained}");
+}

@@ -8,7 +8,8 @@
 //! | `GET /status` | what `outboxd stats` shows, as JSON |
 //!
 //! Listens on loopback unless told otherwise, and elsewhere only with a token. All but `/status` ask nobody, so they answer
-//! while everything else is stuck; `/status` asks MongoDB, for a few seconds at most.
+//! while everything else is stuck; `/status` asks MongoDB, for a few seconds at most. Connections are bounded in number,
+//! time and bytes, and bring one request each; a body is never read.
 
 mod health;
 
@@ -16,18 +17,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tokio::sync::Semaphore;
+use tracing::{debug, info, warn};
 
 pub use self::health::Health;
 use crate::config::Config;
@@ -36,6 +40,14 @@ use crate::outbox::inspect::Inspect;
 
 /// How long `/status` waits for MongoDB.
 const STATUS_TIME: Duration = Duration::from_secs(5);
+/// How long a connection may take, from its first byte to its last.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// Connections at once; more wait until one of them is done. Probes and a scraper or two need a handful.
+const MAX_CONNECTIONS: usize = 64;
+/// Longest request line and headers together.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
+/// Wait after the system had no connection to give: it is out of descriptors, as a rule.
+const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 
 /// Begins to answer. An address that nobody asked for may be taken: then there is no endpoint.
 ///
@@ -60,12 +72,34 @@ pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Healt
     let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, "the admin endpoint listens");
     let router = router(Told { metrics, health, inspect }, config.token.clone());
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            warn!(%error, "the admin endpoint has ended");
-        }
-    });
+    tokio::spawn(serve(listener, router));
     Ok(())
+}
+
+/// Answers one request per connection, for as long as the process lives.
+async fn serve(listener: TcpListener, router: Router) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
+    // Without keep-alive no connection is idle, and one that takes long is cut without harm.
+    http.http1().keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
+    while let Ok(slot) = slots.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "the admin endpoint can't take a connection");
+                tokio::time::sleep(ACCEPT_WAIT).await;
+                continue;
+            }
+        };
+        let (http, service) = (http.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            if !matches!(tokio::time::timeout(CONNECTION_TIME, connection).await, Ok(Ok(()))) {
+                debug!("a client of the admin endpoint hung up or took too long");
+            }
+            drop(slot);
+        });
+    }
 }
 
 /// Whether an endpoint there needs a token.
@@ -89,8 +123,6 @@ fn router(told: Told, token: Option<SecretString>) -> Router {
         .route("/status", get(status))
         .with_state(told)
         .layer(from_fn_with_state(token, require_token))
-        // Nothing is to be sent.
-        .layer(DefaultBodyLimit::max(0))
 }
 
 fn code(well: bool) -> StatusCode {

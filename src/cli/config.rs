@@ -1,18 +1,42 @@
-//! `outboxd config`.
+//! `outboxd config`: what is in force, what may be, and whether a file is right.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use crate::config::{Config, Sources};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Print every setting with its value and where it came from, as TOML; secrets are masked
     Print,
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+    /// Check a file by itself, without the environment and without any server
+    Check {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
     match verb {
         Verb::Print => super::print(&Config::load(sources)?.to_string()),
+        Verb::Schema => {
+            let schema = serde_json::to_string_pretty(&Config::schema())
+                .map_err(|error| Error::with_source(ErrorKind::Internal, "could not be written as JSON", error))?;
+            super::print(&(schema + "\n"))
+        }
+        Verb::Check { file } => {
+            let missing = Config::check(file)?;
+            let mut said = format!("{}: no mistake\n", file.display());
+            if !missing.is_empty() {
+                said += "still to be given, by the environment or where it runs:\n";
+                missing.iter().for_each(|line| _ = writeln!(said, "  {line}"));
+            }
+            super::print(&said)
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod act;
 mod audit;
 mod check;
+mod completions;
 mod config;
 mod explain;
 mod groups;
@@ -27,8 +28,10 @@ use crate::error::{Error, ErrorKind, Result};
 #[command(name = "outboxd", version, max_term_width = 100)]
 #[command(
     after_help = "Settings come from flags, then the environment, then the file, then defaults. The shortest start:\n  \
-    MONGODB_URI=mongodb://host/shop?replicaSet=rs0 NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
-    … the same three … outboxd run"
+    MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
+    … the same three … outboxd run\n\n\
+    Exit codes: 0 fine, 1 something is wrong or not there, 64 a command line that makes no sense, 78 a mistake in the \
+    configuration."
 )]
 pub struct Cli {
     /// A TOML file with settings; config/outboxd.toml lists them all
@@ -44,30 +47,79 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Relay events until stopped
+    #[command(after_help = "Examples:
+  outboxd run
+  outboxd run --config /etc/outboxd.toml --set lease.ttl=5s")]
     Run,
     /// Make the outbox's collections and index, and the stream, where they are missing
+    #[command(after_help = "Examples:
+  outboxd migrate
+  outboxd migrate --print     # what would be made, for someone who has the rights
+  outboxd migrate --status")]
     Migrate(migrate::Args),
     /// Show the outbox in numbers: what is stuck, how old, who relays
+    #[command(after_help = "Examples:
+  outboxd stats
+  outboxd stats --output json | jq .backlog")]
     Stats(stats::Args),
     /// Show failures that are alike, with what to do about them
+    #[command(after_help = "Examples:
+  outboxd groups
+  outboxd groups --subject 'ticket:*' --older-than 1h")]
     Groups(groups::Args),
     /// List the stuck events, oldest first
+    #[command(after_help = "Examples:
+  outboxd list --dead
+  outboxd list --code not-covered --limit 50 --page 2
+  outboxd list --key t1 --output json")]
     List(list::Args),
     /// Show one event, why it is where it is, and what to do
+    #[command(after_help = "Examples:
+  outboxd show 6745f0a1b2c3d4e5f6a7b8c9
+  outboxd show 6745f0a1b2c3d4e5f6a7b8c9 --payload")]
     Show(show::Args),
     /// Publish stuck events again now, dead ones too
+    #[command(after_help = "Examples:
+  outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
+  outboxd retry-now --all --code not-covered --dry-run
+  outboxd retry-now --all --code not-covered --rate 100 --yes")]
     RetryNow(act::Args),
     /// Remove stuck events for good, unpublished
+    #[command(after_help = "Examples:
+  outboxd discard 6745f0a1b2c3d4e5f6a7b8c9 --reason 'sent by hand'
+  outboxd discard --all --dead --older-than 7d")]
     Discard(act::Args),
     /// Show who retried and discarded what
+    #[command(after_help = "Examples:
+  outboxd audit
+  outboxd audit --limit 100 --output json")]
     Audit(audit::Args),
     /// Look at everything that can be wrong on either side; exit with 1 when something is
+    #[command(after_help = "Examples:
+  outboxd check
+  outboxd check --strict --output json   # for CI and init containers: a warning exits with 1, too")]
     Check(check::Args),
     /// Say what a failure's code means and what to do
+    #[command(after_help = "Examples:
+  outboxd explain             # every code
+  outboxd explain not-covered")]
     Explain(explain::Args),
     /// Show the configuration
     #[command(subcommand)]
+    #[command(after_help = "Examples:
+  outboxd config print
+  outboxd config schema > outboxd.schema.json
+  outboxd config check config/outboxd.toml")]
     Config(config::Verb),
+    /// Print what makes a shell complete verbs and flags
+    #[command(after_help = "Examples:
+  outboxd completions bash > /etc/bash_completion.d/outboxd
+  outboxd completions zsh > \"${fpath[1]}/_outboxd\"")]
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_help = "Examples:
+  outboxd man /usr/local/share/man/man1")]
+    Man(completions::ManArgs),
 }
 
 impl Cli {
@@ -90,6 +142,8 @@ impl Cli {
             Verb::Check(args) => check::run(&sources, &args).await,
             Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
+            Verb::Completions(args) => completions::completions(&args),
+            Verb::Man(args) => completions::man(&args),
         }
     }
 }

@@ -7,17 +7,19 @@
 mod connect;
 mod read;
 mod reader;
+mod schema;
+mod setting;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use self::read::secs;
-use self::reader::Reader;
 pub use self::reader::Shown;
+use self::reader::{ReadUp, Reader};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where settings come from, lowest precedence first: the defaults, `file`, `env`, `set`.
@@ -224,6 +226,8 @@ pub struct LogConfig {
 /// `log.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
     /// One readable line per event.
     Text,
     /// One JSON object per line.
@@ -236,6 +240,24 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::Config`] with one line per mistake, all of them.
     pub fn load(sources: &Sources) -> Result<Self> {
+        let (config, ReadUp { mistakes, missing, .. }) = Self::read(sources);
+        refuse(&[missing, mistakes].concat(), "the configuration")?;
+        Ok(config)
+    }
+
+    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings and files of secrets that it
+    /// lacks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] with one line per mistake, all of them.
+    pub fn check(file: &Path) -> Result<Vec<String>> {
+        let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
+        let (_, ReadUp { mistakes, missing, .. }) = Self::read(&sources);
+        refuse(&mistakes, &file.display().to_string())?;
+        Ok(missing)
+    }
+
+    fn read(sources: &Sources) -> (Self, ReadUp) {
         let mut reader = Reader::new(sources);
         let nats = NatsConfig::read(&mut reader);
         let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
@@ -248,18 +270,20 @@ impl Config {
         let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
-        match reader.finish(sources) {
-            Ok(shown) => {
-                Ok(Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown })
-            }
-            Err(mistakes) => {
-                let count = mistakes.len();
-                let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
-                let noun = if count == 1 { "mistake" } else { "mistakes" };
-                Err(Error::new(ErrorKind::Config, format!("{count} {noun} in the configuration:{lines}")))
-            }
-        }
+        let read = reader.finish(sources);
+        let shown = read.shown.clone();
+        (Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown }, read)
     }
+}
+
+fn refuse(mistakes: &[String], what: &str) -> Result<()> {
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    let count = mistakes.len();
+    let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
+    let noun = if count == 1 { "mistake" } else { "mistakes" };
+    Err(Error::new(ErrorKind::Config, format!("{count} {noun} in {what}:{lines}")))
 }
 
 /// Every setting with its value and origin, as TOML; secrets are masked.

@@ -18,7 +18,7 @@ impl MongodbConfig {
         let uri = reader.secret("mongodb.uri", "mongodb.uri_file");
         let mut in_path = None;
         match &uri {
-            None => reader.mistake("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
+            None => reader.missing("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
             Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
                 Ok(parsed) => in_path = parsed.default_database,
                 // The driver's message may repeat parts of the URI.
@@ -28,7 +28,7 @@ impl MongodbConfig {
         }
         let database = reader.optional("mongodb.database").or(in_path).unwrap_or_else(|| {
             if uri.is_some() {
-                reader.mistake("mongodb.database", "is not set; put the database in the URI's path or set it");
+                reader.missing("mongodb.database", "is not set; put the database in the URI's path or set it");
             }
             String::new()
         });
@@ -64,7 +64,7 @@ impl NatsConfig {
             reader.mistake("nats.url", "is not one or more URLs such as nats://host:4222, separated by commas");
         }
         if nats.user.is_some() != nats.password.is_some() {
-            reader.mistake("nats.user", "user and password go together");
+            reader.missing("nats.user", "user and password go together");
         }
         if nats.tls_cert.is_some() != nats.tls_key.is_some() {
             reader.mistake("nats.tls_cert", "certificate and key go together");
@@ -73,7 +73,7 @@ impl NatsConfig {
             [("creds", &nats.creds), ("tls_cert", &nats.tls_cert), ("tls_key", &nats.tls_key), ("tls_ca", &nats.tls_ca)]
         {
             if let Some(Err(error)) = path.as_ref().map(std::fs::metadata) {
-                reader.mistake(&format!("nats.{key}"), format!("the file can't be read: {error}"));
+                reader.missing(&format!("nats.{key}"), format!("the file can't be read: {error}"));
             }
         }
         nats
@@ -95,7 +95,7 @@ impl StreamConfig {
             max_age: reader.take("stream.max_age", Duration::ZERO),
         };
         if stream.name.is_empty() {
-            reader.mistake("stream.name", "is not set; give the JetStream stream, or NATS_CLUSTER_ID");
+            reader.missing("stream.name", "is not set; give the JetStream stream, or NATS_CLUSTER_ID");
         } else if stream.name.len() > 255
             || stream.name.contains(|c: char| !c.is_ascii_graphic() || "*>./\\".contains(c))
         {
@@ -174,7 +174,7 @@ impl AdminConfig {
             token: reader.secret("admin.token", "admin.token_file"),
         };
         if admin::needs_token(admin.listen) && admin.token.is_none() {
-            reader.mistake("admin.listen", "is not on loopback; set admin.token or admin.token_file too");
+            reader.missing("admin.listen", "is not on loopback; set admin.token or admin.token_file too");
         }
         admin
     }
@@ -182,7 +182,8 @@ impl AdminConfig {
 
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        let format = reader.one_of("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let format = reader.one_of("log.format", &formats);
         let level = reader.take("log.level", "warn,outboxd=info".to_owned());
         if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             reader.mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");

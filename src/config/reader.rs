@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use secrecy::SecretString;
+use serde_json::Value as Json;
 
 use super::Sources;
+use super::setting::Setting;
 
 /// The names people already use, and the settings they stand for. A name further down wins.
 const CONVENTIONAL: &[(&str, &str)] = &[
@@ -46,20 +47,27 @@ pub struct Shown {
     pub origin: String,
 }
 
-/// A type that a setting can have.
-pub(super) trait Setting: Sized {
-    fn read(value: &Value) -> Result<Self, String>;
-    /// As TOML.
-    fn show(&self) -> String;
-}
-
 pub(super) struct Reader {
     values: BTreeMap<String, (Value, String)>,
     known: Vec<&'static str>,
     secret: Vec<&'static str>,
     flags: Vec<String>,
     shown: Vec<Shown>,
+    schema: Vec<(&'static str, Json)>,
     mistakes: Vec<String>,
+    missing: Vec<String>,
+}
+
+/// What reading came to.
+pub(super) struct ReadUp {
+    /// Every setting.
+    pub(super) shown: Vec<Shown>,
+    /// What each may be, as JSON Schema.
+    pub(super) schema: Vec<(&'static str, Json)>,
+    /// What is wrong.
+    pub(super) mistakes: Vec<String>,
+    /// What is still to be given: by another source, or on another machine.
+    pub(super) missing: Vec<String>,
 }
 
 impl Reader {
@@ -104,11 +112,14 @@ impl Reader {
             Ok(dict) => flatten(&figment, "", dict, &mut values),
             Err(error) => mistakes.push(error.to_string()),
         }
-        Self { values, known: Vec::new(), secret: Vec::new(), flags, shown: Vec::new(), mistakes }
+        let (known, secret, shown, schema, missing) = Default::default();
+        Self { values, known, secret, flags, shown, schema, mistakes, missing }
     }
 
     /// A setting with a default.
     pub(super) fn take<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        self.schema.push((key, T::schema()));
+        self.describe("default", &default);
         let (value, origin) = match self.lookup(key) {
             Some((value, origin)) => (value, origin),
             None => (default, "default".to_owned()),
@@ -119,6 +130,7 @@ impl Reader {
 
     /// A setting that may be absent.
     pub(super) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        self.schema.push((key, T::schema()));
         let found = self.lookup::<T>(key);
         let (value, origin) = match &found {
             Some((value, origin)) => (value.show(), origin.clone()),
@@ -134,6 +146,9 @@ impl Reader {
         T: Setting + PartialOrd,
     {
         let value = self.take(key, default);
+        // Those of a duration stand in its description: JSON Schema bounds numbers alone.
+        self.describe("minimum", bounds.start());
+        self.describe("maximum", bounds.end());
         if !bounds.contains(&value) {
             self.mistake(
                 key,
@@ -147,6 +162,7 @@ impl Reader {
     pub(super) fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> T {
         let (default, meaning) = words[0];
         let given = self.take(key, default.to_owned());
+        self.describe("enum", &words.iter().map(|(word, _)| (*word).to_owned()).collect::<Vec<_>>());
         match words.iter().find(|(word, _)| *word == given) {
             Some((_, meaning)) => *meaning,
             None => {
@@ -160,6 +176,7 @@ impl Reader {
     /// A secret, given by `key` or as the content of the file that `key_file` names.
     pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretString> {
         self.secret.push(key);
+        self.schema.extend([(key, String::schema()), (key_file, String::schema())]);
         if self.flags.iter().any(|flag| flag == key) {
             self.mistake(
                 key,
@@ -176,7 +193,7 @@ impl Reader {
             (None, Some((path, origin))) => match std::fs::read_to_string(&path) {
                 Ok(text) => (Some(text.trim_end_matches(['\n', '\r']).to_owned()), format!("file {path}, {origin}")),
                 Err(error) => {
-                    self.mistake(key_file, format!("{path}: {error}"));
+                    self.missing(key_file, format!("{path}: {error}"));
                     (None, origin)
                 }
             },
@@ -189,8 +206,27 @@ impl Reader {
 
     /// Records what is wrong with a setting.
     pub(super) fn mistake(&mut self, key: &str, reason: impl Display) {
-        let origin = self.values.get(key).map(|(_, origin)| format!(" ({origin})")).unwrap_or_default();
-        self.mistakes.push(format!("{key}: {reason}{origin}"));
+        self.mistakes.push(format!("{key}: {reason}{}", self.origin(key)));
+    }
+
+    /// Records what is needed and not there: a setting, or the file that one names.
+    pub(super) fn missing(&mut self, key: &str, reason: impl Display) {
+        self.missing.push(format!("{key}: {reason}{}", self.origin(key)));
+    }
+
+    fn origin(&self, key: &str) -> String {
+        self.values.get(key).map(|(_, origin)| format!(" ({origin})")).unwrap_or_default()
+    }
+
+    /// Adds to what the last setting may be.
+    fn describe(&mut self, word: &'static str, value: &impl Setting) {
+        let value = value.show().parse().unwrap_or(Json::Null);
+        let is_bound = ["minimum", "maximum"].contains(&word);
+        if let Some((_, Json::Object(schema))) = self.schema.last_mut()
+            && (value.is_number() || !is_bound)
+        {
+            schema.insert(word.to_owned(), value);
+        }
     }
 
     /// Whether someone gave this setting a value.
@@ -198,8 +234,8 @@ impl Reader {
         self.values.contains_key(key)
     }
 
-    /// What was read, or every mistake.
-    pub(super) fn finish(mut self, sources: &Sources) -> Result<Vec<Shown>, Vec<String>> {
+    /// When everything has been read.
+    pub(super) fn finish(mut self, sources: &Sources) -> ReadUp {
         let unknown: Vec<_> = self.values.keys().filter(|key| !self.known.contains(&key.as_str())).cloned().collect();
         for key in unknown {
             let nearest = nearest(&key, &self.known);
@@ -216,7 +252,8 @@ impl Reader {
                 self.mistakes.push(format!("environment {name}: two underscores nest; write {PREFIX}{right}"));
             }
         }
-        if self.mistakes.is_empty() { Ok(self.shown) } else { Err(self.mistakes) }
+        let Self { shown, schema, mistakes, missing, .. } = self;
+        ReadUp { shown, schema, mistakes, missing }
     }
 
     fn lookup<T: Setting>(&mut self, key: &'static str) -> Option<(T, String)> {
@@ -300,66 +337,5 @@ fn show_raw(value: &Value) -> String {
             .or_else(|| other.to_bool().map(|flag| flag.to_string()))
             .or_else(|| other.to_f64().map(|number| number.to_string()))
             .unwrap_or_else(|| "a list".to_owned()),
-    }
-}
-
-impl Setting for String {
-    fn read(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(_, text) if !text.is_empty() => Ok(text.clone()),
-            _ => Err("give a text".to_owned()),
-        }
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}")
-    }
-}
-
-impl Setting for u64 {
-    fn read(value: &Value) -> Result<Self, String> {
-        let number = match value {
-            Value::String(_, text) => text.replace('_', "").parse().ok(),
-            other => {
-                let signed = other.to_i128().and_then(|number| u64::try_from(number).ok());
-                signed.or_else(|| other.to_u128().and_then(|number| u64::try_from(number).ok()))
-            }
-        };
-        number.ok_or_else(|| "give a whole number".to_owned())
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Setting for Duration {
-    fn read(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(_, text) => humantime::parse_duration(text).ok(),
-            _ => None,
-        }
-        .ok_or_else(|| "give a duration with its unit, such as \"10s\" or \"500ms\"".to_owned())
-    }
-
-    fn show(&self) -> String {
-        format!("\"{}\"", humantime::format_duration(*self))
-    }
-}
-
-/// From the environment: separated by commas.
-impl Setting for Vec<String> {
-    fn read(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(_, text) => {
-                Ok(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect())
-            }
-            Value::Array(_, values) => values.iter().map(String::read).collect(),
-            _ => Err("give a list of texts".to_owned()),
-        }
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}")
     }
 }

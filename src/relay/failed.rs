@@ -41,33 +41,71 @@ impl<'a> Failed<'a> {
 /// Decides.
 #[derive(Debug)]
 pub(super) struct Judge {
-    pub(super) retry: RetryConfig,
+    retry: RetryConfig,
     /// Who says so.
-    pub(super) relay: String,
-    pub(super) alerts: Alerts,
+    relay: String,
+    alerts: Alerts,
+    /// What the log hasn't been told yet: one entry per code and state, however many events fail alike.
+    untold: Vec<Untold>,
+}
+
+/// Failures that are alike.
+#[derive(Debug)]
+struct Untold {
+    events: u64,
+    /// The first of them.
+    id: String,
+    class: &'static str,
+    code: String,
+    error: String,
+    remedy: &'static str,
+    dead: bool,
 }
 
 impl Judge {
+    pub(super) fn new(retry: &RetryConfig, relay: &str, alerts: &Alerts) -> Self {
+        Self { retry: retry.clone(), relay: relay.to_owned(), alerts: alerts.clone(), untold: Vec::new() }
+    }
+
+    /// Logs what failed since the last time.
+    pub(super) fn tell(&mut self) {
+        for Untold { events, id, class, code, error, remedy, dead } in self.untold.drain(..) {
+            match dead {
+                true => error!(events, id, class, code, error, remedy, "event is dead"),
+                false => warn!(events, id, class, code, error, remedy, "event failed"),
+            }
+        }
+    }
+
+    fn to_be_told(&mut self, id: &str, rejection: &Rejection, dead: bool) {
+        match self.untold.iter_mut().find(|untold| untold.code == rejection.code && untold.dead == dead) {
+            Some(untold) => untold.events += 1,
+            None => {
+                let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
+                let Rejection { code, error, .. } = rejection.clone();
+                self.untold.push(Untold { events: 1, id: id.to_owned(), class, code, error, remedy, dead });
+            }
+        }
+    }
+
     /// The mark to write. Raises an alert when the event comes into a state that a person should know of.
-    pub(super) fn mark(&self, failed: &Failed<'_>, rejection: Rejection) -> Mark {
-        let remedy = rejection.remedy();
-        let Rejection { class, code, mut error } = rejection;
-        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
+    pub(super) fn mark(&mut self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
+        rejection.error.truncate(rejection.error.floor_char_boundary(MAX_ERROR_BYTES));
         // An outage isn't the event's fault.
-        let counted = matches!(class, Class::Config | Class::Poison);
+        let counted = matches!(rejection.class, Class::Config | Class::Poison);
         let attempts = failed.attempts.saturating_add(u32::from(counted));
-        let next = match class {
+        let next = match rejection.class {
             Class::Poison => Next::Dead,
             Class::Config if attempts >= self.retry.max_attempts => Next::Dead,
             Class::Config => Next::RetryAfter(retry::backoff(&self.retry, attempts)),
             // Due as soon as the broker answers; until then no tick looks.
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
-        let (id, class) = (shown_id(&failed.id), class.as_str());
-        match next {
-            Next::Dead => error!(id, class, code, attempts, error, remedy, "event is dead"),
-            Next::RetryAfter(wait) => warn!(id, class, code, attempts, ?wait, error, remedy, "event failed"),
-        }
+        let id = shown_id(&failed.id);
+        self.to_be_told(&id, &rejection, next == Next::Dead);
+        let remedy = rejection.remedy();
+        let Rejection { class, code, error } = rejection;
+        let class = class.as_str();
         let state = match next {
             Next::Dead => Some((Kind::Dead, "is dead")),
             // Attempts rise one by one, so this is true once.

@@ -109,10 +109,9 @@ impl Pump {
             tracer: traces::tracer(),
             stop: CancellationToken::new(),
         };
-        let judge = Judge { retry: config.retry.clone(), relay: config.nats.client_id.clone(), alerts: alerts.clone() };
         Self {
             config: config.clone(),
-            judge,
+            judge: Judge::new(&config.retry, &config.nats.client_id, alerts),
             health: health.clone(),
             events: Events::new(),
             load: Load::new(),
@@ -223,6 +222,7 @@ impl Pump {
             self.finished(dispatched, outcome, totals);
             left = self.dispatch.in_flight();
         }
+        self.judge.tell();
         let Self { settlements, mut settling, give_up, .. } = self;
         drop(settlements);
         if !settling.is_finished() && tokio::time::timeout_at(deadline, &mut settling).await.is_err() {
@@ -327,7 +327,8 @@ impl Pump {
     }
 
     /// Says how it is doing.
-    fn beat(&self) {
+    fn beat(&mut self) {
+        self.judge.tell();
         self.health.turned();
         self.health.nats(self.publisher.is_connected());
         let (events, bytes, keys) = self.dispatch.load();

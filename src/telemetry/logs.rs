@@ -14,11 +14,12 @@ use crate::config::{LogConfig, LogFormat};
 pub fn init(log: &LogConfig) {
     // Checked when the configuration was read.
     let level = log.level.parse::<Targets>().unwrap_or_default();
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let terminal = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
     let lines = match log.format {
         LogFormat::Text => lines.with_target(false).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Auto if terminal => lines.with_target(false).boxed(),
+        LogFormat::Auto | LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let _ = tracing_subscriber::registry().with(lines.with_filter(level)).try_init();
 }

@@ -239,5 +239,6 @@ async fn what_is_over_a_limit_lowered_under_the_connection_costs_it_once_and_is_
     assert_eq!(harm.len(), 2, "what it closed the connection for, and that it did: {harm:?}");
     assert!(harm[0].contains("maximum payload exceeded: 100"), "{harm:?}");
     assert_eq!(relay.log().matches("event=disconnected").count(), 1);
+    relay.says("event is dead").await;
     assert_eq!(relay.log().matches("event is dead").count(), 1);
 }

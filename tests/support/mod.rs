@@ -137,6 +137,7 @@ impl Scene {
             ("OUTBOXD_STREAM__SUBJECTS", self.subjects.clone()),
             ("OUTBOXD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTBOXD_ALERTS__FILE", self.alerts_file().display().to_string()),
+            ("OUTBOXD_LOG__FORMAT", "text".to_owned()),
             ("OUTBOXD_LEASE__TTL", "3s".to_owned()),
             ("OUTBOXD_RETRY__CRON", "* * * * * *".to_owned()),
             ("OUTBOXD_RETRY__BASE_DELAY", "200ms".to_owned()),

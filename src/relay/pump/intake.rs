@@ -62,8 +62,10 @@ impl Pump {
                 // What is in flight, or was too much for once, is looked at again with the next tick.
                 self.wants_discards = page.more || ids.len() < count;
                 self.events.discarded.increment(ids.len() as u64);
+                if !ids.is_empty() {
+                    info!(events = ids.len(), "discarding, as an operator asked");
+                }
                 for id in ids {
-                    info!(%id, "discarded, as an operator asked");
                     self.settle(Settlement::Discard(id));
                 }
                 self.read(Ask::Due(self.dispatch.room()));

@@ -1,0 +1,40 @@
+//! `outboxd completions` and `outboxd man`: for shells and for `man`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{Cli, print};
+use crate::error::{Error, ErrorKind, Result};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CompletionsArgs {
+    /// The shell that is to read them
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ManArgs {
+    /// Folder that the pages are written to: outboxd.1 and one for each verb
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "outboxd", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+pub(super) fn man(args: &ManArgs) -> Result<()> {
+    let refused = |error| {
+        let message = format!("{} can't be written to; name a folder that can", args.folder.display());
+        Error::with_source(ErrorKind::Os, message, error)
+    };
+    std::fs::create_dir_all(&args.folder).map_err(refused)?;
+    clap_mangen::generate_to(Cli::command(), &args.folder).map_err(refused)?;
+    let page = args.folder.join("outboxd.1");
+    print(&format!("read them with: man {}\n", page.display()))
+}
