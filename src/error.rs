@@ -70,9 +70,8 @@ impl fmt::Display for Error {
         let mut source = self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
         while let Some(cause) = source {
             // Many libraries repeat their source in their own message.
-            // MongoDB's own adds the server's whole reply, in hex.
             let mongodb = cause.downcast_ref::<mongodb::error::Error>();
-            let text = mongodb.map_or_else(|| cause.to_string(), |error| error.kind.to_string());
+            let text = mongodb.map_or_else(|| cause.to_string(), mongodb_says);
             if !said.contains(&text) {
                 write!(f, ": {text}")?;
                 said.push_str(&text);
@@ -91,6 +90,26 @@ impl fmt::Debug for Error {
 
 /// The chain is already in `Display`, so `source` stays empty: reporters that walk it would print it twice.
 impl StdError for Error {}
+
+/// An error of the driver in one sentence. Its own words add the server's whole reply in hex, and everything it knows about
+/// every server where none can be used.
+pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
+    let said = error.kind.to_string();
+    let mongodb::error::ErrorKind::ServerSelection { .. } = &*error.kind else {
+        return said;
+    };
+    let servers = said.split("{ Address: ").skip(1).filter_map(|server| {
+        let (address, rest) = server.split_once(", Type: ")?;
+        let reason = rest.split_once("Error: Kind: ").and_then(|(_, error)| error.split(", labels: ").next());
+        let kind = rest.split([',', ' ']).next().unwrap_or_default();
+        Some(format!("{address}: {}", reason.unwrap_or(kind)))
+    });
+    let servers: Vec<_> = servers.collect();
+    match servers.is_empty() {
+        true => format!("{}; `outboxd check` says more", said.split(" Topology: ").next().unwrap_or(&said)),
+        false => format!("no server can be used ({}); `outboxd check` says more", servers.join("; ")),
+    }
+}
 
 /// Names what MongoDB was asked for when it failed.
 pub(crate) trait MongodbContext<T> {

@@ -204,7 +204,7 @@ async fn an_event_that_the_stream_would_not_take_is_found() {
     let checked = check(&scene, &[]);
     assert_eq!(checked.code, Some(1));
     let remedy = format!("$ nats stream edit {} --subjects '{},else;reboot'", scene.name, scene.subjects);
-    checked.has("fail", "outbox.subjects", "covers not else;reboot", &remedy);
+    checked.has("fail", "outbox.subjects", "does not cover else;reboot", &remedy);
     checked.has("ok", "outbox.biggest_event", "with 1000011 bytes", "");
 
     let small = scene_with(|config| config.max_message_size = 1000).await;

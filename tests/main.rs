@@ -23,3 +23,4 @@ mod support;
 mod tickets; // the tickets service: its requests, and what an order does to a ticket
 mod tidy; // the rules of the house that a tool can check
 mod traces; // one trace from the writer over the relay to the consumer
+mod verbs; // what holds for every verb: help, no server, a wrong password, a reader that has gone

@@ -35,7 +35,7 @@ use tracing::{debug, info, warn};
 
 pub use self::health::Health;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::outbox::inspect::Inspect;
 
 /// How long `/status` waits for MongoDB.
@@ -144,7 +144,7 @@ async fn status(State(told): State<Told>) -> Response {
     let stats = tokio::spawn(async move { told.inspect.stats().await });
     match tokio::time::timeout(STATUS_TIME, stats).await {
         Ok(Ok(Ok(stats))) => Json(stats).into_response(),
-        Ok(Ok(Err(error))) => (code(false), format!("MongoDB: {}\n", error.kind)).into_response(),
+        Ok(Ok(Err(error))) => (code(false), format!("MongoDB: {}\n", mongodb_says(&error))).into_response(),
         Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
     }
 }

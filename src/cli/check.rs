@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::output::{Output, show};
+use super::output::{Output, printable, show, wrap};
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::preflight::{self, Finding, Level};
@@ -64,8 +64,7 @@ fn table(findings: &[Finding], colour: bool) -> String {
         };
         let level = if colour { format!("\x1b[{code}m{level}\x1b[0m") } else { level.to_owned() };
         let _ = write!(table, "  {level}  {check:<22}");
-        let lines = wrap(&printable(found), WIDTH - INDENT);
-        let _ = writeln!(table, "{}", lines.join(&format!("\n{:INDENT$}", "")));
+        let _ = writeln!(table, "{}", wrap(&printable(found), WIDTH, INDENT));
         for line in remedy.iter().flat_map(|remedy| remedy.lines()) {
             let _ = writeln!(table, "        {}", printable(line));
         }
@@ -73,28 +72,6 @@ fn table(findings: &[Finding], colour: bool) -> String {
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let _ = writeln!(table, "\n{} ok, {} warn, {} fail", count(Level::Ok), count(Level::Warn), count(Level::Fail));
     table
-}
-
-/// What a server or an event says may hold what a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// Lines of at most `width` characters, broken between words; a longer word has a line of its own.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let last = lines.len() - 1;
-        if lines[last].is_empty() {
-            lines[last].push_str(word);
-        } else if lines[last].chars().count() + 1 + word.chars().count() <= width {
-            lines[last].push(' ');
-            lines[last].push_str(word);
-        } else {
-            lines.push(word.to_owned());
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

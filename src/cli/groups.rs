@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, events, show};
+use super::output::{Output, events, printable, shell, show, width, wrap};
 use super::selection::{Filter, inspect};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
@@ -42,17 +42,20 @@ fn people(groups: &[Shown]) -> String {
     if groups.is_empty() {
         return "no event has failed\n".to_owned();
     }
+    let width = width();
     groups.iter().fold(String::new(), |mut said, Shown { group, remedy }| {
+        let [error, code, sample] = [&group.error, &group.code, &group.sample].map(|text| printable(text));
+        let [shell_code, sample] = [shell(&code), shell(&sample)];
         let seconds =
             |at: &Option<String>| at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ");
         let dead = if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
-        let _ = writeln!(said, "{} ({}): {}{dead}", group.code, group.class, events(group.events));
-        let _ = writeln!(said, "  {}", group.error);
+        let _ = writeln!(said, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
+        let _ = writeln!(said, "  {}", wrap(&error, width, 2));
         let _ = writeln!(said, "  last failed   {} to {} UTC", seconds(&group.first), seconds(&group.last));
-        let _ = writeln!(said, "  what to do    {remedy}");
-        let _ = writeln!(said, "  look at one   outboxd show {}", group.sample);
-        let _ = writeln!(said, "  then          outboxd retry-now --all --code {}", group.code);
-        let _ = writeln!(said, "  or            outboxd discard --all --code {}\n", group.code);
+        let _ = writeln!(said, "  what to do    {}", wrap(remedy, width, 16));
+        let _ = writeln!(said, "  look at one   outboxd show {sample}");
+        let _ = writeln!(said, "  then          outboxd retry-now --all --code {shell_code}");
+        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}\n");
         said
     })
 }

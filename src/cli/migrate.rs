@@ -34,7 +34,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             Status::Pending => "applied".to_owned(),
             Status::Applied(at) => format!("applied {}", at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string())),
         };
-        print(&format!("  {:<28} {said}\n", migration.name))?;
+        print(&format!("  {:<32} {said}\n", migration.name))?;
     }
     let nats = Nats::connect(&config.nats).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;

@@ -14,6 +14,7 @@ mod run;
 mod selection;
 mod show;
 mod stats;
+mod watch;
 
 use std::io::{ErrorKind as IoErrorKind, Write as _};
 use std::path::PathBuf;
@@ -78,6 +79,12 @@ enum Verb {
   outboxd show 6745f0a1b2c3d4e5f6a7b8c9
   outboxd show 6745f0a1b2c3d4e5f6a7b8c9 --payload")]
     Show(show::Args),
+    /// Show the outbox and its relay live: rates, backlog, latency, what is stuck
+    #[command(after_help = "Examples:
+  outboxd watch                          # q quits
+  outboxd watch --admin http://tickets:9464
+  outboxd watch --interval 10s --count 6 > minute.txt")]
+    Watch(watch::Args),
     /// Publish stuck events again now, dead ones too
     #[command(after_help = "Examples:
   outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
@@ -136,6 +143,7 @@ impl Cli {
             Verb::Groups(args) => groups::run(&sources, &args).await,
             Verb::List(args) => list::run(&sources, &args).await,
             Verb::Show(args) => show::run(&sources, &args).await,
+            Verb::Watch(args) => watch::run(&sources, &args).await,
             Verb::RetryNow(args) => act::run(&sources, &args, act::Action::RetryNow).await,
             Verb::Discard(args) => act::run(&sources, &args, act::Action::Discard).await,
             Verb::Audit(args) => audit::run(&sources, &args).await,
@@ -150,10 +158,15 @@ impl Cli {
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != IoErrorKind::BrokenPipe => {
-            Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error))
-        }
-        _ => Ok(()),
+    write(text).map(|_| ())
+}
+
+/// The same; returns whether anybody still reads.
+fn write(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error)),
     }
 }

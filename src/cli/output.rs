@@ -1,7 +1,10 @@
 //! How the operator's verbs print: tables for people, JSON for machines.
 
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::print;
@@ -19,6 +22,8 @@ pub(super) enum Output {
 
 /// Width of a table when standard output is no terminal.
 const WIDTH: u16 = 120;
+/// Longest first column that isn't broken: a UUID's.
+const LONGEST_ID: u16 = 36;
 
 /// Prints as JSON or, for people, what `people` says.
 pub(super) fn show(output: Output, value: &impl Serialize, people: impl FnOnce() -> String) -> Result<()> {
@@ -32,19 +37,65 @@ pub(super) fn show(output: Output, value: &impl Serialize, people: impl FnOnce()
     }
 }
 
-/// Columns without lines, as wide as the terminal.
+/// Columns without lines, as wide as the terminal. The first, an id as a rule, isn't broken: it is there to be copied.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
     if !table.is_tty() {
         table.set_width(WIDTH);
     }
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    table.add_rows(rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()));
+    let last = header.len().saturating_sub(1);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if i < last { 2 } else { 0 }));
+    }
+    let first = table.column_max_content_widths().first().copied().unwrap_or(0);
+    if first <= LONGEST_ID
+        && let Some(first) = table.column_mut(0)
+    {
+        first.set_constraint(ColumnConstraint::ContentWidth);
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
+}
+
+/// What a server or an event says may hold what a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Lines of at most `width` columns, broken between words, all but the first indented by `indent`. A word that is longer than
+/// that has a line of its own.
+pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
+    let mut wrapped = String::new();
+    let mut column = indent;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > width {
+            let _ = write!(wrapped, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += length;
+    }
+    wrapped
+}
+
+/// Columns of the terminal, or [`WIDTH`].
+pub(super) fn width() -> usize {
+    let terminal = std::io::stdout().is_terminal().then(crossterm::terminal::size);
+    terminal.and_then(std::result::Result::ok).map_or(WIDTH.into(), |(width, _)| width.into())
+}
+
+/// As one word of a command that is there to be pasted: any client can choose an id.
+pub(super) fn shell(text: &str) -> String {
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// `1 event`, `2 events`.
@@ -69,7 +120,20 @@ pub(super) fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::age;
+    use super::{age, shell};
+
+    #[test]
+    fn an_id_is_one_word_of_a_command() {
+        for (id, word) in [
+            ("674f-a_b.c:d", "674f-a_b.c:d"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("'; rm", r"''\''; rm'"),
+            ("$(x)", "'$(x)'"),
+        ] {
+            assert_eq!(shell(id), word);
+        }
+    }
 
     #[test]
     fn an_age_has_its_two_largest_units() {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 
-use super::output::{Output, age, events, show};
+use super::output::{Output, age, events, printable, shell, show, width, wrap};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
@@ -57,9 +57,9 @@ fn hidden(payload: &Bson) -> Bson {
 }
 
 fn advice(event: &Document, head: Option<&Entry>) -> String {
-    let id = event.get(field::ID).map(shown_id).unwrap_or_default();
+    let id = shell(&event.get(field::ID).map(shown_id).unwrap_or_default());
     if let Some(head) = head {
-        return format!("it waits behind {} ({}): `outboxd show {}`", head.id, head.state.as_str(), head.id);
+        return format!("it waits behind {} ({}): `outboxd show {}`", head.id, head.state.as_str(), shell(&head.id));
     }
     let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
     let remedy = Rejection::new(code, "").remedy();
@@ -88,7 +88,7 @@ fn newest(event: &Document) -> Option<&Document> {
 fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next: &str) -> String {
     let mut said = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(said, "  {name:<14}{value}");
+        let _ = writeln!(said, "  {name:<14}{}", printable(value));
     };
     let plain = |value: &Bson| match value {
         Bson::String(_) => None,
@@ -118,13 +118,13 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
     }
     for failure in failures.iter().filter_map(Bson::as_document) {
         let at = failure.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok()).unwrap_or_default();
-        let field = |name: &str| text(failure, name).unwrap_or_default();
+        let field = |name: &str| printable(&text(failure, name).unwrap_or_default());
         let attempt = failure.get_i64("attempt").unwrap_or_default();
         let _ =
             writeln!(said, "  {at}  attempt {attempt}  {} ({})  by {}", field("code"), field("class"), field("relay"));
         let _ = writeln!(said, "      {}", field("error"));
     }
-    let _ = writeln!(said, "\nwhat to do: {next}");
+    let _ = writeln!(said, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
     said
 }
 

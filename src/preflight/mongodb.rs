@@ -298,9 +298,16 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
         let more = if full > hours { " and has room for a day" } else { "" };
         return Finding::ok(CHECK, at, format!("reaches back {hours:.1} h{more}"));
     }
-    let found = format!("reaches back {full:.1} h at the rate of the last {hours:.1} h; a day outlasts most outages");
+    let (full, hours) = (span(full), span(hours));
+    let found = format!("would reach back {full} at the rate of the last {hours}; a day outlasts most outages");
     let remedy = "mongosh> db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})   # on each member";
     Finding::warn(CHECK, at, found, remedy)
+}
+
+/// In hours and minutes, or in seconds if it is less.
+fn span(hours: f64) -> impl std::fmt::Display {
+    let seconds = (hours * 3600.0) as u64;
+    humantime::format_duration(Duration::from_secs(if seconds < 60 { seconds } else { seconds / 60 * 60 }))
 }
 
 /// Runs one question, with its reason when it fails.

@@ -77,7 +77,7 @@ impl Judge {
         }
     }
 
-    fn to_be_told(&mut self, id: &str, rejection: &Rejection, dead: bool) {
+    fn keep_untold(&mut self, id: &str, rejection: &Rejection, dead: bool) {
         match self.untold.iter_mut().find(|untold| untold.code == rejection.code && untold.dead == dead) {
             Some(untold) => untold.events += 1,
             None => {
@@ -102,7 +102,7 @@ impl Judge {
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
         let id = shown_id(&failed.id);
-        self.to_be_told(&id, &rejection, next == Next::Dead);
+        self.keep_untold(&id, &rejection, next == Next::Dead);
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::dispatch::Pending;
 use super::twins::Origin;
 use super::{sweep, tail};
+use crate::error::mongodb_says;
 use crate::outbox::record::Malformed;
 use crate::outbox::store::Store;
 use crate::telemetry::metrics;
@@ -65,7 +66,7 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
         match ended {
             Ok(Closed) => return,
             Err(error) => {
-                warn!(error = %error.kind, "following the outbox failed; sweeping again");
+                warn!(error = mongodb_says(&error), "following the outbox failed; sweeping again");
                 metrics::stream_restart(reason(&error));
             }
         }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::Health;
+use crate::error::mongodb_says;
 
 /// Collection of the leases.
 pub const COLLECTION: &str = "outboxd_lease";
@@ -108,7 +109,7 @@ impl Lease {
                     said = true;
                 }
                 Ok(None) => {}
-                Err(error) => warn!(error = %error.kind, "could not ask for the lease"),
+                Err(error) => warn!(error = mongodb_says(&error), "could not ask for the lease"),
             }
             let poll = STANDBY_POLL.min(self.ttl / RENEWALS).mul_f64(rand::random_range(0.8..1.2));
             tokio::select! {
@@ -155,7 +156,9 @@ impl Lease {
                         warn!(term = number, "the lease has gone to another relay");
                         trust.send_replace(Instant::now());
                     }
-                    Ok(Ok(Err(error))) => warn!(error = %error.kind, term = number, "could not renew the lease"),
+                    Ok(Ok(Err(error))) => {
+                        warn!(error = mongodb_says(&error), term = number, "could not renew the lease")
+                    }
                     Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
                 }
                 let deadline = *trust.borrow();

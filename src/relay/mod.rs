@@ -42,7 +42,7 @@ use self::pump::{Pump, Stopped};
 use self::stuck::Stuck;
 use crate::admin::Health;
 use crate::config::{Config, MongodbConfig};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::migrations::Migrations;
 use crate::outbox::store::Store;
 use crate::telemetry::alerts::{AlertLog, Alerts};
@@ -171,7 +171,7 @@ impl Relay {
         let term = held.term.number;
         match self.lease.resign(held).await {
             Ok(()) => info!(term, "resigned the lease"),
-            Err(error) => warn!(error = %error.kind, term, "could not resign the lease; it expires"),
+            Err(error) => warn!(error = mongodb_says(&error), term, "could not resign the lease; it expires"),
         }
     }
 }

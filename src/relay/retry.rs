@@ -17,7 +17,7 @@ use super::dispatch::Pending;
 use super::lane::Behind;
 use super::twins::Origin;
 use crate::config::RetryConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::outbox::Key;
 use crate::outbox::record::Custody;
 use crate::outbox::store::{Page, Room, Store};
@@ -55,18 +55,21 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(room) => Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                warn!(error = %error.kind, "could not look for due events; the next tick does");
+                warn!(error = mongodb_says(&error), "could not look for due events; the next tick does");
                 Page::default()
             })),
             Ask::Discards(room) => {
                 Answer::Discards(store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(error = %error.kind, "could not look for events to discard; the next tick does");
+                    warn!(error = mongodb_says(&error), "could not look for events to discard; the next tick does");
                     Page { more: true, ..Page::default() }
                 }))
             }
             Ask::Stray(room) => {
                 Answer::Stray(store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(error = %error.kind, "could not look for events passed over; the next safety sweep does");
+                    warn!(
+                        error = mongodb_says(&error),
+                        "could not look for events passed over; the next safety sweep does"
+                    );
                     Page::default()
                 }))
             }
@@ -83,7 +86,7 @@ async fn lane(store: &Store, key: Key, room: Room) -> Answer {
     let page = match store.unlocked(&key, room).await {
         Ok(page) => page,
         Err(error) => {
-            warn!(error = %error.kind, "could not read the parked events of a key; the next tick does");
+            warn!(error = mongodb_says(&error), "could not read the parked events of a key; the next tick does");
             return Answer::Lane(key, events, Behind::Held);
         }
     };

@@ -16,6 +16,7 @@ use tracing::{error, warn};
 use super::crash::{self, Point};
 use super::lane::{Marking, Park};
 use super::publish::Acked;
+use crate::error::mongodb_says;
 use crate::outbox::mark::{Mark, Refused};
 use crate::outbox::store::{Store, shown_id};
 use crate::outbox::{EventId, Key};
@@ -155,7 +156,10 @@ where
         match write().await {
             Ok(written) => return Some(written),
             Err(error) => {
-                warn!(error = %error.kind, "could not {what} settled events; they stay in the outbox until it succeeds")
+                warn!(
+                    error = mongodb_says(&error),
+                    "could not {what} settled events; they stay in the outbox until it succeeds"
+                )
             }
         }
         tokio::select! {

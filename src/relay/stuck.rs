@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::lease::Lease;
+use crate::error::mongodb_says;
 use crate::outbox::store::{Oldest, Store};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
 use crate::telemetry::metrics;
@@ -39,7 +40,7 @@ impl Stuck {
             }
             match self.look().await {
                 Ok(()) => {}
-                Err(error) => warn!(error = %error.kind, "could not look for stuck events"),
+                Err(error) => warn!(error = mongodb_says(&error), "could not look for stuck events"),
             }
         }
     }

@@ -18,6 +18,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
+use super::choose_tls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::event::Headers;
 use crate::outbox::record::OutboxRecord;
@@ -49,8 +50,7 @@ pub fn start(service: &'static str, instance: &str) -> Result<()> {
             return Err(Error::new(ErrorKind::Config, message));
         }
     }
-    // TLS is compiled in and wants one chosen; an error only says that it is.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    choose_tls();
     let exporter = SpanExporter::builder()
         .with_http()
         .build()

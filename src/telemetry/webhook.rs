@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use super::choose_tls;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Alerts that wait to be posted; more than a person would read.
@@ -31,8 +32,7 @@ pub(super) struct Webhook {
 /// # Errors
 /// [`ErrorKind::Config`] when no client can be made.
 pub(super) fn start(url: &str) -> Result<Webhook> {
-    // An error only says that one is chosen already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    choose_tls();
     let agent = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
     let client = Client::builder().timeout(TIMEOUT).user_agent(agent).build();
     // The error may name the URL, which is a secret.

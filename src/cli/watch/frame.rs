@@ -1,0 +1,270 @@
+//! One picture of `outboxd watch`: lines no wider than the terminal.
+
+use std::collections::VecDeque;
+
+use super::scrape::Flow;
+use crate::cli::output::{age, events, printable};
+use crate::outbox::inspect::{Group, Stats};
+
+/// Columns of the names on the left.
+const NAMES: usize = 12;
+/// Groups shown where rows have no end.
+const GROUPS: usize = 10;
+/// Columns from which a group needs one row instead of two.
+const WIDE: usize = 120;
+/// Columns of an id.
+const SAMPLE: usize = 36;
+/// Heights of the little chart.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// What is shown.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) outbox: String,
+    pub(super) stream: String,
+    pub(super) admin: String,
+    /// Time of day.
+    pub(super) now: String,
+    /// `Ok(None)` before the first answer.
+    pub(super) outbox_says: Result<Option<(Stats, Vec<Group>)>, String>,
+    pub(super) relay_says: Result<Flow, String>,
+    /// Events published a second, the newest last.
+    pub(super) history: VecDeque<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    None,
+    Dim,
+    Bold,
+    Red,
+    Yellow,
+}
+
+/// Pieces of a line, each in its colour.
+type Line = Vec<(Colour, String)>;
+
+/// The lines, each cut to `width` and all to `height`; without colour when `plain`.
+pub(super) fn picture(view: &View, width: usize, height: Option<usize>, plain: bool) -> Vec<String> {
+    let mut lines = vec![head(view, width, height.is_some()), relayed_by(view), Vec::new()];
+    flow(view, &mut lines);
+    lines.push(Vec::new());
+    match &view.outbox_says {
+        Ok(Some((stats, groups))) => {
+            outbox(stats, &mut lines);
+            let room = height.map_or(2 * GROUPS, |height| height.saturating_sub(lines.len() + 4));
+            stuck(groups, room.min(2 * GROUPS), width, &mut lines);
+        }
+        Ok(None) => {}
+        Err(error) => {
+            lines.push(vec![(Colour::Red, error.clone())]);
+            lines.push(vec![(Colour::None, "what is in the outbox is unknown; `outboxd check` says more".to_owned())]);
+        }
+    }
+    lines.truncate(height.unwrap_or(usize::MAX));
+    lines.iter().map(|line| draw(line, width, plain)).collect()
+}
+
+fn head(view: &View, width: usize, live: bool) -> Line {
+    let left = format!("{} to {}", view.outbox, view.stream);
+    let right = format!("{}{} UTC", if live { "q quits   " } else { "" }, view.now);
+    let gap = width.saturating_sub(left.chars().count() + right.len()).max(2);
+    vec![(Colour::Bold, left), (Colour::Dim, format!("{:gap$}{right}", ""))]
+}
+
+fn relayed_by(view: &View) -> Line {
+    let Ok(Some((stats, _))) = &view.outbox_says else {
+        return Vec::new();
+    };
+    match &stats.lease {
+        Some(lease) if lease.expires_in_seconds >= 0 => {
+            vec![(Colour::None, format!("relayed by {}, term {}", lease.holder, lease.term))]
+        }
+        Some(lease) => {
+            let ago = age(lease.expires_in_seconds.unsigned_abs());
+            let text = format!("NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder);
+            vec![(Colour::Red, text)]
+        }
+        None => vec![(Colour::Red, "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned())],
+    }
+}
+
+fn flow(view: &View, lines: &mut Vec<Line>) {
+    let flow = match &view.relay_says {
+        Ok(flow) => flow,
+        Err(why) => {
+            lines.push(named("rates", format!("unknown: {} {why}", view.admin)));
+            lines.push(named("", "(the relay's admin endpoint; --admin URL names another)".to_owned()));
+            return;
+        }
+    };
+    if !flow.leads {
+        lines.push(named("rates", format!("the relay at {} stands by", view.admin)));
+        lines.push(named("", "(--admin URL names the one that relays)".to_owned()));
+        return;
+    }
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", number(rate)));
+    let mut published = named("published", format!("{:>10}   ", rate(flow.published)));
+    published.push((Colour::Dim, chart(&view.history)));
+    lines.push(published);
+    let failing = flow.failed.is_some_and(|rate| rate > 0.0);
+    let mut failed = named("failed", String::new());
+    failed.push((if failing { Colour::Yellow } else { Colour::None }, format!("{:>10}", rate(flow.failed))));
+    lines.push(failed);
+    let latency = match flow.latency {
+        Some((p50, p99)) => format!("{:>10}   median from commit to ack, p99 {}", seconds(p50), seconds(p99)),
+        None => "         -".to_owned(),
+    };
+    lines.push(named("latency", latency));
+    let in_flight = format!("{:>10}   {} in memory", number(flow.in_flight), events(flow.buffered as u64));
+    lines.push(named("in flight", in_flight));
+}
+
+fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
+    let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
+    lines.push(named("backlog", format!("{:>10}   oldest {oldest}", number(stats.backlog as f64))));
+    for (name, count, colour, meaning) in [
+        ("failed", stats.failed, Colour::Yellow, "refused, tried again"),
+        ("parked", stats.parked, Colour::Yellow, "waiting behind an earlier event of their key"),
+        ("dead", stats.dead, Colour::Red, "waiting for a person"),
+    ] {
+        let mut line = named(name, String::new());
+        let colour = if count > 0 { colour } else { Colour::None };
+        line.push((colour, format!("{:>10}", number(count as f64))));
+        line.push((Colour::Dim, format!("   {meaning}")));
+        lines.push(line);
+    }
+}
+
+/// The groups that fit in so many rows.
+fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
+    if groups.is_empty() || room == 0 {
+        return;
+    }
+    lines.push(Vec::new());
+    // Where it is narrow, an error has a line of its own.
+    let wide = width >= WIDE;
+    let shown = if wide { room } else { (room / 2).max(1) };
+    let row = |events: &str, dead: &str, code: &str, id: &str, error: &str| {
+        let error = if wide { error } else { "" };
+        format!("{events:>7}  {dead:>7}  {:<16}  {:<SAMPLE$}  {error}", cut(code, 16), cut(id, SAMPLE))
+    };
+    lines.push(vec![(Colour::Dim, row("EVENTS", "DEAD", "CODE", "SAMPLE", "ERROR"))]);
+    for Group { events, dead, code, error, sample, .. } in groups.iter().take(shown) {
+        let [code, error, sample] = [code, error, sample].map(|text| printable(text));
+        let colour = if *dead > 0 { Colour::Red } else { Colour::Yellow };
+        lines.push(vec![(colour, row(&number(*events as f64), &number(*dead as f64), &code, &sample, &error))]);
+        if !wide {
+            lines.push(vec![(Colour::None, format!("{:>18}{error}", ""))]);
+        }
+    }
+    let more = groups.len().saturating_sub(shown);
+    let more = if more > 0 { format!("{more} more; ") } else { String::new() };
+    lines.push(vec![(Colour::Dim, format!("{more}`outboxd groups` says what to do"))]);
+}
+
+fn named(name: &str, value: String) -> Line {
+    vec![(Colour::None, format!("  {name:<NAMES$}{value}"))]
+}
+
+fn chart(history: &VecDeque<f64>) -> String {
+    let most = history.iter().copied().fold(0.0, f64::max);
+    let bar = |rate: &f64| if most > 0.0 { BARS[((rate / most * 7.0).round() as usize).min(7)] } else { BARS[0] };
+    history.iter().map(bar).collect()
+}
+
+/// With commas between thousands; one digit after the point below ten.
+fn number(value: f64) -> String {
+    if value > 0.0 && value < 9.95 && value.fract() > 0.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{:.0}", value.max(0.0));
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.1} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") }
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+fn draw(line: &Line, width: usize, plain: bool) -> String {
+    let mut left = width;
+    let mut drawn = String::new();
+    for (colour, text) in line {
+        let text = cut(&printable(text), left);
+        left -= text.chars().count();
+        let code = match colour {
+            _ if plain || text.is_empty() => None,
+            Colour::None => None,
+            Colour::Dim => Some(2),
+            Colour::Bold => Some(1),
+            Colour::Red => Some(31),
+            Colour::Yellow => Some(33),
+        };
+        drawn += &code.map_or_else(|| text.clone(), |code| format!("\x1b[{code}m{text}\x1b[0m"));
+    }
+    if plain { drawn.trim_end().to_owned() } else { drawn }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        let group = Group {
+            class: "config".to_owned(),
+            code: "not-covered".to_owned(),
+            error: "no subject of stream SHOP covers \x1b[2Jticket:moved ".repeat(4),
+            events: 1_234_567,
+            dead: 1,
+            first: None,
+            last: None,
+            sample: "6745f0a1b2c3d4e5f6a7b8c9".to_owned(),
+        };
+        let stats = Stats { backlog: 1_234_567, failed: 3, dead: 1, oldest_seconds: Some(75), ..Stats::default() };
+        let published = Some(1204.0);
+        View {
+            outbox: "shop.outbox".to_owned(),
+            stream: "SHOP".to_owned(),
+            admin: "http://127.0.0.1:9464".to_owned(),
+            now: "03:12:44".to_owned(),
+            outbox_says: Ok(Some((stats, vec![group; 30]))),
+            relay_says: Ok(Flow { leads: true, published, latency: Some((0.0008, 2.0)), ..Flow::default() }),
+            history: [0.0, 10.0, 20.0].into(),
+        }
+    }
+
+    #[test]
+    fn it_fits_the_terminal_and_obeys_nothing_from_outside() {
+        for (width, height) in [(80, Some(24)), (160, Some(50)), (40, Some(10)), (80, None)] {
+            let lines = picture(&view(), width, height, true);
+            assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:#?}");
+            assert!(lines.len() <= height.unwrap_or(usize::MAX), "{lines:#?}");
+            assert!(!lines.concat().contains('\x1b'), "{lines:#?}");
+        }
+        let lines = picture(&view(), 80, Some(24), true).join("\n");
+        for part in [
+            "1,204/s   ▁▅█",
+            "0.8 ms   median from commit to ack, p99 2.0 s",
+            "1,234,567   oldest 1m 15s",
+            "NO RELAY",
+            "more; `outboxd groups`",
+        ] {
+            assert!(lines.contains(part), "{part:?} in\n{lines}");
+        }
+        assert!(picture(&view(), 80, Some(24), false).concat().contains("\x1b[31m"));
+    }
+}

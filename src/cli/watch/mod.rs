@@ -1,0 +1,137 @@
+//! `outboxd watch`: the outbox and its relay, live.
+//!
+//! What is in the outbox is asked of MongoDB, rates and latencies of the relay's admin endpoint; without the one or the other
+//! the rest is still shown. On a terminal the picture is redrawn in place until `q`; elsewhere one plain picture follows the
+//! other. MongoDB is left alone for several times as long as the last answer took.
+
+mod frame;
+mod scrape;
+mod terminal;
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal as _, stdout};
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::frame::View;
+use self::scrape::{Relay, Sample};
+use self::terminal::{Input, Terminal};
+use super::selection::inspect;
+use super::write;
+use crate::config::Sources;
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::outbox::inspect::{Group, Inspect, Selection, Stats};
+
+/// Rates that are remembered for the little chart.
+const HISTORY: usize = 40;
+/// Least rest between questions to MongoDB, as a multiple of the time the last took.
+const REST: u32 = 4;
+/// How long MongoDB may take to answer before the picture says that it doesn't.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// How often it is looked
+    #[arg(long, default_value = "2s", value_parser = interval, value_name = "DURATION")]
+    interval: Duration,
+    /// Stop after so many pictures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// The relay's admin endpoint [default: admin.listen]
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+fn interval(text: &str) -> std::result::Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(100) && duration <= Duration::from_secs(3600) => Ok(duration),
+        _ => Err("give a duration from 100ms to 1h, such as 2s".to_owned()),
+    }
+}
+
+pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let (config, inspect) = inspect(sources).await?;
+    let relay = Relay::new(&config.admin, args.admin.as_deref())?;
+    let mut view = View {
+        outbox: format!("{}.{}", config.mongodb.database, config.mongodb.collection),
+        stream: config.stream.name.clone(),
+        admin: relay.url().to_owned(),
+        now: String::new(),
+        outbox_says: Ok(None),
+        relay_says: Err("has not been asked yet".to_owned()),
+        history: VecDeque::with_capacity(HISTORY),
+    };
+    let mut terminal = Terminal::start(stdout().is_terminal())?;
+    let plain = !terminal.is_live() || sources.env.iter().any(|(name, text)| name == "NO_COLOR" && !text.is_empty());
+    let mut shown = 0;
+    let mut before: Option<Sample> = None;
+    loop {
+        let began = Instant::now();
+        let looked = async { tokio::join!(look(&inspect), relay.sample()) };
+        let (outbox, sample) = tokio::select! {
+            looked = looked => looked,
+            () = terminal.quits() => return Ok(()),
+        };
+        let took = began.elapsed();
+        view.now = now();
+        view.outbox_says = outbox.map(Some);
+        view.relay_says = sample.map(|sample| {
+            let flow = sample.since(before.as_ref());
+            if view.history.len() == HISTORY {
+                view.history.pop_front();
+            }
+            view.history.extend(flow.published);
+            before = Some(sample);
+            flow
+        });
+        shown += 1;
+        loop {
+            let (width, height) = terminal.size();
+            let picture = frame::picture(&view, width, height, plain);
+            if !terminal.show(&picture)? {
+                return Ok(());
+            }
+            if args.count == Some(shown) {
+                return match view.outbox_says {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Error::new(ErrorKind::Findings, "MongoDB did not answer")),
+                };
+            }
+            let rest = args.interval.max(took * REST).saturating_sub(began.elapsed());
+            tokio::select! {
+                () = sleep(rest) => break,
+                input = terminal.input() => match input {
+                    Input::Quit => return Ok(()),
+                    Input::Resized => {}
+                }
+            }
+        }
+    }
+}
+
+/// What MongoDB says, or why not.
+async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), String> {
+    // In a task of its own: a command whose future is dropped costs its connection.
+    let inspect = inspect.clone();
+    let answer = tokio::spawn(async move {
+        let stats = inspect.stats().await.during("reading the outbox")?;
+        let groups = match stats.failed + stats.dead {
+            0 => Vec::new(),
+            _ => inspect.groups(&Selection::default()).await.during("reading the outbox")?,
+        };
+        Ok::<_, Error>((stats, groups))
+    });
+    match timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok(answer))) => Ok(answer),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) | Err(_) => Err("MongoDB does not answer".to_owned()),
+    }
+}
+
+/// The time of day, in UTC.
+fn now() -> String {
+    let now = bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
+    now.get(11..19).unwrap_or_default().to_owned()
+}

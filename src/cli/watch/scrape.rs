@@ -1,0 +1,189 @@
+//! What the relay says of itself: its metrics, and what changed from one look to the next.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::Client;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use crate::config::AdminConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::choose_tls;
+
+/// How long an answer may take: the endpoint asks nobody.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A relay's admin endpoint.
+#[derive(Debug)]
+pub(super) struct Relay {
+    client: Client,
+    url: String,
+    token: Option<SecretString>,
+}
+
+/// What it said at one time.
+#[derive(Debug)]
+pub(super) struct Sample {
+    at: Instant,
+    metrics: String,
+}
+
+/// What happened since the time before.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Whether it holds the lease.
+    pub(super) leads: bool,
+    /// Events a second.
+    pub(super) published: Option<f64>,
+    /// Events a second that were marked as failed.
+    pub(super) failed: Option<f64>,
+    /// Commit to ack, in seconds: the median and the 99th percentile. `None` when nothing was published.
+    pub(super) latency: Option<(f64, f64)>,
+    pub(super) in_flight: f64,
+    pub(super) buffered: f64,
+}
+
+impl Relay {
+    pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
+        choose_tls();
+        let client = Client::builder().timeout(TIMEOUT).build();
+        let client = client.map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
+        let mut address = config.listen;
+        if address.ip().is_unspecified() {
+            let loopback: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+            address.set_ip(loopback[usize::from(address.is_ipv6())]);
+        }
+        let url = url.map_or_else(|| format!("http://{address}"), |url| url.trim_end_matches('/').to_owned());
+        if !reqwest::Url::parse(&url).is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
+            let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        Ok(Self { client, url, token: config.token.clone() })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What it says now, or why it doesn't.
+    pub(super) async fn sample(&self) -> std::result::Result<Sample, String> {
+        let mut request = self.client.get(format!("{}/metrics", self.url));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
+        match answer.status() {
+            status if status.is_success() => {}
+            reqwest::StatusCode::UNAUTHORIZED => return Err("wants another admin.token".to_owned()),
+            status => return Err(format!("answers {status}")),
+        }
+        let metrics = answer.text().await.map_err(|_| "does not answer".to_owned())?;
+        if !metrics.contains("outboxd_build_info") {
+            return Err("is not outboxd's".to_owned());
+        }
+        Ok(Sample { at: Instant::now(), metrics })
+    }
+}
+
+impl Sample {
+    /// All of a metric, whatever its labels.
+    fn sum(&self, name: &str) -> f64 {
+        self.of(name).map(|(_, value)| value).sum()
+    }
+
+    /// Each line of a metric: its labels and its value.
+    fn of(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
+        self.metrics.lines().filter_map(move |line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = rest.rsplit_once(' ')?;
+            let is_whole = labels.is_empty() || labels.starts_with('{');
+            Some((labels, value.parse().ok()?)).filter(|_| is_whole)
+        })
+    }
+
+    /// The upper bounds of a histogram's buckets, and how many fell in each or below.
+    fn buckets(&self) -> Vec<(f64, f64)> {
+        let buckets = self.of("outboxd_delivery_latency_seconds_bucket").filter_map(|(labels, count)| {
+            let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
+            // Rust reads "+Inf", too.
+            Some((bound.parse().ok()?, count))
+        });
+        buckets.collect()
+    }
+
+    /// What happened between the two. A relay that was started again counts from zero.
+    pub(super) fn since(&self, before: Option<&Self>) -> Flow {
+        let published = |sample: &Self| sample.sum("outboxd_events_published_total");
+        let before = before.filter(|before| published(before) <= published(self));
+        let seconds = before.map(|before| self.at.duration_since(before.at).as_secs_f64());
+        let rate = |name: &str| Some((self.sum(name) - before?.sum(name)) / seconds?.max(0.001));
+        let earlier = before.map(Self::buckets).unwrap_or_default();
+        let buckets: Vec<_> = self
+            .buckets()
+            .into_iter()
+            .map(|(bound, count)| {
+                let had = earlier.iter().find(|(of, _)| *of == bound).map_or(0.0, |(_, count)| *count);
+                (bound, count - had)
+            })
+            .collect();
+        Flow {
+            leads: self.sum("outboxd_leader") > 0.0,
+            published: rate("outboxd_events_published_total"),
+            failed: rate("outboxd_publish_failures_total"),
+            latency: quantile(&buckets, 0.5).zip(quantile(&buckets, 0.99)),
+            in_flight: self.sum("outboxd_in_flight_events"),
+            buffered: self.sum("outboxd_buffered_events"),
+        }
+    }
+}
+
+/// Between the bounds of the bucket that it falls into, as Prometheus' `histogram_quantile` does.
+fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
+    let all = buckets.last()?.1;
+    if all <= 0.0 {
+        return None;
+    }
+    let rank = q * all;
+    let i = buckets.iter().position(|(_, count)| *count >= rank)?;
+    let (low, below) = if i == 0 { (0.0, 0.0) } else { buckets[i - 1] };
+    let (high, count) = buckets[i];
+    // Over the largest bound all that is known is the bound.
+    Some(if high.is_finite() { low + (high - low) * (rank - below) / (count - below).max(1.0) } else { low })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(seconds: u64, published: u64, buckets: [u64; 3]) -> Sample {
+        let at = Instant::now() + Duration::from_secs(seconds);
+        let [one, two, all] = buckets;
+        let bucket = "outboxd_delivery_latency_seconds_bucket{le=";
+        let metrics = format!(
+            "# TYPE x counter\noutboxd_events_published_total {published}\n\
+             outboxd_publish_failures_total{{class=\"poison\"}} 3\noutboxd_publish_failures_total{{class=\"config\"}} 4\n\
+             {bucket}\"0.001\"}} {one}\n{bucket}\"0.01\"}} {two}\n{bucket}\"+Inf\"}} {all}\n\
+             outboxd_delivery_latency_seconds_count {all}\noutboxd_leader 1\n"
+        );
+        Sample { at, metrics }
+    }
+
+    #[test]
+    fn what_happened_between_two_looks_is_told() {
+        let (first, second) = (sample(0, 100, [0, 100, 100]), sample(10, 1100, [900, 1100, 1100]));
+        let flow = second.since(Some(&first));
+        assert!(flow.leads);
+        assert!((flow.published.unwrap() - 100.0).abs() < 0.1, "{flow:?}");
+        assert!(flow.failed.unwrap().abs() < 0.001, "{flow:?}");
+        let (p50, p99) = flow.latency.unwrap();
+        assert!(p50 < 0.001 && p99 > 0.009 && p99 <= 0.01, "{flow:?}");
+        // Nothing new, and nothing to compare with.
+        assert!(second.since(Some(&sample(0, 1100, [900, 1100, 1100]))).latency.is_none());
+        assert!(second.since(None).published.is_none());
+        // Started again in between.
+        assert!(sample(20, 5, [5, 5, 5]).since(Some(&second)).published.is_none());
+        // Beyond the last bound.
+        assert_eq!(quantile(&[(1.0, 0.0), (f64::INFINITY, 5.0)], 0.5), Some(1.0));
+    }
+}
