@@ -2,10 +2,13 @@
 //!
 //! `OUTBOXD_TEST_PILE` events, 20,000 unless set; `make proofs` takes 100,000.
 
-use bson::{Document, Timestamp, doc};
-use mongodb::Collection;
+use std::time::Duration;
 
-use crate::support::{Relay, Scene, checker, until};
+use bson::{DateTime, Document, Timestamp, doc};
+use mongodb::Collection;
+use tokio::time::{Instant, sleep_until};
+
+use crate::support::{Relay, Scene, checker, outboxd, until};
 
 /// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 16 MiB and 8,192 events.
 const PEAK: u64 = 80_000;
@@ -65,6 +68,64 @@ async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
     assert_eq!(held, (1..=pile).collect::<Vec<_>>());
     println!("and at most {} kB when they followed", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
+}
+
+/// Ten times the pile in the outbox, one in ten of them stuck; the relay drains the rest at its full speed, now left alone, now
+/// looked at the way an operator does. Prints what that costs.
+#[tokio::test]
+async fn an_operator_who_looks_at_a_full_outbox_gets_answers_and_the_relay_goes_on() {
+    let scene = Scene::new().await;
+    let pile = pile();
+    let failure = doc! { "at": DateTime::now(), "attempt": 1_i64, "class": "config", "code": "not-covered", "error": "e", "relay": "r" };
+    let stuck = (0..pile).map(|n| {
+        let mut event = event(&scene, "made", &format!("stuck{n}"), 1);
+        event.extend(doc! { "isLocked": false, "failures": [failure.clone()], "deadAt": DateTime::now() });
+        event
+    });
+    insert(&scene.events, stuck).await;
+    for number in 1..=9 * pile.div_ceil(1000) {
+        insert(&scene.events, (0..1000).map(|key| event(&scene, "made", &format!("k{key}"), number))).await;
+    }
+    let waiting = async || scene.events.estimated_document_count().await.unwrap() - u64::from(pile);
+    let before = waiting().await;
+    let relay = Relay::leading(&scene, &[("OUTBOXD_DISPATCH__MAX_IN_FLIGHT", "256")]).await;
+    until("it drains", async || (waiting().await < before).then_some(())).await;
+    let (mut alone, mut looked_at) = (Vec::new(), Vec::new());
+    let mut took = Duration::ZERO;
+    loop {
+        for (rates, looks) in [(&mut alone, false), (&mut looked_at, true)] {
+            let (began, from) = (Instant::now(), waiting().await);
+            if looks {
+                for verb in ["stats", "groups", "list"] {
+                    let asked = Instant::now();
+                    let (code, said) = outboxd(&scene, &[verb]);
+                    assert_eq!(code, Some(0), "{said}");
+                    assert!(said.contains(&pile.to_string()), "{verb} tells of all that are stuck: {said}");
+                    took = took.max(asked.elapsed());
+                }
+            }
+            sleep_until(began + Duration::from_secs(2)).await;
+            let to = waiting().await;
+            if to > 0 {
+                rates.push((from - to) as f64 / began.elapsed().as_secs_f64());
+            }
+        }
+        if waiting().await == 0 || looked_at.len() == 5 {
+            break;
+        }
+    }
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    let (alone, looked_at) = (median(&mut alone), median(&mut looked_at));
+    println!(
+        "{} events, {pile} of them stuck: stats, groups and list took {took:?} at most; the relay drained {alone:.0} events/s \
+         alone and {looked_at:.0} looked at every 2 s (ratio {:.2})",
+        before + u64::from(pile),
+        looked_at / alone
+    );
+    assert_eq!(relay.stop(), Some(0));
 }
 
 #[tokio::test]

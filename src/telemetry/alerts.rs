@@ -185,7 +185,9 @@ async fn write(
         }
         match omitted.swap(0, Ordering::Relaxed) {
             0 => {}
-            alerts => warn!(alerts, "too many alerts at once; these are only in the log"),
+            alerts => {
+                warn!(alerts, "too many alerts at once for the log of alerts; `outboxd groups` shows what failed")
+            }
         }
     }
     if let Some(webhook) = webhook {
