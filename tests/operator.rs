@@ -200,3 +200,33 @@ async fn a_retry_that_may_come_twice_is_warned_of() {
     }
     says(&scene, &["retry-now", "--all", "--dry-run"], &["2 events in all", "WARNING: 1 of them got no answer"]);
 }
+
+#[tokio::test]
+async fn looking_at_what_is_stuck_leaves_the_rest_of_the_outbox_alone() {
+    let scene = Scene::new().await;
+    let locked = (0..3000).map(|n| doc! { "_id": format!("l{n}"), "subject": "a", "payload": {}, "isLocked": true });
+    let stuck = (0..30).map(|n| doc! { "_id": format!("s{n}"), "subject": "a", "payload": {}, "isLocked": false, "failures": [{ "code": "c" }] });
+    scene.events.insert_many(locked.chain(stuck)).bypass_document_validation(true).await.unwrap();
+    scene.database.run_command(doc! { "profile": 2 }).await.unwrap();
+    for args in [
+        &["stats"][..],
+        &["groups"],
+        &["list"],
+        &["list", "--code", "c", "--subject", "a*"],
+        &["retry-now", "--all", "--yes"],
+    ] {
+        says(&scene, args, &[]);
+    }
+    scene.database.run_command(doc! { "profile": 0 }).await.unwrap();
+    let profile = scene.database.collection::<bson::Document>("system.profile");
+    let asked = doc! { "ns": format!("{}.outbox", scene.name), "docsExamined": { "$exists": true } };
+    let mut asked = profile.find(asked).await.unwrap();
+    let mut seen = 0;
+    while asked.advance().await.unwrap() {
+        let asked = asked.deserialize_current().unwrap();
+        let examined = asked.get_i32("docsExamined").unwrap();
+        assert!(examined <= 30, "{examined} documents for {}", asked.get("command").unwrap());
+        seen += 1;
+    }
+    assert!(seen >= 7, "only {seen} reads were seen");
+}

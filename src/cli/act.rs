@@ -13,7 +13,8 @@ use super::{list, print};
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::outbox::act::{Act, Deed};
-use crate::outbox::inspect::{Selection, State};
+use crate::outbox::inspect::State;
+use crate::outbox::selection::Selection;
 use crate::relay::lease::Lease;
 
 /// Events acted on at once.

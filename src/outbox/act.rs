@@ -7,8 +7,9 @@ use futures_util::TryStreamExt;
 use mongodb::error::Result;
 use mongodb::{Collection, Database};
 
-use super::inspect::{Inspect, Selection};
+use super::inspect::Inspect;
 use super::record::field;
+use super::selection::Selection;
 use super::store::shown_id;
 
 /// Collection of the records of what operators did.

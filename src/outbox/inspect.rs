@@ -3,15 +3,14 @@
 //! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only counted. Documents are
 //! read leniently: whoever looks for what is wrong must be shown what is wrong.
 
-use std::time::Duration;
-
-use bson::{Bson, DateTime, Document, Timestamp, doc, oid::ObjectId};
+use bson::{Bson, DateTime, Document, Timestamp, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
 use mongodb::{Collection, Database};
 use serde::Serialize;
 
-use super::record::field;
+use super::record::{any_key, field};
+use super::selection::{Selection, ids};
 use super::store::shown_id;
 
 /// Where an event is.
@@ -26,21 +25,6 @@ pub(crate) enum State {
     Parked,
     /// It waits for a person.
     Dead,
-}
-
-/// Which events: all that is given must hold. Nothing given means every stuck one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Selection {
-    pub(crate) ids: Vec<String>,
-    /// With `*` for any characters.
-    pub(crate) subject: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) older_than: Option<Duration>,
-    /// Class of the newest failure.
-    pub(crate) class: Option<String>,
-    /// Code of the newest failure.
-    pub(crate) code: Option<String>,
-    pub(crate) state: Option<State>,
 }
 
 /// One event, as a line of a list.
@@ -140,20 +124,30 @@ impl Inspect {
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
         let mut filter = selection.filter(self.now().await?);
         filter.insert("failures.0", doc! { "$exists": true });
-        let error = doc! { "$toString": "$last.error" };
+        let error = doc! { "$convert": { "input": "$_id.error", "to": "string", "onError": "", "onNull": "" } };
         let numbers = doc! { "$regexFindAll": { "input": error.clone(), "regex": r"\b[0-9]+\b" } };
         let without = doc! { "$replaceAll": { "input": "$$value", "find": "$$this.match", "replacement": "#" } };
         let joined = doc! { "$reduce": { "input": numbers, "initialValue": error, "in": without } };
+        let last = doc! { "$cond": [{ "$isArray": "$failures" }, "$failures", []] };
         let pipeline = [
             doc! { "$match": filter },
-            doc! { "$project": { "dead": "$deadAt", "last": { "$last": "$failures" } } },
+            doc! { "$project": { "dead": "$deadAt", "last": { "$last": last } } },
+            // As they are first, most being equal, and then without their numbers: that costs more.
             doc! { "$group": {
-                "_id": { "class": "$last.class", "code": "$last.code", "error": joined },
+                "_id": { "class": "$last.class", "code": "$last.code", "error": "$last.error" },
                 "events": { "$sum": 1_i64 },
                 "dead": { "$sum": { "$cond": [{ "$gt": ["$dead", Bson::Null] }, 1_i64, 0_i64] } },
                 "first": { "$min": "$last.at" },
                 "last": { "$max": "$last.at" },
                 "sample": { "$first": "$_id" },
+            } },
+            doc! { "$group": {
+                "_id": { "class": "$_id.class", "code": "$_id.code", "error": joined },
+                "events": { "$sum": "$events" },
+                "dead": { "$sum": "$dead" },
+                "first": { "$min": "$first" },
+                "last": { "$max": "$last" },
+                "sample": { "$first": "$sample" },
             } },
             doc! { "$sort": { "events": -1 } },
             doc! { "$limit": 100 },
@@ -190,7 +184,7 @@ impl Inspect {
             "default": State::Parked.as_str(),
         } };
         let pipeline = [
-            doc! { "$match": { field::IS_LOCKED: false } },
+            doc! { "$match": { field::IS_LOCKED: false, field::KEY: any_key() } },
             doc! { "$project": { field::SUBJECT: 1, field::TS: 1, "state": state } },
             doc! { "$group": {
                 "_id": "$subject", "failed": is(State::Failed), "parked": is(State::Parked), "dead": is(State::Dead),
@@ -286,52 +280,6 @@ impl State {
     }
 }
 
-impl Selection {
-    /// As a filter. Text from outside is only ever compared, never a query itself.
-    pub(crate) fn filter(&self, now: DateTime) -> Document {
-        let mut filter = doc! { field::IS_LOCKED: self.state == Some(State::Locked) };
-        match self.state {
-            Some(State::Dead) => drop(filter.insert(field::DEAD_AT, doc! { "$ne": Bson::Null })),
-            Some(State::Failed) => {
-                filter.insert(field::DEAD_AT, Bson::Null);
-                filter.insert("failures.0", doc! { "$exists": true });
-            }
-            Some(State::Parked) => {
-                filter.insert(field::DEAD_AT, Bson::Null);
-                filter.insert("failures.0", doc! { "$exists": false });
-            }
-            Some(State::Locked) | None => {}
-        }
-        if !self.ids.is_empty() {
-            filter.insert(field::ID, doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() });
-        }
-        if let Some(subject) = &self.subject {
-            let pattern: Vec<_> = subject.split('*').map(escape).collect();
-            filter.insert(field::SUBJECT, doc! { "$regex": format!("^{}$", pattern.join(".*")) });
-        }
-        if let Some(key) = &self.key {
-            filter.insert(field::KEY, key);
-        }
-        if let Some(age) = self.older_than {
-            let before = now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
-            filter.insert(field::TS, doc! { "$lt": before });
-        }
-        let mut newest = Vec::new();
-        for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
-            if let Some(wanted) = wanted {
-                let last = doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
-                let found = doc! { "$getField": { "field": name, "input": last } };
-                newest.push(doc! { "$eq": [found, { "$literal": wanted }] });
-            }
-        }
-        if !newest.is_empty() {
-            filter.insert("$expr", doc! { "$and": newest });
-        }
-        filter
-    }
-}
-
 impl Entry {
     fn read(event: &Document, now: DateTime) -> Self {
         let failures = event.get_array(field::FAILURES).ok();
@@ -350,24 +298,6 @@ impl Entry {
             error: text(&failure, "error"),
         }
     }
-}
-
-/// What an id on a command line may be: an ObjectId, a UUID or a string.
-pub(crate) fn ids(id: &str) -> Vec<Bson> {
-    let mut ids = vec![Bson::from(id)];
-    ids.extend(ObjectId::parse_str(id).ok().map(Bson::from));
-    ids.extend(bson::Uuid::parse_str(id).ok().map(Bson::from));
-    ids
-}
-
-fn escape(text: &str) -> String {
-    text.chars().fold(String::new(), |mut escaped, c| {
-        if !c.is_alphanumeric() {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-        escaped
-    })
 }
 
 /// A text of an event, without what a terminal would obey.

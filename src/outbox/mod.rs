@@ -14,6 +14,8 @@ pub(crate) mod mark;
 pub mod payload;
 pub mod record;
 #[cfg(feature = "relay")]
+pub(crate) mod selection;
+#[cfg(feature = "relay")]
 pub(crate) mod store;
 #[cfg(feature = "opentelemetry")]
 pub(crate) mod trace;

@@ -30,6 +30,13 @@ pub mod field {
     pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";
 }
 
+/// What every document matches, with a key or without. Unless a query says a word about the key, the server doesn't take the
+/// index of what is unlocked: it reads the whole outbox.
+#[cfg(feature = "relay")]
+pub(crate) fn any_key() -> bson::Document {
+    bson::doc! { "$gte": Bson::MinKey }
+}
+
 /// What the relay does next with a document, by its bookkeeping fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Custody {

@@ -12,7 +12,7 @@ use mongodb::{Client, ClientSession, Collection, SessionCursor};
 
 use super::event::{EventId, Key};
 use super::mark::{Mark, Refused, mark_update};
-use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, field};
+use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, any_key, field};
 use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::relay::publish::Acked;
 
@@ -207,6 +207,7 @@ impl Store {
         let mut session = self.client.start_session().snapshot(true).await?;
         let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
         if self.ordering == Ordering::None {
+            without_key.insert(field::KEY, any_key());
             return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut session).await;
         }
         let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
@@ -248,7 +249,8 @@ impl Store {
     /// The unlocked events that an operator wants removed.
     pub(crate) async fn discards(&self, room: Room) -> Result<Page> {
         let mut session = self.client.start_session().snapshot(true).await?;
-        let wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
+        let mut wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
+        wanted.insert(field::KEY, any_key());
         self.read(self.collection.find(wanted), room, &mut session).await
     }
 
