@@ -44,6 +44,9 @@ fn people(groups: &[Shown]) -> String {
     }
     let width = width();
     groups.iter().fold(String::new(), |mut said, Shown { group, remedy }| {
+        if !said.is_empty() {
+            said.push('\n');
+        }
         let [error, code, sample] = [&group.error, &group.code, &group.sample].map(|text| printable(text));
         let [shell_code, sample] = [shell(&code), shell(&sample)];
         let seconds =
@@ -51,11 +54,13 @@ fn people(groups: &[Shown]) -> String {
         let dead = if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
         let _ = writeln!(said, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
         let _ = writeln!(said, "  {}", wrap(&error, width, 2));
-        let _ = writeln!(said, "  last failed   {} to {} UTC", seconds(&group.first), seconds(&group.last));
+        let (first, last) = (seconds(&group.first), seconds(&group.last));
+        let from = if first == last { String::new() } else { format!("{first} to ") };
+        let _ = writeln!(said, "  last failed   {from}{last} UTC");
         let _ = writeln!(said, "  what to do    {}", wrap(remedy, width, 16));
         let _ = writeln!(said, "  look at one   outboxd show {sample}");
         let _ = writeln!(said, "  then          outboxd retry-now --all --code {shell_code}");
-        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}\n");
+        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}");
         said
     })
 }

@@ -232,6 +232,9 @@ async fn version(database: &Database, at: &str, timeout: Duration) -> Finding {
 /// The relay always asks for a majority; writers get what is the default.
 async fn write_concern(database: &Database, at: &str, hello: &Document, timeout: Duration) -> Finding {
     const CHECK: &str = "mongodb.writes";
+    if hello.get_str("setName").is_err() && hello.get_str("msg").is_err() {
+        return Finding::ok(CHECK, at, "not looked at: a standalone has no majority");
+    }
     const MAJORITY: &str = "mongosh> db.adminCommand({setDefaultRWConcern: 1, defaultWriteConcern: {w: \"majority\"}})";
     let number = |name: &str| hello.get_array(name).map_or(0, Vec::len);
     let bearing = number("hosts") + number("passives");
@@ -296,7 +299,7 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
     let full = (hours / filled.clamp(1e-6, 1.0)).max(kept);
     if full >= OPLOG_HOURS {
         let more = if full > hours { " and has room for a day" } else { "" };
-        return Finding::ok(CHECK, at, format!("reaches back {hours:.1} h{more}"));
+        return Finding::ok(CHECK, at, format!("reaches back {}{more}", span(hours)));
     }
     let (full, hours) = (span(full), span(hours));
     let found = format!("would reach back {full} at the rate of the last {hours}; a day outlasts most outages");
