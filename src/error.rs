@@ -95,9 +95,13 @@ impl StdError for Error {}
 /// every server where none can be used.
 pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
     let said = error.kind.to_string();
-    let mongodb::error::ErrorKind::ServerSelection { .. } = &*error.kind else {
-        return said;
-    };
+    match &*error.kind {
+        mongodb::error::ErrorKind::ServerSelection { .. } => {}
+        mongodb::error::ErrorKind::Authentication { .. } => {
+            return format!("{}; `outboxd check` says who was refused", said.split(": Kind: ").next().unwrap_or(&said));
+        }
+        _ => return said,
+    }
     let servers = said.split("{ Address: ").skip(1).filter_map(|server| {
         let (address, rest) = server.split_once(", Type: ")?;
         let reason = rest.split_once("Error: Kind: ").and_then(|(_, error)| error.split(", labels: ").next());

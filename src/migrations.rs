@@ -131,6 +131,7 @@ impl Migrations {
     /// # Errors
     /// As [`Migrations::apply`].
     pub async fn status(&self) -> Result<Vec<(Migration, Status)>> {
+        self.require_replica_set().await?;
         let mut statuses = Vec::new();
         for migration in MIGRATIONS {
             let id = self.record_id(migration);
@@ -142,6 +143,21 @@ impl Migrations {
             statuses.push((*migration, status));
         }
         Ok(statuses)
+    }
+
+    /// A standalone takes every migration, and no relay could ever follow it.
+    async fn require_replica_set(&self) -> Result<()> {
+        let hello = self.database.run_command(doc! { "hello": 1 }).await.during("asking what it is")?;
+        if hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+            return Ok(());
+        }
+        if hello.get_bool("isreplicaset").unwrap_or(false) {
+            let message = "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
+            return Err(Error::new(ErrorKind::Mongodb, message));
+        }
+        let message = "MongoDB is a standalone, which has no transactions and no change streams; make it a replica set, if only \
+                       of one: `outboxd check` has the lines";
+        Err(Error::new(ErrorKind::Migration, message))
     }
 
     /// Refuses to go on unless everything is applied.

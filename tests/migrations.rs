@@ -2,7 +2,7 @@
 
 use bson::{Document, doc};
 
-use crate::support::{OUTBOXD, Scene, outboxd};
+use crate::support::{Mongod, OUTBOXD, Scene, outboxd, outboxd_with};
 
 #[tokio::test]
 async fn a_second_run_changes_nothing() {
@@ -100,4 +100,15 @@ async fn records(scene: &Scene) -> Vec<Document> {
         records.push(cursor.deserialize_current().unwrap());
     }
     records
+}
+
+#[tokio::test]
+async fn a_standalone_is_refused_with_the_way_out() {
+    let (scene, mongod) = (Scene::bare().await, Mongod::standalone().await);
+    let uri = format!("mongodb://{}/shop", mongod.address);
+    for verb in ["migrate", "run"] {
+        let (code, said) = outboxd_with(&scene, &[verb], &[("MONGODB_URI", &uri)]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("MongoDB is a standalone") && said.contains("`outboxd check` has the lines"), "{said}");
+    }
 }

@@ -182,7 +182,10 @@ fn who(sources: &Sources) -> String {
             names.iter().find_map(|name| sources.env.iter().find(|(set, text)| set == name && !text.is_empty()));
         found.map(|(_, text)| text.clone())
     };
-    let user = of(["USER", "LOGNAME"]).unwrap_or_else(|| "somebody".to_owned());
+    let user = of(["USER", "LOGNAME"]).unwrap_or_else(|| {
+        let uid = std::fs::metadata("/proc/self").map(|of| std::os::unix::fs::MetadataExt::uid(&of));
+        uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}"))
+    });
     let host = of(["HOSTNAME", "HOST"]).or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
 }

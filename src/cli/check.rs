@@ -69,8 +69,15 @@ fn table(findings: &[Finding], colour: bool) -> String {
             let _ = writeln!(table, "        {}", printable(line));
         }
     }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let _ = writeln!(table, "\n{} ok, {} warn, {} fail", count(Level::Ok), count(Level::Warn), count(Level::Fail));
+    let of = |level| findings.iter().filter(move |finding| finding.level == level);
+    let named = |level| match of(level).map(|finding| finding.check).collect::<Vec<_>>().join(", ") {
+        names if names.is_empty() => names,
+        names => format!(" ({names})"),
+    };
+    let (warn, fail) = (of(Level::Warn).count(), of(Level::Fail).count());
+    let total =
+        format!("{} ok, {warn} warn{}, {fail} fail{}", of(Level::Ok).count(), named(Level::Warn), named(Level::Fail));
+    let _ = writeln!(table, "\n{}", wrap(&total, WIDTH, 0));
     table
 }
 

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, events, printable, shell, show, width, wrap};
+use super::output::{Output, events, printable, show, width, wrap};
 use super::selection::{Filter, inspect};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
 use crate::outbox::inspect::Group;
+use crate::preflight::shell;
 use crate::relay::policy::Rejection;
 
 #[derive(Debug, ClapArgs)]
@@ -47,7 +48,9 @@ fn people(groups: &[Shown]) -> String {
         if !said.is_empty() {
             said.push('\n');
         }
-        let [error, code, sample] = [&group.error, &group.code, &group.sample].map(|text| printable(text));
+        let such_as = if group.error == group.example { "" } else { "such as: " };
+        let error = format!("{such_as}{}", group.example);
+        let [error, code, sample] = [&error, &group.code, &group.sample].map(|text| printable(text));
         let [shell_code, sample] = [shell(&code), shell(&sample)];
         let seconds =
             |at: &Option<String>| at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ");
@@ -60,7 +63,7 @@ fn people(groups: &[Shown]) -> String {
         let _ = writeln!(said, "  what to do    {}", wrap(remedy, width, 16));
         let _ = writeln!(said, "  look at one   outboxd show {sample}");
         let _ = writeln!(said, "  then          outboxd retry-now --all --code {shell_code}");
-        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}");
+        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}   # for good, unpublished");
         said
     })
 }

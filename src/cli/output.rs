@@ -69,7 +69,7 @@ pub(super) fn printable(text: &str) -> String {
 pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
     let mut wrapped = String::new();
     let mut column = indent;
-    for word in text.split_whitespace() {
+    for word in words(text) {
         let length = word.chars().count();
         if column > indent && column + 1 + length > width {
             let _ = write!(wrapped, "\n{:indent$}", "");
@@ -78,24 +78,31 @@ pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
             wrapped.push(' ');
             column += 1;
         }
-        wrapped.push_str(word);
+        wrapped.push_str(&word);
         column += length;
     }
     wrapped
+}
+
+/// A command in backticks is one word: it is there to be copied.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(open) if open.matches('`').count() % 2 == 1 => {
+                open.push(' ');
+                open.push_str(word);
+            }
+            _ => words.push(word.to_owned()),
+        }
+    }
+    words
 }
 
 /// Columns of the terminal, or [`WIDTH`].
 pub(super) fn width() -> usize {
     let terminal = std::io::stdout().is_terminal().then(crossterm::terminal::size);
     terminal.and_then(std::result::Result::ok).map_or(WIDTH.into(), |(width, _)| width.into())
-}
-
-/// As one word of a command that is there to be pasted: any client can choose an id.
-pub(super) fn shell(text: &str) -> String {
-    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
 }
 
 /// `1 event`, `2 events`.
@@ -120,19 +127,12 @@ pub(super) fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{age, shell};
+    use super::{age, wrap};
 
     #[test]
-    fn an_id_is_one_word_of_a_command() {
-        for (id, word) in [
-            ("674f-a_b.c:d", "674f-a_b.c:d"),
-            ("", "''"),
-            ("a b", "'a b'"),
-            ("'; rm", r"''\''; rm'"),
-            ("$(x)", "'$(x)'"),
-        ] {
-            assert_eq!(shell(id), word);
-        }
+    fn a_command_is_never_broken() {
+        assert_eq!(wrap("say `a b c d` now or never", 10, 2), "say\n  `a b c d`\n  now or\n  never");
+        assert_eq!(wrap("an open ` one", 6, 0), "an\nopen\n` one");
     }
 
     #[test]

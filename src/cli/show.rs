@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 
-use super::output::{Output, age, events, printable, shell, show, width, wrap};
+use super::output::{Output, age, events, printable, show, width, wrap};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::outbox::inspect::{Entry, State, text};
 use crate::outbox::record::{OutboxRecord, field};
 use crate::outbox::store::shown_id;
+use crate::preflight::shell;
 use crate::relay::policy::Rejection;
 
 #[derive(Debug, ClapArgs)]
@@ -88,7 +89,7 @@ fn newest(event: &Document) -> Option<&Document> {
 fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next: &str) -> String {
     let mut said = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(said, "  {name:<14}{}", printable(value));
+        let _ = writeln!(said, "  {name:<20}{}", printable(value));
     };
     let plain = |value: &Bson| match value {
         Bson::String(_) => None,

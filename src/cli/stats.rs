@@ -40,8 +40,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 
 fn people(shown: &Shown) -> String {
     let Shown { outbox, stream, duplicate_window_seconds, stats } = shown;
-    let mut said =
-        format!("outbox {outbox} to stream {stream} (duplicate window {})\n", age(*duplicate_window_seconds));
+    let mut said = format!(
+        "outbox {outbox} to stream {stream} (duplicate window {} as configured)\n",
+        age(*duplicate_window_seconds)
+    );
     let _ = match &stats.lease {
         Some(lease) if lease.expires_in_seconds >= 0 => {
             writeln!(said, "relayed by {}, term {}", lease.holder, lease.term)

@@ -26,7 +26,8 @@ impl MongodbConfig {
         // A server that stops answering is noticed after these two, instead of the driver's 20 s.
         options.heartbeat_freq.get_or_insert(secs(5));
         options.connect_timeout.get_or_insert(secs(5));
-        options.server_selection_timeout.get_or_insert(secs(10));
+        // An operator is waiting; the daemon rides out an election.
+        options.server_selection_timeout.get_or_insert(secs(if role == "operator" { 5 } else { 10 }));
         Ok(options)
     }
 }

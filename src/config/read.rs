@@ -16,18 +16,18 @@ use crate::admin;
 impl MongodbConfig {
     pub(super) fn read(reader: &mut Reader, client_id: &str) -> Self {
         let uri = reader.secret("mongodb.uri", "mongodb.uri_file");
-        let mut in_path = None;
+        let (mut in_path, mut readable) = (None, false);
         match &uri {
             None => reader.missing("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
             Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
-                Ok(parsed) => in_path = parsed.default_database,
+                Ok(parsed) => (in_path, readable) = (parsed.default_database, true),
                 // The driver's message may repeat parts of the URI.
                 Err(_) => reader
                     .mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
             },
         }
         let database = reader.optional("mongodb.database").or(in_path).unwrap_or_else(|| {
-            if uri.is_some() {
+            if readable {
                 reader.missing("mongodb.database", "is not set; put the database in the URI's path or set it");
             }
             String::new()

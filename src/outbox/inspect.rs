@@ -51,6 +51,8 @@ pub(crate) struct Group {
     pub(crate) code: String,
     /// With `#` for numbers.
     pub(crate) error: String,
+    /// The error of the sample, as it is.
+    pub(crate) example: String,
     pub(crate) events: u64,
     pub(crate) dead: u64,
     pub(crate) first: Option<String>,
@@ -140,6 +142,7 @@ impl Inspect {
                 "first": { "$min": "$last.at" },
                 "last": { "$max": "$last.at" },
                 "sample": { "$first": "$_id" },
+                "example": { "$first": "$last.error" },
             } },
             doc! { "$group": {
                 "_id": { "class": "$_id.class", "code": "$_id.code", "error": joined },
@@ -148,6 +151,7 @@ impl Inspect {
                 "first": { "$min": "$first" },
                 "last": { "$max": "$last" },
                 "sample": { "$first": "$sample" },
+                "example": { "$first": "$example" },
             } },
             doc! { "$sort": { "events": -1 } },
             doc! { "$limit": 100 },
@@ -165,6 +169,7 @@ impl Inspect {
                     first: date(&group, "first"),
                     last: date(&group, "last"),
                     sample: group.get("sample").map(shown_id).unwrap_or_default(),
+                    example: text(&group, "example").unwrap_or_default(),
                 }
             })
             .try_collect()

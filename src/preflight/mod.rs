@@ -174,7 +174,7 @@ fn count<T>(things: &[T], noun: &str) -> String {
 }
 
 /// One word for a shell, whatever is in it: a subject is anybody's text.
-fn shell(word: &str) -> String {
+pub(crate) fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:/".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),

@@ -296,6 +296,9 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
     let storage = stats.get_document("storageStats").ok();
     let filled = number(storage, "size").zip(number(storage, "maxSize")).map_or(1.0, |(size, max)| size / max);
     let kept = number(status.get_document("oplogTruncation").ok(), "oplogMinRetentionHours").unwrap_or(0.0);
+    if hours < 1.0 && filled < 0.5 {
+        return Finding::ok(CHECK, at, format!("{} old: too young to tell how far it will reach", span(hours)));
+    }
     let full = (hours / filled.clamp(1e-6, 1.0)).max(kept);
     if full >= OPLOG_HOURS {
         let more = if full > hours { " and has room for a day" } else { "" };

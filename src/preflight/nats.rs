@@ -133,7 +133,7 @@ async fn jetstream(
         seen.findings.push(Finding::fail("stream.exists", &stream, "doesn't exist", "$ outboxd migrate"));
         return;
     };
-    seen.findings.push(Finding::ok("stream.exists", &stream, format!("holds {} messages", info.state.messages)));
+    seen.findings.push(Finding::ok("stream.exists", &stream, format!("messages: {}", info.state.messages)));
     let cluster = info.cluster.as_ref();
     let clustered = cluster.is_some_and(|cluster| cluster.name.is_some());
     if clustered && cluster.is_some_and(|cluster| cluster.leader.is_none()) {

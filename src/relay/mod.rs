@@ -182,7 +182,12 @@ where
     F: Future<Output = Result<T>>,
 {
     while !stop.is_cancelled() {
-        match attempt().await {
+        // A stop doesn't wait for a server that isn't there.
+        let attempted = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            attempted = attempt() => attempted,
+        };
+        match attempted {
             Ok(reached) => return Ok(Some(reached)),
             Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
                 warn!(%error, "trying again");

@@ -233,6 +233,7 @@ mod tests {
             first: None,
             last: None,
             sample: "6745f0a1b2c3d4e5f6a7b8c9".to_owned(),
+            example: String::new(),
         };
         let stats = Stats { backlog: 1_234_567, failed: 3, dead: 1, oldest_seconds: Some(75), ..Stats::default() };
         let published = Some(1204.0);
