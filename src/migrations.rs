@@ -116,6 +116,7 @@ impl Migrations {
     /// # Errors
     /// [`ErrorKind::Migration`] for an edited file, [`ErrorKind::Mongodb`] when a command is refused. Safe to repeat.
     pub async fn apply(&self) -> Result<Vec<(Migration, Status)>> {
+        self.require_replica_set().await?;
         let before = self.status().await?;
         for (migration, status) in &before {
             if *status == Status::Pending {
@@ -131,7 +132,6 @@ impl Migrations {
     /// # Errors
     /// As [`Migrations::apply`].
     pub async fn status(&self) -> Result<Vec<(Migration, Status)>> {
-        self.require_replica_set().await?;
         let mut statuses = Vec::new();
         for migration in MIGRATIONS {
             let id = self.record_id(migration);
@@ -165,6 +165,7 @@ impl Migrations {
     /// # Errors
     /// [`ErrorKind::Migration`] that names what is missing.
     pub async fn require_applied(&self) -> Result<()> {
+        self.require_replica_set().await?;
         let statuses = self.status().await?;
         let pending: Vec<_> = statuses
             .iter()
