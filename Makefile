@@ -7,7 +7,7 @@ FEATURES := --features crash-points,demo
 DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs check demo demo-up demo-down bins
+.PHONY: help test proofs faults check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: ## run every test against real servers
 proofs: ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
+
+faults: ## every fault of relays, servers and the network, for longer (about 20 minutes)
+	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
+		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: --include-ignored --test-threads=4 --nocapture
 
 check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check

@@ -11,6 +11,7 @@ mod config; // every mistake at once, secrets masked, the shipped file is comple
 mod crashes; // killed at every named point, the relay loses and reorders nothing
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
+mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
@@ -18,6 +19,7 @@ mod operator; // what an operator sees and does
 mod orders; // the orders service: its requests, and its copy of the tickets
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
 mod pins; // facts about the servers that the design stands on
+mod protocol; // every history of two relays and a lease, within bounds
 mod relay; // a committed event is published once, in order, and deleted
 mod support;
 mod tickets; // the tickets service: its requests, and what an order does to a ticket

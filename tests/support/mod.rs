@@ -1,9 +1,11 @@
 //! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
 
 pub(crate) mod checker;
+mod cluster;
 mod mongod;
 pub(crate) mod otlp;
 mod process;
+mod proxy;
 mod ticketing;
 mod writers;
 
@@ -15,8 +17,10 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
+pub(crate) use self::cluster::{NatsCluster, ReplicaSet};
 pub(crate) use self::mongod::{Mongod, PASSWORD};
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
+pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Ticketing, token};
 pub(crate) use self::writers::{Ledger, Outcome, Writers};
 
@@ -34,6 +38,7 @@ pub(crate) struct Scene {
     pub(crate) name: String,
     /// Name of the stream; the database's, unless a second service shares it.
     pub(crate) stream: String,
+    pub(crate) mongodb_uri: String,
     pub(crate) nats_url: String,
     /// What the stream takes: `<name>.>`, unless the scene has a nats-server of its own.
     pub(crate) subjects: String,
@@ -103,14 +108,33 @@ impl Scene {
         scene
     }
 
+    /// Migrated, on servers that no other test uses. `replicas` is that of the stream.
+    pub(crate) async fn among(mongodb_uri: String, nats_url: String, replicas: &str) -> Self {
+        let name = format!("t{}", ObjectId::new());
+        let subjects = format!("{name}.>");
+        let scene = Self::at(name, mongodb_uri, nats_url, subjects).await;
+        // A cluster may take a moment to agree on who leads what.
+        until("the scene is made", async || {
+            let (code, _) = outboxd_with(&scene, &["migrate"], &[("OUTBOXD_STREAM__REPLICAS", replicas)]);
+            (code == Some(0)).then_some(())
+        })
+        .await;
+        scene
+    }
+
     /// Before `outboxd migrate`, on this nats-server.
     pub(crate) async fn on(name: String, nats_url: String, subjects: String) -> Self {
-        let client = Client::with_uri_str(mongodb_uri()).await.expect("the test's mongod");
+        Self::at(name, mongodb_uri(), nats_url, subjects).await
+    }
+
+    async fn at(name: String, mongodb_uri: String, nats_url: String, subjects: String) -> Self {
+        let client = Client::with_uri_str(&mongodb_uri).await.expect("the test's mongod");
         let options = match nats_url.split_once("//svc:pw@") {
             Some(_) => async_nats::ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned()),
             None => async_nats::ConnectOptions::new(),
         };
-        let nats = options.connect(&nats_url).await.expect("the test's nats-server");
+        let servers: Vec<_> = nats_url.split(',').collect();
+        let nats = options.retry_on_initial_connect().connect(servers).await.expect("the test's nats-server");
         let database = client.database(&name);
         Self {
             events: database.collection("outbox"),
@@ -120,6 +144,7 @@ impl Scene {
             database,
             stream: name.clone(),
             name,
+            mongodb_uri,
             nats_url,
             subjects,
             folder: tempfile::tempdir().expect("a folder for what the relays write"),
@@ -128,7 +153,7 @@ impl Scene {
 
     /// The environment of an `outboxd` on this scene.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
-        let uri = mongodb_uri();
+        let uri = &self.mongodb_uri;
         let (server, options) = uri.split_once("/?").unwrap_or((uri.trim_end_matches('/'), ""));
         [
             ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),

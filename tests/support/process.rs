@@ -113,7 +113,7 @@ fn nats_server(data: &Path, port: &str) -> Child {
         .expect("nats-server starts")
 }
 
-fn signal(child: &Child, signal: &str) {
+pub(super) fn signal(child: &Child, signal: &str) {
     let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill runs");
     assert!(sent.success());
 }
@@ -128,6 +128,7 @@ impl Drop for NatsServer {
 /// A running relay.
 pub(crate) struct Relay {
     child: Child,
+    name: String,
     log: tempfile::NamedTempFile,
 }
 
@@ -141,7 +142,8 @@ impl Relay {
             .stderr(File::options().append(true).open(log.path()).expect("the log opens"))
             .spawn()
             .expect("outboxd starts");
-        Self { child, log }
+        let name = settings.iter().find(|(name, _)| *name == "NATS_CLIENT_ID").map_or("", |(_, name)| name).to_owned();
+        Self { child, name, log }
     }
 
     /// Starts one and waits until it holds the lease.
@@ -164,6 +166,26 @@ impl Relay {
             Some(rest.split_whitespace().next()?.to_owned())
         })
         .await
+    }
+
+    /// Its `NATS_CLIENT_ID`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&self) {
+        signal(&self.child, "-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        signal(&self.child, "-CONT");
+    }
+
+    /// Whether it hasn't ended by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
     }
 
     /// The process's id.

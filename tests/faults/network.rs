@@ -1,0 +1,116 @@
+//! Networks that half work: replies that are lost, connections that are cut or go silent, on either side.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{ALONE, Trial, again_and_again, length};
+use crate::support::{NatsServer, Proxy, Scene, Toxic, mongodb_uri, until};
+
+/// The host and port in a URI of one server.
+fn host(uri: &str) -> &str {
+    uri.split("://").nth(1).expect("a URI").split(['/', '?']).next().expect("a host")
+}
+
+/// Between the relay and MongoDB. Writers go directly.
+async fn before_mongodb() -> (Proxy, String) {
+    let proxy = Proxy::start(host(&mongodb_uri())).await;
+    // Directly, or the driver would learn the server's own address and go there.
+    let uri = format!("mongodb://{}/NAME?directConnection=true", proxy.address);
+    (proxy, uri)
+}
+
+async fn mongodb_trial(relays: usize) -> (Proxy, Trial) {
+    let (proxy, uri) = before_mongodb().await;
+    let scene = Scene::new().await;
+    let uri = uri.replace("NAME", &scene.name);
+    (proxy, Trial::begin(scene, relays, &[("MONGODB_URI", &uri)]).await)
+}
+
+async fn nats_trial() -> (Proxy, NatsServer, Trial) {
+    let nats = NatsServer::start().await;
+    let proxy = Proxy::start(host(&nats.url)).await;
+    let scene = Scene::alone(&nats).await;
+    let url = format!("nats://{}", proxy.address);
+    let trial = Trial::begin(scene, 1, &[("NATS_URL", &url)]).await;
+    (proxy, nats, trial)
+}
+
+#[tokio::test]
+async fn replies_of_mongodb_that_are_lost_cost_no_event() {
+    let _alone = ALONE.lock().await;
+    let (proxy, trial) = mongodb_trial(2).await;
+    again_and_again(Duration::from_millis(700), async || {
+        // What was asked is done, and nobody hears of it.
+        proxy.set(Toxic::NoReplies);
+        sleep(Duration::from_millis(50)).await;
+        proxy.reset();
+        proxy.set(Toxic::None);
+        true
+    })
+    .await;
+    trial.end(&[("replies lost", proxy.harmed())]).await;
+}
+
+#[tokio::test]
+async fn acks_that_are_lost_are_asked_for_again_and_acked_as_duplicates() {
+    let _alone = ALONE.lock().await;
+    let (proxy, _nats, trial) = nats_trial().await;
+    again_and_again(Duration::from_millis(700), async || {
+        proxy.set(Toxic::NoReplies);
+        sleep(Duration::from_millis(50)).await;
+        proxy.reset();
+        proxy.set(Toxic::None);
+        true
+    })
+    .await;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let metrics = reqwest::get(format!("http://{}/metrics", trial.relays[0].admin().await)).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let duplicates = metrics.lines().find_map(|line| line.strip_prefix("outboxd_duplicate_acks_total ")).unwrap();
+    let faults = [("acks lost", proxy.harmed()), ("acked as a duplicate", duplicates.parse().unwrap())];
+    let report = trial.end(&faults).await;
+    assert_eq!(report.burned, 0, "{report}");
+}
+
+#[tokio::test]
+#[ignore = "make faults"]
+async fn a_connection_to_nats_that_goes_silent_is_noticed_and_made_again() {
+    let _alone = ALONE.lock().await;
+    let (proxy, _nats, trial) = nats_trial().await;
+    proxy.set(Toxic::BlackHole);
+    sleep(length()).await;
+    proxy.set(Toxic::None);
+    let report = trial.end(&[("silent", proxy.harmed())]).await;
+    assert_eq!(report.burned, 0, "{report}");
+}
+
+#[tokio::test]
+async fn a_relay_cut_off_from_mongodb_is_replaced_and_harms_nothing_when_it_is_back() {
+    let _alone = ALONE.lock().await;
+    let (proxy, uri) = before_mongodb().await;
+    let scene = Scene::new().await;
+    let uri = uri.replace("NAME", &scene.name);
+    // The first one alone is behind the proxy.
+    let mut trial = Trial::begin(scene, 1, &[("MONGODB_URI", &uri)]).await;
+    trial.settings.retain(|(name, _)| name != "MONGODB_URI");
+    let other = trial.relay(1);
+    other.says("standing by").await;
+    trial.relays.push(other);
+    proxy.set(Toxic::BlackHole);
+    until("the other has taken over", async || (trial.holder().await == Some(1)).then_some(())).await;
+    sleep(length()).await;
+    proxy.set(Toxic::None);
+    trial.end(&[("silent", proxy.harmed())]).await;
+}
+
+#[tokio::test]
+#[ignore = "make faults"]
+async fn slow_networks_cost_no_event() {
+    let _alone = ALONE.lock().await;
+    let (proxy, trial) = mongodb_trial(1).await;
+    proxy.set(Toxic::Slow);
+    sleep(length()).await;
+    proxy.set(Toxic::None);
+    trial.end(&[("slow", proxy.harmed())]).await;
+}

@@ -1,0 +1,217 @@
+//! Three of each: a replica set and a NATS cluster of a test's own, whose members can be killed and paused.
+
+use std::process::{Child, Command, Stdio};
+
+use bson::{Bson, Document, doc};
+use mongodb::Client;
+
+use super::process::signal;
+use super::until;
+
+/// A server that can be taken away.
+struct Member {
+    child: Child,
+    port: u16,
+    data: tempfile::TempDir,
+}
+
+/// Ports that nobody has right now.
+fn free_ports(count: usize) -> Vec<u16> {
+    let bind = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let bound: Vec<_> = (0..count).map(bind).collect();
+    bound.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
+}
+
+impl Member {
+    fn kill(&mut self) {
+        self.child.kill().expect("the member is killed");
+        self.child.wait().expect("the member has ended");
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Mongods that elect a new primary within two seconds.
+pub(crate) struct ReplicaSet(Vec<Member>);
+
+impl ReplicaSet {
+    /// Three survive the loss of one; a set of one has failpoints of its own.
+    pub(crate) async fn start(count: usize) -> Self {
+        let ports = free_ports(count);
+        let members = ports.iter().map(|port| {
+            let data = tempfile::tempdir().expect("a folder for the data");
+            Member { child: mongod(*port, data.path()), port: *port, data }
+        });
+        let set = Self(members.collect());
+        let first = set.direct(0).await;
+        until("the first member answers", async || first.run_command(doc! { "ping": 1 }).await.ok()).await;
+        let hosts: Vec<_> =
+            (0..count).map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", ports[i]) }).collect();
+        let settings = doc! { "electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 500 };
+        let config = doc! { "_id": "rs0", "members": hosts, "settings": settings };
+        until("the set is initiated", async || {
+            first.run_command(doc! { "replSetInitiate": config.clone() }).await.ok()
+        })
+        .await;
+        until("there is a primary", async || set.primary().await).await;
+        set
+    }
+
+    /// Of all members, without a database.
+    pub(crate) fn uri(&self) -> String {
+        let hosts: Vec<_> = self.0.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        format!("mongodb://{}/?replicaSet=rs0&retryWrites=true", hosts.join(","))
+    }
+
+    /// Which member takes writes, if one does.
+    pub(crate) async fn primary(&self) -> Option<usize> {
+        for i in 0..self.0.len() {
+            let hello = self.direct(i).await.run_command(doc! { "hello": 1 }).await;
+            if hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+                return Some(i);
+            }
+        }
+        None
+    }
+
+    /// Has the primary step down. Returns whether there was one that did.
+    pub(crate) async fn step_down(&self) -> bool {
+        let Some(primary) = self.primary().await else {
+            return false;
+        };
+        let step = doc! { "replSetStepDown": 4, "secondaryCatchUpPeriodSecs": 2 };
+        self.direct(primary).await.run_command(step).await.is_ok()
+    }
+
+    pub(crate) fn kill(&mut self, member: usize) {
+        self.0[member].kill();
+    }
+
+    pub(crate) fn start_again(&mut self, member: usize) {
+        let Member { port, data, .. } = &self.0[member];
+        self.0[member].child = mongod(*port, data.path());
+    }
+
+    pub(crate) fn pause(&self, member: usize) {
+        signal(&self.0[member].child, "-STOP");
+    }
+
+    pub(crate) fn resume(&self, member: usize) {
+        signal(&self.0[member].child, "-CONT");
+    }
+
+    /// Makes commands fail, as `data` says, so often; returns how often this failpoint was entered before.
+    pub(crate) async fn fail(&self, mode: impl Into<Bson>, data: Document) -> i64 {
+        let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
+        let status = self.direct(0).await.run_command(point).await.expect("the failpoint is set");
+        status.get_i64("count").or(status.get_i32("count").map(i64::from)).unwrap_or(0)
+    }
+
+    /// One member's `admin`, whatever the others say.
+    pub(crate) async fn direct(&self, member: usize) -> mongodb::Database {
+        let uri = format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true&serverSelectionTimeoutMS=1000&connectTimeoutMS=1000",
+            self.0[member].port
+        );
+        Client::with_uri_str(uri).await.expect("a client").database("admin")
+    }
+}
+
+fn mongod(port: u16, data: &std::path::Path) -> Child {
+    let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
+    Command::new(binary)
+        .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "0.25"])
+        .args(["--replSet", "rs0", "--setParameter", "enableTestCommands=1", "--oplogSize", "16"])
+        .args(["--port", &port.to_string(), "--dbpath"])
+        .arg(data)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("mongod starts")
+}
+
+/// Three nats-servers with JetStream.
+pub(crate) struct NatsCluster {
+    members: Vec<Member>,
+    routes: Vec<u16>,
+}
+
+impl NatsCluster {
+    pub(crate) async fn start() -> Self {
+        let ports = free_ports(6);
+        let (ports, routes) = ports.split_at(3);
+        let members = (0..3).map(|i| {
+            let data = tempfile::tempdir().expect("a folder for the data");
+            Member { child: nats_server(i, ports[i], routes, data.path()), port: ports[i], data }
+        });
+        let cluster = Self { members: members.collect(), routes: routes.to_vec() };
+        let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = client.connect(cluster.url().split(',').collect::<Vec<_>>()).await.expect("the cluster");
+        until("JetStream has a leader", async || {
+            let answer = client.request("$JS.API.INFO", "".into()).await.ok()?;
+            let answer: serde_json::Value = serde_json::from_slice(&answer.payload).ok()?;
+            answer["error"].is_null().then_some(())
+        })
+        .await;
+        cluster
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let urls: Vec<_> = self.members.iter().map(|member| format!("nats://127.0.0.1:{}", member.port)).collect();
+        urls.join(",")
+    }
+
+    pub(crate) fn kill(&mut self, member: usize) {
+        self.members[member].kill();
+    }
+
+    pub(crate) fn start_again(&mut self, member: usize) {
+        let Member { port, data, .. } = &self.members[member];
+        self.members[member].child = nats_server(member, *port, &self.routes, data.path());
+    }
+
+    pub(crate) fn pause(&self, member: usize) {
+        signal(&self.members[member].child, "-STOP");
+    }
+
+    pub(crate) fn resume(&self, member: usize) {
+        signal(&self.members[member].child, "-CONT");
+    }
+
+    /// Which member leads the scene's stream, if one does.
+    pub(crate) async fn leader(&self, scene: &super::Scene) -> Option<usize> {
+        let stream = scene.context.get_stream(&scene.stream).await.ok()?;
+        let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
+        leader.strip_prefix('n')?.parse().ok()
+    }
+
+    /// Has the stream's leader step down. Returns whether it did.
+    pub(crate) async fn step_down(&self, scene: &super::Scene) -> bool {
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", scene.stream);
+        let Ok(answer) = scene.context.client().request(subject, "".into()).await else {
+            return false;
+        };
+        serde_json::from_slice::<serde_json::Value>(&answer.payload).is_ok_and(|answer| answer["success"] == true)
+    }
+}
+
+fn nats_server(i: usize, port: u16, routes: &[u16], data: &std::path::Path) -> Child {
+    let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
+    let urls: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    let config = format!(
+        "server_name: n{i}\nport: {port}\nhost: 127.0.0.1\njetstream {{ store_dir: \"{}\" }}\n\
+         cluster {{ name: c, host: 127.0.0.1, port: {}, routes: [{}] }}\n",
+        data.display(),
+        routes[i],
+        urls.join(", ")
+    );
+    std::fs::write(data.join("conf"), config).expect("the configuration is written");
+    Command::new(binary)
+        .args(["--config", &format!("{}/conf", data.display()), "--log", &format!("{}/log", data.display())])
+        .spawn()
+        .expect("nats-server starts")
+}
