@@ -105,7 +105,7 @@ impl Lease {
             match asked {
                 Ok(Some(number)) => return Some(self.hold(number, sent)),
                 Ok(None) if !said => {
-                    info!(holder = %self.holder, "another relay holds the lease; standing by");
+                    info!(relay = %self.holder, "another relay holds the lease; standing by");
                     said = true;
                 }
                 Ok(None) => {}

@@ -7,6 +7,7 @@ mod mongodb;
 mod nats;
 mod network;
 mod relays;
+mod soak;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,11 +64,8 @@ async fn acks_that_are_lost_are_asked_for_again_and_acked_as_duplicates() {
         true
     })
     .await;
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let metrics = reqwest::get(format!("http://{}/metrics", trial.relays[0].admin().await)).await.unwrap();
-    let metrics = metrics.text().await.unwrap();
-    let duplicates = metrics.lines().find_map(|line| line.strip_prefix("outboxd_duplicate_acks_total ")).unwrap();
-    let faults = [("acks lost", proxy.harmed()), ("acked as a duplicate", duplicates.parse().unwrap())];
+    let duplicates = trial.relays[0].metric("outboxd_duplicate_acks_total").await;
+    let faults = [("acks lost", proxy.harmed()), ("acked as a duplicate", duplicates)];
     let report = trial.end(&faults).await;
     assert_eq!(report.burned, 0, "{report}");
 }

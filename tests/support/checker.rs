@@ -85,7 +85,8 @@ pub(crate) async fn stream(scene: &Scene) -> Vec<Published> {
     }
     let config =
         pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
-    let consumer = stream.create_consumer(config).await.expect("a consumer");
+    // A cluster that lost a member may take a while.
+    let consumer = until("there is a consumer", async || stream.create_consumer(config.clone()).await.ok()).await;
     let mut messages = consumer.stream().max_messages_per_batch(2000).messages().await.expect("its messages");
     while let Some(message) = messages.next().await {
         let message = message.expect("a message");

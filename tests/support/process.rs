@@ -168,6 +168,15 @@ impl Relay {
         .await
     }
 
+    /// What one of its metrics is at, if it is a whole number without labels.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let metrics = reqwest::get(format!("http://{}/metrics", self.admin().await)).await.expect("an answer");
+        let metrics = metrics.text().await.expect("its text");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in:\n{metrics}")).parse().expect("a whole number")
+    }
+
     /// Its `NATS_CLIENT_ID`.
     pub(crate) fn name(&self) -> &str {
         &self.name
