@@ -234,3 +234,29 @@ async fn rights_that_are_revoked_stop_the_relay_until_they_are_given_back() {
     until("the other is out, too", empty).await;
     assert_eq!(scene.numbers().await["a"], [1, 2]);
 }
+
+/// A new primary may show a moment from before what was parked on the old one.
+#[tokio::test]
+async fn events_that_wait_behind_a_failed_one_keep_their_order_while_the_primary_steps_down() {
+    let _alone = ALONE.lock().await;
+    let (set, nats) = (ReplicaSet::start(3).await, NatsServer::start().await);
+    let scene = Scene::among(set.uri(), nats.url.clone(), "1").await;
+    let never = scene.subject("never");
+    let settings = [("OUTBOXD_STREAM__SUBJECTS", never.as_str()), ("OUTBOXD_RETRY__MAX_DELAY", "1s")];
+    let trial = Trial::begin(scene, 2, &settings).await;
+    let scene = trial.scene.clone();
+    let mut spells = 0;
+    let steps = again_and_again(Duration::from_millis(700), async || {
+        spells += 1;
+        scene.cover(if spells % 2 == 0 { &["never", "made"] } else { &["never", "elsewhere"] }).await;
+        // While there is something to park, and while it follows.
+        spells % 3 == 0 && set.step_down().await
+    })
+    .await;
+    scene.cover(&["never", "made"]).await;
+    let mut parked = 0;
+    for relay in &trial.relays {
+        parked += relay.metric("outboxd_events_parked_total").await;
+    }
+    trial.end(&[("stepped down", steps), ("parked", parked)]).await;
+}
