@@ -100,6 +100,10 @@ pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
         mongodb::error::ErrorKind::Authentication { .. } => {
             return format!("{}; `outboxd check` says who was refused", said.split(": Kind: ").next().unwrap_or(&said));
         }
+        mongodb::error::ErrorKind::Custom(_) => {
+            let own = error.get_custom::<String>().cloned();
+            return own.or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned())).unwrap_or(said);
+        }
         _ => return said,
     }
     let servers = said.split("{ Address: ").skip(1).filter_map(|server| {

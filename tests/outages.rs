@@ -14,7 +14,7 @@ use outboxd::Event;
 use tokio::task::JoinHandle;
 
 use crate::support::checker::{self, Published, Report};
-use crate::support::{Ledger, NatsServer, Outcome, Relay, Scene, Writers, memory, until};
+use crate::support::{ALONE, Ledger, NatsServer, Outcome, Relay, Scene, Writers, memory, until};
 
 const KEYS: u32 = 50;
 const PER_SECOND: u32 = 500;
@@ -22,9 +22,6 @@ const PER_SECOND: u32 = 500;
 const WARM_UP: u64 = 2500;
 /// What the relay may grow by, in kB.
 const GROWTH: u64 = 10_000;
-
-/// One of these tests at a time: each keeps a small machine busy, and they measure.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// An outage under load.
 struct Outage {

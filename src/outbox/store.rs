@@ -3,7 +3,6 @@
 //! Writes are `w: majority` and may be repeated without harm: what was done stays done. Reads that decide about order are
 //! taken from one snapshot, so an event is never seen unlocked while the failure it waits behind is not.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
@@ -34,8 +33,6 @@ pub(crate) struct Store {
     collection: Collection<RawDocumentBuf>,
     ordering: Ordering,
     on_dead: OnDead,
-    /// The newest of this relay's marks and parks, by the cluster's time.
-    written: Arc<Mutex<Timestamp>>,
 }
 
 /// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its turn.
@@ -101,24 +98,7 @@ impl SweepCursor {
 impl Store {
     pub(crate) fn new(client: Client, database: &str, collection: &str, dispatch: &DispatchConfig) -> Self {
         let collection = client.database(database).collection(collection);
-        let written = Arc::new(Mutex::new(Timestamp { time: 0, increment: 0 }));
-        Self { client, collection, ordering: dispatch.ordering, on_dead: dispatch.on_dead, written }
-    }
-
-    /// The same outbox, over connections of its own.
-    pub(crate) fn through(&self, client: Client) -> Self {
-        let collection = client.database(&self.collection.namespace().db).collection(self.collection.name());
-        Self { client, collection, ..self.clone() }
-    }
-
-    /// After a failover a primary may show a moment from before parks that a majority has: a later event could pass them.
-    fn is_recent(&self, session: &ClientSession) -> Result<Timestamp> {
-        let custom = mongodb::error::Error::custom;
-        match session.snapshot_time() {
-            Some(at) if at >= *self.written.lock().unwrap_or_else(PoisonError::into_inner) => Ok(at),
-            Some(_) => Err(custom("the server showed a moment from before this relay's own writes")),
-            None => Err(custom("the server answered a snapshot read without its time")),
-        }
+        Self { client, collection, ordering: dispatch.ordering, on_dead: dispatch.on_dead }
     }
 
     /// Reads an event. Without ordering none has a key.
@@ -145,7 +125,9 @@ impl Store {
             .batch_size(BATCH)
             .session(&mut session)
             .await?;
-        let at = self.is_recent(&session)?;
+        let at = session
+            .snapshot_time()
+            .ok_or_else(|| mongodb::error::Error::custom("the server answered a snapshot read without its time"))?;
         Ok(SweepCursor { session, cursor, at })
     }
 
@@ -212,10 +194,6 @@ impl Store {
             "writeConcern": { "w": "majority" },
         };
         let reply = self.client.database(&self.collection.namespace().db).run_raw_command(command).await?;
-        if let Ok(at) = reply.get_timestamp("operationTime") {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            *written = at.max(*written);
-        }
         if let Some(error) = reply.get("writeConcernError") {
             return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
         }
@@ -363,7 +341,6 @@ impl Store {
     ) -> Result<Page> {
         let find = find.limit(limit(room.events + 1)).projection(doc! { field::FAILURES: 0 });
         let mut cursor = find.session(&mut *session).await?;
-        self.is_recent(session)?;
         let (mut page, mut bytes) = (Page::default(), 0);
         while cursor.advance(session).await? {
             if page.events.len() >= room.events || bytes >= room.bytes {

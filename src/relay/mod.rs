@@ -122,7 +122,7 @@ impl Relay {
             warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }
         health.nats(true);
-        let follow = store.through(follow);
+        let follow = Store::new(follow, database, collection, &config.dispatch);
         Ok(Some(Self { follow, store, lease, nats, health, alerts, alert_log, watching, config }))
     }
 

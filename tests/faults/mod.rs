@@ -1,7 +1,7 @@
 //! Faults of relays, servers and the network between them, under load: nothing is lost, reordered or published twice.
 //!
 //! Each test is named after what must hold, and fails if its fault never happened. A fault lasts `OUTBOXD_TEST_FAULT` seconds,
-//! 8 unless set; `make faults` takes longer and runs those too that are ignored otherwise. `docs/faults.md` lists them all.
+//! 6 unless set; `make faults` takes longer and runs those too that are ignored otherwise. `docs/faults.md` lists them all.
 
 mod mongodb;
 mod nats;
@@ -22,9 +22,6 @@ const PER_SECOND: u32 = 200;
 /// How long the load runs before the fault, and after it.
 const CALM: Duration = Duration::from_secs(2);
 
-/// One of these at a time: three servers of each kind keep a small machine busy.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// Relays and writers at work on one outbox.
 struct Trial {
     scene: Arc<Scene>,
@@ -35,7 +32,7 @@ struct Trial {
 
 /// How long a fault lasts.
 fn length() -> Duration {
-    let seconds = std::env::var("OUTBOXD_TEST_FAULT").map(|seconds| seconds.parse().expect("seconds")).unwrap_or(8);
+    let seconds = std::env::var("OUTBOXD_TEST_FAULT").map(|seconds| seconds.parse().expect("seconds")).unwrap_or(6);
     Duration::from_secs(seconds)
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bson::doc;
 use tokio::time::sleep;
 
-use super::{ALONE, Trial, again_and_again, length};
-use crate::support::{Mongod, NatsServer, PASSWORD, Relay, ReplicaSet, Scene, checker, outboxd_with, until};
+use super::{Trial, again_and_again, length};
+use crate::support::{ALONE, Mongod, NatsServer, PASSWORD, Relay, ReplicaSet, Scene, checker, outboxd_with, until};
 
 const HISTORY_LOST: i32 = 286;
 
@@ -153,6 +153,7 @@ async fn slow_answers_cost_neither_the_lease_nor_an_event() {
 }
 
 #[tokio::test]
+#[ignore = "make faults"]
 async fn deletes_that_fail_are_repeated_and_publish_nothing_twice() {
     let _alone = ALONE.lock().await;
     let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
@@ -237,6 +238,7 @@ async fn rights_that_are_revoked_stop_the_relay_until_they_are_given_back() {
 
 /// A new primary may show a moment from before what was parked on the old one.
 #[tokio::test]
+#[ignore = "make faults"]
 async fn events_that_wait_behind_a_failed_one_keep_their_order_while_the_primary_steps_down() {
     let _alone = ALONE.lock().await;
     let (set, nats) = (ReplicaSet::start(3).await, NatsServer::start().await);

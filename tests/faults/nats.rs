@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{ALONE, Trial, again_and_again, length};
-use crate::support::{NatsCluster, Scene, mongodb_uri, until};
+use super::{Trial, again_and_again, length};
+use crate::support::{ALONE, NatsCluster, Scene, mongodb_uri, until};
 
 async fn trial(cluster: &NatsCluster, relays: usize) -> Trial {
     let settings = [("OUTBOXD_STREAM__REPLICAS", "3")];

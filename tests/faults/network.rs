@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{ALONE, Trial, again_and_again, length};
-use crate::support::{NatsServer, Proxy, Scene, Toxic, mongodb_uri, until};
+use super::{Trial, again_and_again, length};
+use crate::support::{ALONE, NatsServer, Proxy, Scene, Toxic, mongodb_uri, until};
 
 /// The host and port in a URI of one server.
 fn host(uri: &str) -> &str {
@@ -83,6 +83,7 @@ async fn a_connection_to_nats_that_goes_silent_is_noticed_and_made_again() {
 }
 
 #[tokio::test]
+#[ignore = "make faults"]
 async fn a_relay_cut_off_from_mongodb_is_replaced_and_harms_nothing_when_it_is_back() {
     let _alone = ALONE.lock().await;
     let (proxy, uri) = before_mongodb().await;

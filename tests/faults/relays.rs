@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{ALONE, Trial, again_and_again, length};
-use crate::support::{Scene, until};
+use super::{Trial, again_and_again, length};
+use crate::support::{ALONE, Scene, until};
 
 #[tokio::test]
 async fn relays_that_are_killed_at_random_lose_and_reorder_nothing() {

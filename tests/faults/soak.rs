@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, sleep};
 
-use super::{ALONE, CALM, Trial};
-use crate::support::{NatsCluster, ReplicaSet, Scene, memory};
+use super::{CALM, Trial};
+use crate::support::{ALONE, NatsCluster, ReplicaSet, Scene, memory};
 
 /// The relay that is never killed: its memory and descriptors tell of leaks.
 const SURVIVOR: usize = 2;

@@ -27,6 +27,9 @@ pub(crate) use self::writers::{Ledger, Outcome, Writers};
 /// Long enough for a lease to expire on a busy machine; a test that waits this long fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One at a time of the tests that keep a small machine busy, with three servers of each kind or with what they measure.
+pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// One test's place to play.
 pub(crate) struct Scene {
     pub(crate) client: Client,
