@@ -12,6 +12,14 @@ fn host(uri: &str) -> &str {
     uri.split("://").nth(1).expect("a URI").split(['/', '?']).next().expect("a host")
 }
 
+/// What was asked is done, and nobody hears of it.
+async fn lose_replies(proxy: &Proxy) {
+    proxy.set(Toxic::NoReplies);
+    sleep(Duration::from_millis(50)).await;
+    proxy.reset();
+    proxy.set(Toxic::None);
+}
+
 /// Between the relay and MongoDB. Writers go directly.
 async fn before_mongodb() -> (Proxy, String) {
     let proxy = Proxy::start(host(&mongodb_uri())).await;
@@ -41,11 +49,7 @@ async fn replies_of_mongodb_that_are_lost_cost_no_event() {
     let _alone = ALONE.lock().await;
     let (proxy, trial) = mongodb_trial(2).await;
     again_and_again(Duration::from_millis(700), async || {
-        // What was asked is done, and nobody hears of it.
-        proxy.set(Toxic::NoReplies);
-        sleep(Duration::from_millis(50)).await;
-        proxy.reset();
-        proxy.set(Toxic::None);
+        lose_replies(&proxy).await;
         true
     })
     .await;
@@ -57,10 +61,7 @@ async fn acks_that_are_lost_are_asked_for_again_and_acked_as_duplicates() {
     let _alone = ALONE.lock().await;
     let (proxy, _nats, trial) = nats_trial().await;
     again_and_again(Duration::from_millis(700), async || {
-        proxy.set(Toxic::NoReplies);
-        sleep(Duration::from_millis(50)).await;
-        proxy.reset();
-        proxy.set(Toxic::None);
+        lose_replies(&proxy).await;
         true
     })
     .await;
