@@ -16,6 +16,8 @@ pub mod record;
 #[cfg(feature = "relay")]
 pub(crate) mod selection;
 #[cfg(feature = "relay")]
+mod snapshot;
+#[cfg(feature = "relay")]
 pub(crate) mod store;
 #[cfg(feature = "opentelemetry")]
 pub(crate) mod trace;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::error::Result;
-use mongodb::{Client, ClientSession, Collection, SessionCursor};
+use mongodb::{Client, Collection};
 
 use super::event::{EventId, Key};
 use super::mark::{Mark, Refused, mark_update};
 use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, any_key, field};
+use super::snapshot::{Snapshot, SweepCursor, Written};
 use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::relay::publish::Acked;
+use crate::relay::world::{EventStore, EventTail};
 
 /// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of which the driver holds
 /// two or three copies.
@@ -33,6 +35,8 @@ pub(crate) struct Store {
     collection: Collection<RawDocumentBuf>,
     ordering: Ordering,
     on_dead: OnDead,
+    /// The newest of this relay's marks and parks.
+    written: Written,
 }
 
 /// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its turn.
@@ -79,106 +83,21 @@ pub(crate) struct Oldest {
     pub(crate) events: u64,
 }
 
-/// The outbox as of one moment, oldest event first.
-pub(crate) struct SweepCursor {
-    session: ClientSession,
-    cursor: SessionCursor<RawDocumentBuf>,
-    /// The moment: everything committed up to and including this is in the sweep, everything after it in the tail.
-    pub(crate) at: Timestamp,
-}
-
-impl SweepCursor {
-    /// Moves to the next document and returns it.
-    pub(crate) async fn next(&mut self) -> Result<Option<&bson::RawDocument>> {
-        let more = self.cursor.advance(&mut self.session).await?;
-        Ok(more.then(|| self.cursor.current()))
-    }
-}
-
 impl Store {
     pub(crate) fn new(client: Client, database: &str, collection: &str, dispatch: &DispatchConfig) -> Self {
         let collection = client.database(database).collection(collection);
-        Self { client, collection, ordering: dispatch.ordering, on_dead: dispatch.on_dead }
+        let (ordering, on_dead) = (dispatch.ordering, dispatch.on_dead);
+        Self { client, collection, ordering, on_dead, written: Written::default() }
     }
 
-    /// Reads an event. Without ordering none has a key.
-    pub(crate) fn parse(&self, document: &RawDocument) -> Parsed {
-        let mut parsed = OutboxRecord::parse(document);
-        if self.ordering == Ordering::None {
-            match &mut parsed {
-                Ok(record) => record.key = None,
-                Err(malformed) => malformed.key = None,
-            }
-        }
-        parsed
+    /// The same outbox, over connections of its own.
+    pub(crate) fn through(&self, client: Client) -> Self {
+        let collection = client.database(&self.collection.namespace().db).collection(self.collection.name());
+        Self { client, collection, ..self.clone() }
     }
 
-    /// Starts a sweep. The server picks the snapshot; `ts` orders the events of a key.
-    pub(crate) async fn sweep(&self) -> Result<SweepCursor> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let cursor = self
-            .collection
-            .find(doc! {})
-            .sort(doc! { field::TS: 1, field::ID: 1 })
-            .projection(doc! { field::FAILURES: 0 })
-            .allow_disk_use(true)
-            .batch_size(BATCH)
-            .session(&mut session)
-            .await?;
-        let at = session
-            .snapshot_time()
-            .ok_or_else(|| mongodb::error::Error::custom("the server answered a snapshot read without its time"))?;
-        Ok(SweepCursor { session, cursor, at })
-    }
-
-    /// Opens a change stream on what commits after `at`: inserts, and what operators request. The relay's own marks and
-    /// deletes don't come back.
-    pub(crate) async fn tail(&self, at: Timestamp) -> Result<ChangeStream<RawDocumentBuf>> {
-        let stream = self
-            .collection
-            .watch()
-            .pipeline([
-                doc! { "$match": { "$or": [
-                    { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } },
-                    { "operationType": "update", "$or": [
-                        { "updateDescription.updatedFields.retryRequestedAt": { "$exists": true } },
-                        { "updateDescription.updatedFields.discardRequestedAt": { "$exists": true } },
-                    ] },
-                ] } },
-                // `_id` is the resume token and must stay.
-                doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
-            ])
-            // `startAtOperationTime` is inclusive.
-            .start_at_operation_time(following(at))
-            .batch_size(BATCH)
-            .max_await_time(TAIL_WAIT)
-            .await?;
-        Ok(stream.with_type())
-    }
-
-    /// Removes delivered events. Only an ack makes an [`Acked`].
-    pub(crate) async fn delete(&self, acked: &[Acked]) -> Result<()> {
-        let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
-        self.collection.delete_many(doc! { field::ID: { "$in": ids } }).await?;
-        Ok(())
-    }
-
-    /// Marks failed events, in one command. Returns those the server will never mark, such as one that has no room left
-    /// for a failure in its 16 MB.
-    pub(crate) async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
-        self.update(marks.iter().map(mark_update), false).await
-    }
-
-    /// Hands events that wait behind a failed one to the retrier, in one command and in this order, up to the first that the
-    /// server refuses, which is returned.
-    pub(crate) async fn park(&self, ids: &[EventId]) -> Result<Option<Refused>> {
-        let park = |id: &EventId| {
-            doc! {
-                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: true },
-                "u": { "$set": { field::IS_LOCKED: false } },
-            }
-        };
-        Ok(self.update(ids.iter().map(park), true).await?.pop())
+    async fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::begin(&self.client, &self.written).await
     }
 
     /// Each update becomes bytes at once: as documents, a thousand of them are ten times as big.
@@ -197,92 +116,9 @@ impl Store {
         if let Some(error) = reply.get("writeConcernError") {
             return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
         }
+        self.written.learn(&reply);
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
         refused.iter().filter_map(bson::Bson::as_document).map(Refused::read).collect()
-    }
-
-    /// The unlocked events that are due: of each key only its oldest, and only if that one is neither dead nor waiting.
-    /// Half of the room is for those without a key.
-    pub(crate) async fn due(&self, room: Room) -> Result<Page> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
-        if self.ordering == Ordering::None {
-            without_key.insert(field::KEY, any_key());
-            return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut session).await;
-        }
-        let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
-        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: { "$exists": true } };
-        if self.on_dead == OnDead::Skip {
-            unlocked.insert(field::DEAD_AT, Bson::Null);
-        }
-        let heads = [
-            doc! { "$match": unlocked },
-            doc! { "$sort": { field::KEY: 1, field::TS: 1, field::ID: 1 } },
-            doc! { "$group": {
-                "_id": "$key",
-                "id": { "$first": "$_id" },
-                "next": { "$first": "$nextAttemptAt" },
-                "dead": { "$first": "$deadAt" },
-            } },
-            // What has a huge `_id` is no event. A field that isn't there compares below every date.
-            doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$id" } }, MAX_ANY_ID_BYTES as i64] } } },
-            doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
-            doc! { "$limit": limit(half.events + 1) },
-        ];
-        let heads = self.collection.aggregate(heads).with_type::<RawDocumentBuf>();
-        let mut cursor = heads.session(&mut session).await?;
-        let mut ids = Vec::new();
-        while cursor.advance(&mut session).await? {
-            // One that isn't UTF-8 is no event's.
-            ids.extend(cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()));
-        }
-        let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
-        let mut page = self.read(keyed, half, &mut session).await?;
-        without_key.insert(field::KEY, doc! { "$exists": false });
-        let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
-        let unkeyed = self.read(unkeyed, half, &mut session).await?;
-        page.more |= unkeyed.more;
-        page.events.extend(unkeyed.events);
-        Ok(page)
-    }
-
-    /// The unlocked events that an operator wants removed.
-    pub(crate) async fn discards(&self, room: Room) -> Result<Page> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let mut wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
-        wanted.insert(field::KEY, any_key());
-        self.read(self.collection.find(wanted), room, &mut session).await
-    }
-
-    /// Removes events unpublished, because an operator wants it so.
-    pub(crate) async fn discard(&self, ids: &[EventId]) -> Result<()> {
-        let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
-        let wanted = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
-        self.collection.delete_many(wanted).await?;
-        Ok(())
-    }
-
-    /// The locked events that are older than `age` by the server's clock, oldest first: those that no tail will bring.
-    /// A scan of the collection, which is near-empty while the relay keeps up.
-    pub(crate) async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let before = self.ago(age).await?;
-        let find = self
-            .collection
-            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: Bson::Null, field::TS: { "$lt": before } })
-            .sort(doc! { field::TS: 1, field::ID: 1 });
-        self.read(find, room, &mut session).await
-    }
-
-    /// The oldest unlocked events of one key, oldest first, waiting ones too; dead ones unless they are skipped.
-    pub(crate) async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
-        let mut session = self.client.start_session().snapshot(true).await?;
-        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: key.as_str() };
-        if self.on_dead == OnDead::Skip {
-            unlocked.insert(field::DEAD_AT, Bson::Null);
-        }
-        let find = self.collection.find(unlocked).sort(doc! { field::TS: 1, field::ID: 1 });
-        self.read(find, room, &mut session).await
     }
 
     /// The oldest event that isn't dead, if it is older than `age`. The first look ends at the first such document, which in
@@ -337,12 +173,13 @@ impl Store {
         &self,
         find: mongodb::action::Find<'_, RawDocumentBuf>,
         room: Room,
-        session: &mut ClientSession,
+        snapshot: &mut Snapshot,
     ) -> Result<Page> {
         let find = find.limit(limit(room.events + 1)).projection(doc! { field::FAILURES: 0 });
-        let mut cursor = find.session(&mut *session).await?;
+        let mut cursor = find.session(&mut snapshot.session).await?;
+        snapshot.time()?;
         let (mut page, mut bytes) = (Page::default(), 0);
-        while cursor.advance(session).await? {
+        while cursor.advance(&mut snapshot.session).await? {
             if page.events.len() >= room.events || bytes >= room.bytes {
                 page.more = true;
                 break;
@@ -352,6 +189,167 @@ impl Store {
             page.events.push(self.parse(document));
         }
         Ok(page)
+    }
+}
+
+impl EventStore for Store {
+    type Sweep = SweepCursor;
+    type Tail = ChangeStream<RawDocumentBuf>;
+
+    fn parse(&self, document: &RawDocument) -> Parsed {
+        let mut parsed = OutboxRecord::parse(document);
+        if self.ordering == Ordering::None {
+            match &mut parsed {
+                Ok(record) => record.key = None,
+                Err(malformed) => malformed.key = None,
+            }
+        }
+        parsed
+    }
+
+    async fn sweep(&self) -> Result<Self::Sweep> {
+        let mut snapshot = self.snapshot().await?;
+        let cursor = self
+            .collection
+            .find(doc! {})
+            .sort(doc! { field::TS: 1, field::ID: 1 })
+            .projection(doc! { field::FAILURES: 0 })
+            .allow_disk_use(true)
+            .batch_size(BATCH)
+            .session(&mut snapshot.session)
+            .await?;
+        SweepCursor::new(snapshot, cursor)
+    }
+
+    async fn tail(&self, at: Timestamp) -> Result<Self::Tail> {
+        let stream = self
+            .collection
+            .watch()
+            .pipeline([
+                doc! { "$match": { "$or": [
+                    { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } },
+                    { "operationType": "update", "$or": [
+                        { "updateDescription.updatedFields.retryRequestedAt": { "$exists": true } },
+                        { "updateDescription.updatedFields.discardRequestedAt": { "$exists": true } },
+                    ] },
+                ] } },
+                // `_id` is the resume token and must stay.
+                doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
+            ])
+            // `startAtOperationTime` is inclusive.
+            .start_at_operation_time(following(at))
+            .batch_size(BATCH)
+            .max_await_time(TAIL_WAIT)
+            .await?;
+        Ok(stream.with_type())
+    }
+
+    async fn delete(&self, acked: &[Acked]) -> Result<()> {
+        let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
+        self.collection.delete_many(doc! { field::ID: { "$in": ids } }).await?;
+        Ok(())
+    }
+
+    async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
+        self.update(marks.iter().map(mark_update), false).await
+    }
+
+    async fn park(&self, ids: &[EventId]) -> Result<Option<Refused>> {
+        let park = |id: &EventId| {
+            doc! {
+                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: true },
+                "u": { "$set": { field::IS_LOCKED: false } },
+            }
+        };
+        Ok(self.update(ids.iter().map(park), true).await?.pop())
+    }
+
+    async fn discard(&self, ids: &[EventId]) -> Result<()> {
+        let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
+        let wanted = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
+        self.collection.delete_many(wanted).await?;
+        Ok(())
+    }
+
+    async fn due(&self, room: Room) -> Result<Page> {
+        let mut snapshot = self.snapshot().await?;
+        let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
+        if self.ordering == Ordering::None {
+            without_key.insert(field::KEY, any_key());
+            return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut snapshot).await;
+        }
+        let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
+        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: { "$exists": true } };
+        if self.on_dead == OnDead::Skip {
+            unlocked.insert(field::DEAD_AT, Bson::Null);
+        }
+        let heads = [
+            doc! { "$match": unlocked },
+            doc! { "$sort": { field::KEY: 1, field::TS: 1, field::ID: 1 } },
+            doc! { "$group": {
+                "_id": "$key",
+                "id": { "$first": "$_id" },
+                "next": { "$first": "$nextAttemptAt" },
+                "dead": { "$first": "$deadAt" },
+            } },
+            // What has a huge `_id` is no event. A field that isn't there compares below every date.
+            doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$id" } }, MAX_ANY_ID_BYTES as i64] } } },
+            doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
+            doc! { "$limit": limit(half.events + 1) },
+        ];
+        let heads = self.collection.aggregate(heads).with_type::<RawDocumentBuf>();
+        let mut cursor = heads.session(&mut snapshot.session).await?;
+        snapshot.time()?;
+        let mut ids = Vec::new();
+        while cursor.advance(&mut snapshot.session).await? {
+            // One that isn't UTF-8 is no event's.
+            ids.extend(cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()));
+        }
+        let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
+        let mut page = self.read(keyed, half, &mut snapshot).await?;
+        without_key.insert(field::KEY, doc! { "$exists": false });
+        let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
+        let unkeyed = self.read(unkeyed, half, &mut snapshot).await?;
+        page.more |= unkeyed.more;
+        page.events.extend(unkeyed.events);
+        Ok(page)
+    }
+
+    async fn discards(&self, room: Room) -> Result<Page> {
+        let mut snapshot = self.snapshot().await?;
+        let mut wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
+        wanted.insert(field::KEY, any_key());
+        self.read(self.collection.find(wanted), room, &mut snapshot).await
+    }
+
+    async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
+        let mut snapshot = self.snapshot().await?;
+        let before = self.ago(age).await?;
+        let find = self
+            .collection
+            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: Bson::Null, field::TS: { "$lt": before } })
+            .sort(doc! { field::TS: 1, field::ID: 1 });
+        self.read(find, room, &mut snapshot).await
+    }
+
+    async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
+        let mut snapshot = self.snapshot().await?;
+        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: key.as_str() };
+        if self.on_dead == OnDead::Skip {
+            unlocked.insert(field::DEAD_AT, Bson::Null);
+        }
+        let find = self.collection.find(unlocked).sort(doc! { field::TS: 1, field::ID: 1 });
+        self.read(find, room, &mut snapshot).await
+    }
+}
+
+impl EventTail for ChangeStream<RawDocumentBuf> {
+    async fn next(&mut self) -> Result<Option<RawDocumentBuf>> {
+        self.next_if_any().await
+    }
+
+    fn is_alive(&self) -> bool {
+        ChangeStream::is_alive(self)
     }
 }
 

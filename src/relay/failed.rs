@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime};
+use bson::Bson;
 use tracing::{error, warn};
 
+use super::clock;
 use super::policy::{Class, Rejection};
 use super::retry;
 use crate::config::RetryConfig;
@@ -126,15 +127,6 @@ impl Judge {
             let event = About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
             self.alerts.raise(Alert { kind, text, event: Some(event), oldest_seconds: None });
         }
-        Mark {
-            id: failed.id.clone(),
-            at: DateTime::now(),
-            attempts,
-            class,
-            code,
-            error,
-            relay: self.relay.clone(),
-            next,
-        }
+        Mark { id: failed.id.clone(), at: clock::now(), attempts, class, code, error, relay: self.relay.clone(), next }
     }
 }

@@ -10,12 +10,13 @@ use mongodb::error::ErrorKind;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::clock;
 use super::dispatch::Pending;
 use super::twins::Origin;
+use super::world::EventStore;
 use super::{sweep, tail};
 use crate::error::mongodb_says;
 use crate::outbox::record::Malformed;
-use crate::outbox::store::Store;
 use crate::telemetry::metrics;
 
 /// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
@@ -52,7 +53,7 @@ pub(super) struct Closed;
 
 /// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is dropped half-way costs its
 /// connection.
-pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
+pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>) {
     let mut wait = FIRST_WAIT;
     for number in 0.. {
         let ended = match sweep::sweep(&store, number, &found).await {
@@ -71,8 +72,9 @@ pub(crate) async fn follow(store: Store, found: mpsc::Sender<Found>) {
             }
         }
         tokio::select! {
+            biased;
             () = found.closed() => return,
-            () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {}
+            () = tokio::time::sleep(clock::jitter(wait, 0.5..1.0)) => {}
         }
         wait = (wait * 2).min(MAX_WAIT);
     }
@@ -90,7 +92,7 @@ fn reason(error: &mongodb::error::Error) -> &'static str {
 
 /// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what it has taken.
 pub(super) async fn hand_over(
-    store: &Store,
+    store: &impl EventStore,
     document: &RawDocument,
     origin: Origin,
     now_ms: i64,

@@ -30,6 +30,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::clock;
+use super::world::LeaseStore;
 use crate::admin::Health;
 use crate::error::mongodb_says;
 
@@ -47,12 +49,18 @@ const STANDBY_POLL: Duration = Duration::from_secs(1);
 
 /// A relay's claim on one outbox.
 #[derive(Debug, Clone)]
-pub(crate) struct Lease {
+pub(crate) struct Lease<L = LeaseDocument> {
+    document: L,
+    ttl: Duration,
+    health: Arc<Health>,
+}
+
+/// The document that says who holds the lease.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseDocument {
     collection: Collection<Document>,
     outbox: String,
     holder: String,
-    ttl: Duration,
-    health: Arc<Health>,
 }
 
 /// Proof of holding the lease, for as long as it is trusted.
@@ -83,7 +91,21 @@ impl Lease {
     /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's queries.
     pub(crate) fn new(client: &Client, database: &str, outbox: &str, holder: String, ttl: Duration) -> Self {
         let collection = client.database(database).collection(COLLECTION);
-        Self { collection, outbox: outbox.to_owned(), holder, ttl, health: Arc::default() }
+        Self::of(LeaseDocument { collection, outbox: outbox.to_owned(), holder }, ttl)
+    }
+
+    /// Whether another relay holds it now.
+    pub(crate) async fn is_anothers(&self) -> Result<bool> {
+        let LeaseDocument { collection, outbox, holder } = &self.document;
+        let held = doc! { "_id": outbox, "holder": { "$ne": holder }, "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
+        Ok(collection.find_one(held).await?.is_some())
+    }
+}
+
+impl<L: LeaseStore> Lease<L> {
+    /// On this document.
+    pub(super) fn of(document: L, ttl: Duration) -> Self {
+        Self { document, ttl, health: Arc::default() }
     }
 
     /// Says how it goes to `health`: asking for the lease, or renewing it, is what is done all the time.
@@ -96,7 +118,7 @@ impl Lease {
         let mut said = false;
         while !stop.is_cancelled() {
             let sent = Instant::now();
-            let asked = self.try_acquire().await;
+            let asked = self.document.claim(self.ttl).await;
             self.health.turned();
             self.health.mongodb(asked.is_ok());
             if matches!(asked, Ok(None)) {
@@ -105,14 +127,15 @@ impl Lease {
             match asked {
                 Ok(Some(number)) => return Some(self.hold(number, sent)),
                 Ok(None) if !said => {
-                    info!(relay = %self.holder, "another relay holds the lease; standing by");
+                    info!(relay = self.document.holder(), "another relay holds the lease; standing by");
                     said = true;
                 }
                 Ok(None) => {}
                 Err(error) => warn!(error = mongodb_says(&error), "could not ask for the lease"),
             }
-            let poll = STANDBY_POLL.min(self.ttl / RENEWALS).mul_f64(rand::random_range(0.8..1.2));
+            let poll = clock::jitter(STANDBY_POLL.min(self.ttl / RENEWALS), 0.8..1.2);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(poll) => {}
             }
@@ -123,7 +146,7 @@ impl Lease {
     /// The lease, if it is free now.
     pub(crate) async fn acquire_now(self: &Arc<Self>) -> Result<Option<Held>> {
         let sent = Instant::now();
-        Ok(self.try_acquire().await?.map(|number| self.hold(number, sent)))
+        Ok(self.document.claim(self.ttl).await?.map(|number| self.hold(number, sent)))
     }
 
     fn hold(self: &Arc<Self>, number: i64, sent: Instant) -> Held {
@@ -138,6 +161,7 @@ impl Lease {
             let mut next = sent + lease.ttl / RENEWALS;
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep_until(next) => {}
                 }
@@ -145,7 +169,7 @@ impl Lease {
                 // Never dropped half-way: a command whose future is dropped costs its connection and may still happen.
                 let renewal = tokio::spawn({
                     let lease = lease.clone();
-                    async move { lease.renew(number).await }
+                    async move { lease.document.renew(number, lease.ttl).await }
                 });
                 let deadline = *trust.borrow();
                 let renewed = tokio::time::timeout_at(deadline, renewal).await;
@@ -176,7 +200,19 @@ impl Lease {
         sent + self.ttl - self.ttl / MARGIN
     }
 
-    async fn try_acquire(&self) -> Result<Option<i64>> {
+    /// Lets a standby take over at once. Call it when nothing is under way any more.
+    pub(crate) async fn resign(&self, held: Held) -> Result<()> {
+        held.stop.cancel();
+        self.document.release(held.term.number).await
+    }
+}
+
+impl LeaseStore for LeaseDocument {
+    fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    async fn claim(&self, ttl: Duration) -> Result<Option<i64>> {
         let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
         // One's own lease, after it was not trusted any more, begins anew: another term, another expiry.
         let free = doc! { "$or": [expired, { "$eq": ["$holder", { "$literal": &self.holder }] }] };
@@ -184,7 +220,7 @@ impl Lease {
         let claim = doc! { "$set": {
             "holder": if_free(doc! { "$literal": &self.holder }.into(), "$holder"),
             "term": if_free(doc! { "$add": [{ "$ifNull": ["$term", 0] }, 1] }.into(), "$term"),
-            "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(self.ttl)] }.into(), "$expiresAt"),
+            "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(ttl)] }.into(), "$expiresAt"),
         } };
         let lease = self
             .collection
@@ -200,23 +236,14 @@ impl Lease {
         }))
     }
 
-    /// Whether another relay holds it now.
-    pub(crate) async fn is_anothers(&self) -> Result<bool> {
-        let held = doc! { "_id": &self.outbox, "holder": { "$ne": &self.holder }, "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
-        Ok(self.collection.find_one(held).await?.is_some())
-    }
-
-    /// False when the lease is another's.
-    async fn renew(&self, term: i64) -> Result<bool> {
-        let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(self.ttl)] } } };
+    async fn renew(&self, term: i64, ttl: Duration) -> Result<bool> {
+        let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(ttl)] } } };
         let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
         Ok(self.collection.update_one(mine, vec![extend]).await?.matched_count == 1)
     }
 
-    /// Lets a standby take over at once. Call it when nothing is under way any more.
-    pub(crate) async fn resign(&self, held: Held) -> Result<()> {
-        held.stop.cancel();
-        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": held.term.number };
+    async fn release(&self, term: i64) -> Result<()> {
+        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
         self.collection.update_one(mine, vec![doc! { "$set": { "expiresAt": "$$NOW" } }]).await?;
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! the data: intake ends, publishes under way finish, their fate is written, the lease is resigned.
 
 mod breaker;
+mod clock;
 mod crash;
 pub(crate) mod dispatch;
 mod failed;
@@ -29,17 +30,21 @@ mod stuck;
 mod sweep;
 mod tail;
 mod twins;
+pub(crate) mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use self::lease::{Held, Lease};
+use self::lease::Lease;
 pub use self::nats::Nats;
 use self::pump::{Pump, Stopped};
+use self::stream::JetStream;
 use self::stuck::Stuck;
+use self::world::{EventBus, EventStore, LeaseStore};
 use crate::admin::Health;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result, mongodb_says};
@@ -54,16 +59,23 @@ const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// A relay with its connections made and its outbox and stream verified. It has written nothing yet.
 #[derive(Debug)]
 pub struct Relay {
-    config: Config,
-    follow: Store,
-    store: Store,
+    parts: Parts<Store, JetStream>,
     lease: Arc<Lease>,
-    nats: Nats,
-    health: Arc<Health>,
-    alerts: Alerts,
     alert_log: AlertLog,
     /// Ends the watch for stuck events.
     watching: DropGuard,
+}
+
+/// What each leadership is built from.
+#[derive(Debug, Clone)]
+struct Parts<S, B> {
+    config: Config,
+    /// The outbox, over connections of its own: following it never waits for a query.
+    follow: S,
+    store: S,
+    bus: B,
+    health: Arc<Health>,
+    alerts: Alerts,
 }
 
 /// What a relay did between start and stop.
@@ -122,8 +134,9 @@ impl Relay {
             warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }
         health.nats(true);
-        let follow = Store::new(follow, database, collection, &config.dispatch);
-        Ok(Some(Self { follow, store, lease, nats, health, alerts, alert_log, watching, config }))
+        let bus = JetStream::new(nats, &config.stream.name);
+        let parts = Parts { follow: store.through(follow), store, bus, health, alerts, config };
+        Ok(Some(Self { parts, lease, alert_log, watching }))
     }
 
     /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then drains: publishes under way
@@ -133,46 +146,52 @@ impl Relay {
     /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`] when a stage ended that
     /// never should, after what could be drained was.
     pub async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (mut scheduler, tick) = retry::schedule(&self.config.retry).await?;
-        let mut totals = Totals::default();
-        let mut ended = Ok(());
-        while let Some(held) = self.lease.acquire(&stop).await {
-            info!(term = held.term.number, "holding the lease; relaying");
-            self.health.lease(Some(held.term.number));
-            metrics::leader(Some(held.term.number));
-            let pump = Pump::build(&self, held.term.clone(), tick.clone());
-            let stopped = pump.run(&stop, &held.lost, &mut totals).await;
-            self.health.lease(None);
-            metrics::leader(None);
-            match stopped {
-                Stopped::Drained => self.resign(held).await,
-                Stopped::GraceOver(left) => {
-                    warn!(left, "the grace is over; what isn't settled stays in the outbox");
-                    self.resign(held).await;
-                }
-                Stopped::LeaseLost => warn!(term = held.term.number, "lost the lease; standing by"),
-                Stopped::StageEnded(stage) => {
-                    self.resign(held).await;
-                    ended =
-                        Err(Error::new(ErrorKind::Internal, format!("the {stage} has ended; start the relay again")));
-                    break;
-                }
-            }
-        }
+        let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
+        let ended = self.parts.relay(&self.lease, &tick, &stop).await;
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }
-        drop((self.watching, self.alerts));
+        drop((self.watching, self.parts));
         self.alert_log.close().await;
-        ended.map(|()| totals)
+        ended
     }
+}
 
-    async fn resign(&self, held: Held) {
-        let term = held.term.number;
-        match self.lease.resign(held).await {
-            Ok(()) => info!(term, "resigned the lease"),
-            Err(error) => warn!(error = mongodb_says(&error), term, "could not resign the lease; it expires"),
+impl<S: EventStore, B: EventBus> Parts<S, B> {
+    /// One leadership after the other, until `stop`. Each `tick` lets the retrier look.
+    async fn relay<L: LeaseStore>(
+        &self,
+        lease: &Arc<Lease<L>>,
+        tick: &Arc<Notify>,
+        stop: &CancellationToken,
+    ) -> Result<Totals> {
+        let mut totals = Totals::default();
+        while let Some(held) = lease.acquire(stop).await {
+            let term = held.term.number;
+            info!(term, "holding the lease; relaying");
+            self.health.lease(Some(term));
+            metrics::leader(Some(term));
+            let pump = Pump::build(self.clone(), held.term.clone(), tick.clone());
+            let stopped = pump.run(stop, &held.lost, &mut totals).await;
+            self.health.lease(None);
+            metrics::leader(None);
+            match stopped {
+                Stopped::LeaseLost => {
+                    warn!(term, "lost the lease; standing by");
+                    continue;
+                }
+                Stopped::GraceOver(left) => warn!(left, "the grace is over; what isn't settled stays in the outbox"),
+                Stopped::Drained | Stopped::StageEnded(_) => {}
+            }
+            match lease.resign(held).await {
+                Ok(()) => info!(term, "resigned the lease"),
+                Err(error) => warn!(error = mongodb_says(&error), term, "could not resign the lease; it expires"),
+            }
+            if let Stopped::StageEnded(stage) = stopped {
+                return Err(Error::new(ErrorKind::Internal, format!("the {stage} has ended; start the relay again")));
+            }
         }
+        Ok(totals)
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
-use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use opentelemetry_sdk::trace::SdkTracer;
 use tokio::time::Instant;
@@ -18,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::breaker::{Breaker, TryingAgain};
+use super::clock;
 use super::crash::{self, Point};
 use super::dispatch::Dispatched;
 use super::lease::Term;
-use super::nats::Nats;
 use super::policy::{
     Class, DISCONNECTED, HEADER, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify,
 };
-use super::stream::Coverage;
+use super::world::EventBus;
 use crate::outbox::EventId;
 use crate::outbox::record::OutboxRecord;
 use crate::telemetry::traces::Publishing;
@@ -64,10 +63,9 @@ pub(crate) enum Outcome {
 
 /// Publishes to one stream during one term.
 #[derive(Debug)]
-pub(crate) struct Publisher {
-    pub(crate) nats: Nats,
+pub(crate) struct Publisher<B> {
+    pub(crate) bus: B,
     pub(crate) stream: Box<str>,
-    pub(crate) coverage: Coverage,
     /// `<db>.<collection>.`
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
@@ -79,10 +77,10 @@ pub(crate) struct Publisher {
     pub(crate) stop: CancellationToken,
 }
 
-impl Publisher {
+impl<B: EventBus> Publisher<B> {
     /// Whether the connection to NATS stands.
     pub(crate) fn is_connected(&self) -> bool {
-        *self.nats.connected.borrow()
+        *self.bus.connected().borrow()
     }
 
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
@@ -139,8 +137,9 @@ impl Publisher {
                 return Outcome::Rejected(rejection.given_up());
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return Outcome::Abandoned,
-                () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))) => {}
+                () = tokio::time::sleep(clock::jitter(wait, 0.75..1.25)) => {}
             }
             wait = (wait * 2).min(MAX_WAIT);
         }
@@ -148,19 +147,11 @@ impl Publisher {
 
     async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
         let sent = Instant::now();
-        let message = PublishMessage::build().payload(payload).headers(headers);
-        let ack = self.nats.context().send_publish(record.subject.as_str().to_owned(), message).await;
-        let ack = match ack {
-            Ok(ack) => {
-                crash::here(Point::Submitted);
-                ack.await
-            }
-            Err(error) => Err(error),
-        };
-        let ack = match ack {
+        let ack = match self.bus.publish(record.subject.as_str(), headers, payload).await {
             Ok(ack) => ack,
             Err(error) => {
                 return tokio::select! {
+                    biased;
                     rejection = self.explain(record, sent, classify(&error)) => Err(rejection),
                     () = self.stop.cancelled() => Err(classify(&error)),
                 };
@@ -178,10 +169,10 @@ impl Publisher {
     /// No responders: either no leader just now, or nobody will ever take this subject; the stream itself tells.
     async fn explain(&self, record: &OutboxRecord, sent: Instant, rejection: Rejection) -> Rejection {
         let subject = record.subject.as_str();
-        if self.nats.denied.since(subject, sent) {
+        if self.bus.denied(subject, sent) {
             return Rejection::new(NO_PERMISSION, format!("the server denied a publish to {subject}"));
         }
-        if rejection.code != NO_RESPONDERS || self.coverage.covers(subject).await != Some(false) {
+        if rejection.code != NO_RESPONDERS || self.bus.covers(subject).await != Some(false) {
             return rejection;
         }
         let error = format!("no subject of stream {} covers {subject}", self.stream);

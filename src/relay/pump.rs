@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::DateTime;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -24,9 +23,9 @@ use super::lease::Term;
 use super::publish::{Outcome, Publisher};
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
-use super::stream::Coverage;
 use super::twins::Origin;
-use super::{Relay, Totals};
+use super::world::{EventBus, EventStore};
+use super::{Parts, Totals, clock};
 use crate::admin::Health;
 use crate::config::Config;
 use crate::outbox::mark::Next;
@@ -57,14 +56,14 @@ pub(super) enum Stopped {
 }
 
 /// The stages of one leadership.
-pub(super) struct Pump {
+pub(super) struct Pump<B> {
     config: Config,
     judge: Judge,
     health: Arc<Health>,
     events: Events,
     load: Load,
     dispatch: Dispatch,
-    publisher: Arc<Publisher>,
+    publisher: Arc<Publisher<B>>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
     found: mpsc::Receiver<Found>,
     answers: mpsc::UnboundedReceiver<Answer>,
@@ -85,9 +84,9 @@ pub(super) struct Pump {
     more_due: bool,
 }
 
-impl Pump {
-    pub(super) fn build(relay: &Relay, term: Term, tick: Arc<Notify>) -> Self {
-        let Relay { config, follow: follow_from, store, nats, alerts, health, .. } = relay;
+impl<B: EventBus> Pump<B> {
+    pub(super) fn build(parts: Parts<impl EventStore, B>, term: Term, tick: Arc<Notify>) -> Self {
+        let Parts { config, follow: follow_from, store, bus, alerts, health } = parts;
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
         let (settlements, inbox) = mpsc::unbounded_channel();
@@ -95,13 +94,12 @@ impl Pump {
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        let following = tokio::spawn(follow(follow_from.clone(), found_tx));
+        let following = tokio::spawn(follow(follow_from, found_tx));
         let retrying = tokio::spawn(retry::run(store.clone(), asked, answer));
-        let settling = tokio::spawn(settle::run(store.clone(), inbox, reports, give_up.clone()));
+        let settling = tokio::spawn(settle::run(store, inbox, reports, give_up.clone()));
         let publisher = Publisher {
-            nats: nats.clone(),
+            bus,
             stream: config.stream.name.as_str().into(),
-            coverage: Coverage::new(nats.clone(), &config.stream.name),
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
             breaker: Breaker::new(tick.clone()),
@@ -110,12 +108,12 @@ impl Pump {
             stop: CancellationToken::new(),
         };
         Self {
-            config: config.clone(),
-            judge: Judge::new(&config.retry, &config.nats.client_id, alerts),
-            health: health.clone(),
+            judge: Judge::new(&config.retry, &config.nats.client_id, &alerts),
+            health,
             events: Events::new(),
             load: Load::new(),
             dispatch: Dispatch::new(config.dispatch.clone()),
+            config,
             publisher: Arc::new(publisher),
             in_flight: FuturesUnordered::new(),
             found,
@@ -144,7 +142,7 @@ impl Pump {
     ) -> Stopped {
         let mut found = Vec::with_capacity(TURN);
         let mut settled = Vec::with_capacity(TURN);
-        let mut connected = self.publisher.nats.connected.clone();
+        let mut connected = self.publisher.bus.connected().clone();
         // The sweep that begins a leadership has just looked.
         let mut stray =
             tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
@@ -158,8 +156,22 @@ impl Pump {
             let (mut room, may_tick) = (self.dispatch.room(), self.may_tick());
             room.events = room.events.saturating_sub(self.malformed.len());
             tokio::select! {
+                // What comes rarely is looked at first, so that nothing has to wait for long; and a seed of the simulation
+                // does the same every time.
+                biased;
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
+                _ = beat.tick() => self.beat(),
+                _ = stray.tick(), if may_tick && !self.dispatch.is_sweeping() => self.read(Ask::Stray(room)),
+                () = self.tick.notified(), if may_tick => {
+                    let wants_discards = std::mem::take(&mut self.wants_discards);
+                    self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
+                }
+                Some(answer) = self.answers.recv() => self.answered(answer),
+                1.. = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
+                1.. = self.found.recv_many(&mut found, room.events.min(TURN)), if !room.is_none() => {
+                    found.drain(..).for_each(|found| self.found(found));
+                }
                 Some((dispatched, outcome)) = self.in_flight.next() => {
                     let untrusted = matches!(outcome, Outcome::Abandoned);
                     self.finished(dispatched, outcome, totals);
@@ -168,17 +180,6 @@ impl Pump {
                         break;
                     }
                 }
-                1.. = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
-                1.. = self.found.recv_many(&mut found, room.events.min(TURN)), if !room.is_none() => {
-                    found.drain(..).for_each(|found| self.found(found));
-                }
-                Some(answer) = self.answers.recv() => self.answered(answer),
-                _ = stray.tick(), if may_tick && !self.dispatch.is_sweeping() => self.read(Ask::Stray(room)),
-                () = self.tick.notified(), if may_tick => {
-                    let wants_discards = std::mem::take(&mut self.wants_discards);
-                    self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
-                }
-                _ = beat.tick() => self.beat(),
                 // Dispatch looks whether one more may leave.
                 () = publisher.breaker.probe.notified() => {}
                 // Dispatch looks again once the connection stands.
@@ -273,7 +274,7 @@ impl Pump {
                 self.events.publish.record(acked.took);
                 self.events.retried.increment((dispatched.origin == Origin::Retry).into());
                 if let Some(committed_ms) = dispatched.committed_ms {
-                    let millis = DateTime::now().timestamp_millis() - committed_ms;
+                    let millis = clock::now().timestamp_millis() - committed_ms;
                     self.events.latency.record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
                 }
                 self.dispatch.finished(dispatched, Ended::Delivered);

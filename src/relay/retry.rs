@@ -7,20 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::DateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
+use super::clock;
 use super::crash::{self, Point};
 use super::dispatch::Pending;
 use super::lane::Behind;
 use super::twins::Origin;
+use super::world::EventStore;
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::outbox::Key;
 use crate::outbox::record::Custody;
-use crate::outbox::store::{Page, Room, Store};
+use crate::outbox::store::{Page, Room};
 
 /// Most events one tick reads. When there are more, the next tick follows as soon as these are settled.
 pub(crate) const MAX_TICK: usize = 1000;
@@ -51,7 +52,11 @@ pub(crate) enum Answer {
 }
 
 /// Reads until `asks` closes.
-pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, answers: mpsc::UnboundedSender<Answer>) {
+pub(crate) async fn run(
+    store: impl EventStore,
+    mut asks: mpsc::UnboundedReceiver<Ask>,
+    answers: mpsc::UnboundedSender<Answer>,
+) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(room) => Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
@@ -81,7 +86,7 @@ pub(crate) async fn run(store: Store, mut asks: mpsc::UnboundedReceiver<Ask>, an
     }
 }
 
-async fn lane(store: &Store, key: Key, room: Room) -> Answer {
+async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     let mut events = Vec::new();
     let page = match store.unlocked(&key, room).await {
         Ok(page) => page,
@@ -93,7 +98,7 @@ async fn lane(store: &Store, key: Key, room: Room) -> Answer {
     if !page.events.is_empty() {
         crash::here(Point::Unparking);
     }
-    let now_ms = DateTime::now().timestamp_millis();
+    let now_ms = clock::now().timestamp_millis();
     for parsed in page.events {
         match parsed {
             Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) => {
@@ -126,5 +131,5 @@ pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<N
 pub(crate) fn backoff(retry: &RetryConfig, attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(30);
     let full = retry.base_delay.saturating_mul(1 << doublings).min(retry.max_delay);
-    full.mul_f64(rand::random_range(0.5..=1.0))
+    clock::jitter(full, 0.5..1.0)
 }

@@ -16,9 +16,10 @@ use tracing::{error, warn};
 use super::crash::{self, Point};
 use super::lane::{Marking, Park};
 use super::publish::Acked;
+use super::world::EventStore;
 use crate::error::mongodb_says;
 use crate::outbox::mark::{Mark, Refused};
-use crate::outbox::store::{Store, shown_id};
+use crate::outbox::store::shown_id;
 use crate::outbox::{EventId, Key};
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
@@ -55,7 +56,7 @@ pub(crate) enum Settled {
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
 pub(crate) async fn run(
-    store: Store,
+    store: impl EventStore,
     mut inbox: mpsc::UnboundedReceiver<Settlement>,
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
@@ -111,7 +112,7 @@ pub(crate) async fn run(
 
 /// Parks in the order of the events, as far as the server lets it: what is unlocked of a key comes before what is locked.
 async fn park(
-    store: &Store,
+    store: &impl EventStore,
     parks: Vec<Park>,
     blocked: &mut HashSet<Key>,
     reports: &mpsc::UnboundedSender<Settled>,
@@ -163,6 +164,7 @@ where
             }
         }
         tokio::select! {
+            biased;
             () = give_up.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }

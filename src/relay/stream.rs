@@ -1,15 +1,22 @@
 //! The JetStream stream: created once by `outboxd migrate`, from then on only verified, never altered.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, Info};
 use async_nats::jetstream::{Context, ErrorCode};
-use tokio::sync::Mutex;
+use bytes::Bytes;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::Nats;
+use super::crash::{self, Point};
+use super::world::EventBus;
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::preflight::stream::{REFUSED, any_covers, judge};
@@ -118,27 +125,55 @@ pub(crate) async fn info(context: &Context, name: &str) -> Result<Option<Info>> 
     }
 }
 
-/// The subjects the stream takes, asked again when they may have changed.
-#[derive(Debug)]
-pub(crate) struct Coverage {
+/// The stream as the relay publishes to it.
+#[derive(Debug, Clone)]
+pub(crate) struct JetStream {
     nats: Nats,
     name: String,
-    known: Mutex<Option<(Instant, Option<Vec<String>>)>>,
+    subjects: Arc<Mutex<Option<Subjects>>>,
 }
 
-impl Coverage {
+/// The subjects the stream takes, if it said, and when it was asked.
+#[derive(Debug)]
+struct Subjects {
+    asked: Instant,
+    taken: Option<Vec<String>>,
+}
+
+impl JetStream {
     pub(crate) fn new(nats: Nats, name: &str) -> Self {
-        Self { nats, name: name.to_owned(), known: Mutex::new(None) }
+        Self { nats, name: name.to_owned(), subjects: Arc::default() }
+    }
+}
+
+impl EventBus for JetStream {
+    async fn publish(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> std::result::Result<PublishAck, PublishError> {
+        let message = PublishMessage::build().payload(payload).headers(headers);
+        let ack = self.nats.context().send_publish(subject.to_owned(), message).await?;
+        crash::here(Point::Submitted);
+        ack.await
     }
 
-    /// Whether the stream takes this subject; `None` when it doesn't say. One asks for all who wait, and not having been
-    /// told is known for as long as having been.
-    pub(crate) async fn covers(&self, subject: &str) -> Option<bool> {
-        let mut known = self.known.lock().await;
-        if known.as_ref().is_none_or(|(asked, _)| asked.elapsed() > COVERAGE_AGE) {
+    fn connected(&self) -> &watch::Receiver<bool> {
+        &self.nats.connected
+    }
+
+    fn denied(&self, subject: &str, since: Instant) -> bool {
+        self.nats.denied.since(subject, since)
+    }
+
+    /// One asks for all who wait, and not having been told is known for as long as having been.
+    async fn covers(&self, subject: &str) -> Option<bool> {
+        let mut known = self.subjects.lock().await;
+        if known.as_ref().is_none_or(|known| known.asked.elapsed() > COVERAGE_AGE) {
             let info = info(&self.nats.context(), &self.name).await.ok().flatten();
-            *known = Some((Instant::now(), info.map(|info| info.config.subjects)));
+            *known = Some(Subjects { asked: Instant::now(), taken: info.map(|info| info.config.subjects) });
         }
-        known.as_ref().and_then(|(_, subjects)| Some(any_covers(subjects.as_ref()?, subject)))
+        known.as_ref().and_then(|known| Some(any_covers(known.taken.as_ref()?, subject)))
     }
 }

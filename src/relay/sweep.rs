@@ -5,11 +5,11 @@ use tokio::sync::mpsc;
 
 use super::follow::{Closed, Found, hand_over};
 use super::twins::Origin;
-use crate::outbox::store::Store;
+use super::world::{EventStore, EventSweep as _};
 
 /// Sweeps and returns the moment from which the tail goes on. Waits when the relay has no room.
 pub(super) async fn sweep(
-    store: &Store,
+    store: &impl EventStore,
     number: u64,
     found: &mpsc::Sender<Found>,
 ) -> Result<Result<Timestamp, Closed>, mongodb::error::Error> {
@@ -18,12 +18,12 @@ pub(super) async fn sweep(
     }
     let mut cursor = store.sweep().await?;
     // Whether an event is due is the server's to say, to the end of the second it names.
-    let now_ms = i64::from(cursor.at.time) * 1000 + 999;
+    let now_ms = i64::from(cursor.at().time) * 1000 + 999;
     while let Some(document) = cursor.next().await? {
         if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
             return Ok(Err(closed));
         }
     }
     let ended = found.send(Found::SweepEnded).await;
-    Ok(ended.map(|()| cursor.at).map_err(|_| Closed))
+    Ok(ended.map(|()| cursor.at()).map_err(|_| Closed))
 }

@@ -9,13 +9,14 @@ use bson::{RawDocumentBuf, Timestamp};
 use mongodb::error::{Error, Result};
 use tokio::sync::mpsc;
 
+use super::clock;
 use super::follow::{Closed, FIRST_WAIT, Found, hand_over};
 use super::twins::Origin;
-use crate::outbox::store::Store;
+use super::world::{EventStore, EventTail as _};
 
 /// Tails from just after `at`. Resets `wait` once the stream has been reached.
 pub(super) async fn tail(
-    store: &Store,
+    store: &impl EventStore,
     at: Timestamp,
     found: &mpsc::Sender<Found>,
     wait: &mut Duration,
@@ -23,7 +24,7 @@ pub(super) async fn tail(
     let mut stream = store.tail(at).await?;
     while !found.is_closed() {
         // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
-        let change: Option<RawDocumentBuf> = stream.next_if_any().await?;
+        let change: Option<RawDocumentBuf> = stream.next().await?;
         *wait = FIRST_WAIT;
         let Some(change) = change else {
             if !stream.is_alive() {
@@ -34,7 +35,7 @@ pub(super) async fn tail(
         match change.get_str("operationType")? {
             "insert" => {
                 let document = change.get_document("fullDocument")?;
-                let now_ms = bson::DateTime::now().timestamp_millis();
+                let now_ms = clock::now().timestamp_millis();
                 let committed_ms = change.get_datetime("wallTime").ok().map(bson::DateTime::timestamp_millis);
                 if let Err(closed) = hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await {
                     return Ok(closed);

@@ -14,8 +14,9 @@ use crate::relay::policy::{MALFORMED, Rejection};
 use crate::relay::retry::{Answer, Ask};
 use crate::relay::settle::Settlement;
 use crate::relay::twins::Origin;
+use crate::relay::world::EventBus;
 
-impl Pump {
+impl<B: EventBus> Pump<B> {
     pub(super) fn found(&mut self, found: Found) {
         match found {
             Found::SweepBegan(number) => self.dispatch.sweep_began(number),
