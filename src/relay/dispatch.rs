@@ -267,7 +267,7 @@ impl Dispatch {
         match ended {
             Ended::Failed => {
                 self.stall(key);
-                self.writes(key, 1);
+                self.marks(key);
             }
             _ if lane.stalled && lane.queue.is_empty() => self.want_read(key),
             _ => self.ready(key),

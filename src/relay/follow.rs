@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bson::RawDocument;
 use mongodb::error::ErrorKind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use super::clock;
@@ -35,8 +35,9 @@ const TOO_LARGE: i32 = 10334;
 /// What the reads hand to the relay, in the order they found it.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A sweep with this number begins.
-    SweepBegan(u64),
+    /// A sweep with this number begins as soon as this is answered: by then everything found before is taken, and whatever
+    /// settles from now on may still be in the sweep.
+    SweepBegan(u64, oneshot::Sender<()>),
     /// An event, and the server's time (ms since the epoch) by which it is due or not.
     Event(Pending, i64),
     /// A document that doesn't follow the contract.

@@ -63,12 +63,14 @@ pub(super) struct Lane {
     pub(super) blocked: bool,
     /// Marks and parks that aren't settled yet.
     pub(super) writing: usize,
+    /// The marks among them.
+    pub(super) marking: usize,
     /// Whether something was marked or parked since the last read began, so that the read may have missed it.
     pub(super) written_since_read: bool,
     /// Whether a read of the key's unlocked events is asked for or under way.
     pub(super) reading: bool,
     pub(super) read_began: Began,
-    /// Whether such a read is to be asked for once another mark or park is settled.
+    /// Whether such a read is to be asked for once another mark or park is settled, and no mark is left.
     pub(super) read_wanted: bool,
 }
 

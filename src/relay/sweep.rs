@@ -1,7 +1,7 @@
 //! Reads what the outbox holds as of one moment, oldest first: everything that was committed before the tail begins.
 
 use bson::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::follow::{Closed, Found, hand_over};
 use super::twins::Origin;
@@ -13,7 +13,8 @@ pub(super) async fn sweep(
     number: u64,
     found: &mpsc::Sender<Found>,
 ) -> Result<Result<Timestamp, Closed>, mongodb::error::Error> {
-    if found.send(Found::SweepBegan(number)).await.is_err() {
+    let (taken, is_taken) = oneshot::channel();
+    if found.send(Found::SweepBegan(number, taken)).await.is_err() || is_taken.await.is_err() {
         return Ok(Err(Closed));
     }
     let mut cursor = store.sweep().await?;

@@ -26,7 +26,7 @@ impl Dispatch {
     pub(crate) fn hold_until_marked(&mut self, key: Option<Key>) -> Option<Key> {
         let key = key.filter(|_| self.limits.on_dead == OnDead::Hold)?;
         self.lanes.entry(key.clone()).or_default().stalled = true;
-        self.writes(&key, 1);
+        self.marks(&key);
         Some(key)
     }
 
@@ -36,6 +36,7 @@ impl Dispatch {
             self.settled(id);
         }
         let Some(key) = &marking.key else { return };
+        self.lanes.get_mut(key).expect("a lane with writes under way stays").marking -= 1;
         let skipped = marking.dead && self.limits.on_dead == OnDead::Skip;
         if skipped && self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
             self.want_read(key);
@@ -145,11 +146,19 @@ impl Dispatch {
         lane.written_since_read = true;
     }
 
+    /// A mark is on its way. See [`Dispatch::writes`].
+    pub(super) fn marks(&mut self, key: &Key) {
+        self.writes(key, 1);
+        self.lanes.get_mut(key).expect("only called for a lane that is there").marking += 1;
+    }
+
     /// Reads while parks are on their way, too: those are written in the order of the events, so a read sees the first of them
-    /// and misses the last.
+    /// and misses the last. Not while a mark is: a read would show those behind the failed event and not that it failed.
     pub(super) fn want_read(&mut self, key: &Key) {
         let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        if !lane.reading && !lane.blocked {
+        if lane.marking > 0 {
+            lane.read_wanted = true;
+        } else if !lane.reading && !lane.blocked {
             lane.reading = true;
             self.wanted_reads.push_back(key.clone());
         }

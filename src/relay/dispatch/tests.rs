@@ -105,6 +105,23 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
 }
 
 #[test]
+fn a_key_is_not_read_while_the_mark_of_one_of_its_events_is_on_its_way() {
+    let mut dispatch = Dispatch::new(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
+    dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    let first = dispatch.next().expect("the head");
+    let first = dispatch.finished(first, Ended::Failed);
+    // Its mark is written and nobody has heard so: the next one is due already.
+    dispatch.tick_began();
+    dispatch.tick_ended([pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)]);
+    let second = dispatch.next().expect("the next one");
+    let second = dispatch.finished(second, Ended::Failed);
+    dispatch.marked(&Marking { id: Some(first.id), malformed: None, key: first.key, dead: true });
+    assert_eq!(dispatch.next_lane_read(), None, "it would show the third without that the second failed");
+    dispatch.marked(&Marking { id: Some(second.id), malformed: None, key: second.key, dead: false });
+    assert_eq!(dispatch.next_lane_read(), Some(key(1)));
+}
+
+#[test]
 fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let mut dispatch = Dispatch::new(LIMITS);
     dispatch.hold(Some(&key(1)));

@@ -19,7 +19,11 @@ use crate::relay::world::EventBus;
 impl<B: EventBus> Pump<B> {
     pub(super) fn found(&mut self, found: Found) {
         match found {
-            Found::SweepBegan(number) => self.dispatch.sweep_began(number),
+            Found::SweepBegan(number, taken) => {
+                self.dispatch.sweep_began(number);
+                // Whoever is gone doesn't sweep.
+                _ = taken.send(());
+            }
             Found::Event(pending, now_ms) => {
                 self.wants_discards |= pending.record.custody == Custody::Discarding;
                 self.dispatch.offer(pending, now_ms);
