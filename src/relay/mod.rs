@@ -25,6 +25,8 @@ pub(crate) mod publish;
 mod pump;
 mod retry;
 mod settle;
+#[cfg(test)]
+mod simulation;
 pub mod stream;
 mod stuck;
 mod sweep;

@@ -135,6 +135,12 @@ impl Alerts {
         Ok((Self { queue, omitted, after_failures: config.after_failures }, AlertLog { writing, was_stuck }))
     }
 
+    /// Those that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { queue: mpsc::channel(1).0, omitted: Arc::default(), after_failures: 1 }
+    }
+
     /// Raises an alert.
     pub(crate) fn raise(&self, alert: Alert) {
         metrics::alert(alert.kind);

@@ -1,0 +1,179 @@
+//! The relay's core, as it ships, against a world in memory: a clock that is turned, a store and a bus that lose, delay,
+//! repeat and reorder, relays that die, sleep and start again. Everything follows from a seed.
+//!
+//! Real are the pump, dispatch, the publisher with its breaker, the judge, the settler, the retrier, sweep and tail, and the
+//! lease. The world checks at every step that nothing is published without the lease or before what comes earlier in its key,
+//! and that nothing is deleted that isn't in the stream; and in the end that everything has arrived and the outbox is empty.
+//!
+//! `OUTBOXD_SIMULATE=<seed>` plays one seed, `OUTBOXD_SIMULATE=<from>..<to>` others than the usual.
+//! `OUTBOXD_SIMULATE_TRACE=1` prints every step.
+
+mod bus;
+mod nemesis;
+mod store;
+mod world;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep};
+
+use self::nemesis::{Relay, calm, commit, retry_dead, trouble};
+use self::world::{BEGAN_MS, Lie, World};
+use super::clock;
+use crate::config::{Config, OnDead, Sources};
+
+/// Seeds that are played unless others are asked for.
+const SEEDS: Range<u64> = 0..2000;
+/// How long everything may take to drain once the trouble is over. The safety sweep takes what is a minute old.
+const DRAIN: Duration = Duration::from_secs(240);
+/// How often the operator looks then.
+const LOOK: Duration = Duration::from_secs(5);
+/// A dedupe window that no trouble outlasts.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// How a seed went.
+#[derive(Debug)]
+struct Played {
+    wrong: Vec<String>,
+    counts: BTreeMap<&'static str, u64>,
+    trace: u64,
+}
+
+fn config(world: &World) -> Config {
+    let env = [("NATS_CLIENT_ID", "relay"), ("NATS_URL", "nats://n"), ("MONGODB_URI", "mongodb://m/shop")];
+    let env = env.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();
+    let mut config =
+        Config::load(&Sources { env, set: vec![format!("stream.name={}", bus::STREAM)], ..Sources::default() })
+            .expect("a configuration");
+    let mut state = world.lock();
+    let random = &mut state.random;
+    config.dispatch.max_in_flight = random.random_range(1..8);
+    config.dispatch.max_buffered_events = random.random_range(2..40);
+    config.sweep.interval = Duration::from_secs(random.random_range(5..40));
+    config.retry.base_delay = Duration::from_millis(random.random_range(10..2000));
+    config.retry.max_delay = Duration::from_secs(10);
+    config.retry.max_attempts = random.random_range(2..8);
+    config.retry.outage_grace = Duration::from_millis(random.random_range(200..6000));
+    config.nats.ack_timeout = bus::ACK_TIMEOUT;
+    config.lease.ttl = Duration::from_millis(random.random_range(1000..6000));
+    config.shutdown.grace = Duration::from_millis(random.random_range(0..5000));
+    config.dispatch.on_dead = state.on_dead;
+    config
+}
+
+/// Plays one seed on this thread.
+fn play(seed: u64, lie: Option<Lie>) -> Played {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let played = runtime.expect("a runtime").block_on(async {
+        clock::simulated::set(BEGAN_MS, seed);
+        let on_dead = if seed.is_multiple_of(4) { OnDead::Skip } else { OnDead::Hold };
+        let window = if seed.is_multiple_of(3) { Duration::from_secs(5) } else { LONG };
+        let world = World::new(seed, on_dead, window, lie);
+        let config = config(&world);
+        let (relays, events, length) = {
+            let random = &mut world.lock().random;
+            (random.random_range(1..4), random.random_range(10..80), random.random_range(5..40))
+        };
+        let mut relays: Vec<_> = (0..relays).map(|_| Relay::start(&world, &config)).collect();
+        let committing = tokio::spawn(commit(world.clone(), events));
+        trouble(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
+        committing.await.expect("the services go on");
+        calm(&world);
+        let deadline = Instant::now() + DRAIN;
+        while !world.lock().rows.is_empty() && Instant::now() < deadline {
+            sleep(LOOK).await;
+            // What was refused before may be marked dead only now.
+            retry_dead(&world);
+        }
+        relays.iter().for_each(|relay| relay.check(&world));
+        for relay in relays {
+            relay.stop(&world).await;
+        }
+        judge(&world)
+    });
+    clock::simulated::unset();
+    played
+}
+
+/// What must hold when all is over.
+fn judge(world: &World) -> Played {
+    let mut state = world.lock();
+    let mut wrong = std::mem::take(&mut state.wrong);
+    let gone = |number: &&u32| {
+        !state.stream.contains_key(number) && !state.excused.contains(number) && !state.rows.contains_key(number)
+    };
+    wrong.extend(state.committed.keys().filter(gone).map(|number| format!("e{number} is lost")));
+    wrong.extend(state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")));
+    let copies = state.stream.iter().filter(|(_, times)| **times > 1 && state.window == LONG);
+    wrong.extend(copies.map(|(number, times)| format!("e{number} is in the stream {times} times")));
+    let published = u64::try_from(state.stream.len()).expect("few events");
+    state.counts.insert("events published", published);
+    Played { wrong, counts: std::mem::take(&mut state.counts), trace: state.trace() }
+}
+
+/// The seeds that were asked for.
+fn seeds() -> Range<u64> {
+    let Ok(asked) = std::env::var("OUTBOXD_SIMULATE") else { return SEEDS };
+    let number =
+        |text: &str| text.parse().unwrap_or_else(|_| panic!("OUTBOXD_SIMULATE={asked}: <seed> or <from>..<to>"));
+    match asked.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&asked)..number(&asked) + 1,
+    }
+}
+
+#[test]
+fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut counts = BTreeMap::<&str, u64>::new();
+    std::thread::scope(|scope| {
+        let play_some = || {
+            let mut counts = BTreeMap::<&str, u64>::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return counts;
+                }
+                let played = play(seed, None);
+                let again = format!("OUTBOXD_SIMULATE={seed} cargo test --lib simulation::whatever -- --nocapture");
+                assert!(played.wrong.is_empty(), "seed {seed}: {:#?}\nagain with: {again}", played.wrong);
+                played.counts.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+            }
+        };
+        let players: Vec<_> = (0..threads).map(|_| scope.spawn(play_some)).collect();
+        for player in players {
+            match player.join() {
+                Ok(some) => some.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count),
+                Err(panicked) => std::panic::resume_unwind(panicked),
+            }
+        }
+    });
+    println!("{} seeds", seeds.end - seeds.start);
+    counts.iter().for_each(|(what, count)| println!("{count:>9} {what}"));
+    if seeds == SEEDS {
+        assert!(counts.len() >= 32, "some trouble never came: {counts:#?}");
+    }
+}
+
+#[test]
+fn a_seed_plays_the_same_every_time() {
+    for seed in 0..20 {
+        assert_eq!(play(seed, None).trace, play(seed, None).trace, "seed {seed}");
+    }
+    assert_ne!(play(0, None).trace, play(1, None).trace);
+}
+
+/// That a world which breaks its word is found out shows that the checks can fail; and that each promise is needed.
+#[test]
+fn a_world_that_breaks_its_word_is_found_out() {
+    for (lie, wrong) in [(Lie::Ack, "is lost"), (Lie::Forget, "is in the stream 2 times"), (Lie::Stale, "passed")] {
+        let found = (0..200).any(|seed| play(seed, Some(lie)).wrong.iter().any(|said| said.contains(wrong)));
+        assert!(found, "{lie:?} is never found out");
+    }
+}

@@ -1,0 +1,270 @@
+//! Who makes trouble: services that commit in bursts, processes that die and sleep, servers that go away, operators.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::bus::Bus;
+use super::store::{LeaseRow, Store};
+use super::world::{Change, Life, Row, State, World};
+use crate::admin::Health;
+use crate::config::Config;
+use crate::error::Result;
+use crate::relay::lease::Lease;
+use crate::relay::{Parts, Totals, clock};
+use crate::telemetry::alerts::Alerts;
+
+/// Keys of the services.
+const KEYS: u8 = 4;
+/// Subjects of the services.
+const SUBJECTS: u8 = 3;
+/// How often the retrier looks.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a clean stop may take.
+const STOP: Duration = Duration::from_secs(60);
+
+/// A relay that runs.
+pub(super) struct Relay {
+    life: usize,
+    stop: CancellationToken,
+    running: JoinHandle<Result<Totals>>,
+    ticking: JoinHandle<()>,
+}
+
+impl Relay {
+    pub(super) fn start(world: &World, config: &Config) -> Self {
+        let (connected, stands) = watch::channel(true);
+        let life = {
+            let mut state = world.lock();
+            state.lives.push(Life { dead: false, paused_until: Instant::now(), connected });
+            state.lives.len() - 1
+        };
+        let holder = format!("relay {life}");
+        let store = Store { world: world.clone(), life };
+        let bus = Bus { world: world.clone(), life, holder: holder.clone(), connected: stands };
+        let lease = Arc::new(Lease::of(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
+        let (follow, config, health, alerts) =
+            (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
+        let parts = Parts { config, follow, store, bus, health, alerts };
+        let (stop, tick) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let ticking = tokio::spawn({
+            let tick = tick.clone();
+            async move {
+                loop {
+                    sleep(TICK).await;
+                    tick.notify_one();
+                }
+            }
+        });
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move { parts.relay(&lease, &tick, &stopped).await });
+        Self { life, stop, running, ticking }
+    }
+
+    fn kill(self, world: &World) {
+        world.lock().lives[self.life].dead = true;
+        self.running.abort();
+        self.ticking.abort();
+    }
+
+    /// A stop as a container gets it. The totals are checked by whoever knows what they should be.
+    pub(super) async fn stop(self, world: &World) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(STOP, self.running).await;
+        self.ticking.abort();
+        let mut state = world.lock();
+        match ended {
+            Ok(Ok(Ok(_))) => {}
+            other => state.wrong.push(format!("a relay that was stopped: {other:?}")),
+        }
+        state.lives[self.life].dead = true;
+    }
+
+    /// A relay never ends by itself.
+    pub(super) fn check(&self, world: &World) {
+        if self.running.is_finished() {
+            world.lock().wrong.push(format!("relay {} has ended", self.life));
+        }
+    }
+}
+
+/// Services commit so many events, one at a time and in bursts.
+pub(super) async fn commit(world: World, events: u32) {
+    let mut left = events;
+    while left > 0 {
+        let wait = {
+            let mut state = world.lock();
+            let burst = if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
+            for _ in 0..burst {
+                let key = state.random.random_range(0..=KEYS);
+                let subject = state.random.random_range(0..SUBJECTS);
+                state.commit((key > 0).then_some(key), subject);
+            }
+            left -= burst;
+            state.random.random_range(1..600)
+        };
+        world.changed.notify_waiters();
+        sleep(Duration::from_millis(wait)).await;
+    }
+}
+
+/// One trouble after the other, until `end`.
+pub(super) async fn trouble(world: &World, config: &Config, relays: &mut [Relay], end: Instant) {
+    while Instant::now() < end {
+        let (wait, what, victim, long) = {
+            let mut state = world.lock();
+            let long = Duration::from_millis(state.random.random_range(20..8000));
+            let victim = state.random.random_range(0..relays.len());
+            (state.random.random_range(20..2500), state.random.random_range(0..15), victim, long)
+        };
+        sleep(Duration::from_millis(wait)).await;
+        let awake = {
+            let mut state = world.lock();
+            let life = relays[victim].life;
+            state.note("trouble", what);
+            if what > 1 {
+                disturb(world, &mut state, what, life, long);
+                continue;
+            }
+            state.count(if what == 0 { "relays killed" } else { "relays stopped" });
+            state.lives[life].paused_until
+        };
+        relays[victim].check(world);
+        if what == 0 {
+            std::mem::replace(&mut relays[victim], Relay::start(world, config)).kill(world);
+        } else {
+            // One that is asleep can't hear of it.
+            tokio::time::sleep_until(awake).await;
+            std::mem::replace(&mut relays[victim], Relay::start(world, config)).stop(world).await;
+        }
+    }
+}
+
+/// A trouble that begins now and may last a while.
+fn disturb(world: &World, state: &mut State, what: usize, life: usize, long: Duration) {
+    let until = Instant::now() + long;
+    match what {
+        2 | 3 => {
+            state.count("relays paused");
+            state.lives[life].paused_until = until;
+        }
+        4 => {
+            state.count("MongoDB away");
+            state.weather.mongodb_away = until;
+        }
+        5 => {
+            state.count("change streams cut");
+            state.cuts += 1;
+            world.changed.notify_waiters();
+        }
+        6 => {
+            state.count("NATS away");
+            state.lives.iter().for_each(|life| _ = life.connected.send_replace(false));
+            let world = world.clone();
+            tokio::spawn(async move {
+                sleep(long).await;
+                world.lock().lives.iter().for_each(|life| _ = life.connected.send_replace(true));
+            });
+        }
+        7 => {
+            state.count("stream without a leader");
+            state.weather.no_leader = until;
+        }
+        8 => {
+            state.count("stream full");
+            state.weather.full = until;
+        }
+        9 | 10 => {
+            state.count("subjects the stream doesn't take");
+            state.weather.uncovered = state.chance(0.6).then(|| state.random.random_range(0..SUBJECTS));
+        }
+        11 => {
+            state.count("messages too large");
+            state.weather.too_large = state.chance(0.4).then(|| state.random.random_range(0..SUBJECTS));
+        }
+        12 => {
+            state.count("clock set");
+            clock::simulated::jump(state.random.random_range(-3_600_000..3_600_000));
+        }
+        13 => {
+            state.count("network lossy or slow");
+            match state.chance(0.5) {
+                true => state.weather.lossy = until,
+                false => state.weather.slow = until,
+            }
+        }
+        _ => {
+            state.count("operators at work");
+            let mut unlocked = of(state, |row| !row.locked);
+            unlocked.retain(|_| state.chance(0.5));
+            match state.chance(0.5) {
+                true => retry(state, unlocked),
+                false => discard(state, unlocked),
+            }
+            world.changed.notify_waiters();
+        }
+    }
+}
+
+fn of(state: &State, which: impl Fn(&Row) -> bool) -> Vec<u32> {
+    state.rows.iter().filter(|(_, row)| which(row)).map(|(number, _)| *number).collect()
+}
+
+/// An operator has these published now.
+fn retry(state: &mut State, events: Vec<u32>) {
+    let now_ms = state.now_ms();
+    for number in events {
+        let Some(row) = state.rows.get_mut(&number) else { continue };
+        row.attempts = if row.dead { 0 } else { row.attempts };
+        (row.dead, row.due_ms) = (false, Some(now_ms));
+        requested(state);
+    }
+}
+
+/// An operator has these removed. A dead one is in nobody's hands: it goes at once.
+fn discard(state: &mut State, events: Vec<u32>) {
+    for number in events {
+        match state.rows.get_mut(&number) {
+            Some(row) if row.dead => {
+                state.rows.remove(&number);
+                state.excused.insert(number);
+            }
+            Some(row) => {
+                row.discard = true;
+                requested(state);
+            }
+            None => {}
+        }
+    }
+}
+
+fn requested(state: &mut State) {
+    let ts = state.tick();
+    state.changes.push((ts, Change::Requested));
+    state.remember();
+}
+
+/// Everything is well again.
+pub(super) fn calm(world: &World) {
+    let mut state = world.lock();
+    let now = Instant::now();
+    let weather = &mut state.weather;
+    (weather.mongodb_away, weather.no_leader, weather.full) = (now, now, now);
+    (weather.lossy, weather.slow) = (now, now);
+    (weather.uncovered, weather.too_large) = (None, None);
+    state.lives.iter_mut().for_each(|life| life.paused_until = now);
+    state.lives.iter().for_each(|life| _ = life.connected.send_replace(true));
+}
+
+/// An operator retries whatever is dead.
+pub(super) fn retry_dead(world: &World) {
+    let mut state = world.lock();
+    let dead = of(&state, |row| row.dead);
+    retry(&mut state, dead);
+    world.changed.notify_waiters();
+}

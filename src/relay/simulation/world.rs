@@ -1,0 +1,314 @@
+//! What is outside the relays: the outbox, the stream, the lease and the weather, with the promises checked as it goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::config::OnDead;
+use crate::outbox::record::field;
+
+/// What the servers' clocks said when the simulation began, in milliseconds since 1970.
+pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
+
+/// How the world breaks its word, to show that this is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lie {
+    /// The stream acks what it doesn't store.
+    Ack,
+    /// The stream forgets message ids at once.
+    Forget,
+    /// Reads show the outbox as it was a while ago.
+    Stale,
+}
+
+/// An event as the outbox has it.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) key: Option<u8>,
+    pub(super) ts: Timestamp,
+    pub(super) subject: u8,
+    pub(super) locked: bool,
+    pub(super) attempts: u32,
+    pub(super) due_ms: Option<i64>,
+    pub(super) dead: bool,
+    pub(super) discard: bool,
+    pub(super) marks: BTreeSet<i64>,
+}
+
+/// What the change stream tells.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Insert(RawDocumentBuf),
+    Requested,
+}
+
+/// One life of a relay, from its start to its end.
+pub(super) struct Life {
+    pub(super) dead: bool,
+    pub(super) paused_until: Instant,
+    pub(super) connected: watch::Sender<bool>,
+}
+
+/// Until when something is wrong with the servers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weather {
+    pub(super) mongodb_away: Instant,
+    pub(super) no_leader: Instant,
+    pub(super) full: Instant,
+    pub(super) lossy: Instant,
+    pub(super) slow: Instant,
+    /// The subject that the stream doesn't take.
+    pub(super) uncovered: Option<u8>,
+    /// The subject whose messages are too big for the stream.
+    pub(super) too_large: Option<u8>,
+}
+
+pub(super) struct Lease {
+    pub(super) holder: String,
+    pub(super) term: i64,
+    pub(super) until: Instant,
+}
+
+pub(super) struct State {
+    pub(super) random: StdRng,
+    pub(super) began: Instant,
+    increment: u32,
+    /// By the number in their id; a later number was committed later.
+    pub(super) rows: BTreeMap<u32, Row>,
+    /// The rows as they were a few changes ago.
+    past: Vec<BTreeMap<u32, Row>>,
+    pub(super) changes: Vec<(Timestamp, Change)>,
+    /// How often change streams have been cut.
+    pub(super) cuts: u32,
+    pub(super) lease: Option<Lease>,
+    pub(super) lives: Vec<Life>,
+    pub(super) weather: Weather,
+    /// Message ids that the stream remembers, and since when.
+    remembered: BTreeMap<String, Instant>,
+    pub(super) window: Duration,
+    /// Every event ever committed, and its key.
+    pub(super) committed: BTreeMap<u32, Option<u8>>,
+    /// How often the stream has each event.
+    pub(super) stream: BTreeMap<u32, u32>,
+    /// What an operator had removed, and, where dead events are skipped, what was dead.
+    pub(super) excused: BTreeSet<u32>,
+    pub(super) on_dead: OnDead,
+    pub(super) lie: Option<Lie>,
+    pub(super) wrong: Vec<String>,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    trace: DefaultHasher,
+}
+
+/// The world, as everyone in it shares it.
+#[derive(Clone)]
+pub(super) struct World {
+    state: Arc<Mutex<State>>,
+    pub(super) changed: Arc<Notify>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, on_dead: OnDead, window: Duration, lie: Option<Lie>) -> Self {
+        let now = Instant::now();
+        let state = State {
+            random: StdRng::seed_from_u64(seed),
+            began: now,
+            increment: 0,
+            rows: BTreeMap::new(),
+            past: Vec::new(),
+            changes: Vec::new(),
+            cuts: 0,
+            lease: None,
+            lives: Vec::new(),
+            weather: Weather {
+                mongodb_away: now,
+                no_leader: now,
+                full: now,
+                lossy: now,
+                slow: now,
+                uncovered: None,
+                too_large: None,
+            },
+            remembered: BTreeMap::new(),
+            window,
+            committed: BTreeMap::new(),
+            stream: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            on_dead,
+            lie,
+            wrong: Vec::new(),
+            counts: BTreeMap::new(),
+            trace: DefaultHasher::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process that is stopped does nothing until it goes on; one that was killed never does anything again.
+    pub(super) async fn alive(&self, life: usize) {
+        loop {
+            let until = match &self.lock().lives[life] {
+                Life { dead: true, .. } => None,
+                Life { paused_until, .. } => Some(*paused_until),
+            };
+            match until {
+                None => std::future::pending().await,
+                Some(until) if until <= Instant::now() => return,
+                Some(until) => tokio::time::sleep_until(until).await,
+            }
+        }
+    }
+
+    /// The way to a server or back.
+    pub(super) async fn travel(&self) {
+        let millis = {
+            let mut state = self.lock();
+            match state.weather.slow > Instant::now() {
+                true => state.random.random_range(1..1500),
+                false => state.random.random_range(1..8),
+            }
+        };
+        sleep(Duration::from_millis(millis)).await;
+    }
+}
+
+impl State {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
+        self.random.random_bool(probability)
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Notes what happened, for the comparison of two runs.
+    pub(super) fn note(&mut self, what: &str, who: usize) {
+        (what, who, self.began.elapsed().as_millis()).hash(&mut self.trace);
+        if std::env::var_os("OUTBOXD_SIMULATE_TRACE").is_some() {
+            println!("{:>9.3} {who:>3} {what}", self.began.elapsed().as_secs_f64());
+        }
+    }
+
+    /// The whole history in one number.
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        BEGAN_MS + i64::try_from(self.began.elapsed().as_millis()).expect("a simulation of less than centuries")
+    }
+
+    /// The cluster's time, which rises with each asking.
+    pub(super) fn tick(&mut self) -> Timestamp {
+        self.increment += 1;
+        Timestamp { time: u32::try_from(self.now_ms() / 1000).expect("a time before 2106"), increment: self.increment }
+    }
+
+    /// A service commits an event.
+    pub(super) fn commit(&mut self, key: Option<u8>, subject: u8) {
+        let number = u32::try_from(self.committed.len()).expect("few events") + 1;
+        let ts = self.tick();
+        let (locked, marks) = (true, BTreeSet::new());
+        let row = Row { key, ts, subject, locked, attempts: 0, due_ms: None, dead: false, discard: false, marks };
+        self.changes.push((ts, Change::Insert(document(number, &row))));
+        self.rows.insert(number, row);
+        self.committed.insert(number, key);
+        self.remember();
+    }
+
+    /// Keeps the outbox as it is now, for who is shown the past.
+    pub(super) fn remember(&mut self) {
+        if self.lie == Some(Lie::Stale) {
+            self.past.push(self.rows.clone());
+        }
+    }
+
+    /// The outbox as a read shows it.
+    pub(super) fn shown(&mut self) -> BTreeMap<u32, Row> {
+        let past = self.past.len();
+        match self.lie {
+            Some(Lie::Stale) if past > 0 => self.past[past - 1 - self.random.random_range(0..past.min(6))].clone(),
+            _ => self.rows.clone(),
+        }
+    }
+
+    /// A message comes to the stream. Returns whether the stream had it already.
+    pub(super) fn arrive(&mut self, message_id: &str, number: u32) -> bool {
+        let now = Instant::now();
+        if self.remembered.get(message_id).is_some_and(|since| now - *since < self.window) {
+            self.count("duplicates dropped");
+            return true;
+        }
+        if self.lie == Some(Lie::Ack) && self.chance(0.1) {
+            return false;
+        }
+        if self.lie != Some(Lie::Forget) {
+            self.remembered.insert(message_id.to_owned(), now);
+        }
+        let times = self.stream.entry(number).or_default();
+        *times += 1;
+        if *times > 1 {
+            return false;
+        }
+        match self.committed.get(&number) {
+            None => self.wrong.push(format!("e{number} was published and never committed")),
+            Some(None) => {}
+            Some(key) => {
+                let earlier = self.committed.range(..number).filter(|(_, of)| *of == key).map(|(number, _)| *number);
+                let passed = |earlier: &u32| !self.stream.contains_key(earlier) && !self.excused.contains(earlier);
+                if let Some(passed) = earlier.filter(passed).min() {
+                    self.wrong.push(format!("e{number} passed e{passed} of its key"));
+                }
+            }
+        }
+        false
+    }
+
+    /// Events leave the outbox.
+    pub(super) fn delete(&mut self, number: u32) {
+        if self.lie != Some(Lie::Ack) && !self.stream.contains_key(&number) {
+            self.wrong.push(format!("e{number} was deleted and is not in the stream"));
+        }
+        self.rows.remove(&number);
+        self.remember();
+    }
+}
+
+/// A row as the document that it is in the outbox.
+pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
+    let mut event = doc! {
+        field::ID: format!("e{number}"),
+        field::TS: row.ts,
+        field::SUBJECT: format!("made.s{}", row.subject),
+        field::PAYLOAD: { "number": number },
+        field::IS_LOCKED: row.locked,
+        field::ATTEMPTS: i64::from(row.attempts),
+    };
+    if let Some(key) = row.key {
+        event.insert(field::KEY, format!("k{key}"));
+    }
+    if let Some(due_ms) = row.due_ms {
+        event.insert(field::NEXT_ATTEMPT_AT, DateTime::from_millis(due_ms));
+    }
+    if row.dead {
+        event.insert(field::DEAD_AT, DateTime::from_millis(0));
+    }
+    if row.discard {
+        event.insert(field::DISCARD_REQUESTED_AT, DateTime::from_millis(0));
+    }
+    RawDocumentBuf::try_from(&event).expect("a document")
+}
+
+/// The number in an event's id.
+pub(super) fn number(id: &str) -> u32 {
+    id.trim_start_matches('e').parse().expect("ids are e and a number")
+}
