@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::checker::{self, Left, Published, Report, judge};
+use crate::support::oplog::History;
 use crate::support::{Ledger, Outcome, Relay, Scene, Writers, until};
 
 /// Two keys with three events each, all committed and all in the stream, and one transaction that was rolled back.
@@ -126,6 +127,39 @@ fn an_event_that_waits_in_the_outbox_is_left_and_not_lost() {
     assert!(complaint(&report).contains("dead: b3"));
 }
 
+/// Every event of the clean history was deleted a millisecond after the stream had it.
+fn past() -> History {
+    let (ledger, stream) = history();
+    let inserted = ledger.committed().map(|event| event.id.clone()).collect();
+    let deleted = stream.iter().map(|message| (message.id.clone(), 1)).collect();
+    History { whole: true, inserted, deleted, ..History::default() }
+}
+
+#[test]
+fn what_the_oplog_tells_is_judged_too() {
+    let (ledger, mut stream) = history();
+    let judged = |stream: &[Published], past: &History| {
+        let mut report = judge(&ledger, stream, &[], &[]);
+        report.look_back(&ledger, stream, past);
+        report
+    };
+    judged(&stream, &past()).assert_all_delivered();
+
+    let made_up = History { inserted: ["rolled back".to_owned()].into(), ..past() };
+    assert!(complaint(&judged(&stream, &made_up)).contains("made up: rolled back"));
+    let locked = History { locked_again: vec!["a2".to_owned()], ..past() };
+    assert!(complaint(&judged(&stream, &locked)).contains("locked again: a2"));
+    stream[1].at = 2_000_000;
+    assert!(
+        complaint(&judged(&stream, &past())).contains("deleted early: b1"),
+        "within the same millisecond it may be"
+    );
+    stream[1].at = 1_999_999;
+    judged(&stream, &past()).assert_all_delivered();
+    stream.remove(1);
+    assert!(complaint(&judged(&stream, &past())).contains("deleted early: b1"));
+}
+
 #[test]
 fn a_fault_that_never_happened_proves_nothing() {
     let (ledger, stream) = history();
@@ -153,6 +187,8 @@ async fn writers_write_at_their_pace_and_all_they_commit_is_delivered() {
     let report = checker::check(&scene, &ledger, &[]).await;
     report.assert_all_delivered();
     assert!(report.aborted > 0, "some are rolled back\n{report}");
+    let past = report.past.as_ref().expect("the oplog is looked at");
+    assert_eq!((past.whole, past.deletes), (true, report.committed), "{report}");
     let delays = checker::delays(&ledger, &checker::stream(&scene).await);
     assert_eq!(delays.len(), report.committed);
     assert!(delays.iter().all(|delay| delay.abs() < 60_000.0), "the ledger's clock is the stream's: {delays:?}");

@@ -99,6 +99,8 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     println!("again with: make soak SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let (set, cluster) = (ReplicaSet::start(3).await, NatsCluster::start().await);
+    // Ten minutes take a quarter of a gigabyte.
+    set.remember(4000.0).await;
     let scene = Scene::among(set.uri(), cluster.url(), "3").await;
     let trial = Trial::begin(scene, 3, &[("OUTBOXD_STREAM__REPLICAS", "3")]).await;
     let mut soak = Soak { set, cluster, trial, faults: BTreeMap::new(), holders: Vec::new(), curve: Vec::new() };
@@ -143,4 +145,5 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     let faults: Vec<_> = faults.iter().map(|(name, times)| (*name, *times)).collect();
     let report = soak.trial.end_with_copies(&faults).await;
     report.assert_all_delivered();
+    assert!(report.past.is_some_and(|past| past.whole), "the oplog holds all of it");
 }

@@ -1,7 +1,7 @@
 //! Compares what was committed with what came out, knowing nothing of the relay's code.
 //!
-//! [`judge`] is the whole of it, over plain values: the ledger of the writers, the stream, the outbox, and how often each
-//! fault really happened. [`check`] reads the two from the servers first.
+//! [`judge`] and [`Report::look_back`] are the whole of it, over plain values: the ledger of the writers, the stream, the
+//! outbox, its history, and how often each fault really happened. [`check`] reads them from the servers first.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,6 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use bson::{Bson, Document, doc};
 use futures_util::StreamExt;
 
+use super::oplog::{self, History};
 use super::writers::{Ledger, Outcome, Transaction};
 use super::{Scene, until};
 
@@ -62,15 +63,35 @@ pub(crate) struct Report {
     pub(crate) failed: usize,
     /// Counted attempts.
     pub(crate) burned: u64,
+    /// Of the outbox's history, when it was looked at.
+    pub(crate) past: Option<Past>,
     /// Each fault, and how often it happened.
     pub(crate) faults: Vec<(String, u64)>,
 }
 
-/// Reads the scene's stream and outbox, and judges.
+/// What the oplog tells of an outbox.
+#[derive(Debug)]
+pub(crate) struct Past {
+    /// Whether it tells everything.
+    pub(crate) whole: bool,
+    pub(crate) deletes: usize,
+    pub(crate) marks: usize,
+    pub(crate) parks: usize,
+    /// Left the outbox before the stream had them, or without that.
+    pub(crate) early: Vec<String>,
+    pub(crate) locked_again: Vec<String>,
+    /// Inserted, and not by a writer's transaction that may have been committed.
+    pub(crate) made_up: Vec<String>,
+}
+
+/// Reads the scene's stream, outbox and oplog, and judges.
 pub(crate) async fn check(scene: &Scene, ledger: &Ledger, faults: &[(&str, u64)]) -> Report {
     // The outbox first: an event that goes out in between is then found in both, rather than in neither.
     let left = left(scene).await;
-    judge(ledger, &stream(scene).await, &left, faults)
+    let stream = stream(scene).await;
+    let mut report = judge(ledger, &stream, &left, faults);
+    report.look_back(ledger, &stream, &oplog::history(scene).await);
+    report
 }
 
 /// The whole stream, in its order.
@@ -172,6 +193,7 @@ pub(crate) fn judge(ledger: &Ledger, stream: &[Published], left: &[Left], faults
         dead: those(|left| left.dead),
         failed: left.iter().filter(|left| left.failures > 0).count(),
         burned: ledger.burned + left.iter().map(|left| left.attempts).sum::<u64>(),
+        past: None,
         faults: faults.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect(),
     }
 }
@@ -190,6 +212,29 @@ pub(crate) fn delays(ledger: &Ledger, stream: &[Published]) -> Vec<f64> {
 }
 
 impl Report {
+    /// Judges the outbox's history too. The clocks are one machine's, and the oplog's goes by whole milliseconds.
+    pub(crate) fn look_back(&mut self, ledger: &Ledger, stream: &[Published], history: &History) {
+        let stored: HashMap<_, _> = stream.iter().rev().map(|message| (message.id.as_str(), message.at)).collect();
+        let is_early = |(id, at): &(&String, &i64)| {
+            stored.get(id.as_str()).is_none_or(|stored| *stored >= i128::from(**at + 1) * 1_000_000)
+        };
+        let written: HashSet<_> = ledger
+            .transactions
+            .iter()
+            .filter(|event| event.outcome != Outcome::Aborted)
+            .map(|event| event.id.as_str())
+            .collect();
+        self.past = Some(Past {
+            whole: history.whole,
+            deletes: history.deleted.len(),
+            marks: history.marks,
+            parks: history.parks,
+            early: history.deleted.iter().filter(is_early).map(|(id, _)| id.clone()).collect(),
+            locked_again: history.locked_again.clone(),
+            made_up: history.inserted.iter().filter(|id| !written.contains(id.as_str())).cloned().collect(),
+        });
+    }
+
     /// Each committed event is in the stream, once and in the order of its key, nothing else is, and the outbox is empty.
     pub(crate) fn assert_all_delivered(&self) {
         self.assert(true);
@@ -209,6 +254,9 @@ impl Report {
         ];
         if drained {
             wrong.extend([("locked", &self.locked), ("unlocked", &self.unlocked), ("dead", &self.dead)]);
+        }
+        if let Some(Past { early, locked_again, made_up, .. }) = &self.past {
+            wrong.extend([("deleted early", early), ("locked again", locked_again), ("made up", made_up)]);
         }
         wrong.retain(|(_, events)| !events.is_empty());
         let named: String = wrong
@@ -241,6 +289,21 @@ impl fmt::Display for Report {
             writeln!(f, "  {what:<32}{count:>8}")?;
         }
         writeln!(f, "  {:<32}{:>8}", "counted attempts burned", self.burned)?;
+        if let Some(past) = &self.past {
+            let whole = if past.whole { "all of it" } else { "its end" };
+            writeln!(f, "  {:<32}{whole:>9}", "seen of the outbox's history")?;
+            let lines = [
+                ("  deletes", past.deletes),
+                ("  deleted before the stream had it", past.early.len()),
+                ("  marked as failed", past.marks),
+                ("  parked behind a failed one", past.parks),
+                ("  locked again", past.locked_again.len()),
+                ("  inserted by nobody", past.made_up.len()),
+            ];
+            for (what, count) in lines {
+                writeln!(f, "  {what:<34}{count:>6}")?;
+            }
+        }
         for (name, times) in &self.faults {
             writeln!(f, "  {:<32}{times:>8}", format!("fault: {name}"))?;
         }

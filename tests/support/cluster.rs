@@ -112,6 +112,14 @@ impl ReplicaSet {
         status.get_i64("count").or(status.get_i32("count").map(i64::from)).unwrap_or(0)
     }
 
+    /// Makes the oplogs so big (in MB) that they hold the whole of a long test.
+    pub(crate) async fn remember(&self, megabytes: f64) {
+        for member in 0..self.0.len() {
+            let resize = doc! { "replSetResizeOplog": 1, "size": megabytes };
+            self.direct(member).await.run_command(resize).await.expect("the oplog is resized");
+        }
+    }
+
     /// One member's `admin`, whatever the others say.
     pub(crate) async fn direct(&self, member: usize) -> mongodb::Database {
         let uri = format!(

@@ -3,6 +3,7 @@
 pub(crate) mod checker;
 mod cluster;
 mod mongod;
+pub(crate) mod oplog;
 pub(crate) mod otlp;
 mod process;
 mod proxy;
@@ -36,6 +37,8 @@ pub(crate) struct Scene {
     pub(crate) database: Database,
     pub(crate) events: Collection<Document>,
     pub(crate) outbox: Outbox,
+    /// The cluster's time before anything was written here.
+    pub(crate) began: bson::Timestamp,
     pub(crate) context: Context,
     /// Name of the database.
     pub(crate) name: String,
@@ -142,6 +145,7 @@ impl Scene {
         Self {
             events: database.collection("outbox"),
             outbox: Outbox::new(&database, "outbox"),
+            began: oplog::cluster_time(&client).await,
             context: jetstream::new(nats),
             client,
             database,
