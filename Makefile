@@ -7,7 +7,7 @@ FEATURES := --features crash-points,demo
 DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults soak check demo demo-up demo-down bins
+.PHONY: help test proofs faults simulate soak check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ proofs: ## a minute per outage, twenty crashes per point, 100,000 events piled u
 faults: ## every fault of relays, servers and the network, for longer (about 20 minutes)
 	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: --include-ignored --skip soak --test-threads=4 --nocapture
+
+simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)
+	OUTBOXD_SIMULATE=$(or $(SEEDS),0..20000) $(CARGO) test $(FEATURES) --lib simulation::whatever -- --nocapture
 
 soak: ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 	OUTBOXD_TEST_SOAK=$(or $(MINUTES),60) $(if $(SEED),OUTBOXD_TEST_SEED=$(SEED)) $(SERVERS) run -- \

@@ -7,6 +7,7 @@ use tracing::{error, warn};
 
 use super::clock;
 use super::policy::{Class, Rejection};
+use super::publish::Rewound;
 use super::retry;
 use crate::config::RetryConfig;
 use crate::outbox::mark::{Mark, Next};
@@ -87,6 +88,17 @@ impl Judge {
                 self.untold.push(Untold { events: 1, id: id.to_owned(), class, code, error, remedy, dead });
             }
         }
+    }
+
+    /// Tells a person that the stream has lost what it had acked: it is deleted from the outbox, and only a person can say
+    /// what that means for those who read the stream.
+    pub(super) fn rewound(&self, stream: &str, Rewound { from, to }: Rewound) {
+        error!(stream, from, to, "the stream has gone back: it has lost messages that it had acked");
+        let text = format!(
+            "the stream {stream} has gone back from sequence {from} to {to}: it was made anew or restored from an old copy, \
+             and has lost messages that it had acked; their events are no longer in the outbox"
+        );
+        self.alerts.raise(Alert { kind: Kind::Rewound, text, event: None, oldest_seconds: None });
     }
 
     /// The mark to write. Raises an alert when the event comes into a state that a person should know of.

@@ -1,22 +1,80 @@
 //! The lease: of all relays on one outbox, one publishes and the others stand by.
 //!
+//! # States
+//!
 //! ```text
-//!            acquire: free or expired by the server's clock
-//!  standby ───────────────────────────────────────────────▶ holder (term n + 1)
-//!     ▲                                                        │ renew every ttl / 3
-//!     │   resigned (clean stop: free at once)                  │
-//!     ├────────────────────────────────────────────────────────┤
-//!     │   lost: another holder, or no renewal before the       │
-//!     └────────────────────────────────────────────────────────┘ trust deadline
+//!                      ┌──────────────────────────────────────────────┐
+//!                      │ claimed in vain: another's, and not expired; │
+//!                      │ asked again after a poll (± 20 %)            │
+//!                      ▼                                              │
+//!               ┌─────────────┐                                       │
+//!   start ─────▶│   standby   ├───────────────────────────────────────┘
+//!               └──┬──────────┘
+//!                  │  ▲   ▲ claimed: free, expired by the server's clock, or one's own
+//!  claimed: term+1 │  │   └──────────────────────────────────────────────────────────┐
+//!                  ▼  │                                                              │
+//!               ┌─────┴───────┐  renewed: the deadline moves                         │
+//!               │   holder    │◀─────────┐                                           │
+//!               │  (trusted)  ├──────────┘ every ttl / 3                             │
+//!               └──┬───────┬──┘                                                      │
+//!     a clean stop │       │ another holder, or no renewal before the deadline       │
+//!                  ▼       ▼                                                         │
+//!       ┌────────────┐   ┌──────────────────────────────────────────────┐            │
+//!       │  drained,  │   │ lost: publishes nothing more, waits for acks │            │
+//!       │  resigned  │   │ under way, writes them down                  ├────────────┘
+//!       └────────────┘   └──────────────────────────────────────────────┘
 //! ```
 //!
-//! One document `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database. Only the
-//! server's clock decides (`$$NOW` in an update pipeline). The holder trusts its lease up to a deadline on its own
-//! monotonic clock, counted from before the renewal was sent, less a margin, and checks it before each publish: a process
-//! that was paused publishes nothing when it wakes.
+//! # One document
 //!
-//! The lease makes duplicates rare. It is not what makes the relay safe: an event is deleted only on its own ack, and
-//! message ids are the same from every relay.
+//! `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database. Every step is one
+//! update of it by a pipeline on the primary, with `w: majority`: a claim that finds it free, expired or its own sets
+//! `holder`, adds one to `term` and puts `expiresAt` a ttl ahead; a renewal puts `expiresAt` off if holder and term
+//! are still its own; a resignation sets `expiresAt` to now. `holder` is the relay's name and a number drawn at its
+//! start: a process that was started again is another holder, since the old one may still run.
+//!
+//! # Two clocks, and neither is the machine's
+//!
+//! Whether the lease has expired is the *server's* to say (`$$NOW`). A relay whose wall clock is an hour off claims,
+//! renews and loses like any other. Whether it still holds the lease, the holder must know without asking, at every
+//! publish: it trusts the lease until a deadline on its own monotonic clock, counted from *before* the claim or
+//! renewal was sent, less a fifth.
+//!
+//! ```text
+//!  holder    sent              trusted until
+//!  ───────────┼──────────────────────┤· · · · ·                   ttl - ttl/5 after it was sent
+//!  server          ├─────────────────────────────────┤            ttl after it was done
+//!                 done                          expires
+//! ```
+//!
+//! A renewal is done after it was sent, so the holder stops before anyone else can begin, as long as its clock runs no
+//! slower than four fifths of the server's. After a lost reply the holder trusts less than the server grants; never
+//! more.
+//!
+//! # When a step goes wrong
+//!
+//! - *The holder dies.* A standby that polls at `min(1 s, ttl / 3)` takes over within the ttl and one poll.
+//! - *It stops cleanly.* It drains, then resigns: a standby takes over with its next poll.
+//! - *It is paused*, and wakes when another holds the lease. The deadline has passed on its own clock: the check
+//!   before each publish says so, before any task could have. What it had sent before is acked twice at worst, and
+//!   stored once.
+//! - *MongoDB can't be reached.* Renewals fail until the deadline; two may fail without harm. Then it publishes
+//!   nothing, though NATS may be well: a standby on the other side may be at work.
+//! - *The reply to a claim is lost.* The lease is this relay's and it doesn't know. It asks again, finds its own and
+//!   begins a new term; a renewal of the old term, if one is still on its way, finds nothing.
+//! - *A claim or renewal comes late*, after its sender gave up. A claim finds the lease held, or makes its sender's
+//!   next claim begin a new term; a renewal keeps others waiting for a ttl at most.
+//! - *The primary steps down.* What a majority had stays; what it hadn't was never answered.
+//!
+//! Renewals go through a `Client` of their own, so none waits for a connection behind the outbox's queries, and are
+//! never dropped half-way: a command whose future is dropped costs its connection, and may happen all the same.
+//!
+//! # What it is for
+//!
+//! The lease makes duplicates rare and keeps one order. It is not what makes the relay safe: an event is deleted only
+//! on its own ack, message ids are the same from every relay, and marks and parks may be written twice.
+//! `tests/protocol` explores two relays with every step above lost or late; `relay/simulation` plays this very code
+//! through thousands of seeds.
 
 use std::sync::Arc;
 use std::time::Duration;

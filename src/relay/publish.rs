@@ -6,10 +6,12 @@
 //! `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
 use opentelemetry_sdk::trace::SdkTracer;
 use tokio::time::Instant;
@@ -42,12 +44,23 @@ pub(crate) struct Acked {
     pub(crate) took: Duration,
     /// Whether the stream had it already.
     pub(crate) duplicate: bool,
+    /// What this ack shows of messages that were acked before and are gone.
+    pub(crate) rewound: Option<Rewound>,
 }
 
 impl Acked {
     pub(crate) fn id(&self) -> &EventId {
         &self.id
     }
+}
+
+/// A stream that went back: it was made anew, or restored from an old copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rewound {
+    /// The newest sequence it had acked.
+    pub(crate) from: u64,
+    /// The sequence it gave to a message that was sent after that.
+    pub(crate) to: u64,
 }
 
 /// The fate of a publish.
@@ -70,6 +83,8 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
+    /// The newest sequence that the stream acked, as long as it doesn't go back; 0 before the first ack.
+    pub(crate) newest: AtomicU64,
     pub(crate) term: Term,
     /// Makes a span of each publish, when those are exported.
     pub(crate) tracer: Option<SdkTracer>,
@@ -146,7 +161,7 @@ impl<B: EventBus> Publisher<B> {
     }
 
     async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
-        let sent = Instant::now();
+        let (sent, newest) = (Instant::now(), self.newest.load(Ordering::Relaxed));
         let ack = match self.bus.publish(record.subject.as_str(), headers, payload).await {
             Ok(ack) => ack,
             Err(error) => {
@@ -162,7 +177,22 @@ impl<B: EventBus> Publisher<B> {
             return Err(Rejection::new(OTHER_STREAM, error));
         }
         crash::here(Point::Acked);
-        Ok(Acked { id: record.id.clone(), took: sent.elapsed(), duplicate: ack.duplicate })
+        let rewound = self.went_back(newest, &ack);
+        Ok(Acked { id: record.id.clone(), took: sent.elapsed(), duplicate: ack.duplicate, rewound })
+    }
+
+    /// A message that was sent when the stream had acked `newest` comes after that one, or messages are gone. Said once.
+    fn went_back(&self, newest: u64, ack: &PublishAck) -> Option<Rewound> {
+        // A duplicate's ack names the first of its kind.
+        if ack.duplicate {
+            return None;
+        }
+        if ack.sequence > newest {
+            self.newest.fetch_max(ack.sequence, Ordering::Relaxed);
+            return None;
+        }
+        let first = self.newest.compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        first.then_some(Rewound { from: newest, to: ack.sequence })
     }
 
     /// What an answer that never came or came from nobody means. No ack in time: the server may have denied the subject.

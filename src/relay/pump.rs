@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -103,6 +104,7 @@ impl<B: EventBus> Pump<B> {
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
             breaker: Breaker::new(tick.clone()),
+            newest: AtomicU64::new(0),
             term,
             tracer: traces::tracer(),
             stop: CancellationToken::new(),
@@ -273,6 +275,9 @@ impl<B: EventBus> Pump<B> {
                 self.events.duplicates.increment(acked.duplicate.into());
                 self.events.publish.record(acked.took);
                 self.events.retried.increment((dispatched.origin == Origin::Retry).into());
+                if let Some(rewound) = acked.rewound {
+                    self.judge.rewound(&self.config.stream.name, rewound);
+                }
                 if let Some(committed_ms) = dispatched.committed_ms {
                     let millis = clock::now().timestamp_millis() - committed_ms;
                     self.events.latency.record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));

@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     Stuck,
     /// It no longer is.
     Recovered,
+    /// The stream has lost messages that it had acked.
+    Rewound,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Dead => "dead",
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
+            Self::Rewound => "rewound",
         }
     }
 }

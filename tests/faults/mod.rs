@@ -83,12 +83,15 @@ impl Trial {
 
     /// The load goes on for a moment, ends, and everything drains. `faults` says what happened, and how often.
     async fn end(self, faults: &[(&str, u64)]) -> Report {
-        let report = self.end_with_copies(faults).await;
+        let rewound = self.relays.iter().any(|relay| relay.log().contains("has gone back"));
+        let report = self.judge(faults).await;
         report.assert_all_delivered();
+        assert!(!rewound, "the stream has lost nothing");
         report
     }
 
-    async fn end_with_copies(self, faults: &[(&str, u64)]) -> Report {
+    /// The same, and it is for the caller to say what may be.
+    async fn judge(self, faults: &[(&str, u64)]) -> Report {
         sleep(CALM).await;
         let ledger = self.writers.stop().await;
         self.scene.drained().await;

@@ -39,6 +39,36 @@ async fn a_killed_primary_costs_no_event() {
     trial.end(&[("primary killed", kills)]).await;
 }
 
+/// The primary alone has them, durably, when it dies; the others elect one that never heard of them.
+#[tokio::test]
+#[ignore = "make faults"]
+async fn what_is_rolled_back_after_a_failover_is_never_published() {
+    let _alone = ALONE.lock().await;
+    let (mut set, nats) = (ReplicaSet::start(3).await, NatsServer::start().await);
+    let trial = trial(&set, &nats, 1).await;
+    let old = set.primary().await.expect("a primary");
+    let others: Vec<_> = (0..3).filter(|member| *member != old).collect();
+    // Killed, not paused: what reaches their sockets they would read when they wake.
+    others.iter().for_each(|other| set.kill(*other));
+    let outbox = set.direct(old).await.client().database(&trial.scene.name);
+    let event = |number: i32| {
+        let subject = trial.scene.subject("made");
+        let ts = bson::Timestamp { time: 0, increment: 0 };
+        doc! { "ts": ts, "subject": subject, "key": "rolled", "payload": { "key": "rolled", "number": number }, "isLocked": true, "failures": [] }
+    };
+    let alone = doc! { "insert": "outbox", "documents": (1..=10).map(event).collect::<Vec<_>>(), "writeConcern": { "w": 1, "j": true } };
+    let written = outbox.run_command(alone).await.expect("the primary takes them");
+    assert_eq!(written.get_i32("n").ok(), Some(10), "{written}");
+    // Time enough to publish them, if they were seen.
+    sleep(Duration::from_millis(500)).await;
+    set.kill(old);
+    others.iter().for_each(|other| set.start_again(*other));
+    until("another is primary", async || set.primary().await).await;
+    set.start_again(old);
+    until("they are rolled back", async || set.has_rolled_back(old).then_some(())).await;
+    trial.end(&[("writes rolled back", 1)]).await;
+}
+
 #[tokio::test]
 #[ignore = "make faults"]
 async fn a_paused_primary_is_left_for_another_and_what_it_says_when_it_wakes_harms_nothing() {

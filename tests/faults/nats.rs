@@ -1,11 +1,11 @@
-//! A NATS cluster with three copies of the stream that loses its leader.
+//! A NATS cluster with three copies of the stream that loses its leader; one server that loses its disk, or its memory.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Trial, again_and_again, length};
-use crate::support::{ALONE, NatsCluster, Scene, mongodb_uri, until};
+use super::{PER_SECOND, Trial, again_and_again, length};
+use crate::support::{ALONE, NatsCluster, NatsServer, Scene, mongodb_uri, until};
 
 async fn trial(cluster: &NatsCluster, relays: usize) -> Trial {
     let settings = [("OUTBOXD_STREAM__REPLICAS", "3")];
@@ -54,4 +54,48 @@ async fn a_paused_leader_of_the_stream_costs_no_event_and_no_attempt() {
     cluster.resume(leader);
     let report = trial.end(&[("leader paused", 1)]).await;
     assert_eq!(report.burned, 0, "{report}");
+}
+
+/// Files can't grow, which is what a full disk is to the server. Some versions answer nothing then and need a restart.
+#[tokio::test]
+#[ignore = "make faults"]
+async fn a_full_disk_of_the_stream_costs_no_event_and_no_attempt() {
+    let _alone = ALONE.lock().await;
+    let mut nats = NatsServer::start().await;
+    let trial = Trial::begin(Scene::alone(&nats).await, 1, &[]).await;
+    nats.limit_files(1024);
+    sleep(length()).await;
+    let waiting = trial.scene.events.count_documents(bson::doc! {}).await.expect("a count");
+    nats.kill();
+    nats.start_again();
+    let report = trial.end(&[("events piled up", waiting.saturating_sub(PER_SECOND.into()))]).await;
+    assert_eq!(report.burned, 0, "{report}");
+}
+
+/// What was acked after the copy was made is gone from both sides: all that can be done is to say so.
+#[tokio::test]
+#[ignore = "make faults"]
+async fn a_stream_restored_from_an_old_copy_is_told_of_and_goes_on_in_order() {
+    let _alone = ALONE.lock().await;
+    let mut nats = NatsServer::start().await;
+    let trial = Trial::begin(Scene::alone(&nats).await, 1, &[]).await;
+    nats.kill();
+    let copy = nats.copy();
+    nats.start_again();
+    let (context, name) = (trial.scene.context.clone(), trial.scene.stream.clone());
+    let stored = async || Some(context.get_stream(&name).await.ok()?.cached_info().state.last_sequence);
+    let before = until("the stream is back", &stored).await;
+    until("it has got a second's worth", async || stored().await.filter(|now| *now > before + 200)).await;
+    nats.kill();
+    nats.restore(&copy);
+    nats.start_again();
+    until("the relay says so", async || trial.relays[0].log().contains("has gone back").then_some(())).await;
+    let alerts = std::fs::read_to_string(trial.scene.alerts_file()).expect("the alert log");
+    assert!(alerts.contains("rewound"), "{alerts}");
+
+    let report = trial.judge(&[("stream restored", 1)]).await;
+    let early = &report.past.as_ref().expect("the oplog was read").early;
+    assert!(report.lost.len() > 100 && early.len() == report.lost.len(), "{report}");
+    assert!(report.copies.is_empty() && report.reordered.is_empty() && report.phantom.is_empty(), "{report}");
+    assert_eq!(report.locked.len() + report.unlocked.len() + report.dead.len(), 0, "{report}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Trial, again_and_again, length};
+use super::{KEYS, Trial, again_and_again, length};
 use crate::support::{ALONE, Scene, until};
 
 #[tokio::test]
@@ -38,6 +38,34 @@ async fn a_holder_that_sleeps_longer_than_its_lease_publishes_nothing_when_it_wa
     })
     .await;
     trial.end(&[("lease taken over", over)]).await;
+}
+
+/// The stream has forgotten what the sleeper sent last: some of that may come a second time, and nothing worse.
+#[tokio::test]
+#[ignore = "make faults"]
+async fn a_holder_that_sleeps_longer_than_the_stream_remembers_costs_copies_at_most() {
+    let _alone = ALONE.lock().await;
+    let trial = Trial::begin(Scene::new().await, 2, &[]).await;
+    let stream = trial.scene.context.get_stream(&trial.scene.stream).await.expect("the stream");
+    let forgetful = async_nats::jetstream::stream::Config {
+        duplicate_window: Duration::from_secs(1),
+        ..stream.cached_info().config.clone()
+    };
+    trial.scene.context.update_stream(forgetful).await.expect("the stream remembers less");
+    let slept = again_and_again(Duration::from_millis(500), async || {
+        let Some(holder) = trial.holder().await.filter(|holder| *holder < 2) else { return false };
+        trial.relays[holder].pause();
+        until("the other has taken over", async || trial.holder().await.filter(|now| *now != holder)).await;
+        sleep(Duration::from_secs(2)).await;
+        trial.relays[holder].resume();
+        true
+    })
+    .await;
+    let mut report = trial.judge(&[("slept longer than the window", slept)]).await;
+    let copies = std::mem::take(&mut report.copies).len();
+    println!("copies: {copies}");
+    report.assert_all_delivered();
+    assert!(copies as u64 <= slept * u64::from(KEYS), "of each key one at most was under way: {copies}");
 }
 
 #[tokio::test]

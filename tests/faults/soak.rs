@@ -143,7 +143,7 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     println!("a relay that lived all the time: {} in the second quarter, {} in the last", quarter(1, 2), quarter(3, 4));
     println!("duplicate acks it saw: {}", trial.relays[SURVIVOR].metric("outboxd_duplicate_acks_total").await);
     let faults: Vec<_> = faults.iter().map(|(name, times)| (*name, *times)).collect();
-    let report = soak.trial.end_with_copies(&faults).await;
+    let report = soak.trial.judge(&faults).await;
     report.assert_all_delivered();
     assert!(report.past.is_some_and(|past| past.whole), "the oplog holds all of it");
 }

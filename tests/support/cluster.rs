@@ -97,6 +97,12 @@ impl ReplicaSet {
         self.0[member].child = mongod(*port, data.path());
     }
 
+    /// Whether this member has had to undo what no majority had: it puts that aside in files.
+    pub(crate) fn has_rolled_back(&self, member: usize) -> bool {
+        let aside = self.0[member].data.path().join("rollback");
+        std::fs::read_dir(aside).is_ok_and(|mut files| files.next().is_some())
+    }
+
     pub(crate) fn pause(&self, member: usize) {
         signal(&self.0[member].child, "-STOP");
     }

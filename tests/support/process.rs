@@ -85,6 +85,26 @@ impl NatsServer {
         signal(&self.child, "-CONT");
     }
 
+    /// From now on no file of it may grow over so many bytes, until it is started again.
+    pub(crate) fn limit_files(&self, bytes: u64) {
+        let limit = rustix::process::Rlimit { current: Some(bytes), maximum: None };
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).expect("the limit is set");
+    }
+
+    /// A copy of everything JetStream has stored.
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder for the copy");
+        copy_folder(&self.data.path().join("jetstream"), copy.path());
+        copy
+    }
+
+    /// Puts an old copy in the place of what it has.
+    pub(crate) fn restore(&self, copy: &tempfile::TempDir) {
+        std::fs::remove_dir_all(self.data.path().join("jetstream")).expect("the store is removed");
+        copy_folder(&copy.path().join("jetstream"), self.data.path());
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(&self.data.path().join("log"))
@@ -101,6 +121,11 @@ impl NatsServer {
 fn configure(data: &Path, config: &str) {
     let config = format!("jetstream {{ store_dir: \"{}\" }}\n{config}\n", data.display());
     std::fs::write(data.join("conf"), config).expect("the configuration is written");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+    assert!(copied.success());
 }
 
 fn nats_server(data: &Path, port: &str) -> Child {

@@ -113,8 +113,10 @@ impl EventBus for Bus {
         let fate = self.fate(subject_number(subject));
         let acked = match fate {
             Fate::Acked => {
-                let duplicate = world.lock().arrive(&message_id, event);
-                Some(PublishAck { stream: STREAM.to_owned(), sequence: 1, duplicate, ..PublishAck::default() })
+                let mut state = world.lock();
+                let duplicate = state.arrive(&message_id, event);
+                let sequence = state.stream.values().map(|times| u64::from(*times)).sum();
+                Some(PublishAck { stream: STREAM.to_owned(), sequence, duplicate, ..PublishAck::default() })
             }
             Fate::AckLost => {
                 world.lock().arrive(&message_id, event);

@@ -141,7 +141,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
                     return counts;
                 }
                 let played = play(seed, None);
-                let again = format!("OUTBOXD_SIMULATE={seed} cargo test --lib simulation::whatever -- --nocapture");
+                let again = format!("make simulate SEEDS={seed}");
                 assert!(played.wrong.is_empty(), "seed {seed}: {:#?}\nagain with: {again}", played.wrong);
                 played.counts.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
             }
