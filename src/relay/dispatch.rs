@@ -72,6 +72,9 @@ pub(crate) struct Dispatch {
     buffered: usize,
     buffered_bytes: usize,
     tick_began: Began,
+    /// Marks written so far, and how many of them a read of due events surely shows.
+    marks: u64,
+    tick_shows: u64,
     parks: Vec<Park>,
     wanted_reads: VecDeque<Key>,
     lane_reads: usize,
@@ -88,6 +91,8 @@ impl Dispatch {
             buffered: 0,
             buffered_bytes: 0,
             tick_began: Began::default(),
+            marks: 0,
+            tick_shows: 0,
             parks: Vec::new(),
             wanted_reads: VecDeque::new(),
             lane_reads: 0,
@@ -108,9 +113,10 @@ impl Dispatch {
         self.twins.retried() > 0
     }
 
-    /// Whether a sweep is under way.
-    pub(crate) fn is_sweeping(&self) -> bool {
-        self.twins.is_sweeping()
+    /// Whether everything that waits in the outbox has been offered, or is about to be by the tail. Until then the retrier's
+    /// events and the safety sweep's must wait: an older one of their key may come.
+    pub(crate) fn has_swept(&self) -> bool {
+        self.twins.has_swept()
     }
 
     /// Events and bytes in memory, and keys remembered.
@@ -141,6 +147,7 @@ impl Dispatch {
     /// A read of due events began.
     pub(crate) fn tick_began(&mut self) {
         self.tick_began = self.twins.begin_read();
+        self.tick_shows = self.marks;
     }
 
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is due or not.
@@ -171,10 +178,11 @@ impl Dispatch {
     }
 
     /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy leaves it to the next
-    /// tick. Returns how many were taken.
+    /// tick, and a sweep that is under way leaves all of them. Returns how many were taken.
     pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) -> usize {
         let mut taken = 0;
-        for pending in due {
+        let swept = self.has_swept();
+        for pending in due.into_iter().filter(|_| swept) {
             if pending.record.custody == Custody::Discarding || !self.twins.is_new(&pending.record.id, self.tick_began)
             {
                 continue;
@@ -184,7 +192,9 @@ impl Dispatch {
                 if self.lanes.get(&key).is_none_or(|lane| !lane.stalled) {
                     self.stall(&key);
                 }
-                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && !lane.blocked) {
+                // An older one that has just failed may still be locked in what was read.
+                let shown = |lane: &Lane| lane.marking == 0 && lane.marked <= self.tick_shows;
+                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && !lane.blocked && shown(lane)) {
                     continue;
                 }
             }
@@ -207,7 +217,7 @@ impl Dispatch {
     /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns whether it was not known.
     /// Takes none while a sweep is under way: it may yet bring an unlocked event that they must not pass.
     pub(crate) fn offer_stray(&mut self, pending: Pending) -> bool {
-        let taken = !self.is_sweeping() && self.twins.is_new(&pending.record.id, self.tick_began);
+        let taken = self.has_swept() && self.twins.is_new(&pending.record.id, self.tick_began);
         if taken {
             self.admit(pending, i64::MAX);
         }

@@ -65,6 +65,8 @@ pub(super) struct Lane {
     pub(super) writing: usize,
     /// The marks among them.
     pub(super) marking: usize,
+    /// Which mark of all was the last of this key.
+    pub(super) marked: u64,
     /// Whether something was marked or parked since the last read began, so that the read may have missed it.
     pub(super) written_since_read: bool,
     /// Whether a read of the key's unlocked events is asked for or under way.

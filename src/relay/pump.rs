@@ -164,7 +164,7 @@ impl<B: EventBus> Pump<B> {
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
                 _ = beat.tick() => self.beat(),
-                _ = stray.tick(), if may_tick && !self.dispatch.is_sweeping() => self.read(Ask::Stray(room)),
+                _ = stray.tick(), if may_tick => self.read(Ask::Stray(room)),
                 () = self.tick.notified(), if may_tick => {
                     let wants_discards = std::mem::take(&mut self.wants_discards);
                     self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
@@ -256,6 +256,7 @@ impl<B: EventBus> Pump<B> {
     /// While the broker doesn't answer, failed events rest too, unless there is nothing else left to find out with.
     fn may_tick(&self) -> bool {
         !self.ticking
+            && self.dispatch.has_swept()
             && !self.dispatch.room().is_none()
             && (self.publisher.breaker.is_well() || self.dispatch.in_flight() == 0)
     }

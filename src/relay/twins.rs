@@ -36,6 +36,8 @@ pub(super) struct Twins {
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until the next sweep.
     before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
+    /// Whether a sweep has ended.
+    swept: bool,
     /// Reads of the retrier under way, by when they began.
     reads: BTreeMap<u64, usize>,
     /// Of the known events, those the retrier brought.
@@ -58,12 +60,13 @@ impl Twins {
     /// The sweep is over.
     pub(super) fn end_sweep(&mut self) {
         self.sweep = None;
+        self.swept = true;
         self.forget_settled();
     }
 
-    /// Whether a sweep is under way.
-    pub(super) fn is_sweeping(&self) -> bool {
-        self.sweep.is_some()
+    /// Whether a sweep has brought everything there was, and none is under way.
+    pub(super) fn has_swept(&self) -> bool {
+        self.swept && self.sweep.is_none()
     }
 
     /// A read of the retrier begins.

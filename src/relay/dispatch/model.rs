@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::stall::MAX_LANE_READS;
-use super::tests::{LIMITS, key, pending, record, seq_of};
+use super::tests::{LIMITS, key, pending, record, seq_of, swept};
 use super::*;
 use crate::relay::lane::{Behind, Marking};
 
@@ -63,7 +63,7 @@ struct World {
 impl World {
     fn new(on_dead: OnDead) -> Self {
         Self {
-            dispatch: Dispatch::new(DispatchConfig { on_dead, ..LIMITS }),
+            dispatch: swept(DispatchConfig { on_dead, ..LIMITS }),
             on_dead,
             rows: BTreeMap::new(),
             next_seq: 0,
@@ -276,7 +276,7 @@ impl World {
     }
 
     fn look_for_stray(&mut self) {
-        if self.ticking || self.dispatch.room().is_none() || self.dispatch.is_sweeping() {
+        if self.ticking || self.dispatch.room().is_none() || !self.dispatch.has_swept() {
             return;
         }
         self.ticking = true;

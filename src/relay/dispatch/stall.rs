@@ -36,7 +36,9 @@ impl Dispatch {
             self.settled(id);
         }
         let Some(key) = &marking.key else { return };
-        self.lanes.get_mut(key).expect("a lane with writes under way stays").marking -= 1;
+        self.marks += 1;
+        let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
+        (lane.marking, lane.marked) = (lane.marking - 1, self.marks);
         let skipped = marking.dead && self.limits.on_dead == OnDead::Skip;
         if skipped && self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
             self.want_read(key);

@@ -40,9 +40,17 @@ pub(super) fn seq_of(id: &EventId) -> u32 {
     id.to_string()[1..].parse().expect("ids are e and a number")
 }
 
+/// After a sweep of an empty outbox.
+pub(super) fn swept(limits: DispatchConfig) -> Dispatch {
+    let mut dispatch = Dispatch::new(limits);
+    dispatch.sweep_began(0);
+    dispatch.sweep_ended();
+    dispatch
+}
+
 #[test]
 fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
-    let mut dispatch = Dispatch::new(LIMITS);
+    let mut dispatch = swept(LIMITS);
     for (seq, number) in [(1, 1), (2, 1), (3, 2)] {
         dispatch.offer(pending(seq, Some(key(number)), Custody::Live, Origin::Tail), 0);
     }
@@ -56,7 +64,7 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
 
 #[test]
 fn what_comes_behind_a_failure_is_parked() {
-    let mut dispatch = Dispatch::new(LIMITS);
+    let mut dispatch = swept(LIMITS);
     dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
     dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
     let head = dispatch.next().expect("the head");
@@ -81,7 +89,7 @@ fn intake_stops_at_each_bound() {
 
 #[test]
 fn an_event_found_twice_is_published_once() {
-    let mut dispatch = Dispatch::new(LIMITS);
+    let mut dispatch = swept(LIMITS);
     dispatch.offer(pending(1, None, Custody::Live, Origin::Tail), 0);
     dispatch.offer(pending(1, None, Custody::Live, Origin::Sweep(1)), 0);
     assert!(dispatch.next().is_some());
@@ -91,7 +99,7 @@ fn an_event_found_twice_is_published_once() {
 #[test]
 fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
     for (on_dead, wanted) in [(OnDead::Hold, None), (OnDead::Skip, Some(key(1)))] {
-        let mut dispatch = Dispatch::new(DispatchConfig { on_dead, ..LIMITS });
+        let mut dispatch = swept(DispatchConfig { on_dead, ..LIMITS });
         dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
         dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
         let head = dispatch.next().expect("the head");
@@ -105,25 +113,38 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
 }
 
 #[test]
-fn a_key_is_not_read_while_the_mark_of_one_of_its_events_is_on_its_way() {
-    let mut dispatch = Dispatch::new(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
+fn what_is_due_waits_until_everything_older_is_offered() {
+    let mut dispatch = Dispatch::new(LIMITS);
+    let tick = |dispatch: &mut Dispatch| {
+        dispatch.tick_began();
+        dispatch.tick_ended([pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)])
+    };
+    assert_eq!(tick(&mut dispatch), 0, "before the first sweep");
+    dispatch.sweep_began(0);
+    assert_eq!(tick(&mut dispatch), 0, "during a sweep");
+    dispatch.sweep_ended();
+    assert_eq!(tick(&mut dispatch), 1);
+}
+
+#[test]
+fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
+    let mut dispatch = swept(LIMITS);
+    let due = || [pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)];
     dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
     let first = dispatch.next().expect("the head");
     let first = dispatch.finished(first, Ended::Failed);
-    // Its mark is written and nobody has heard so: the next one is due already.
     dispatch.tick_began();
-    dispatch.tick_ended([pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)]);
-    let second = dispatch.next().expect("the next one");
-    let second = dispatch.finished(second, Ended::Failed);
-    dispatch.marked(&Marking { id: Some(first.id), malformed: None, key: first.key, dead: true });
-    assert_eq!(dispatch.next_lane_read(), None, "it would show the third without that the second failed");
-    dispatch.marked(&Marking { id: Some(second.id), malformed: None, key: second.key, dead: false });
-    assert_eq!(dispatch.next_lane_read(), Some(key(1)));
+    assert_eq!(dispatch.tick_ended(due()), 0, "its mark is on its way");
+    dispatch.tick_began();
+    dispatch.marked(&Marking { id: Some(first.id), malformed: None, key: first.key, dead: false });
+    assert_eq!(dispatch.tick_ended(due()), 0, "its mark was on its way when the read began");
+    dispatch.tick_began();
+    assert_eq!(dispatch.tick_ended(due()), 1);
 }
 
 #[test]
 fn a_key_whose_events_keep_coming_is_read_all_the_same() {
-    let mut dispatch = Dispatch::new(LIMITS);
+    let mut dispatch = swept(LIMITS);
     dispatch.hold(Some(&key(1)));
     dispatch.tick_began();
     dispatch.tick_ended([pending(1, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)]);

@@ -83,6 +83,11 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         trouble(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
         committing.await.expect("the services go on");
         calm(&world);
+        // A key of which a write was refused waits for the next start.
+        for relay in std::mem::take(&mut relays) {
+            relay.stop(&world).await;
+            relays.push(Relay::start(&world, &config));
+        }
         let deadline = Instant::now() + DRAIN;
         while !world.lock().rows.is_empty() && Instant::now() < deadline {
             sleep(LOOK).await;
@@ -157,7 +162,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
     println!("{} seeds", seeds.end - seeds.start);
     counts.iter().for_each(|(what, count)| println!("{count:>9} {what}"));
     if seeds == SEEDS {
-        assert!(counts.len() >= 32, "some trouble never came: {counts:#?}");
+        assert!(counts.len() >= 34, "some trouble never came: {counts:#?}");
     }
 }
 

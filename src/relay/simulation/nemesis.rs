@@ -222,6 +222,8 @@ fn retry(state: &mut State, events: Vec<u32>) {
         let Some(row) = state.rows.get_mut(&number) else { continue };
         row.attempts = if row.dead { 0 } else { row.attempts };
         (row.dead, row.due_ms) = (false, Some(now_ms));
+        // Nobody retries one without a look at it.
+        row.malformed = false;
         requested(state);
     }
 }
@@ -257,6 +259,7 @@ pub(super) fn calm(world: &World) {
     (weather.mongodb_away, weather.no_leader, weather.full) = (now, now, now);
     (weather.lossy, weather.slow) = (now, now);
     (weather.uncovered, weather.too_large) = (None, None);
+    state.rows.values_mut().for_each(|row| row.cursed = false);
     state.lives.iter_mut().for_each(|life| life.paused_until = now);
     state.lives.iter().for_each(|life| _ = life.connected.send_replace(true));
 }

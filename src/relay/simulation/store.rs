@@ -173,8 +173,14 @@ impl EventStore for Store {
         self.tell(|| format!("to mark {:?}", marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>()));
         self.command("mark", move |state| {
             let now_ms = state.now_ms();
-            for mark in marks {
+            let mut refused = Vec::new();
+            for (index, mark) in marks.into_iter().enumerate() {
                 let number = number(mark.id.as_str().expect("ids are strings"));
+                if state.rows.get(&number).is_some_and(|row| row.cursed) {
+                    state.count("marks refused for good");
+                    refused.push(Refused { index, error: "cursed".to_owned() });
+                    continue;
+                }
                 let Some(row) =
                     state.rows.get_mut(&number).filter(|row| !row.marks.contains(&mark.at.timestamp_millis()))
                 else {
@@ -195,7 +201,7 @@ impl EventStore for Store {
                 state.count(if dead { "marked dead" } else { "marked" });
                 state.remember();
             }
-            Vec::new()
+            refused
         })
         .await
     }
@@ -204,11 +210,18 @@ impl EventStore for Store {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
         self.tell(|| format!("to park {ids:?}"));
         self.command("park", move |state| {
-            for number in ids {
-                if let Some(row) = state.rows.get_mut(&number) {
-                    row.locked = false;
-                    state.count("parked");
-                    state.remember();
+            for (index, number) in ids.into_iter().enumerate() {
+                match state.rows.get_mut(&number) {
+                    Some(row) if row.cursed => {
+                        state.count("parks refused for good");
+                        return Some(Refused { index, error: "cursed".to_owned() });
+                    }
+                    Some(row) => {
+                        row.locked = false;
+                        state.count("parked");
+                        state.remember();
+                    }
+                    None => {}
                 }
             }
             None

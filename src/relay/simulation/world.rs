@@ -39,6 +39,10 @@ pub(super) struct Row {
     pub(super) due_ms: Option<i64>,
     pub(super) dead: bool,
     pub(super) discard: bool,
+    /// It doesn't follow the contract, until an operator repairs it.
+    pub(super) malformed: bool,
+    /// The server will never write a mark or a park of it, until all is well.
+    pub(super) cursed: bool,
     pub(super) marks: BTreeSet<i64>,
 }
 
@@ -217,8 +221,23 @@ impl State {
     pub(super) fn commit(&mut self, key: Option<u8>, subject: u8) {
         let number = u32::try_from(self.committed.len()).expect("few events") + 1;
         let ts = self.tick();
-        let (locked, marks) = (true, BTreeSet::new());
-        let row = Row { key, ts, subject, locked, attempts: 0, due_ms: None, dead: false, discard: false, marks };
+        let (malformed, cursed) = (self.chance(0.02), self.chance(0.01));
+        if malformed && self.on_dead == OnDead::Skip {
+            self.excused.insert(number);
+        }
+        let row = Row {
+            key,
+            ts,
+            subject,
+            locked: true,
+            attempts: 0,
+            due_ms: None,
+            dead: false,
+            discard: false,
+            malformed,
+            cursed,
+            marks: BTreeSet::new(),
+        };
         self.changes.push((ts, Change::Insert(document(number, &row))));
         self.rows.insert(number, row);
         self.committed.insert(number, key);
@@ -288,7 +307,7 @@ pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
     let mut event = doc! {
         field::ID: format!("e{number}"),
         field::TS: row.ts,
-        field::SUBJECT: format!("made.s{}", row.subject),
+        field::SUBJECT: if row.malformed { "not a subject".to_owned() } else { format!("made.s{}", row.subject) },
         field::PAYLOAD: { "number": number },
         field::IS_LOCKED: row.locked,
         field::ATTEMPTS: i64::from(row.attempts),
