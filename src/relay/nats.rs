@@ -4,9 +4,11 @@
 //! what it denied is kept here for the publish that waits in vain.
 //!
 //! A client that could not reconnect for long is replaced by a new one. What was still queued in it, and what it remembers
-//! of requests that never got an answer, goes with it: nothing leaves minutes after its caller gave up.
+//! of requests that never got an answer, goes with it: nothing leaves minutes after its caller gave up. One that has many such
+//! requests behind it is replaced too: it remembers each for as long as it lives (nats.rs#1617).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ const CLIENT_CAPACITY: usize = 256;
 /// Attempts to reconnect before the client is replaced: half a minute when connections are refused, three when they are
 /// swallowed. Far below the 30 minutes for which the stream remembers message ids by default.
 const MAX_RECONNECTS: usize = 20;
+/// Requests without an answer that one client may remember, in some 200 bytes each.
+const MAX_UNANSWERED: usize = 1000;
 /// Longest wait before an attempt to reconnect.
 const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
 /// How often the state of the connection is looked at besides the client's events, which it drops when many come at once.
@@ -44,6 +48,8 @@ pub struct Nats {
     /// Whether it stands.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
+    /// Requests of the current client that got no answer in time.
+    pub(crate) unanswered: Arc<AtomicUsize>,
 }
 
 /// The subjects that the server denied, and when it last said so.
@@ -80,12 +86,13 @@ impl Nats {
     /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
     pub async fn connect(nats: &NatsConfig) -> Result<Self> {
         let (stands, connected) = watch::channel(true);
-        let signals = Signals { stands: Arc::new(stands), denied: Arc::default() };
+        let signals = Signals { stands: Arc::new(stands), denied: Arc::default(), unanswered: Arc::default() };
         let (first, gone) = client(nats, &signals).await?;
         let denied = signals.denied.clone();
+        let unanswered = signals.unanswered.clone();
         let (current, context) = watch::channel(Arc::new(first));
         tokio::spawn(keep(nats.clone(), current, gone, signals));
-        Ok(Self { context, connected, denied })
+        Ok(Self { context, connected, denied, unanswered })
     }
 
     /// The JetStream API on the current client.
@@ -99,6 +106,7 @@ impl Nats {
 struct Signals {
     stands: Arc<watch::Sender<bool>>,
     denied: Arc<Denied>,
+    unanswered: Arc<AtomicUsize>,
 }
 
 /// A new client; the token is cancelled when it has ended for good.
@@ -148,11 +156,17 @@ async fn keep(nats: NatsConfig, current: watch::Sender<Arc<Context>>, mut gone: 
             () = tokio::time::sleep(LOOK) => {
                 let stands = current.borrow().client().connection_state() == State::Connected;
                 signals.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-                continue;
+                if signals.unanswered.load(Ordering::Relaxed) < MAX_UNANSWERED {
+                    continue;
+                }
+                info!("many requests to nats got no answer; another client forgets them");
             }
-            () = gone.cancelled() => warn!("the nats client has given up; starting another, with nothing queued"),
+            () = gone.cancelled() => {
+                warn!("the nats client has given up; starting another, with nothing queued");
+                signals.stands.send_replace(false);
+            }
         }
-        signals.stands.send_replace(false);
+        signals.unanswered.store(0, Ordering::Relaxed);
         for attempt in 1.. {
             tokio::select! {
                 () = current.closed() => return,

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, Info};
@@ -154,9 +155,15 @@ impl EventBus for JetStream {
         payload: Bytes,
     ) -> std::result::Result<PublishAck, PublishError> {
         let message = PublishMessage::build().payload(payload).headers(headers);
-        let ack = self.nats.context().send_publish(subject.to_owned(), message).await?;
+        // Kept until the ack: a client that is replaced meanwhile ends with the last of its acks.
+        let context = self.nats.context();
+        let ack = context.send_publish(subject.to_owned(), message).await?;
         crash::here(Point::Submitted);
-        ack.await
+        let acked = ack.await;
+        if acked.as_ref().is_err_and(|error| error.kind() == PublishErrorKind::TimedOut) {
+            self.nats.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+        acked
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {

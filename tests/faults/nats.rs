@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{PER_SECOND, Trial, again_and_again, length};
-use crate::support::{ALONE, NatsCluster, NatsServer, Scene, mongodb_uri, until};
+use outboxd::Event;
+
+use crate::support::{ALONE, NatsCluster, NatsServer, Relay, Scene, checker, mongodb_uri, until};
 
 async fn trial(cluster: &NatsCluster, relays: usize) -> Trial {
     let settings = [("OUTBOXD_STREAM__REPLICAS", "3")];
@@ -54,6 +56,26 @@ async fn a_paused_leader_of_the_stream_costs_no_event_and_no_attempt() {
     cluster.resume(leader);
     let report = trial.end(&[("leader paused", 1)]).await;
     assert_eq!(report.burned, 0, "{report}");
+}
+
+/// The client remembers each request that got no answer for as long as it lives: so it must not live for ever.
+#[tokio::test]
+#[ignore = "make faults"]
+async fn publishes_that_nobody_ever_answers_are_not_remembered_for_ever() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[("OUTBOXD_NATS__ACK_TIMEOUT", "100ms")]).await;
+    let stream = scene.context.get_stream(&scene.stream).await.expect("the stream");
+    let answers = stream.cached_info().config.clone();
+    let silent = async_nats::jetstream::stream::Config { no_ack: true, ..answers.clone() };
+    scene.context.update_stream(silent).await.expect("the stream answers no more");
+    let keyless = |number: u32| Event::new(scene.subject("made"), &bson::doc! { "key": "none", "number": number });
+    scene.commit((0..300).map(|number| keyless(number).expect("an event"))).await;
+    until("another client is taken", async || relay.log().contains("another client forgets").then_some(())).await;
+    scene.context.update_stream(answers).await.expect("the stream answers again");
+    scene.drained().await;
+    let numbers: std::collections::BTreeSet<_> = checker::stream(&scene).await.iter().map(|one| one.number).collect();
+    assert!(numbers.into_iter().eq(0..300), "each is there");
 }
 
 /// Files can't grow, which is what a full disk is to the server. Some versions answer nothing then and need a restart.
