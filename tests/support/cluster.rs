@@ -118,6 +118,16 @@ impl ReplicaSet {
         status.get_i64("count").or(status.get_i32("count").map(i64::from)).unwrap_or(0)
     }
 
+    /// Whether every member is up and has caught up far enough to vote a write through.
+    pub(crate) async fn is_whole(&self) -> bool {
+        let Some(primary) = self.primary().await else { return false };
+        let status = self.direct(primary).await.run_command(doc! { "replSetGetStatus": 1 }).await;
+        let members = status.ok().and_then(|status| status.get_array("members").ok().cloned()).unwrap_or_default();
+        let works =
+            |member: &Bson| member.as_document().is_some_and(|member| matches!(member.get_i32("state"), Ok(1 | 2)));
+        members.len() == self.0.len() && members.iter().all(works)
+    }
+
     /// Makes the oplogs so big (in MB) that they hold the whole of a long test.
     pub(crate) async fn remember(&self, megabytes: f64) {
         for member in 0..self.0.len() {
@@ -201,6 +211,15 @@ impl NatsCluster {
         let stream = scene.context.get_stream(&scene.stream).await.ok()?;
         let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
         leader.strip_prefix('n')?.parse().ok()
+    }
+
+    /// Whether the scene's stream has a leader and every other copy is up and current.
+    pub(crate) async fn is_whole(&self, scene: &super::Scene) -> bool {
+        let Ok(stream) = scene.context.get_stream(&scene.stream).await else { return false };
+        stream.cached_info().cluster.as_ref().is_some_and(|cluster| {
+            let others = cluster.replicas.iter().filter(|copy| copy.current && !copy.offline).count();
+            cluster.leader.is_some() && others + 1 == self.members.len()
+        })
     }
 
     /// Has the stream's leader step down. Returns whether it did.
