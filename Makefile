@@ -7,7 +7,7 @@ FEATURES := --features crash-points,demo
 DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults simulate soak check demo demo-up demo-down bins
+.PHONY: help test proofs faults simulate soak bench check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)
 soak: ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 	OUTBOXD_TEST_SOAK=$(or $(MINUTES),60) $(if $(SEED),OUTBOXD_TEST_SEED=$(SEED)) $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults::soak --include-ignored --nocapture
+
+bench: ## outboxd beside the bare loops, same run, same machine (ARGS="drain --events 10000")
+	$(SERVERS) run -- $(CARGO) bench --features relay --bench bench -- $(ARGS)
 
 check: ## formatting, lints, and a library half without the daemon's dependencies
 	$(CARGO) fmt --check
