@@ -24,19 +24,24 @@ async fn relays_that_are_killed_at_random_lose_and_reorder_nothing() {
     trial.end(&[("relay killed", kills)]).await;
 }
 
+/// Pauses whoever holds the lease of two relays until the other has it, and for so long after. Returns how often.
+async fn put_holders_to_sleep(trial: &Trial, after: Duration) -> u64 {
+    again_and_again(Duration::from_millis(500), async || {
+        let Some(holder) = trial.holder().await.filter(|holder| *holder < 2) else { return false };
+        trial.relays[holder].pause();
+        until("the other has taken over", async || trial.holder().await.filter(|now| *now != holder)).await;
+        sleep(after).await;
+        trial.relays[holder].resume();
+        true
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_holder_that_sleeps_longer_than_its_lease_publishes_nothing_when_it_wakes() {
     let _alone = ALONE.lock().await;
     let trial = Trial::begin(Scene::new().await, 2, &[]).await;
-    let over = again_and_again(Duration::from_millis(500), async || {
-        let Some(holder) = trial.holder().await.filter(|holder| *holder < 2) else { return false };
-        trial.relays[holder].pause();
-        until("the other has taken over", async || trial.holder().await.filter(|now| *now != holder)).await;
-        sleep(Duration::from_millis(500)).await;
-        trial.relays[holder].resume();
-        true
-    })
-    .await;
+    let over = put_holders_to_sleep(&trial, Duration::from_millis(500)).await;
     trial.end(&[("lease taken over", over)]).await;
 }
 
@@ -52,15 +57,7 @@ async fn a_holder_that_sleeps_longer_than_the_stream_remembers_costs_copies_at_m
         ..stream.cached_info().config.clone()
     };
     trial.scene.context.update_stream(forgetful).await.expect("the stream remembers less");
-    let slept = again_and_again(Duration::from_millis(500), async || {
-        let Some(holder) = trial.holder().await.filter(|holder| *holder < 2) else { return false };
-        trial.relays[holder].pause();
-        until("the other has taken over", async || trial.holder().await.filter(|now| *now != holder)).await;
-        sleep(Duration::from_secs(2)).await;
-        trial.relays[holder].resume();
-        true
-    })
-    .await;
+    let slept = put_holders_to_sleep(&trial, Duration::from_secs(2)).await;
     let mut report = trial.judge(&[("slept longer than the window", slept)]).await;
     let copies = std::mem::take(&mut report.copies).len();
     println!("copies: {copies}");
