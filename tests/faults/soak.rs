@@ -100,9 +100,8 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     let seed = number("OUTBOXD_TEST_SEED", rand::random::<u32>().into());
     println!("again with: make soak SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let (set, cluster) = (ReplicaSet::start(3).await, NatsCluster::start().await);
-    // Ten minutes take a quarter of a gigabyte.
-    set.remember(4000.0).await;
+    // Ten minutes of writes take a quarter of a gigabyte.
+    let (set, cluster) = (ReplicaSet::remembering(3, 4000).await, NatsCluster::start().await);
     let scene = Scene::among(set.uri(), cluster.url(), "3").await;
     let trial = Trial::begin(scene, 3, &[("OUTBOXD_STREAM__REPLICAS", "3")]).await;
     let mut soak = Soak { set, cluster, trial, faults: BTreeMap::new(), holders: Vec::new(), curve: Vec::new() };

@@ -37,17 +37,24 @@ impl Drop for Member {
 }
 
 /// Mongods that elect a new primary within two seconds.
-pub(crate) struct ReplicaSet(Vec<Member>);
+///
+/// With the size of their oplogs in MB.
+pub(crate) struct ReplicaSet(Vec<Member>, u32);
 
 impl ReplicaSet {
     /// Three survive the loss of one; a set of one has failpoints of its own.
     pub(crate) async fn start(count: usize) -> Self {
+        Self::remembering(count, 16).await
+    }
+
+    /// With oplogs of so many MB.
+    pub(crate) async fn remembering(count: usize, oplog: u32) -> Self {
         let ports = free_ports(count);
         let members = ports.iter().map(|port| {
             let data = tempfile::tempdir().expect("a folder for the data");
-            Member { child: mongod(*port, data.path()), port: *port, data }
+            Member { child: mongod(*port, data.path(), oplog), port: *port, data }
         });
-        let set = Self(members.collect());
+        let set = Self(members.collect(), oplog);
         let first = set.direct(0).await;
         until("the first member answers", async || first.run_command(doc! { "ping": 1 }).await.ok()).await;
         let hosts: Vec<_> =
@@ -94,7 +101,7 @@ impl ReplicaSet {
 
     pub(crate) fn start_again(&mut self, member: usize) {
         let Member { port, data, .. } = &self.0[member];
-        self.0[member].child = mongod(*port, data.path());
+        self.0[member].child = mongod(*port, data.path(), self.1);
     }
 
     /// Whether this member has had to undo what no majority had: it puts that aside in files.
@@ -128,14 +135,6 @@ impl ReplicaSet {
         members.len() == self.0.len() && members.iter().all(works)
     }
 
-    /// Makes the oplogs so big (in MB) that they hold the whole of a long test.
-    pub(crate) async fn remember(&self, megabytes: f64) {
-        for member in 0..self.0.len() {
-            let resize = doc! { "replSetResizeOplog": 1, "size": megabytes };
-            self.direct(member).await.run_command(resize).await.expect("the oplog is resized");
-        }
-    }
-
     /// One member's `admin`, whatever the others say.
     pub(crate) async fn direct(&self, member: usize) -> mongodb::Database {
         let uri = format!(
@@ -146,12 +145,12 @@ impl ReplicaSet {
     }
 }
 
-fn mongod(port: u16, data: &std::path::Path) -> Child {
+fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
     let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
     Command::new(binary)
         .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "0.25"])
-        .args(["--replSet", "rs0", "--setParameter", "enableTestCommands=1", "--oplogSize", "16"])
-        .args(["--port", &port.to_string(), "--dbpath"])
+        .args(["--replSet", "rs0", "--setParameter", "enableTestCommands=1"])
+        .args(["--oplogSize", &oplog.to_string(), "--port", &port.to_string(), "--dbpath"])
         .arg(data)
         .stdout(Stdio::null())
         .spawn()
