@@ -10,6 +10,8 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use mongodb::{Client, Collection};
 use tokio::sync::mpsc;
 
+use super::stage::env;
+
 /// Publishes under way at once.
 const IN_FLIGHT: usize = 1024;
 /// Ids in one delete.
@@ -26,10 +28,6 @@ pub(crate) enum Loop {
     One,
     /// Reads the change stream from the beginning of the oplog.
     Stream,
-}
-
-fn env(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
 /// Runs until it is killed, or has nothing more to read.

@@ -1,181 +1,182 @@
-//! What was measured: medians with their spread, ratios within one run, as a table, a picture and JSON.
+//! What was measured: medians with their spread, ratios within one run, as tables and JSON.
 
-use std::fmt::Write as _;
+use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use super::peer::Peer;
+use super::picture::picture;
+use super::ratios;
 
 /// Where the report goes.
 const JSON: &str = "target/bench-report.json";
 const PICTURE: &str = "target/bench-report.svg";
-/// Of the picture, in pixels.
-const WIDTH: f64 = 760.0;
-const BAR: f64 = 22.0;
-const LABEL: f64 = 220.0;
-
-/// What one peer did once.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
-    /// Events a second.
-    pub(crate) rate: f64,
-    /// Processor time per event, user and system, in microseconds.
-    pub(crate) processor_us: f64,
-    /// The most memory, in MB.
-    pub(crate) peak_mb: f64,
-    /// Messages beyond one of each event.
-    pub(crate) copies: u64,
-}
 
 /// Everything measured in one run, in its order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
-    parts: Vec<Part>,
+    /// How often each peer does each task.
+    pub(crate) rounds: usize,
+    pub(super) parts: Vec<Part>,
+    began: Instant,
 }
 
 /// The peers at one task.
 #[derive(Debug)]
-struct Part {
-    title: String,
-    peers: Vec<Measured>,
+pub(super) struct Part {
+    pub(super) title: String,
+    /// What is measured; by the first the peers are compared.
+    pub(super) columns: &'static [&'static str],
+    pub(super) peers: Vec<Measured>,
 }
 
-/// One peer at one task, once per round.
+/// One peer at one task.
 #[derive(Debug)]
-struct Measured {
-    peer: Peer,
-    rounds: Vec<Figures>,
+pub(super) struct Measured {
+    pub(super) peer: Peer,
+    /// Once per round, in the order of the columns; or why there is nothing.
+    pub(super) rounds: Result<Vec<Vec<f64>>, String>,
 }
 
 impl Measured {
-    fn spread(&self, of: impl Fn(&Figures) -> f64) -> Spread {
-        spread(self.rounds.iter().map(of).collect())
-    }
-
-    fn rate(&self) -> Spread {
-        self.spread(|one| one.rate)
+    /// Of one column; `None` when it wasn't run.
+    pub(super) fn spread(&self, column: usize) -> Option<Spread> {
+        let values = self.rounds.as_ref().ok()?.iter().map(|round| round.get(column).copied());
+        values.collect::<Option<Vec<_>>>().filter(|values| !values.is_empty()).map(Spread::of)
     }
 }
 
 /// Median, smallest and largest.
 #[derive(Debug, Clone, Copy)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) least: f64,
+    pub(super) most: f64,
 }
 
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let even = values.len().is_multiple_of(2);
-    let median = if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
-    Spread { median, least: values[0], most: values[values.len() - 1] }
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let even = values.len().is_multiple_of(2);
+        let median = if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
+        Self { median, least: values[0], most: values[values.len() - 1] }
+    }
+
+    fn shown(self) -> String {
+        match self.least == self.most {
+            true => short(self.median),
+            false => format!("{} ({} to {})", short(self.median), short(self.least), short(self.most)),
+        }
+    }
+}
+
+/// Three digits or more, whatever the size.
+pub(super) fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 impl Report {
-    /// One line on standard error.
-    pub(crate) fn progress(&self, title: &str, round: usize, rounds: usize, peer: &str) {
-        eprintln!("{title}: round {round} of {rounds}, {peer}");
+    pub(crate) fn new(rounds: usize) -> Self {
+        Self { rounds, parts: Vec::new(), began: Instant::now() }
     }
 
-    pub(crate) fn add(&mut self, title: &str, peer: Peer, figures: Figures) {
-        let place = self.parts.iter().position(|part| part.title == title).unwrap_or_else(|| {
-            self.parts.push(Part { title: title.to_owned(), peers: Vec::new() });
-            self.parts.len() - 1
-        });
-        let peers = &mut self.parts[place].peers;
-        match peers.iter_mut().find(|measured| measured.peer == peer) {
-            Some(measured) => measured.rounds.push(figures),
-            None => peers.push(Measured { peer, rounds: vec![figures] }),
-        }
+    /// Begins a task and fetches its peers; returns those that can be run.
+    pub(crate) fn begin(&mut self, title: &str, columns: &'static [&'static str], peers: &[Peer]) -> Vec<Peer> {
+        let measured = |peer: &Peer| {
+            let rounds = peer.fetch().map(|()| Vec::new());
+            if let Err(reason) = &rounds {
+                eprintln!("{title}: {} is not run: {reason}", peer.name());
+            }
+            Measured { peer: *peer, rounds }
+        };
+        let peers: Vec<_> = peers.iter().map(measured).collect();
+        let run = peers.iter().filter(|measured| measured.rounds.is_ok()).map(|measured| measured.peer).collect();
+        self.parts.push(Part { title: title.to_owned(), columns, peers });
+        run
+    }
+
+    /// Takes what one peer did in one round, and says so in a line on standard error.
+    pub(crate) fn add(&mut self, title: &str, round: usize, peer: Peer, figures: &[f64]) {
+        let part = self.parts.iter_mut().rfind(|part| part.title == title).expect("a task that has begun");
+        let shown: Vec<_> =
+            part.columns.iter().zip(figures).map(|(name, value)| format!("{} {name}", short(*value))).collect();
+        let (elapsed, rounds) = (self.began.elapsed().as_secs(), self.rounds);
+        eprintln!("{elapsed:>5} s  {title}, round {round} of {rounds}: {}: {}", peer.name(), shown.join(", "));
+        let measured = part.peers.iter_mut().find(|measured| measured.peer == peer).expect("a peer of this task");
+        measured.rounds.as_mut().expect("a peer that is run").push(figures.to_vec());
+    }
+
+    /// The median of one column of a task, if that was measured.
+    pub(super) fn median(&self, title: &str, peer: Peer, column: &str) -> Option<f64> {
+        let part = self.parts.iter().find(|part| part.title == title)?;
+        let column = part.columns.iter().position(|name| *name == column)?;
+        let measured = part.peers.iter().find(|measured| measured.peer == peer)?;
+        measured.spread(column).map(|spread| spread.median)
     }
 
     /// The tables, on standard output.
     pub(crate) fn print(&self) {
-        for Part { title, peers } in &self.parts {
+        for Part { title, columns, peers } in &self.parts {
             let mut table = Table::new();
             table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-            table.set_header(["", "events/s", "spread", "outboxd is", "µs/event", "peak MB", "copies", "it promises"]);
-            let ours = peers.iter().find(|measured| measured.peer == Peer::Outboxd).map(Measured::rate);
+            let names = columns.iter().map(|name| (*name).to_owned());
+            table.set_header(
+                ["".to_owned()].into_iter().chain(names).chain(["outboxd is".to_owned(), "it promises".to_owned()]),
+            );
+            let of = |peer: &Measured| peer.spread(0).map(|spread| spread.median);
+            let ours = peers.iter().find(|measured| measured.peer == Peer::Outboxd).and_then(of);
             for measured in peers {
-                let rate = measured.rate();
-                let ratio = ours.map_or_else(String::new, |ours| format!("{:.2} ×", ours.median / rate.median));
-                table.add_row([
-                    measured.peer.name().to_owned(),
-                    format!("{:.0}", rate.median),
-                    format!("{:.0} to {:.0}", rate.least, rate.most),
-                    ratio,
-                    format!("{:.1}", measured.spread(|one| one.processor_us).median),
-                    format!("{:.1}", measured.spread(|one| one.peak_mb).median),
-                    measured.rounds.iter().map(|one| one.copies).sum::<u64>().to_string(),
-                    measured.peer.guarantees().to_owned(),
-                ]);
+                let cell = |column| measured.spread(column).map_or_else(|| "not run".to_owned(), Spread::shown);
+                let mut row = vec![measured.peer.name().to_owned()];
+                row.extend((0..columns.len()).map(cell));
+                let ratio = ours.zip(of(measured)).filter(|_| measured.peer != Peer::Outboxd);
+                row.push(ratio.map_or_else(String::new, |(ours, theirs)| format!("{:.2} ×", ours / theirs)));
+                row.push(match &measured.rounds {
+                    Ok(_) => measured.peer.guarantees().to_owned(),
+                    Err(reason) => reason.clone(),
+                });
+                table.add_row(row);
             }
-            for column in 1..7 {
+            for column in 1..=columns.len() + 1 {
                 if let Some(column) = table.column_mut(column) {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
             }
-            println!("\n{title}\n{table}");
+            println!("\n{title}; medians of {} rounds, and their spread\n{table}", self.rounds);
         }
     }
 
     /// JSON and the picture, in `target`.
     pub(crate) fn write(&self) {
-        let round = |one: &Figures| json!({ "rate": one.rate, "processor_us": one.processor_us, "peak_mb": one.peak_mb, "copies": one.copies });
-        let peer = |measured: &Measured| {
-            let Measured { peer, rounds } = measured;
-            let rounds: Vec<_> = rounds.iter().map(round).collect();
-            json!({ "peer": peer.name(), "guarantees": peer.guarantees(), "rounds": rounds })
+        let peer = |columns: &'static [&'static str], measured: &Measured| {
+            let named = |round: &Vec<f64>| {
+                columns
+                    .iter()
+                    .zip(round)
+                    .map(|(name, value)| ((*name).to_owned(), json!(value)))
+                    .collect::<serde_json::Map<_, _>>()
+            };
+            let rounds = measured.rounds.as_ref().map(|rounds| rounds.iter().map(named).collect::<Vec<_>>());
+            let (rounds, not_run) = (rounds.ok(), measured.rounds.as_ref().err());
+            json!({ "peer": measured.peer.name(), "promises": measured.peer.guarantees(), "rounds": rounds, "not_run": not_run })
         };
-        let part = |Part { title, peers }: &Part| {
-            let peers: Vec<_> = peers.iter().map(peer).collect();
+        let part = |Part { title, columns, peers }: &Part| {
+            let peers: Vec<_> = peers.iter().map(|measured| peer(columns, measured)).collect();
             json!({ "title": title, "peers": peers })
         };
         let parts: Vec<_> = self.parts.iter().map(part).collect();
-        let text = serde_json::to_string_pretty(&parts).expect("JSON");
-        std::fs::write(JSON, text).expect("the report is written");
-        std::fs::write(PICTURE, self.picture()).expect("the picture is written");
+        let ratios: Vec<_> = ratios::of(self).iter().map(ratios::Ratio::json).collect();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let all = json!({ "outboxd": env!("CARGO_PKG_VERSION"), "cores": cores, "measured": parts, "ratios": ratios });
+        std::fs::write(JSON, serde_json::to_string_pretty(&all).expect("JSON")).expect("the report is written");
+        std::fs::write(PICTURE, picture(&self.parts)).expect("the picture is written");
         println!("\n{JSON}, {PICTURE}");
-    }
-
-    /// Throughput by peer: a bar for the median, a line for the spread.
-    fn picture(&self) -> String {
-        let bars: usize = self.parts.iter().map(|part| part.peers.len() + 2).sum();
-        let height = bars as f64 * BAR + BAR;
-        let all = self.parts.iter().flat_map(|part| &part.peers).map(|measured| measured.rate().most);
-        let scale = (WIDTH - LABEL - 90.0) / all.fold(1.0, f64::max);
-        let mut svg = format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>"#
-        );
-        let mut y = BAR;
-        for Part { title, peers } in &self.parts {
-            let _ = write!(svg, r#"<text x="8" y="{y}" font-weight="bold">{title}, events/s</text>"#);
-            for measured in peers {
-                y += BAR;
-                let (peer, rate) = (measured.peer, measured.rate());
-                let colour = if peer == Peer::Outboxd { "#27ae60" } else { "#95a5a6" };
-                let (top, middle) = (y - BAR * 0.65, y - BAR * 0.25);
-                let _ = write!(svg, r#"<text x="{}" y="{y}" text-anchor="end">{}</text>"#, LABEL - 8.0, peer.name());
-                let _ = write!(
-                    svg,
-                    r#"<rect x="{LABEL}" y="{top}" width="{}" height="{}" fill="{colour}"/>"#,
-                    rate.median * scale,
-                    BAR * 0.8
-                );
-                let _ = write!(
-                    svg,
-                    r#"<line x1="{}" x2="{}" y1="{middle}" y2="{middle}" stroke="black"/>"#,
-                    LABEL + rate.least * scale,
-                    LABEL + rate.most * scale
-                );
-                let end = LABEL + rate.most * scale + 6.0;
-                let _ = write!(svg, r#"<text x="{end}" y="{y}">{:.0}</text>"#, rate.median);
-            }
-            y += BAR * 2.0;
-        }
-        svg + "</svg>\n"
     }
 }

@@ -9,7 +9,9 @@ const USAGE: i32 = 64;
 /// Exit code for a configuration with mistakes, as in sysexits.h.
 const CONFIG: i32 = 78;
 
-#[tokio::main]
+/// One thread does it all: a second one costs more in waking each other than it brings, on cores that the service, MongoDB
+/// and NATS want too.
+#[tokio::main(flavor = "current_thread")]
 async fn main() {
     // Not by returning: the drivers' tasks, when they are torn down one by one, panic over each other.
     std::process::exit(run().await)

@@ -5,6 +5,7 @@
 //! a document can be written by any client.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Uuid};
@@ -158,12 +159,14 @@ impl Subject {
 }
 
 /// The ordering key of an event: the id of the aggregate it tells about. Events of one key are published in order.
+///
+/// Clones share the text: the relay names a key in several places at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Box<str>);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// Checks a key (1 to [`MAX_KEY_BYTES`] bytes) and takes it.
-    pub fn new(key: impl Into<Box<str>>) -> Result<Self, EventError> {
+    pub fn new(key: impl Into<Arc<str>>) -> Result<Self, EventError> {
         let key = key.into();
         match key.len() {
             0 => Err(EventError::Key("it is empty; leave the key out for an event without order")),
@@ -280,7 +283,7 @@ impl Event {
     }
 
     /// Sets the ordering key: the aggregate's id.
-    pub fn key(mut self, key: impl Into<Box<str>>) -> Result<Self, EventError> {
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Result<Self, EventError> {
         self.key = Some(Key::new(key)?);
         Ok(self)
     }

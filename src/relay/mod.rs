@@ -11,6 +11,7 @@
 //! One leadership is one pipeline: taking the lease builds it, losing the lease or a stop takes it down in the order of
 //! the data: intake ends, publishes under way finish, their fate is written, the lease is resigned.
 
+mod acks;
 mod breaker;
 mod clock;
 mod crash;

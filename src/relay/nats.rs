@@ -3,12 +3,10 @@
 //! A publish that the account has no permission for gets no reply; the server only sends an error for the connection. So
 //! what it denied is kept here for the publish that waits in vain.
 //!
-//! A client that could not reconnect for long is replaced by a new one. What was still queued in it, and what it remembers
-//! of requests that never got an answer, goes with it: nothing leaves minutes after its caller gave up. One that has many such
-//! requests behind it is replaced too: it remembers each for as long as it lives (nats.rs#1617).
+//! A client that could not reconnect for long is replaced by a new one. What was still queued in it goes with it: nothing
+//! leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::acks::Acks;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -30,8 +29,6 @@ const CLIENT_CAPACITY: usize = 256;
 /// Attempts to reconnect before the client is replaced: half a minute when connections are refused, three when they are
 /// swallowed. Far below the 30 minutes for which the stream remembers message ids by default.
 const MAX_RECONNECTS: usize = 20;
-/// Requests without an answer that one client may remember, in some 200 bytes each.
-const MAX_UNANSWERED: usize = 1000;
 /// Longest wait before an attempt to reconnect.
 const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
 /// How often the state of the connection is looked at besides the client's events, which it drops when many come at once.
@@ -44,12 +41,17 @@ const DENIED: &str = "permissions violation for publish to \"";
 /// A NATS connection that is kept up, with whatever client stands for it now.
 #[derive(Debug, Clone)]
 pub struct Nats {
-    context: watch::Receiver<Arc<Context>>,
+    current: watch::Receiver<Current>,
     /// Whether it stands.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
-    /// Requests of the current client that got no answer in time.
-    pub(crate) unanswered: Arc<AtomicUsize>,
+}
+
+/// A client, for requests and for publishes.
+#[derive(Debug, Clone)]
+struct Current {
+    context: Context,
+    acks: Arc<Acks>,
 }
 
 /// The subjects that the server denied, and when it last said so.
@@ -86,18 +88,22 @@ impl Nats {
     /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
     pub async fn connect(nats: &NatsConfig) -> Result<Self> {
         let (stands, connected) = watch::channel(true);
-        let signals = Signals { stands: Arc::new(stands), denied: Arc::default(), unanswered: Arc::default() };
+        let signals = Signals { stands: Arc::new(stands), denied: Arc::default() };
         let (first, gone) = client(nats, &signals).await?;
         let denied = signals.denied.clone();
-        let unanswered = signals.unanswered.clone();
-        let (current, context) = watch::channel(Arc::new(first));
-        tokio::spawn(keep(nats.clone(), current, gone, signals));
-        Ok(Self { context, connected, denied, unanswered })
+        let (keeps, current) = watch::channel(first);
+        tokio::spawn(keep(nats.clone(), keeps, gone, signals));
+        Ok(Self { current, connected, denied })
     }
 
     /// The JetStream API on the current client.
-    pub fn context(&self) -> Arc<Context> {
-        self.context.borrow().clone()
+    pub fn context(&self) -> Context {
+        self.current.borrow().context.clone()
+    }
+
+    /// The way to publish on the current client.
+    pub(crate) fn acks(&self) -> Arc<Acks> {
+        self.current.borrow().acks.clone()
     }
 }
 
@@ -106,11 +112,10 @@ impl Nats {
 struct Signals {
     stands: Arc<watch::Sender<bool>>,
     denied: Arc<Denied>,
-    unanswered: Arc<AtomicUsize>,
 }
 
 /// A new client; the token is cancelled when it has ended for good.
-async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Context, CancellationToken)> {
+async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
     let named =
         servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
@@ -134,11 +139,14 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Context, Cancel
             info!(%event, "nats connection");
             std::future::ready(())
         });
-    let client = options
-        .connect(servers)
+    let unreachable = || format!("NATS at {named} can't be reached");
+    let client =
+        options.connect(servers).await.map_err(|error| Error::with_source(ErrorKind::Nats, unreachable(), error))?;
+    let acks = Acks::subscribe(client.clone(), nats.ack_timeout)
         .await
-        .map_err(|error| Error::with_source(ErrorKind::Nats, format!("NATS at {named} can't be reached"), error))?;
-    Ok((ContextBuilder::new().timeout(nats.ack_timeout).build(client), gone))
+        .map_err(|error| Error::with_source(ErrorKind::Nats, unreachable(), error))?;
+    let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
+    Ok((Current { context, acks: Arc::new(acks) }, gone))
 }
 
 /// Doubles from 10 ms, with jitter so that the relays of many services don't return together.
@@ -149,32 +157,28 @@ fn reconnect_wait(attempts: usize) -> Duration {
 }
 
 /// Watches over the client and replaces it when it has ended, until nobody wants one.
-async fn keep(nats: NatsConfig, current: watch::Sender<Arc<Context>>, mut gone: CancellationToken, signals: Signals) {
+async fn keep(nats: NatsConfig, current: watch::Sender<Current>, mut gone: CancellationToken, signals: Signals) {
     loop {
         tokio::select! {
             () = current.closed() => return,
             () = tokio::time::sleep(LOOK) => {
-                let stands = current.borrow().client().connection_state() == State::Connected;
+                let stands = current.borrow().context.client().connection_state() == State::Connected;
                 signals.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-                if signals.unanswered.load(Ordering::Relaxed) < MAX_UNANSWERED {
-                    continue;
-                }
-                info!("many requests to nats got no answer; another client forgets them");
+                continue;
             }
             () = gone.cancelled() => {
                 warn!("the nats client has given up; starting another, with nothing queued");
                 signals.stands.send_replace(false);
             }
         }
-        signals.unanswered.store(0, Ordering::Relaxed);
         for attempt in 1.. {
             tokio::select! {
                 () = current.closed() => return,
                 () = tokio::time::sleep(reconnect_wait(attempt)) => {}
             }
             match client(&nats, &signals).await {
-                Ok((context, its_end)) => {
-                    current.send_replace(Arc::new(context));
+                Ok((another, its_end)) => {
+                    current.send_replace(another);
                     gone = its_end;
                     signals.stands.send_replace(true);
                     break;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
 use opentelemetry_sdk::trace::SdkTracer;
@@ -74,6 +75,14 @@ pub(crate) enum Outcome {
     Abandoned,
 }
 
+/// The moment before a message leaves.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    /// The newest sequence that the stream had acked.
+    newest: u64,
+}
+
 /// Publishes to one stream during one term.
 #[derive(Debug)]
 pub(crate) struct Publisher<B> {
@@ -114,12 +123,6 @@ impl<B: EventBus> Publisher<B> {
     }
 
     async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
-        let headers = match self.headers(record) {
-            Ok(headers) => headers,
-            Err(error) => {
-                return Outcome::Rejected(Rejection::new(HEADER, error));
-            }
-        };
         let began = Instant::now();
         let mut wait = FIRST_WAIT;
         let mut trying_again = None;
@@ -129,7 +132,14 @@ impl<B: EventBus> Publisher<B> {
                 return Outcome::Abandoned;
             }
             if self.is_connected() {
-                match self.once(record, payload.clone(), headers.clone()).await {
+                // Made again for another try, which is rare; a copy would be made every time.
+                let headers = match self.headers(record) {
+                    Ok(headers) => headers,
+                    Err(error) => return Outcome::Rejected(Rejection::new(HEADER, error)),
+                };
+                let sent = Sent { at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
+                let publishing = self.bus.publish(record.subject.as_str(), headers, payload.clone());
+                match self.once(record, sent, publishing).await {
                     Ok(mut acked) => {
                         acked.took = began.elapsed();
                         self.breaker.answered();
@@ -154,20 +164,25 @@ impl<B: EventBus> Publisher<B> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Outcome::Abandoned,
-                () = tokio::time::sleep(clock::jitter(wait, 0.75..1.25)) => {}
+                () = Box::pin(tokio::time::sleep(clock::jitter(wait, 0.75..1.25))) => {}
             }
             wait = (wait * 2).min(MAX_WAIT);
         }
     }
 
-    async fn once(&self, record: &OutboxRecord, payload: Bytes, headers: HeaderMap) -> Result<Acked, Rejection> {
-        let (sent, newest) = (Instant::now(), self.newest.load(Ordering::Relaxed));
-        let ack = match self.bus.publish(record.subject.as_str(), headers, payload).await {
+    async fn once(
+        &self,
+        record: &OutboxRecord,
+        sent: Sent,
+        publishing: impl Future<Output = Result<PublishAck, PublishError>>,
+    ) -> Result<Acked, Rejection> {
+        let ack = match publishing.await {
             Ok(ack) => ack,
             Err(error) => {
+                // Boxed, so that a publish that is acked isn't the larger for it.
                 return tokio::select! {
                     biased;
-                    rejection = self.explain(record, sent, classify(&error)) => Err(rejection),
+                    rejection = Box::pin(self.explain(record, sent.at, classify(&error))) => Err(rejection),
                     () = self.stop.cancelled() => Err(classify(&error)),
                 };
             }
@@ -177,8 +192,8 @@ impl<B: EventBus> Publisher<B> {
             return Err(Rejection::new(OTHER_STREAM, error));
         }
         crash::here(Point::Acked);
-        let rewound = self.went_back(newest, &ack);
-        Ok(Acked { id: record.id.clone(), took: sent.elapsed(), duplicate: ack.duplicate, rewound })
+        let rewound = self.went_back(sent.newest, &ack);
+        Ok(Acked { id: record.id.clone(), took: sent.at.elapsed(), duplicate: ack.duplicate, rewound })
     }
 
     /// A message that was sent when the stream had acked `newest` comes after that one, or messages are gone. Said once.

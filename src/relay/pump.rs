@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -174,9 +174,15 @@ impl<B: EventBus> Pump<B> {
                 1.. = self.found.recv_many(&mut found, room.events.min(TURN)), if !room.is_none() => {
                     found.drain(..).for_each(|found| self.found(found));
                 }
-                Some((dispatched, outcome)) = self.in_flight.next() => {
-                    let untrusted = matches!(outcome, Outcome::Abandoned);
-                    self.finished(dispatched, outcome, totals);
+                Some(first) = self.in_flight.next() => {
+                    // The others that are answered by now too: a turn of this loop costs more than one of them.
+                    let mut ended = Some(first);
+                    let mut untrusted = false;
+                    while let Some((dispatched, outcome)) = ended {
+                        untrusted |= matches!(outcome, Outcome::Abandoned);
+                        self.finished(dispatched, outcome, totals);
+                        ended = self.in_flight.next().now_or_never().flatten();
+                    }
                     // The lease lapsed, if only for a moment: its lane stays taken, so this leadership is over.
                     if untrusted {
                         break;
@@ -309,7 +315,7 @@ impl<B: EventBus> Pump<B> {
 
     fn settled(&mut self, settled: Settled) {
         match settled {
-            Settled::Delivered(id) => self.dispatch.settled(&id),
+            Settled::Delivered(acked) => acked.iter().for_each(|acked| self.dispatch.settled(acked.id())),
             Settled::Discarded(id) => {
                 self.dispatch.settled(&id);
                 // What waited behind it.

@@ -46,7 +46,7 @@ pub(crate) enum Settlement {
 /// What was written.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    Delivered(EventId),
+    Delivered(Vec<Acked>),
     Failed(Marking),
     Discarded(EventId),
     Park(Park),
@@ -82,7 +82,7 @@ pub(crate) async fn run(
             crash::soon(Point::DeleteSent);
         }
         if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
-            report(&reports, acked.iter().map(|acked| Settled::Delivered(acked.id().clone())));
+            report(&reports, [Settled::Delivered(acked)].into_iter());
         }
         if !discards.is_empty() && until_done("discard", &give_up, || store.discard(&discards)).await.is_some() {
             report(&reports, discards.into_iter().map(Settled::Discarded));

@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind, PublishError};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, Info};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -16,7 +14,6 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::Nats;
-use super::crash::{self, Point};
 use super::world::EventBus;
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
@@ -148,22 +145,13 @@ impl JetStream {
 }
 
 impl EventBus for JetStream {
-    async fn publish(
+    fn publish(
         &self,
         subject: &str,
         headers: HeaderMap,
         payload: Bytes,
-    ) -> std::result::Result<PublishAck, PublishError> {
-        let message = PublishMessage::build().payload(payload).headers(headers);
-        // Kept until the ack: a client that is replaced meanwhile ends with the last of its acks.
-        let context = self.nats.context();
-        let ack = context.send_publish(subject.to_owned(), message).await?;
-        crash::here(Point::Submitted);
-        let acked = ack.await;
-        if acked.as_ref().is_err_and(|error| error.kind() == PublishErrorKind::TimedOut) {
-            self.nats.unanswered.fetch_add(1, Ordering::Relaxed);
-        }
-        acked
+    ) -> impl Future<Output = std::result::Result<PublishAck, PublishError>> + Send {
+        self.nats.acks().publish(subject, headers, payload)
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {
