@@ -6,9 +6,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bson::{Document, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{Document, RawArrayBuf, Timestamp};
+use futures_util::StreamExt as _;
 use mongodb::error::{Error, Result};
-use mongodb::{Client, ClientSession, SessionCursor};
+use mongodb::raw_batch_cursor::SessionRawBatchCursor;
+use mongodb::{Client, ClientSession};
 
 use crate::relay::world::EventSweep;
 
@@ -65,12 +67,12 @@ impl Snapshot {
 /// The outbox as of one moment, oldest event first.
 pub(crate) struct SweepCursor {
     snapshot: Snapshot,
-    cursor: SessionCursor<RawDocumentBuf>,
+    cursor: SessionRawBatchCursor,
     at: Timestamp,
 }
 
 impl SweepCursor {
-    pub(super) fn new(snapshot: Snapshot, cursor: SessionCursor<RawDocumentBuf>) -> Result<Self> {
+    pub(super) fn new(snapshot: Snapshot, cursor: SessionRawBatchCursor) -> Result<Self> {
         Ok(Self { at: snapshot.time()?, snapshot, cursor })
     }
 }
@@ -80,8 +82,8 @@ impl EventSweep for SweepCursor {
         self.at
     }
 
-    async fn next(&mut self) -> Result<Option<&RawDocument>> {
-        let more = self.cursor.advance(&mut self.snapshot.session).await?;
-        Ok(more.then(|| self.cursor.current()))
+    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
+        let page = self.cursor.stream(&mut self.snapshot.session).next().await.transpose()?;
+        page.map(|page| Ok(page.doc_slices()?.to_owned())).transpose()
     }
 }

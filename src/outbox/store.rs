@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
-use mongodb::change_stream::ChangeStream;
+use futures_util::StreamExt;
 use mongodb::error::Result;
+use mongodb::options::Hint;
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 
 use super::event::{EventId, Key};
@@ -194,7 +196,7 @@ impl Store {
 
 impl EventStore for Store {
     type Sweep = SweepCursor;
-    type Tail = ChangeStream<RawDocumentBuf>;
+    type Tail = RawBatchCursor;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         let mut parsed = OutboxRecord::parse(document);
@@ -217,15 +219,16 @@ impl EventStore for Store {
             .allow_disk_use(true)
             .batch_size(BATCH)
             .session(&mut snapshot.session)
+            .batch()
             .await?;
         SweepCursor::new(snapshot, cursor)
     }
 
     async fn tail(&self, at: Timestamp) -> Result<Self::Tail> {
-        let stream = self
-            .collection
-            .watch()
-            .pipeline([
+        self.collection
+            .aggregate([
+                // `startAtOperationTime` is inclusive.
+                doc! { "$changeStream": { "startAtOperationTime": following(at) } },
                 doc! { "$match": { "$or": [
                     { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } },
                     { "operationType": "update", "$or": [
@@ -236,17 +239,17 @@ impl EventStore for Store {
                 // `_id` is the resume token and must stay.
                 doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
             ])
-            // `startAtOperationTime` is inclusive.
-            .start_at_operation_time(following(at))
             .batch_size(BATCH)
             .max_await_time(TAIL_WAIT)
-            .await?;
-        Ok(stream.with_type())
+            .batch()
+            .await
     }
 
     async fn delete(&self, acked: &[Acked]) -> Result<()> {
         let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
-        self.collection.delete_many(doc! { field::ID: { "$in": ids } }).await?;
+        // Without the hint, the server looks at the other indexes each time too.
+        let by_id = Hint::Keys(doc! { field::ID: 1 });
+        self.collection.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id).await?;
         Ok(())
     }
 
@@ -343,13 +346,10 @@ impl EventStore for Store {
     }
 }
 
-impl EventTail for ChangeStream<RawDocumentBuf> {
-    async fn next(&mut self) -> Result<Option<RawDocumentBuf>> {
-        self.next_if_any().await
-    }
-
-    fn is_alive(&self) -> bool {
-        ChangeStream::is_alive(self)
+impl EventTail for RawBatchCursor {
+    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
+        let page = StreamExt::next(self).await.transpose()?;
+        page.map(|page| Ok(page.doc_slices()?.to_owned())).transpose()
     }
 }
 

@@ -5,6 +5,7 @@
 //! while somebody waits for it, and what waits is small.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::crash::{self, Point};
+
+/// Of a number.
+const MAX_DIGITS: usize = 20;
 
 type Answer = Result<Message, PublishError>;
 
@@ -153,7 +157,8 @@ async fn write(client: Client, mut messages: mpsc::UnboundedReceiver<Outgoing>, 
         if !waiting.is_wanted(number) {
             continue;
         }
-        let reply = format!("{inbox}{number}");
+        let mut reply = String::with_capacity(inbox.len() + MAX_DIGITS);
+        let _ = write!(reply, "{inbox}{number}");
         match client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
             Ok(()) => crash::here(Point::Submitted),
             Err(error) => {

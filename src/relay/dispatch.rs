@@ -164,9 +164,10 @@ impl Dispatch {
             Custody::Unlocked { .. } | Custody::Discarding => return self.hold(pending.record.key.as_ref()),
             Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
-        match &pending.record.key {
-            Some(key) if self.lanes.get(key).is_some_and(|lane| lane.blocked) => {}
-            Some(key) if self.lanes.get(key).is_some_and(|lane| lane.stalled) => {
+        let lane = pending.record.key.as_ref().and_then(|key| self.lanes.get(key));
+        match (lane, pending.record.key.as_ref()) {
+            (Some(lane), _) if lane.blocked => {}
+            (Some(lane), Some(key)) if lane.stalled => {
                 if !unlocked {
                     let key = key.clone();
                     self.twins.insert(pending.record.id.clone(), pending.origin);
@@ -280,9 +281,9 @@ impl Dispatch {
                 self.marks(key);
             }
             _ if lane.stalled && lane.queue.is_empty() => self.want_read(key),
-            _ => self.ready(key),
+            _ if lane.is_done() => _ = self.lanes.remove(key),
+            _ => self.ready.extend(lane.get_ready().then(|| Ready::Lane(key.clone()))),
         }
-        self.tidy(key);
         record
     }
 
@@ -298,17 +299,10 @@ impl Dispatch {
         match pending.record.key.clone() {
             None => self.ready.push_back(Ready::Single(pending)),
             Some(key) => {
-                self.lanes.entry(key.clone()).or_default().queue.push_back(pending);
-                self.ready(&key);
+                let lane = self.lanes.entry(key.clone()).or_default();
+                lane.queue.push_back(pending);
+                self.ready.extend(lane.get_ready().then_some(Ready::Lane(key)));
             }
-        }
-    }
-
-    fn ready(&mut self, key: &Key) {
-        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        if !lane.ready && !lane.in_flight && !lane.queue.is_empty() {
-            lane.ready = true;
-            self.ready.push_back(Ready::Lane(key.clone()));
         }
     }
 

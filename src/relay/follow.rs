@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use bson::RawDocument;
-use mongodb::error::ErrorKind;
+use bson::{RawBsonRef, RawDocument};
+use mongodb::error::{Error, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -89,6 +89,12 @@ fn reason(error: &mongodb::error::Error) -> &'static str {
         ErrorKind::Custom(_) => "ended",
         _ => "connection",
     }
+}
+
+/// What stands in a page.
+pub(super) fn as_document(value: bson::error::Result<RawBsonRef<'_>>) -> mongodb::error::Result<&RawDocument> {
+    let document = value.map_err(Error::custom)?.as_document();
+    document.ok_or_else(|| Error::custom("a page of the server holds something other than documents"))
 }
 
 /// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what it has taken.

@@ -77,6 +77,13 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// Whether it now has to stand among the lanes with something to publish; from then on it does.
+    pub(super) fn get_ready(&mut self) -> bool {
+        let gets = !self.ready && !self.in_flight && !self.queue.is_empty();
+        self.ready |= gets;
+        gets
+    }
+
     /// Whether nothing is under way that could bring or send an event of the key.
     pub(super) fn is_quiet(&self) -> bool {
         self.queue.is_empty() && !self.in_flight && !self.reading && !self.read_wanted

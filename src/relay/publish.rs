@@ -78,6 +78,8 @@ pub(crate) enum Outcome {
 /// The moment before a message leaves.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
+    /// When the first try of it began.
+    began: Instant,
     at: Instant,
     /// The newest sequence that the stream had acked.
     newest: u64,
@@ -137,11 +139,10 @@ impl<B: EventBus> Publisher<B> {
                     Ok(headers) => headers,
                     Err(error) => return Outcome::Rejected(Rejection::new(HEADER, error)),
                 };
-                let sent = Sent { at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
+                let sent = Sent { began, at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
                 let publishing = self.bus.publish(record.subject.as_str(), headers, payload.clone());
                 match self.once(record, sent, publishing).await {
-                    Ok(mut acked) => {
-                        acked.took = began.elapsed();
+                    Ok(acked) => {
                         self.breaker.answered();
                         return Outcome::Acked(acked);
                     }
@@ -193,7 +194,7 @@ impl<B: EventBus> Publisher<B> {
         }
         crash::here(Point::Acked);
         let rewound = self.went_back(sent.newest, &ack);
-        Ok(Acked { id: record.id.clone(), took: sent.at.elapsed(), duplicate: ack.duplicate, rewound })
+        Ok(Acked { id: record.id.clone(), took: sent.began.elapsed(), duplicate: ack.duplicate, rewound })
     }
 
     /// A message that was sent when the stream had acked `newest` comes after that one, or messages are gone. Said once.

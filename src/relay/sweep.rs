@@ -3,7 +3,7 @@
 use bson::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use super::follow::{Closed, Found, hand_over};
+use super::follow::{Closed, Found, as_document, hand_over};
 use super::twins::Origin;
 use super::world::{EventStore, EventSweep as _};
 
@@ -20,9 +20,12 @@ pub(super) async fn sweep(
     let mut cursor = store.sweep().await?;
     // Whether an event is due is the server's to say, to the end of the second it names.
     let now_ms = i64::from(cursor.at().time) * 1000 + 999;
-    while let Some(document) = cursor.next().await? {
-        if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
-            return Ok(Err(closed));
+    while let Some(page) = cursor.next().await? {
+        for document in &page {
+            let document = as_document(document)?;
+            if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
+                return Ok(Err(closed));
+            }
         }
     }
     let ended = found.send(Found::SweepEnded).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::publish::PublishAck;
-use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use bson::{RawArrayBuf, RawDocument, Timestamp};
 use bytes::Bytes;
 use mongodb::error::Result;
 use tokio::sync::watch;
@@ -69,17 +69,14 @@ pub(crate) trait EventSweep: Send {
     /// The moment: everything committed up to and including this is in the sweep, everything after it in the tail.
     fn at(&self) -> Timestamp;
 
-    /// Moves to the next document and returns it.
-    fn next(&mut self) -> impl Future<Output = Result<Option<&RawDocument>>> + Send;
+    /// The next page of documents, or `None` at the end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<RawArrayBuf>>> + Send;
 }
 
 /// A change stream.
 pub(crate) trait EventTail: Send {
-    /// The next change, or `None` when there is none for a while.
-    fn next(&mut self) -> impl Future<Output = Result<Option<RawDocumentBuf>>> + Send;
-
-    /// Whether there may be more.
-    fn is_alive(&self) -> bool;
+    /// The next changes, none of them when there are none for a while, or `None` when the stream has ended.
+    fn next(&mut self) -> impl Future<Output = Result<Option<RawArrayBuf>>> + Send;
 }
 
 /// The stream that events are published to.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use mongodb::error::{Error, Result};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,6 +22,8 @@ use crate::relay::world::{EventStore, EventSweep, EventTail, LeaseStore};
 const NO_REPLY: Duration = Duration::from_secs(2);
 /// How long the server waits for something to happen before it answers a quiet tail.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
+/// Documents in a page of a sweep.
+const PAGE: usize = 4;
 
 /// A connection of one life of a relay to the database.
 #[derive(Clone)]
@@ -153,7 +155,7 @@ impl EventStore for Store {
                 (rows, state.tick())
             })
             .await?;
-        Ok(Sweep { store: self.clone(), rows, at, current: None })
+        Ok(Sweep { store: self.clone(), rows, at })
     }
 
     async fn tail(&self, at: Timestamp) -> Result<Tail> {
@@ -288,7 +290,6 @@ pub(super) struct Sweep {
     store: Store,
     rows: VecDeque<RawDocumentBuf>,
     at: Timestamp,
-    current: Option<RawDocumentBuf>,
 }
 
 impl EventSweep for Sweep {
@@ -296,13 +297,14 @@ impl EventSweep for Sweep {
         self.at
     }
 
-    async fn next(&mut self) -> Result<Option<&RawDocument>> {
-        // A page of four.
-        if self.rows.len().is_multiple_of(4) {
-            self.store.command("page", |_| ()).await?;
-        }
-        self.current = self.rows.pop_front();
-        Ok(self.current.as_deref())
+    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
+        self.store.command("page", |_| ()).await?;
+        let page = self.rows.drain(..self.rows.len().min(PAGE));
+        let page = page.fold(RawArrayBuf::new(), |mut page, row| {
+            page.push(row);
+            page
+        });
+        Ok((!page.is_empty()).then_some(page))
     }
 }
 
@@ -313,7 +315,7 @@ pub(super) struct Tail {
 }
 
 impl EventTail for Tail {
-    async fn next(&mut self) -> Result<Option<RawDocumentBuf>> {
+    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
         let Store { world, life } = &self.store;
         world.alive(*life).await;
         let changed = world.changed.notified();
@@ -330,14 +332,15 @@ impl EventTail for Tail {
         let change = state.changes.get(self.next).map(|(_, change)| change.clone());
         self.next += usize::from(change.is_some());
         let wall = bson::DateTime::from_millis(state.now_ms());
-        Ok(change.map(|change| match change {
-            Change::Insert(event) => rawdoc! { "operationType": "insert", "wallTime": wall, "fullDocument": event },
-            Change::Requested => rawdoc! { "operationType": "update" },
-        }))
-    }
-
-    fn is_alive(&self) -> bool {
-        true
+        let mut page = RawArrayBuf::new();
+        match change {
+            Some(Change::Insert(event)) => {
+                page.push(rawdoc! { "operationType": "insert", "wallTime": wall, "fullDocument": event });
+            }
+            Some(Change::Requested) => page.push(rawdoc! { "operationType": "update" }),
+            None => {}
+        }
+        Ok(Some(page))
     }
 }
 
