@@ -203,6 +203,8 @@ fn ack(reply: &Message) -> Result<PublishAck, PublishError> {
         .map_err(|error| PublishError::with_source(PublishErrorKind::Other, error))?;
     match error {
         Some(error) => Err(PublishError::with_source(PublishErrorKind::Other, error)),
+        // Not of JetStream, or of a message that isn't stored yet.
+        None if seq == 0 => Err(PublishError::with_source(PublishErrorKind::Other, "an ack without a sequence")),
         None => Ok(PublishAck { stream, sequence: seq, duplicate, ..PublishAck::default() }),
     }
 }
@@ -211,5 +213,26 @@ impl Drop for Acks {
     fn drop(&mut self) {
         // A subscription keeps its client alive.
         self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_too_long_is_told_and_forgotten() {
+        let (waiting, now) = (Waiting::default(), Instant::now());
+        let (first, mut first_answer) = waiting.add(now);
+        let (second, mut second_answer) = waiting.add(now + Duration::from_secs(1));
+        assert_eq!(waiting.expire(now), Some(now + Duration::from_secs(1)));
+        let told = first_answer.try_recv().expect("an answer").expect_err("no ack");
+        assert_eq!(told.kind(), PublishErrorKind::TimedOut);
+        assert!(!waiting.is_wanted(first) && waiting.is_wanted(second), "the first must not leave any more");
+        second_answer.close();
+        assert!(!waiting.is_wanted(second), "nobody waits");
+        waiting.answer(first, Err(PublishError::new(PublishErrorKind::Other)));
+        assert_eq!(waiting.expire(now + Duration::from_secs(1)), None);
+        assert!(waiting.with(|numbered| numbered.waits.is_empty()));
     }
 }
