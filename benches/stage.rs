@@ -23,6 +23,8 @@ const BATCH: u32 = 1000;
 const LOOK: Duration = Duration::from_millis(20);
 /// A peer that takes longer for one measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long this program's own client may take to be back after an outage.
+const RECONNECT: Duration = Duration::from_secs(30);
 /// How long after its first message a peer has to stay quiet to be warm.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,15 @@ impl Stage {
 
     /// How many messages the stream has.
     pub(crate) async fn messages(&mut self) -> u64 {
-        self.stream.info().await.expect("the stream").state.messages
+        let began = Instant::now();
+        loop {
+            match self.stream.info().await {
+                Ok(info) => return info.state.messages,
+                // After an outage it takes the client a moment to be back.
+                Err(error) => assert!(began.elapsed() < RECONNECT, "{error}"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Waits until the peer brings over what is inserted now, and has brought all it will bring of that. Returns how many
@@ -203,7 +213,7 @@ pub(crate) fn event(stage: &str, number: u32, keys: u32, padding: &str) -> Docum
 
 /// The number of an event, in whatever envelope a peer put it.
 fn number(payload: &[u8]) -> Option<u32> {
-    const NAME: &[u8] = b"number";
+    const NAME: &[u8] = b"\"number\"";
     let from = payload.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
     let rest = payload.get(from..)?;
     // `"number":7`, or with the type: `"number":{"$numberLong":"7"}`.

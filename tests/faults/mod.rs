@@ -84,6 +84,9 @@ impl Trial {
     /// The load goes on for a moment, ends, and everything drains. `faults` says what happened, and how often.
     async fn end(self, faults: &[(&str, u64)]) -> Report {
         let rewound = self.relays.iter().any(|relay| relay.log().contains("has gone back"));
+        if rewound {
+            println!("a relay says that the stream has gone back");
+        }
         let report = self.judge(faults).await;
         report.assert_all_delivered();
         assert!(!rewound, "the stream has lost nothing");
