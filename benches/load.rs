@@ -67,8 +67,10 @@ impl Service {
                 continue;
             }
             let began = Instant::now();
-            session.commit_transaction().await.expect("it is committed");
-            return Committed { number, began, returned: Instant::now() };
+            match session.commit_transaction().await {
+                Ok(()) => return Committed { number, began, returned: Instant::now() },
+                Err(error) => assert!(error.contains_label("TransientTransactionError"), "{error}"),
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::json;
 
 use super::peer::Peer;
@@ -12,6 +12,8 @@ use super::ratios;
 /// Where the report goes.
 const JSON: &str = "target/bench-report.json";
 const PICTURE: &str = "target/bench-report.svg";
+/// Of a table, in characters.
+const WIDTH: u16 = 150;
 
 /// Everything measured in one run, in its order.
 #[derive(Debug)]
@@ -126,6 +128,7 @@ impl Report {
         for Part { title, columns, peers } in &self.parts {
             let mut table = Table::new();
             table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
             let names = columns.iter().map(|name| (*name).to_owned());
             table.set_header(
                 ["".to_owned()].into_iter().chain(names).chain(["outboxd is".to_owned(), "it promises".to_owned()]),
@@ -136,7 +139,8 @@ impl Report {
                 let cell = |column| measured.spread(column).map_or_else(|| "not run".to_owned(), Spread::shown);
                 let mut row = vec![measured.peer.name().to_owned()];
                 row.extend((0..columns.len()).map(cell));
-                let ratio = ours.zip(of(measured)).filter(|_| measured.peer != Peer::Outboxd);
+                let ratio =
+                    ours.zip(of(measured)).filter(|(_, theirs)| measured.peer != Peer::Outboxd && *theirs != 0.0);
                 row.push(ratio.map_or_else(String::new, |(ours, theirs)| format!("{:.2} ×", ours / theirs)));
                 row.push(match &measured.rounds {
                     Ok(_) => measured.peer.guarantees().to_owned(),
