@@ -8,11 +8,22 @@ use std::time::Duration;
 use bson::Timestamp;
 use mongodb::error::{Error, Result};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::clock;
 use super::follow::{Closed, FIRST_WAIT, Found, as_document, hand_over};
 use super::twins::Origin;
 use super::world::{EventStore, EventTail as _};
+
+/// How long changes are counted to know how fast they come.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Changes in a window above which replies are asked for at a pace: a thousand a second.
+const BUSY: usize = 100;
+/// Changes of a reply from which the next is asked for at once: many wait to be read.
+const SMALL: usize = 32;
+/// Pause between small replies of a busy stream. It costs the writers of a busy server less: 0.87 of their rate without a
+/// relay were measured with it, 0.81 without.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Tails from just after `at`. Resets `wait` once the stream has been reached.
 pub(super) async fn tail(
@@ -22,11 +33,14 @@ pub(super) async fn tail(
     wait: &mut Duration,
 ) -> Result<Closed> {
     let mut stream = store.tail(at).await?;
+    let mut pace = Pace::new();
     while !found.is_closed() {
         // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
         let changes = stream.next().await?.ok_or_else(|| Error::custom("the change stream ended"))?;
         *wait = FIRST_WAIT;
+        let mut count = 0;
         for change in &changes {
+            count += 1;
             let change = as_document(change)?;
             match change.get_str("operationType")? {
                 "insert" => {
@@ -47,6 +61,35 @@ pub(super) async fn tail(
                 }
             }
         }
+        if pace.is_to_pause(count) {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     Ok(Closed)
+}
+
+/// How fast changes come. A stream answers as soon as there is one, so on a busy server each would be a reply of its own.
+struct Pace {
+    /// When the present window began.
+    since: Instant,
+    /// Changes since then.
+    seen: usize,
+    /// Whether the last window had more than [`BUSY`].
+    busy: bool,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), seen: 0, busy: false }
+    }
+
+    /// Counts the changes of a reply, and says whether to pause before the next is asked for.
+    fn is_to_pause(&mut self, changes: usize) -> bool {
+        self.seen += changes;
+        if self.since.elapsed() >= WINDOW {
+            self.busy = self.seen > BUSY;
+            (self.since, self.seen) = (Instant::now(), 0);
+        }
+        self.busy && changes < SMALL
+    }
 }
