@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::Config as StreamFound;
 use async_nats::{ConnectErrorKind, Event};
 use bson::DateTime;
 
-use super::stream::{judge, replicas};
+use super::stream::judge;
 use super::{Clock, Finding, within};
 use crate::config::Config;
 use crate::error::ErrorKind;
@@ -19,6 +19,10 @@ use crate::relay::stream;
 const OLDEST: (u64, u64, u64) = (2, 9, 0);
 /// The versions of the two maintained lines that have the latest security fixes.
 const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
+/// What to do about an older one.
+const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
+/// The first version in which the copies of a stream agree after their leader has died (nats-server#4365).
+const COPIES_AGREE: (u64, u64, u64) = (2, 9, 21);
 
 /// The client's words for a JetStream request that nobody takes.
 const NO_RESPONDERS: &str = "JetStream resource does not exist";
@@ -81,7 +85,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     seen.max_payload = Some(info.max_payload);
     let context = ContextBuilder::new().timeout(timeout).build(client);
     let why = || denied.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    jetstream(config, &context, &at, timeout, why, &mut seen).await;
+    jetstream(config, &context, &at, &info.version, timeout, why, &mut seen).await;
     seen
 }
 
@@ -89,6 +93,7 @@ async fn jetstream(
     config: &Config,
     context: &Context,
     at: &str,
+    server: &str,
     timeout: Duration,
     denied: impl Fn() -> Option<String>,
     seen: &mut Seen,
@@ -141,7 +146,7 @@ async fn jetstream(
         seen.findings.push(Finding::fail("stream.leader", &stream, "has no leader: it takes no messages", remedy));
     }
     seen.findings.extend(judge(&info.config, config));
-    seen.findings.push(replicas(&info.config, clustered));
+    seen.findings.push(replicas(&info.config, clustered, server));
     seen.stream = Some(info.config);
     seen.clock = clock(context, name, timeout).await;
 }
@@ -167,24 +172,48 @@ fn no_entry(at: &str, refused: bool, why: &str) -> Vec<Finding> {
 
 fn version(at: &str, version: &str) -> Finding {
     const CHECK: &str = "nats.version";
-    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
-    let mut part = || parts.next().unwrap_or(0);
-    let found = (part(), part(), part());
+    let found = parse(version);
     let fixed = if found >= (2, 12, 0) { FIXED[1] } else { FIXED[0] };
-    let remedy = "install: nats-server 2.11.15, 2.12.6 or later";
     if found < OLDEST {
-        Finding::fail(CHECK, at, format!("{version} is older than 2.9, which outboxd needs"), remedy)
+        Finding::fail(CHECK, at, format!("{version} is older than 2.9, which outboxd needs"), UPGRADE)
     } else if found < fixed {
-        Finding::warn(CHECK, at, format!("{version} lacks security fixes of 2.11.15 and 2.12.6"), remedy)
+        Finding::warn(CHECK, at, format!("{version} lacks security fixes of 2.11.15 and 2.12.6"), UPGRADE)
     } else {
         Finding::ok(CHECK, at, version)
+    }
+}
+
+fn parse(version: &str) -> (u64, u64, u64) {
+    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0);
+    (part(), part(), part())
+}
+
+/// How many copies there are, and whether the server keeps them alike. Only its answer tells that it is one of a cluster.
+fn replicas(found: &StreamFound, clustered: bool, server: &str) -> Finding {
+    const CHECK: &str = "stream.replicas";
+    let at = format!("stream {}", found.name);
+    match found.num_replicas {
+        1 if clustered => {
+            let remedy = format!("$ nats stream edit {} --replicas 3", super::shell(&found.name));
+            Finding::warn(CHECK, &at, "1 copy in a cluster: it is lost with its server", remedy)
+        }
+        1 => Finding::ok(CHECK, &at, "1 copy on a single server"),
+        copies if parse(server) < COPIES_AGREE => {
+            let said = format!(
+                "{copies} copies, which nats-server {server} doesn't keep alike when their leader dies: a message that it \
+                 acknowledged may be lost"
+            );
+            Finding::warn(CHECK, &at, said, UPGRADE)
+        }
+        copies => Finding::ok(CHECK, &at, format!("{copies} copies")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Level;
-    use super::version;
+    use super::{StreamFound, replicas, version};
 
     #[test]
     fn versions_are_judged_by_their_line() {
@@ -198,6 +227,20 @@ mod tests {
             ("2.15.2", Level::Ok),
         ] {
             assert_eq!(version("nats-server", found).level, level, "{found}");
+        }
+    }
+
+    #[test]
+    fn copies_are_judged_by_the_servers_version() {
+        for (num_replicas, clustered, server, level) in [
+            (1, false, "2.9.10", Level::Ok),
+            (1, true, "2.15.2", Level::Warn),
+            (3, true, "2.9.20", Level::Warn),
+            (3, true, "2.9.21", Level::Ok),
+            (3, true, "2.15.2", Level::Ok),
+        ] {
+            let found = StreamFound { num_replicas, ..StreamFound::default() };
+            assert_eq!(replicas(&found, clustered, server).level, level, "{num_replicas} on {server}");
         }
     }
 }

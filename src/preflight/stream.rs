@@ -23,20 +23,6 @@ pub(crate) fn judge(found: &Found, config: &Config) -> Vec<Finding> {
     ]
 }
 
-/// A stream of one copy in a cluster; only the server's answer tells that it is one.
-pub(super) fn replicas(found: &Found, clustered: bool) -> Finding {
-    let at = format!("stream {}", found.name);
-    if clustered && found.num_replicas == 1 {
-        let remedy = format!("$ nats stream edit {} --replicas 3", shell(&found.name));
-        return Finding::warn("stream.replicas", &at, "1 copy in a cluster: it is lost with its server", remedy);
-    }
-    let said = match (found.num_replicas, clustered) {
-        (1, false) => "1 copy on a single server".to_owned(),
-        (copies, _) => format!("{copies} copies"),
-    };
-    Finding::ok("stream.replicas", &at, said)
-}
-
 fn accepts(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding {
     const CHECK: &str = "stream.accepts";
     if found.no_ack {

@@ -71,11 +71,11 @@ impl Trial {
     }
 
     /// Waits until each row has met its fate and the well-behaved events are out.
-    async fn settled(&mut self) {
+    async fn settled(&mut self, relay: &Relay) {
         let met = until("each row has met its fate", async || {
             let left = left(&self.scene).await;
             let undecided = |row: &Row| match row.fate {
-                Fate::Unmarked(_) => false,
+                Fate::Unmarked(said) => !relay.log().contains(said),
                 Fate::Published(_) => left.contains_key(&row.name),
                 _ => left.get(&row.name).is_none_or(|found| death(found).is_none()),
             };
@@ -159,7 +159,7 @@ async fn what_commits_while_a_relay_runs_is_dead_with_its_reason_or_published_as
     let relay = Relay::leading(&trial.scene, &[]).await;
     for rows in groups() {
         trial.write(rows).await;
-        trial.settled().await;
+        trial.settled(&relay).await;
     }
     trial.judge(&relay).await;
 }
@@ -171,7 +171,7 @@ async fn what_a_relay_finds_when_it_starts_is_dead_with_its_reason_or_published_
         trial.write(rows).await;
     }
     let relay = Relay::start(&trial.scene, &[]);
-    trial.settled().await;
+    trial.settled(&relay).await;
     trial.judge(&relay).await;
 }
 

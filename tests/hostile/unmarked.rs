@@ -15,7 +15,7 @@ async fn fare(rows: Vec<Row>) {
     let mut trial = Trial::new().await;
     trial.write(rows).await;
     let relay = Relay::start(&trial.scene, &[]);
-    trial.settled().await;
+    trial.settled(&relay).await;
     trial.judge(&relay).await;
 }
 
