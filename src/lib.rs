@@ -45,6 +45,8 @@ pub mod outbox;
 #[cfg(feature = "relay")]
 pub mod preflight;
 #[cfg(feature = "relay")]
+mod privileges;
+#[cfg(feature = "relay")]
 pub mod relay;
 #[cfg(feature = "relay")]
 pub mod telemetry;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{NatsServer, Relay, Scene, until};
+use crate::support::{NatsServer, Relay, Scene, outboxd_with, until};
 
 async fn get(relay: &Relay, path: &str) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -75,6 +75,22 @@ async fn a_relay_is_ready_while_it_can_deliver_or_stands_by() {
     nats.start_again();
     until("it is ready again", async || (ready(&relay).await.0 == 200).then_some(())).await;
     assert_eq!(get(&relay, "/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_container_asks_whether_its_relay_lives() {
+    let scene = Scene::new().await;
+    let mut relay = Relay::leading(&scene, &[]).await;
+    let listen = relay.admin().await;
+    let live = || outboxd_with(&scene, &["check", "--live"], &[("OUTBOXD_ADMIN__LISTEN", &listen)]);
+    assert_eq!(live(), (Some(0), String::new()));
+    relay.pause();
+    let (code, said) = live();
+    assert!(code == Some(1) && said.contains(&format!("{listen} does not answer")), "{said}");
+    relay.resume();
+    assert_eq!(live(), (Some(0), String::new()));
+    relay.kill();
+    assert_eq!(live().0, Some(1));
 }
 
 #[tokio::test]

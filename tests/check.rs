@@ -71,7 +71,8 @@ async fn all_is_well_and_strict_minds_the_warnings() {
     checked.has("ok", "outbox.subjects", "covers all 1 subject in 1 event", "");
     checked.has("ok", "outbox.biggest_event", "1048576", "");
     checked.has("ok", "clock.mongodb", "agree", "");
-    checked.has("warn", "mongodb.auth", "off", "mongod.conf: security");
+    checked.has("ok", "mongodb.auth", "as outbox-relay", "");
+    checked.has("ok", "mongodb.privileges", "may do what the relay does", "");
     checked.has("warn", "nats.auth", "off", "nats-server.conf: authorization");
     let (code, table) = outboxd(&scene, &["check", "--strict"]);
     assert_eq!(code, Some(1), "{table}");
@@ -99,6 +100,7 @@ async fn a_standalone_has_no_transactions_and_is_told_how_to_become_a_set() {
         checked.has("fail", "mongodb.topology", "a standalone", "replication: { replSetName: rs0 }");
         checked.has("fail", "mongodb.topology", "no change streams", "mongosh> rs.initiate()");
         checked.has("ok", "mongodb.version", ".", "");
+        checked.has("warn", "mongodb.auth", "off", "mongod.conf: security");
         checked.has("ok", "nats.reachable", "connected", "");
     }
 }
@@ -116,7 +118,7 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     let checked = as_user("admin", PASSWORD);
     checked.passed();
     checked.has("ok", "mongodb.auth", "as admin", "");
-    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", "createRole");
+    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", "privileges --role");
 
     let wrong = as_user("admin", "wrong-horse");
     assert_eq!(wrong.code, Some(1));
@@ -134,19 +136,19 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     admin.run_command(reader).await.unwrap();
     let reading = as_user("relay", PASSWORD);
     assert_eq!(reading.code, Some(1));
-    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", "createRole({role: \"outboxd\"");
+    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", "outboxd privileges --role relay");
     reading.has("ok", "mongodb.oplog", "may not ask", "");
 
     // What the remedy says.
-    let on = |collection: &str, actions: &[&str]| doc! { "resource": { "db": "shop", "collection": collection }, "actions": actions };
-    let role = doc! { "createRole": "outboxd", "roles": [], "privileges": [
-        on("outbox", &["find", "changeStream", "update", "remove", "listIndexes"]),
-        on("outboxd_lease", &["find", "insert", "update"]),
-        on("outboxd_migrations", &["find"]),
-        on("", &["listCollections"]),
-    ] };
-    admin.run_command(role).await.unwrap();
-    admin.run_command(doc! { "updateUser": "relay", "roles": ["outboxd"] }).await.unwrap();
+    let args = ["privileges", "--role", "relay", "--output", "json"];
+    let (code, said) = outboxd_with(&scene, &args, &[("MONGODB_URI", &admin_uri)]);
+    assert_eq!(code, Some(0), "{said}");
+    let role: Value = serde_json::from_str(&said).unwrap();
+    let privileges = bson::serialize_to_bson(&role[0]["mongodb"]["privileges"]).unwrap();
+    let role = doc! { "createRole": "outbox-relay", "roles": [], "privileges": privileges };
+    admin.client().database("shop").run_command(role).await.unwrap();
+    let roles = doc! { "updateUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
+    admin.run_command(roles).await.unwrap();
     let least = as_user("relay", PASSWORD);
     least.passed();
     least.has("ok", "mongodb.privileges", "may do what the relay does", "");
@@ -268,6 +270,7 @@ async fn a_server_without_jetstream_is_told_how_to_have_it() {
     let (scene, nats) = (Scene::new().await, NatsServer::with_config("jetstream: false").await);
     let checked = check(&scene, &[("NATS_URL", &nats.url)]);
     assert_eq!(checked.code, Some(1));
+    checked.has("warn", "nats.auth", "off", "nats-server.conf: authorization");
     checked.has("fail", "nats.jetstream", "JetStream is off", "nats-server.conf: jetstream { store_dir");
 }
 

@@ -15,10 +15,12 @@ mod faults; // killed, paused and cut off, relays and servers lose and reorder n
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
+mod monitoring; // rules and dashboard ask for metrics that a relay exports, and name verbs that exist
 mod operator; // what an operator sees and does
 mod orders; // the orders service: its requests, and its copy of the tickets
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
 mod pins; // facts about the servers that the design stands on
+mod privileges; // each verb needs what `outboxd privileges` prints, and may do nothing else
 mod protocol; // every history of two relays and a lease, within bounds
 mod relay; // a committed event is published once, in order, and deleted
 mod support;
@@ -26,3 +28,4 @@ mod tickets; // the tickets service: its requests, and what an order does to a t
 mod tidy; // the rules of the house that a tool can check
 mod traces; // one trace from the writer over the relay to the consumer
 mod verbs; // what holds for every verb: help, no server, a wrong password, a reader that has gone
+mod writers; // services in other languages: their programs write, the relay publishes, they read it

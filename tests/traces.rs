@@ -88,7 +88,8 @@ async fn what_isnt_sampled_isnt_exported_and_what_no_trace_began_begins_one() {
 async fn a_refused_publish_is_an_error_in_its_trace() {
     let (scene, collector) = (Scene::new().await, Collector::start().await);
     let _relay = Relay::leading(&scene, &collector.env()).await;
-    let event = Event::new("nobody.takes.this", &doc! { "n": 1 }).unwrap();
+    scene.cover(&["made"]).await;
+    let event = Event::new(scene.subject("elsewhere"), &doc! { "n": 1 }).unwrap();
     scene.commit([event.header("traceparent", &traceparent("01")).unwrap()]).await;
     let name = format!("publish {}", scene.stream);
     let span = until("the span of the refusal", async || collector.span("outboxd", TRACE, &name)).await;

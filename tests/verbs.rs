@@ -47,6 +47,21 @@ fn every_verb_shows_examples_that_are_right() {
 }
 
 #[test]
+fn the_version_names_the_commit() {
+    let output = Command::new(OUTBOXD).arg("--version").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let commit = said
+        .strip_prefix(concat!("outboxd ", env!("CARGO_PKG_VERSION"), " ("))
+        .and_then(|rest| rest.strip_suffix(")\n"));
+    let commit = commit.unwrap_or_else(|| panic!("{said}"));
+    // A copy without its repository doesn't know.
+    assert!(
+        commit == "unknown commit" || commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{said}"
+    );
+}
+
+#[test]
 fn shells_and_man_are_served() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = Command::new(OUTBOXD).args(["completions", shell]).output().unwrap();

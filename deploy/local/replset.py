@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """replset.py PORT PID: makes the mongod at 127.0.0.1:PORT, process PID, the writable
-primary of the replica set rs0. Speaks the wire protocol itself (OP_MSG, BSON), because
+primary of the replica set rs0, with a user root who may do everything. Speaks the wire protocol itself (OP_MSG, BSON), because
 a test machine has no mongosh. Exit status: 0 done; 3 the process ended, or another one
 answers at the port; 1 not within 60 s, with one line that says why."""
 
@@ -65,14 +65,24 @@ def command(connection, document):
     return decode(reply, 16 + 5)
 
 
+def listens(port, pid):
+    """Whether it is the process itself that listens at the port."""
+    files = f"/proc/{pid}/fd"
+    with open("/proc/net/tcp") as table:
+        sockets = [line.split() for line in table]
+    ours = {f"socket:[{line[9]}]" for line in sockets if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
+    return any(os.readlink(f"{files}/{fd}") in ours for fd in os.listdir(files))
+
+
 def step(port, pid):
-    """One step towards a primary: None when it is one, else what it still lacks."""
+    """One step towards a primary with a user: None when it is one, else what it still lacks."""
     with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
-        if command(connection, {"serverStatus": 1}).get("pid") != pid:
+        if not listens(port, pid):
             sys.exit(3)
         hello = command(connection, {"hello": 1})
         if hello.get("isWritablePrimary"):
-            return None
+            user = {"createUser": "root", "pwd": "root", "roles": ["root"]}
+            return command(connection, user).get("errmsg")
         if "setName" in hello:
             return "it is not primary yet"
         config = {"_id": "rs0", "members": [{"_id": 0, "host": f"127.0.0.1:{port}"}]}

@@ -85,7 +85,7 @@ impl Health {
         self.with(|parts| (parts.term, parts.standby) = (term, term.is_none()));
     }
 
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.with(|parts| parts.loops.elapsed() < SILENCE)
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
+use super::admin::Admin;
 use super::output::{Output, printable, show, wrap};
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// Exit with 1 on a warning, too
     #[arg(long)]
     strict: bool,
+    /// Only ask the admin endpoint whether the relay beside this lives
+    #[arg(long, conflicts_with_all = ["strict", "output", "timeout"])]
+    live: bool,
     /// How long each question to a server may take
     #[arg(long, default_value = "5s", value_parser = timeout, value_name = "DURATION")]
     timeout: Duration,
@@ -38,6 +42,11 @@ fn timeout(text: &str) -> std::result::Result<Duration, String> {
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = Config::load(sources)?;
+    if args.live {
+        let admin = Admin::new(&config.admin, None)?;
+        let not = |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
+        return admin.get("/livez").await.map(|_| ()).map_err(not);
+    }
     let findings = preflight::look(&config, args.timeout).await;
     let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
     show(args.output, &findings, || table(&findings, !plain))?;

@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod act;
+mod admin;
 mod audit;
 mod check;
 mod completions;
@@ -10,6 +11,7 @@ mod groups;
 mod list;
 mod migrate;
 mod output;
+mod privileges;
 mod run;
 mod selection;
 mod show;
@@ -24,9 +26,12 @@ use clap::{Parser, Subcommand};
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, Result};
 
+/// What `--version` says: the release, and the commit it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COMMIT"), ")");
+
 /// Relays events from a MongoDB outbox to NATS JetStream.
 #[derive(Debug, Parser)]
-#[command(name = "outboxd", version, max_term_width = 100)]
+#[command(name = "outboxd", version = VERSION, max_term_width = 100)]
 #[command(
     after_help = "Settings come from flags, then the environment, then the file, then defaults. The shortest start:\n  \
     MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
@@ -104,8 +109,14 @@ enum Verb {
     /// Look at everything that can be wrong on either side; exit with 1 when something is
     #[command(after_help = "Examples:
   outboxd check
-  outboxd check --strict --output json   # for CI and init containers: a warning exits with 1, too")]
+  outboxd check --strict --output json   # for CI and init containers: a warning exits with 1, too
+  outboxd check --live                   # for a container's health: whether the relay beside it lives")]
     Check(check::Args),
+    /// Print roles for MongoDB and permissions for NATS with what is needed and no more
+    #[command(after_help = "Examples:
+  outboxd privileges --print
+  outboxd privileges --role relay --output json | jq '.[0].nats'")]
+    Privileges(privileges::Args),
     /// Say what a failure's code means and what to do
     #[command(after_help = "Examples:
   outboxd explain             # every code
@@ -148,6 +159,7 @@ impl Cli {
             Verb::Discard(args) => act::run(&sources, &args, act::Action::Discard).await,
             Verb::Audit(args) => audit::run(&sources, &args).await,
             Verb::Check(args) => check::run(&sources, &args).await,
+            Verb::Privileges(args) => privileges::run(&sources, &args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
             Verb::Completions(args) => completions::completions(&args),

@@ -48,7 +48,10 @@ impl NatsConfig {
 
     /// Connection options with the credentials and TLS of the configuration.
     pub async fn options(&self) -> Result<ConnectOptions> {
-        let mut options = ConnectOptions::new().name(&self.client_id).ping_interval(self.ping_interval);
+        let mut options = ConnectOptions::new()
+            .name(&self.client_id)
+            .custom_inbox_prefix(&self.inbox_prefix)
+            .ping_interval(self.ping_interval);
         if let Some(path) = &self.creds {
             options = options.credentials_file(path).await.map_err(|error| {
                 Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error)

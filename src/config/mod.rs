@@ -96,6 +96,8 @@ pub struct NatsConfig {
     pub tls_key: Option<String>,
     /// Path of the CA's certificates (PEM).
     pub tls_ca: Option<String>,
+    /// What the subjects of its replies begin with.
+    pub inbox_prefix: String,
     /// How often the connection is probed; it counts as lost after two probes without an answer.
     pub ping_interval: Duration,
     /// How long one publish waits for its ack.
@@ -259,9 +261,9 @@ impl Config {
 
     fn read(sources: &Sources) -> (Self, ReadUp) {
         let mut reader = Reader::new(sources);
-        let nats = NatsConfig::read(&mut reader);
-        let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
         let stream = StreamConfig::read(&mut reader);
+        let nats = NatsConfig::read(&mut reader, &stream.name);
+        let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
         let dispatch = DispatchConfig::read(&mut reader);
         let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
         let retry = RetryConfig::read(&mut reader);

@@ -42,7 +42,7 @@ impl MongodbConfig {
 }
 
 impl NatsConfig {
-    pub(super) fn read(reader: &mut Reader) -> Self {
+    pub(super) fn read(reader: &mut Reader, stream: &str) -> Self {
         let default_id = format!("outboxd-{}", std::process::id());
         let nats = Self {
             url: reader
@@ -57,11 +57,17 @@ impl NatsConfig {
             tls_cert: reader.optional("nats.tls_cert"),
             tls_key: reader.optional("nats.tls_key"),
             tls_ca: reader.optional("nats.tls_ca"),
+            inbox_prefix: reader.take("nats.inbox_prefix", format!("_INBOX.outboxd.{stream}")),
             ping_interval: reader.within("nats.ping_interval", secs(5), secs(1)..=secs(120)),
             ack_timeout: reader.within("nats.ack_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
         };
         if nats.servers().is_none() {
             reader.mistake("nats.url", "is not one or more URLs such as nats://host:4222, separated by commas");
+        }
+        let token =
+            |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+        if reader.is_given("nats.inbox_prefix") && !nats.inbox_prefix.split('.').all(token) {
+            reader.mistake("nats.inbox_prefix", "is not a subject such as _INBOX.tickets, without wildcards");
         }
         if nats.user.is_some() != nats.password.is_some() {
             reader.missing("nats.user", "user and password go together");

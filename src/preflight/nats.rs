@@ -117,10 +117,7 @@ async fn jetstream(
             };
             seen.findings.push(match denied() {
                 Some(denied) => {
-                    let remedy = format!(
-                        "nats-server.conf: permissions {{ publish: [\"$JS.API.STREAM.INFO.{name}\", <subjects>], \
-                         subscribe: \"_INBOX.>\" }}"
-                    );
+                    let remedy = "$ outboxd privileges --role relay   # the user, to paste into nats-server.conf";
                     Finding::fail(CHECK, at, format!("the user may not ask for the stream: {denied}"), remedy)
                 }
                 None => Finding::fail(

@@ -4,15 +4,8 @@ use bson::{Bson, Document};
 
 use super::Finding;
 use crate::config::Config;
-use crate::migrations;
-use crate::relay::lease;
+use crate::privileges::Role;
 
-/// What the relay does, by the collection it does it on. `None` is the outbox.
-const NEEDED: [(Option<&str>, &[&str]); 3] = [
-    (None, &["find", "changeStream", "update", "remove"]),
-    (Some(lease::COLLECTION), &["find", "insert", "update"]),
-    (Some(migrations::COLLECTION), &["find"]),
-];
 /// Roles with which a stolen password costs more than the outbox.
 const TOO_MUCH: [&str; 10] = [
     "root",
@@ -53,8 +46,7 @@ pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -
         granted.iter().any(|privilege| applies(privilege, database, collection) && allows(privilege, action))
     };
     let mut missing = Vec::new();
-    for (collection, actions) in NEEDED {
-        let collection = collection.unwrap_or(outbox);
+    for (collection, actions) in Role::Relay.actions(outbox) {
         let lacking: Vec<_> = actions.iter().filter(|action| !may(collection, action)).copied().collect();
         if !lacking.is_empty() {
             missing.push(format!("{} on {database}.{collection}", lacking.join(", ")));
@@ -62,7 +54,18 @@ pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -
     }
     let roles = array("authenticatedUserRoles").iter().filter_map(Bson::as_document);
     let grand: Vec<_> = roles.map(|role| text(role, "role")).filter(|role| TOO_MUCH.contains(&role.as_str())).collect();
-    let remedy = || least(database, outbox, &name, &home);
+    let remedy = || {
+        let json = |text: &str| serde_json::Value::from(text).to_string();
+        let role = Role::Relay.mongodb(config).role;
+        format!(
+            "$ outboxd privileges --role relay   # the role, to paste into mongosh\n\
+             mongosh> db.getSiblingDB({}).updateUser({}, {{roles: [{{role: {}, db: {}}}]}})",
+            json(&home),
+            json(&name),
+            json(&role),
+            json(database)
+        )
+    };
     let mut too_much = Vec::new();
     if !grand.is_empty() {
         too_much.push(format!("has the role {}", grand.join(", ")));
@@ -93,34 +96,6 @@ fn applies(privilege: &Document, database: &str, collection: &str) -> bool {
 fn allows(privilege: &Document, action: &str) -> bool {
     let actions = privilege.get_array("actions").map(Vec::as_slice).unwrap_or_default();
     actions.iter().any(|allowed| [Some(action), Some("anyAction")].contains(&allowed.as_str()))
-}
-
-/// A role with what the relay needs, and what `outboxd check` needs to see the validator and the index.
-fn least(database: &str, outbox: &str, user: &str, home: &str) -> String {
-    let json = |text: &str| serde_json::Value::from(text).to_string();
-    let privileges: Vec<_> = NEEDED
-        .iter()
-        .map(|(collection, actions)| {
-            let listed = if collection.is_none() { ["listIndexes"].as_slice() } else { &[] };
-            let actions: Vec<_> = actions.iter().chain(listed).map(|action| json(action)).collect();
-            let collection = json(collection.unwrap_or(outbox));
-            format!(
-                "\n  {{resource: {{db: {}, collection: {collection}}}, actions: [{}]}}",
-                json(database),
-                actions.join(", ")
-            )
-        })
-        .collect();
-    let listed =
-        format!("\n  {{resource: {{db: {}, collection: \"\"}}, actions: [\"listCollections\"]}}", json(database));
-    let admin = "mongosh> db.getSiblingDB(\"admin\")";
-    format!(
-        "{admin}.createRole({{role: \"outboxd\", roles: [], privileges: [{},{listed}]}})\n\
-         mongosh> db.getSiblingDB({}).updateUser({}, {{roles: [{{role: \"outboxd\", db: \"admin\"}}]}})",
-        privileges.join(","),
-        json(home),
-        json(user)
-    )
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl Relay {
         let [follow, queries, lease] = ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
         let migrations = Migrations::new(queries.database(database), collection);
-        let Some(()) = until_reached(stop, || migrations.require_applied()).await? else {
+        let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
         let store = Store::new(queries, database, collection, &config.dispatch);
@@ -127,10 +127,10 @@ impl Relay {
         let watching = CancellationToken::new();
         tokio::spawn(stuck.watch(watching.clone()));
         let watching = watching.drop_guard();
-        let Some(nats) = until_reached(stop, || Nats::connect(&config.nats)).await? else {
+        let Some(nats) = until_reached(stop, &health, || Nats::connect(&config.nats)).await? else {
             return Ok(None);
         };
-        let Some(differences) = until_reached(stop, || stream::verify(&nats, &config)).await? else {
+        let Some(differences) = until_reached(stop, &health, || stream::verify(&nats, &config)).await? else {
             return Ok(None);
         };
         for difference in differences {
@@ -199,11 +199,13 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
 }
 
 /// Repeats what failed because a server can't be reached; at start the others may not be up yet.
-async fn until_reached<T, F>(stop: &CancellationToken, attempt: impl Fn() -> F) -> Result<Option<T>>
+async fn until_reached<T, F>(stop: &CancellationToken, health: &Health, attempt: impl Fn() -> F) -> Result<Option<T>>
 where
     F: Future<Output = Result<T>>,
 {
     while !stop.is_cancelled() {
+        // A restart would not bring the server back.
+        health.turned();
         // A stop doesn't wait for a server that isn't there.
         let attempted = tokio::select! {
             () = stop.cancelled() => return Ok(None),
@@ -222,4 +224,22 @@ where
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_waits_for_a_server_lives() {
+        let (stop, health, began) = (CancellationToken::new(), Health::default(), Instant::now());
+        let attempt = async || match began.elapsed().as_secs() {
+            ..120 => Err(Error::new(ErrorKind::Nats, "away")),
+            _ => Ok(()),
+        };
+        assert!(matches!(until_reached(&stop, &health, attempt).await, Ok(Some(()))));
+        assert!(health.is_alive());
+    }
 }

@@ -8,8 +8,10 @@ use super::{Trial, again_and_again, length};
 use crate::support::{ALONE, NatsServer, Proxy, Scene, Toxic, mongodb_uri, until};
 
 /// The host and port in a URI of one server.
+/// Without the user.
 fn host(uri: &str) -> &str {
-    uri.split("://").nth(1).expect("a URI").split(['/', '?']).next().expect("a host")
+    let rest = uri.split("://").nth(1).expect("a URI").split(['/', '?']).next().expect("a host");
+    rest.rsplit('@').next().expect("a host")
 }
 
 /// What was asked is done, and nobody hears of it.
@@ -20,18 +22,19 @@ async fn lose_replies(proxy: &Proxy) {
     proxy.set(Toxic::None);
 }
 
-/// Between the relay and MongoDB. Writers go directly.
-async fn before_mongodb() -> (Proxy, String) {
+/// Between the relay and MongoDB, with the relay's URI. Writers go directly.
+async fn before_mongodb(scene: &Scene) -> (Proxy, String) {
     let proxy = Proxy::start(host(&mongodb_uri())).await;
+    let env: std::collections::HashMap<_, _> = scene.env_of("run").into_iter().collect();
+    let uri = env["MONGODB_URI"].replace(host(&mongodb_uri()), &proxy.address.to_string());
     // Directly, or the driver would learn the server's own address and go there.
-    let uri = format!("mongodb://{}/NAME?directConnection=true", proxy.address);
+    let uri = uri.replace("replicaSet=rs0&directConnection=false", "directConnection=true");
     (proxy, uri)
 }
 
 async fn mongodb_trial(relays: usize) -> (Proxy, Trial) {
-    let (proxy, uri) = before_mongodb().await;
     let scene = Scene::new().await;
-    let uri = uri.replace("NAME", &scene.name);
+    let (proxy, uri) = before_mongodb(&scene).await;
     (proxy, Trial::begin(scene, relays, &[("MONGODB_URI", &uri)]).await)
 }
 
@@ -87,9 +90,8 @@ async fn a_connection_to_nats_that_goes_silent_is_noticed_and_made_again() {
 #[ignore = "make faults"]
 async fn a_relay_cut_off_from_mongodb_is_replaced_and_harms_nothing_when_it_is_back() {
     let _alone = ALONE.lock().await;
-    let (proxy, uri) = before_mongodb().await;
     let scene = Scene::new().await;
-    let uri = uri.replace("NAME", &scene.name);
+    let (proxy, uri) = before_mongodb(&scene).await;
     // The first one alone is behind the proxy.
     let mut trial = Trial::begin(scene, 1, &[("MONGODB_URI", &uri)]).await;
     trial.settings.retain(|(name, _)| name != "MONGODB_URI");

@@ -5,6 +5,7 @@ mod cluster;
 mod mongod;
 pub(crate) mod oplog;
 pub(crate) mod otlp;
+mod privileges;
 mod process;
 mod proxy;
 mod ticketing;
@@ -50,6 +51,8 @@ pub(crate) struct Scene {
     pub(crate) subjects: String,
     /// Where its relays write.
     pub(crate) folder: tempfile::TempDir,
+    /// The nats-server, if it is this scene's own.
+    nats: Option<NatsServer>,
 }
 
 /// A message as the stream has it.
@@ -62,10 +65,6 @@ pub(crate) struct Message {
 
 pub(crate) fn mongodb_uri() -> String {
     std::env::var("OUTBOXD_TEST_MONGODB_URI").expect("run the tests with `make test`, which starts the servers")
-}
-
-pub(crate) fn nats_url() -> String {
-    std::env::var("OUTBOXD_TEST_NATS_URL").expect("run the tests with `make test`, which starts the servers")
 }
 
 /// Polls until `check` gives something. Fails the test, naming `what`, when it doesn't.
@@ -92,11 +91,13 @@ impl Scene {
         scene
     }
 
-    /// Before `outboxd migrate`.
+    /// Before `outboxd migrate`. With a nats-server where each verb's user may do what `outboxd privileges` says.
     pub(crate) async fn bare() -> Self {
         let name = format!("t{}", ObjectId::new());
         let subjects = format!("{name}.>");
-        Self::on(name, nats_url(), subjects).await
+        let nats = NatsServer::with_config(&privileges::nats(&name, &subjects)).await;
+        let scene = Self::on(name, nats.url.clone(), subjects).await;
+        Self { nats: Some(nats), ..scene }
     }
 
     /// Migrated, on a nats-server that no other test uses.
@@ -142,6 +143,9 @@ impl Scene {
         let servers: Vec<_> = nats_url.split(',').collect();
         let nats = options.retry_on_initial_connect().connect(servers).await.expect("the test's nats-server");
         let database = client.database(&name);
+        if privileges::has_users(&mongodb_uri) {
+            privileges::grant(&database).await;
+        }
         Self {
             events: database.collection("outbox"),
             outbox: Outbox::new(&database, "outbox"),
@@ -155,6 +159,7 @@ impl Scene {
             nats_url,
             subjects,
             folder: tempfile::tempdir().expect("a folder for what the relays write"),
+            nats: None,
         }
     }
 
@@ -178,6 +183,19 @@ impl Scene {
         ]
         .map(|(name, text)| (name.to_owned(), text))
         .into()
+    }
+
+    /// The same, for the user that has what this verb needs and no more.
+    pub(crate) fn env_of(&self, verb: &str) -> Vec<(String, String)> {
+        let mut env: HashMap<_, _> = self.env().into_iter().collect();
+        let role = privileges::role(verb);
+        if privileges::has_users(&self.mongodb_uri) {
+            env.entry("MONGODB_URI".to_owned()).and_modify(|uri| *uri = privileges::mongodb_uri(uri, role, &self.name));
+        }
+        if self.nats.is_some() {
+            env.extend(privileges::nats_env(role));
+        }
+        env.into_iter().collect()
     }
 
     /// Where its relays write alerts.

@@ -18,14 +18,15 @@ pub(crate) fn outboxd(scene: &Scene, args: &[&str]) -> (Option<i32>, String) {
 
 /// The same, with settings on top of the scene's.
 pub(crate) fn outboxd_with(scene: &Scene, args: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
-    let output = command(scene).args(args).envs(settings.iter().copied()).output().expect("outboxd runs");
+    let verb = args.first().copied().unwrap_or_default();
+    let output = command(scene, verb).args(args).envs(settings.iter().copied()).output().expect("outboxd runs");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     (output.status.code(), said.concat())
 }
 
-fn command(scene: &Scene) -> Command {
+fn command(scene: &Scene, verb: &str) -> Command {
     let mut command = Command::new(OUTBOXD);
-    command.env_clear().envs(scene.env()).stdin(Stdio::null());
+    command.env_clear().envs(scene.env_of(verb)).stdin(Stdio::null());
     command
 }
 
@@ -161,7 +162,7 @@ impl Relay {
     /// Starts one, with settings on top of the scene's.
     pub(crate) fn start(scene: &Scene, settings: &[(&str, &str)]) -> Self {
         let log = tempfile::NamedTempFile::new().expect("a file for the log");
-        let child = command(scene)
+        let child = command(scene, "run")
             .arg("run")
             .envs(settings.iter().copied())
             .stderr(File::options().append(true).open(log.path()).expect("the log opens"))

@@ -16,8 +16,9 @@ use clap::Args as ClapArgs;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::frame::View;
-use self::scrape::{Relay, Sample};
+use self::scrape::Sample;
 use self::terminal::{Input, Terminal};
+use super::admin::Admin;
 use super::selection::inspect;
 use super::write;
 use crate::config::Sources;
@@ -54,11 +55,11 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (config, inspect) = inspect(sources).await?;
-    let relay = Relay::new(&config.admin, args.admin.as_deref())?;
+    let admin = Admin::new(&config.admin, args.admin.as_deref())?;
     let mut view = View {
         outbox: format!("{}.{}", config.mongodb.database, config.mongodb.collection),
         stream: config.stream.name.clone(),
-        admin: relay.url().to_owned(),
+        admin: admin.url().to_owned(),
         now: String::new(),
         outbox_says: Ok(None),
         relay_says: Err("has not been asked yet".to_owned()),
@@ -70,7 +71,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let mut before: Option<Sample> = None;
     loop {
         let began = Instant::now();
-        let looked = async { tokio::join!(look(&inspect), relay.sample()) };
+        let looked = async { tokio::join!(look(&inspect), Sample::take(&admin)) };
         let (outbox, sample) = tokio::select! {
             looked = looked => looked,
             () = terminal.quits() => return Ok(()),

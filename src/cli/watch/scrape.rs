@@ -1,26 +1,8 @@
 //! What the relay says of itself: its metrics, and what changed from one look to the next.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
-use reqwest::Client;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use crate::config::AdminConfig;
-use crate::error::{Error, ErrorKind, Result};
-use crate::telemetry::choose_tls;
-
-/// How long an answer may take: the endpoint asks nobody.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A relay's admin endpoint.
-#[derive(Debug)]
-pub(super) struct Relay {
-    client: Client,
-    url: String,
-    token: Option<SecretString>,
-}
+use crate::cli::admin::Admin;
 
 /// What it said at one time.
 #[derive(Debug)]
@@ -44,49 +26,16 @@ pub(super) struct Flow {
     pub(super) buffered: f64,
 }
 
-impl Relay {
-    pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
-        choose_tls();
-        let client = Client::builder().timeout(TIMEOUT).build();
-        let client = client.map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
-        let mut address = config.listen;
-        if address.ip().is_unspecified() {
-            let loopback: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
-            address.set_ip(loopback[usize::from(address.is_ipv6())]);
-        }
-        let url = url.map_or_else(|| format!("http://{address}"), |url| url.trim_end_matches('/').to_owned());
-        if !reqwest::Url::parse(&url).is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
-            let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
-            return Err(Error::new(ErrorKind::Usage, message));
-        }
-        Ok(Self { client, url, token: config.token.clone() })
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// What it says now, or why it doesn't.
-    pub(super) async fn sample(&self) -> std::result::Result<Sample, String> {
-        let mut request = self.client.get(format!("{}/metrics", self.url));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
-        match answer.status() {
-            status if status.is_success() => {}
-            reqwest::StatusCode::UNAUTHORIZED => return Err("wants another admin.token".to_owned()),
-            status => return Err(format!("answers {status}")),
-        }
-        let metrics = answer.text().await.map_err(|_| "does not answer".to_owned())?;
+impl Sample {
+    /// What the relay says now, or why it doesn't.
+    pub(super) async fn take(admin: &Admin) -> Result<Self, String> {
+        let metrics = admin.get("/metrics").await?;
         if !metrics.contains("outboxd_build_info") {
             return Err("is not outboxd's".to_owned());
         }
-        Ok(Sample { at: Instant::now(), metrics })
+        Ok(Self { at: Instant::now(), metrics })
     }
-}
 
-impl Sample {
     /// All of a metric, whatever its labels.
     fn sum(&self, name: &str) -> f64 {
         self.of(name).map(|(_, value)| value).sum()
@@ -154,6 +103,8 @@ fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn sample(seconds: u64, published: u64, buckets: [u64; 3]) -> Sample {

@@ -1,0 +1,36 @@
+//! Names the commit for `outboxd --version`: OUTBOXD_COMMIT, that of the repository, or the one that a registry's package was
+//! made from.
+
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=OUTBOXD_COMMIT");
+    let given = std::env::var("OUTBOXD_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = given.or_else(repository).or_else(package).unwrap_or_else(|| "unknown commit".to_owned());
+    println!("cargo:rustc-env=OUTBOXD_COMMIT={commit}");
+    println!("cargo:rerun-if-changed=build.rs");
+}
+
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}
+
+fn repository() -> Option<String> {
+    // Somebody else's repository may hold this folder.
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    if Path::new(&top).canonicalize().ok()? != Path::new(".").canonicalize().ok()? {
+        return None;
+    }
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
+    if Path::new(&log).exists() {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn package() -> Option<String> {
+    let info = std::fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    info.split("\"sha1\": \"").nth(1)?.get(..12).map(str::to_owned)
+}

@@ -1,0 +1,64 @@
+//! The admin endpoint of a relay, as the verbs ask it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::Client;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::AdminConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::choose_tls;
+
+/// How long an answer may take: the endpoint asks nobody.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A relay's admin endpoint.
+#[derive(Debug)]
+pub(super) struct Admin {
+    client: Client,
+    url: String,
+    token: Option<SecretString>,
+}
+
+impl Admin {
+    /// At this URL, or where the configuration has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when it is no URL.
+    pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
+        choose_tls();
+        let client = Client::builder().timeout(TIMEOUT).build();
+        let client = client.map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
+        let mut address = config.listen;
+        if address.ip().is_unspecified() {
+            let loopback: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+            address.set_ip(loopback[usize::from(address.is_ipv6())]);
+        }
+        let url = url.map_or_else(|| format!("http://{address}"), |url| url.trim_end_matches('/').to_owned());
+        if !reqwest::Url::parse(&url).is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
+            let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        Ok(Self { client, url, token: config.token.clone() })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What it answers, or in a few words why it doesn't.
+    pub(super) async fn get(&self, path: &str) -> std::result::Result<String, String> {
+        let mut request = self.client.get(format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
+        match answer.status() {
+            status if status.is_success() => {}
+            reqwest::StatusCode::UNAUTHORIZED => return Err("wants another admin.token".to_owned()),
+            status => return Err(format!("answers {status}")),
+        }
+        answer.text().await.map_err(|_| "does not answer".to_owned())
+    }
+}

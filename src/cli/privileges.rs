@@ -1,0 +1,75 @@
+//! `outboxd privileges`: roles for MongoDB and permissions for NATS with what is needed and no more.
+
+use std::fmt::Write as _;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::output::{Output, show};
+use crate::config::{Config, Sources};
+use crate::error::Result;
+use crate::privileges::{MongodbRole, NatsPermissions, Privilege, Role};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Print them, without connecting; what this verb does with or without it
+    #[arg(long)]
+    print: bool,
+    /// For one role alone
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// As commands to paste, or as JSON
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Serialize)]
+struct Privileges {
+    role: Role,
+    mongodb: MongodbRole,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats: Option<NatsPermissions>,
+}
+
+pub(super) fn run(sources: &Sources, args: &Args) -> Result<()> {
+    let config = Config::load(sources)?;
+    let roles = Role::ALL.into_iter().filter(|role| args.role.is_none_or(|wanted| wanted == *role));
+    let all: Vec<_> =
+        roles.map(|role| Privileges { role, mongodb: role.mongodb(&config), nats: role.nats(&config) }).collect();
+    show(args.output, &all, || all.iter().map(text).collect::<Vec<_>>().join("\n"))
+}
+
+fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let list = |texts: &[String]| texts.iter().map(|text| json(text)).collect::<Vec<_>>().join(", ");
+    let MongodbRole { database, role: name, privileges } = mongodb;
+    let (what, database, name) = (role.name(), json(database), json(name));
+    let mut text = format!(
+        "// {what}: in mongosh, as an administrator\n\
+         db.getSiblingDB({database}).createRole({{ role: {name}, roles: [], privileges: [\n"
+    );
+    for Privilege { resource, actions } in privileges {
+        let actions: Vec<_> = actions.iter().map(|action| json(action)).collect();
+        let (db, collection) = (json(&resource.db), json(&resource.collection));
+        let _ = writeln!(
+            text,
+            "  {{ resource: {{ db: {db}, collection: {collection} }}, actions: [{}] }},",
+            actions.join(", ")
+        );
+    }
+    let _ = writeln!(
+        text,
+        "] }})\ndb.getSiblingDB({database}).createUser({{ user: {name}, pwd: passwordPrompt(), roles: [{name}] }})"
+    );
+    if let Some(NatsPermissions { publish, subscribe }) = nats {
+        let _ = writeln!(
+            text,
+            "\n# {what}: in nats-server.conf, among the users\n\
+             {{ user: {name}, password: \"<bcrypt>\", permissions: {{\n  \
+             publish: [{}]\n  subscribe: [{}]\n}} }}",
+            list(publish),
+            list(subscribe)
+        );
+    }
+    text
+}
