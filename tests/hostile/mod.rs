@@ -19,7 +19,7 @@ use crate::support::{NatsServer, Relay, Scene, outboxd, until};
 /// With a line for each connection that ends, and why.
 const CONFIG: &str = "debug: true";
 /// Long enough for a group on a busy machine. Those that then have not met their fate are named.
-const FATE: Duration = Duration::from_secs(120);
+const FATE: Duration = Duration::from_secs(30);
 
 /// Hostile documents in an outbox, with a nats-server that no other test uses.
 struct Trial {
