@@ -20,6 +20,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::lane::{Ended, Lane, Park};
 use super::twins::{Began, Origin, Twins};
 use crate::config::{DispatchConfig, OnDead};
@@ -38,7 +40,8 @@ const OVERHEAD: usize = 256;
 /// An event that waits.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) record: OutboxRecord,
+    /// Boxed: it is moved from queue to queue, and twice into its publish.
+    pub(crate) record: Box<OutboxRecord>,
     pub(crate) origin: Origin,
     /// When it was committed, by MongoDB's clock, if the change stream brought it.
     pub(crate) committed_ms: Option<i64>,
@@ -48,7 +51,7 @@ pub(crate) struct Pending {
 /// [`Dispatch::finished`] takes it back.
 #[derive(Debug)]
 pub(crate) struct Dispatched {
-    pub(crate) record: OutboxRecord,
+    pub(crate) record: Box<OutboxRecord>,
     pub(crate) origin: Origin,
     pub(crate) committed_ms: Option<i64>,
     bytes: usize,
@@ -64,7 +67,7 @@ enum Ready {
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     limits: DispatchConfig,
-    lanes: HashMap<Key, Lane>,
+    lanes: HashMap<Key, Lane, RandomState>,
     ready: VecDeque<Ready>,
     /// Every event in here: buffered, in flight or unsettled.
     twins: Twins,
@@ -84,7 +87,7 @@ impl Dispatch {
     pub(crate) fn new(limits: DispatchConfig) -> Self {
         Self {
             limits,
-            lanes: HashMap::new(),
+            lanes: HashMap::default(),
             ready: VecDeque::new(),
             twins: Twins::default(),
             in_flight: 0,
@@ -262,7 +265,7 @@ impl Dispatch {
 
     /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if it failed,
     /// [`Dispatch::marked`].
-    pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> OutboxRecord {
+    pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> Box<OutboxRecord> {
         let Dispatched { record, bytes, .. } = dispatched;
         self.in_flight -= 1;
         self.buffered -= 1;

@@ -107,7 +107,7 @@ pub(super) async fn hand_over(
     found: &mpsc::Sender<Found>,
 ) -> Result<(), Closed> {
     let read = match store.parse(document) {
-        Ok(record) => Found::Event(Pending { record, origin, committed_ms }, now_ms),
+        Ok(record) => Found::Event(Pending { record: record.into(), origin, committed_ms }, now_ms),
         Err(malformed) => Found::Malformed(malformed),
     };
     if document.as_bytes().len() > BIG {

@@ -102,7 +102,7 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     for parsed in page.events {
         match parsed {
             Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) => {
-                events.push(Pending { record, origin: Origin::Retry, committed_ms: None });
+                events.push(Pending { record: record.into(), origin: Origin::Retry, committed_ms: None });
             }
             Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
         }

@@ -7,6 +7,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use crate::outbox::EventId;
 
 /// Which read brought an event.
@@ -29,10 +31,10 @@ pub(super) struct Began(u64);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Twins {
-    known: HashMap<EventId, Origin>,
+    known: HashMap<EventId, Origin, RandomState>,
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
-    settled: HashMap<EventId, u64>,
+    settled: HashMap<EventId, u64, RandomState>,
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until the next sweep.
     before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
@@ -145,7 +147,7 @@ impl Twins {
     fn forget_settled(&mut self) {
         let sweep = self.sweep.map(|(_, began)| began.0);
         match self.reads.keys().next().copied().into_iter().chain(sweep).min() {
-            None => self.settled = HashMap::new(),
+            None => self.settled = HashMap::default(),
             Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
         }
     }

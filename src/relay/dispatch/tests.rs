@@ -33,7 +33,7 @@ pub(super) fn record(seq: u32, key: Option<Key>, custody: Custody) -> OutboxReco
 }
 
 pub(super) fn pending(seq: u32, key: Option<Key>, custody: Custody, origin: Origin) -> Pending {
-    Pending { record: record(seq, key, custody), origin, committed_ms: None }
+    Pending { record: record(seq, key, custody).into(), origin, committed_ms: None }
 }
 
 pub(super) fn seq_of(id: &EventId) -> u32 {

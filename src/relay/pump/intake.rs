@@ -44,7 +44,9 @@ impl<B: EventBus> Pump<B> {
                 let mut due = Vec::new();
                 for parsed in page.events {
                     match parsed {
-                        Ok(record) => due.push(Pending { record, origin: Origin::Retry, committed_ms: None }),
+                        Ok(record) => {
+                            due.push(Pending { record: record.into(), origin: Origin::Retry, committed_ms: None })
+                        }
                         Err(malformed) => self.malformed(*malformed),
                     }
                 }
@@ -82,7 +84,7 @@ impl<B: EventBus> Pump<B> {
                     match parsed {
                         Ok(record) => {
                             events += u64::from(self.dispatch.offer_stray(Pending {
-                                record,
+                                record: record.into(),
                                 origin: Origin::Stray,
                                 committed_ms: None,
                             }));
