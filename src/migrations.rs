@@ -7,12 +7,16 @@
 //!
 //! The records are in `outboxd_migrations` of the outbox's database, with `_id` = `<collection>/<name>`.
 
+use std::sync::Arc;
+
 use bson::{Bson, DateTime, Document, doc};
 use mongodb::Database;
 use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::outbox::layout::Layout;
+use crate::outbox::record::field;
 
 /// Collection of the records.
 pub const COLLECTION: &str = "outboxd_migrations";
@@ -64,23 +68,29 @@ impl Migration {
         Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The commands as they run for the outbox in `collection`.
-    pub fn commands(&self, collection: &str) -> Result<Vec<Document>> {
+    /// The commands as they run for the outbox in `collection`. One with a layout of its own keeps its validator, and its
+    /// index is on the field that holds the key.
+    pub fn commands(&self, collection: &str, layout: &Layout) -> Result<Vec<Document>> {
         let mut commands: Vec<Document> = serde_json::from_str(self.text).map_err(|error| {
             Error::with_source(ErrorKind::Migration, format!("{}.json is not a list of commands", self.name), error)
         })?;
         for command in &mut commands {
-            for (_, value) in command.iter_mut() {
-                if value.as_str() == Some(OUTBOX) {
-                    *value = collection.into();
-                }
+            let Some((_, name)) = command.iter_mut().next() else { continue };
+            if name.as_str() != Some(OUTBOX) {
+                continue;
+            }
+            *name = collection.into();
+            if !layout.is_own() {
+                adapt(command, layout);
             }
         }
+        // A `collMod` that is left with nothing to change.
+        commands.retain(|command| command.len() > 1 || command.contains_key("create"));
         Ok(commands)
     }
 
-    async fn apply(&self, database: &Database, collection: &str) -> Result<()> {
-        for mut command in self.commands(collection)? {
+    async fn apply(&self, database: &Database, collection: &str, layout: &Layout) -> Result<()> {
+        for mut command in self.commands(collection, layout)? {
             command.insert("writeConcern", doc! { "w": "majority" });
             match database.run_command(command.clone()).await {
                 Ok(_) => {}
@@ -98,17 +108,30 @@ impl Migration {
     }
 }
 
+/// Leaves the validator of documents that outboxd didn't define alone.
+fn adapt(command: &mut Document, layout: &Layout) {
+    for option in ["validator", "validationLevel", "validationAction"] {
+        command.remove(option);
+    }
+    let indexes = command.get_array_mut("indexes").ok().into_iter().flatten();
+    for key in indexes.filter_map(|index| index.as_document_mut()?.get_document_mut("key").ok()) {
+        let renamed = |name: String| if name == field::KEY { layout.key().to_owned() } else { name };
+        *key = std::mem::take(key).into_iter().map(|(name, order)| (renamed(name), order)).collect();
+    }
+}
+
 /// The migrations applied to one outbox.
 #[derive(Debug, Clone)]
 pub struct Migrations {
     database: Database,
     collection: String,
+    layout: Arc<Layout>,
 }
 
 impl Migrations {
     /// Of the outbox in `collection` of `database`.
-    pub fn new(database: Database, collection: &str) -> Self {
-        Self { database, collection: collection.to_owned() }
+    pub fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
+        Self { database, collection: collection.to_owned(), layout }
     }
 
     /// Applies what is pending; returns each migration with whether it was pending.
@@ -120,7 +143,7 @@ impl Migrations {
         let before = self.status().await?;
         for (migration, status) in &before {
             if *status == Status::Pending {
-                migration.apply(&self.database, &self.collection).await?;
+                migration.apply(&self.database, &self.collection, &self.layout).await?;
                 self.record(migration).await?;
             }
         }
@@ -240,7 +263,7 @@ mod tests {
     fn every_file_is_a_list_of_commands_in_numbered_order() {
         for (i, migration) in MIGRATIONS.iter().enumerate() {
             assert!(migration.name.starts_with(&format!("{:04}_", i + 1)), "{}", migration.name);
-            assert!(!migration.commands("outbox").unwrap().is_empty(), "{}", migration.name);
+            assert!(!migration.commands("outbox", &Layout::default()).unwrap().is_empty(), "{}", migration.name);
         }
     }
 }

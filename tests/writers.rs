@@ -108,6 +108,31 @@ async fn java_writes_what_the_relay_publishes() {
     orders_are_placed_in(&JAVA).await;
 }
 
+/// Read by the SDK of CloudEvents.
+const CLOUDEVENTS: Language = Language { read: &["venv/bin/python", "read_cloudevent.py"], ..PYTHON };
+
+#[tokio::test]
+async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
+    let language: &'static Language = &CLOUDEVENTS;
+    let Some(program) = language.prepared().await else { return };
+    let nats = NatsServer::start().await;
+    let scene = shop(&nats).await;
+    let settings = [("OUTBOXD_EVENT__CLOUDEVENTS", "binary"), ("OUTBOXD_EVENT__CLOUDEVENTS_SOURCE", "/shop/orders")];
+    let _relay = Relay::leading(&scene, &settings).await;
+    let id = program.write(&scene, "1042").await.unwrap();
+    let mut read = program.read(&scene, &id).await;
+    let time = read["attributes"].as_object_mut().expect("attributes").remove("time").expect("a time");
+    assert!(time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with("+00:00")), "{time}");
+    let told = json!({
+        "attributes": {
+            "specversion": "1.0", "id": id, "source": "/shop/orders", "type": "order:placed", "subject": "1042",
+            "datacontenttype": "application/json",
+        },
+        "data": { "id": "1042", "total": 25, "version": 0 },
+    });
+    assert_eq!(read, told);
+}
+
 #[tokio::test]
 async fn a_consumer_that_keeps_the_message_ids_acts_once() {
     let language: &'static Language = &NODE;

@@ -54,9 +54,7 @@ const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
 pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Health>) -> Result<()> {
-    let mongodb = &config.mongodb;
-    let client = mongodb.client("admin").await?;
-    let inspect = Inspect::new(client.database(&mongodb.database), &mongodb.collection);
+    let inspect = Inspect::new(&config.mongodb.client("admin").await?, config);
     let config = &config.admin;
     let listener = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener,

@@ -75,7 +75,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     let config = Config::load(sources)?;
     let mongodb = &config.mongodb;
     let client = mongodb.client("operator").await?;
-    let act = Act::new(client.database(&mongodb.database), &mongodb.collection);
+    let act = Act::new(&client, &config);
     let selection = args.filter.selection(&args.ids);
     if !is_wanted(&config, &act, args, &selection, action).await? {
         return Ok(());

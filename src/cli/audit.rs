@@ -50,9 +50,7 @@ impl Record {
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = Config::load(sources)?;
-    let mongodb = &config.mongodb;
-    let client = mongodb.client("operator").await?;
-    let act = Act::new(client.database(&mongodb.database), &mongodb.collection);
+    let act = Act::new(&config.mongodb.client("operator").await?, &config);
     let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
     let records: Vec<_> = records.iter().map(Record::read).collect();
     show(args.output, &records, || {

@@ -25,7 +25,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
     let mongodb = &config.mongodb;
     let client = mongodb.client("migrate").await?;
-    let migrations = Migrations::new(client.database(&mongodb.database), &mongodb.collection);
+    let migrations =
+        Migrations::new(client.database(&mongodb.database), &mongodb.collection, config.event.layout.clone());
     print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
     let statuses = if args.status { migrations.status().await? } else { migrations.apply().await? };
     for (migration, status) in statuses {
@@ -55,7 +56,7 @@ fn plan(config: &Config) -> Result<String> {
         let header =
             format!("// {} in database {}, sha256 {}\n", migration.name, config.mongodb.database, migration.checksum());
         plan.push_str(&header);
-        for command in migration.commands(&config.mongodb.collection)? {
+        for command in migration.commands(&config.mongodb.collection, &config.event.layout)? {
             plan.push_str(&json(&command)?);
         }
     }

@@ -72,7 +72,6 @@ impl Filter {
 /// The outbox of the configuration. The operator's verbs need MongoDB alone.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
     let config = Config::load(sources)?;
-    let client = config.mongodb.client("operator").await?;
-    let inspect = Inspect::new(client.database(&config.mongodb.database), &config.mongodb.collection);
+    let inspect = Inspect::new(&config.mongodb.client("operator").await?, &config);
     Ok((config, inspect))
 }

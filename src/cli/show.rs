@@ -10,6 +10,7 @@ use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::outbox::inspect::{Entry, State, text};
+use crate::outbox::layout::Layout;
 use crate::outbox::record::{OutboxRecord, field};
 use crate::outbox::store::shown_id;
 use crate::preflight::shell;
@@ -28,22 +29,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let (_, inspect) = inspect(sources).await?;
+    let (config, inspect) = inspect(sources).await?;
+    let layout = &*config.event.layout;
     let Some(mut event) = inspect.whole(&args.id).await.during("reading the outbox")? else {
         let message = format!("no event {} is in the outbox: it was published, discarded, or never written", args.id);
         return Err(Error::new(ErrorKind::NotFound, message));
     };
-    let ts = event.get_timestamp(field::TS).unwrap_or(bson::Timestamp { time: 0, increment: 0 });
-    let (mut head, mut behind) = (None, 0);
-    if let Ok(key) = event.get_str(field::KEY) {
-        head = inspect.head(key, ts).await.during("reading the outbox")?;
-        behind = inspect.behind(key, ts).await.during("reading the outbox")?;
-    }
-    let now = inspect.now().await.during("asking for the time")?;
-    let waited = (now.timestamp_millis() / 1000 - i64::from(ts.time)).max(0).unsigned_abs();
-    let next = advice(&event, head.as_ref());
+    let head = inspect.head(&event).await.during("reading the outbox")?;
+    let behind = inspect.behind(&event).await.during("reading the outbox")?;
+    let waited = inspect.age(&event).await.during("asking for the time")?;
+    let next = advice(&event, layout, head.as_ref());
     if !args.payload
-        && let Some(payload) = event.get_mut(field::PAYLOAD)
+        && let Some(payload) = event.get_mut(layout.payload())
     {
         *payload = hidden(payload);
     }
@@ -57,7 +54,7 @@ fn hidden(payload: &Bson) -> Bson {
     format!("(hidden, about {bytes} bytes; --payload shows it)").into()
 }
 
-fn advice(event: &Document, head: Option<&Entry>) -> String {
+fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
     let id = shell(&event.get(field::ID).map(shown_id).unwrap_or_default());
     if let Some(head) = head {
         return format!("it waits behind {} ({}): `outboxd show {}`", head.id, head.state.as_str(), shell(&head.id));
@@ -65,7 +62,7 @@ fn advice(event: &Document, head: Option<&Entry>) -> String {
     let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
     let remedy = Rejection::new(code, "").remedy();
     match State::of(event) {
-        State::Locked => match malformed(event) {
+        State::Locked => match malformed(event, layout) {
             Some(reason) => format!("it doesn't follow the contract ({reason}); the relay will mark it"),
             None => "nothing: the relay owns it; if it stays, look at `outboxd stats` and the relay's log".to_owned(),
         },
@@ -77,9 +74,9 @@ fn advice(event: &Document, head: Option<&Entry>) -> String {
     }
 }
 
-fn malformed(event: &Document) -> Option<String> {
+fn malformed(event: &Document, layout: &Layout) -> Option<String> {
     let raw = bson::RawDocumentBuf::try_from(event).ok()?;
-    OutboxRecord::parse(&raw).err().map(|malformed| malformed.reason)
+    OutboxRecord::parse(&raw, layout).err().map(|malformed| malformed.reason)
 }
 
 fn newest(event: &Document) -> Option<&Document> {

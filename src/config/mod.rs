@@ -13,6 +13,7 @@ mod setting;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -21,6 +22,7 @@ use self::read::secs;
 pub use self::reader::Shown;
 use self::reader::{ReadUp, Reader};
 use crate::error::{Error, ErrorKind, Result};
+use crate::outbox::layout::Layout;
 
 /// Where settings come from, lowest precedence first: the defaults, `file`, `env`, `set`.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub nats: NatsConfig,
     /// The JetStream stream.
     pub stream: StreamConfig,
+    /// What a document is as an event.
+    pub event: EventConfig,
     /// How much is under way at once.
     pub dispatch: DispatchConfig,
     /// What nothing else finds.
@@ -119,6 +123,13 @@ pub struct StreamConfig {
     pub replicas: usize,
     /// How long messages are kept; zero for ever.
     pub max_age: Duration,
+}
+
+/// `[event]`
+#[derive(Debug, Clone)]
+pub struct EventConfig {
+    /// Where the parts of an event stand, and what is made of them.
+    pub layout: Arc<Layout>,
 }
 
 /// `[dispatch]`
@@ -264,6 +275,7 @@ impl Config {
         let stream = StreamConfig::read(&mut reader);
         let nats = NatsConfig::read(&mut reader, &stream.name);
         let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
+        let event = EventConfig::read(&mut reader, &mongodb);
         let dispatch = DispatchConfig::read(&mut reader);
         let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
         let retry = RetryConfig::read(&mut reader);
@@ -274,7 +286,10 @@ impl Config {
         let log = LogConfig::read(&mut reader);
         let read = reader.finish(sources);
         let shown = read.shown.clone();
-        (Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown }, read)
+        (
+            Self { mongodb, nats, stream, event, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown },
+            read,
+        )
     }
 }
 

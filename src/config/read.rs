@@ -8,10 +8,13 @@ use secrecy::ExposeSecret;
 
 use super::reader::Reader;
 use super::{
-    AdminConfig, AlertsConfig, DispatchConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering,
-    RetryConfig, StreamConfig,
+    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead,
+    Ordering, RetryConfig, StreamConfig,
 };
 use crate::admin;
+use crate::outbox::event::Headers;
+use crate::outbox::layout::Layout;
+use crate::outbox::record::field;
 
 impl MongodbConfig {
     pub(super) fn read(reader: &mut Reader, client_id: &str) -> Self {
@@ -114,6 +117,73 @@ impl StreamConfig {
             reader.mistake("stream.max_age", "is shorter than stream.duplicate_window; the server refuses that");
         }
         stream
+    }
+}
+
+/// What the settings of `[event]` are unless given, by `event.layout`.
+struct Preset {
+    subject: &'static str,
+    key: &'static str,
+    extra_headers: &'static [&'static str],
+    /// `None`: the subject.
+    cloudevents_type: Option<&'static str>,
+}
+
+const OUTBOXD: Preset = Preset { subject: "{subject}", key: field::KEY, extra_headers: &[], cloudevents_type: None };
+/// Of Debezium's outbox event router for MongoDB, with its own defaults.
+const DEBEZIUM: Preset = Preset {
+    subject: "outbox.event.{aggregatetype}",
+    key: "aggregateid",
+    extra_headers: &["id={_id}", "eventType={type}"],
+    cloudevents_type: Some("{type}"),
+};
+
+impl EventConfig {
+    pub(super) fn read(reader: &mut Reader, mongodb: &MongodbConfig) -> Self {
+        let (preset, is_outboxd) =
+            reader.one_of("event.layout", &[("outboxd", (&OUTBOXD, true)), ("debezium", (&DEBEZIUM, false))]);
+        let subject = reader.take("event.subject", preset.subject.to_owned());
+        let prefix = reader.optional::<String>("event.subject_prefix").unwrap_or_default();
+        let key = reader.take("event.key", preset.key.to_owned());
+        let payload = reader.take("event.payload", field::PAYLOAD.to_owned());
+        let headers = reader.take("event.headers", field::HEADERS.to_owned());
+        let extra: Vec<_> = preset.extra_headers.iter().map(|text| (*text).to_owned()).collect();
+        let extra = reader.take("event.extra_headers", extra);
+        let cloudevents = reader.one_of("event.cloudevents", &[("off", false), ("binary", true)]);
+        let source = reader.optional("event.cloudevents_source");
+        let source: String = source.unwrap_or_else(|| format!("/{}/{}", mongodb.database, mongodb.collection));
+        let kind = reader.optional::<String>("event.cloudevents_type");
+
+        let mut layout = Ok(Layout::default());
+        let fields = [&*subject, &*key, &*payload, &*headers];
+        if !is_outboxd || fields != [OUTBOXD.subject, field::KEY, field::PAYLOAD, field::HEADERS] {
+            layout = Layout::of_fields(&key, &payload, &headers).map_err(|error| ("event.key", error));
+        }
+        layout =
+            layout.and_then(|layout| layout.with_subject(&prefix, &subject).map_err(|error| ("event.subject", error)));
+        for header in &extra {
+            layout = layout.and_then(|layout| {
+                let (name, template) = header.split_once('=').unwrap_or((header, ""));
+                let is_name = !template.is_empty() && Headers::default().insert(name, "").is_ok();
+                let wanted = || format!("{header:?} is not a header and its text, such as \"eventType={{type}}\"");
+                match is_name {
+                    true => layout.with_header(name, template),
+                    false => Err(wanted()),
+                }
+                .map_err(|error| ("event.extra_headers", error))
+            });
+        }
+        if cloudevents {
+            let kind = kind.as_deref().or(preset.cloudevents_type);
+            layout = layout.and_then(|layout| {
+                layout.with_cloudevents(&source, kind).map_err(|error| ("event.cloudevents_type", error))
+            });
+        }
+        let layout = layout.unwrap_or_else(|(key, error)| {
+            reader.mistake(key, error);
+            Layout::default()
+        });
+        Self { layout: layout.into() }
     }
 }
 

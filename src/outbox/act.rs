@@ -5,12 +5,13 @@ use std::time::Duration;
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
-use mongodb::{Collection, Database};
+use mongodb::{Client, Collection};
 
 use super::inspect::Inspect;
 use super::record::field;
 use super::selection::Selection;
 use super::store::shown_id;
+use crate::config::Config;
 
 /// Collection of the records of what operators did.
 pub(crate) const AUDIT: &str = "outboxd_audit";
@@ -36,14 +37,15 @@ pub(crate) struct Deed<'a> {
 }
 
 impl Act {
-    pub(crate) fn new(database: Database, collection: &str) -> Self {
-        let (events, audit) = (database.collection(collection), database.collection(AUDIT));
-        Self { inspect: Inspect::new(database, collection), events, audit }
+    pub(crate) fn new(client: &Client, config: &Config) -> Self {
+        let inspect = Inspect::new(client, config);
+        let audit = client.database(&config.mongodb.database).collection(AUDIT);
+        Self { events: inspect.events.clone(), inspect, audit }
     }
 
     /// Ids of the selected events, oldest first.
     pub(crate) async fn ids(&self, selection: &Selection) -> Result<Vec<Bson>> {
-        let filter = selection.filter(self.inspect.now().await?);
+        let filter = selection.filter(self.inspect.layout(), self.inspect.now().await?);
         let found = self.events.find(filter).sort(doc! { field::TS: 1, field::ID: 1 });
         let found = found.projection(doc! { field::ID: 1 }).allow_disk_use(true).await?;
         found.try_filter_map(async |mut event| Ok(event.remove(field::ID))).try_collect().await
@@ -55,7 +57,7 @@ impl Act {
         let now = self.inspect.now().await?;
         let millis = now.timestamp_millis() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let unanswered = Selection { class: Some("unknown".to_owned()), ..selection.clone() };
-        let mut filter = unanswered.filter(now);
+        let mut filter = unanswered.filter(self.inspect.layout(), now);
         filter
             .insert("failures", doc! { "$not": { "$elemMatch": { "at": { "$gt": DateTime::from_millis(millis) } } } });
         self.events.count_documents(filter).await

@@ -3,15 +3,19 @@
 //! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only counted. Documents are
 //! read leniently: whoever looks for what is wrong must be shown what is wrong.
 
-use bson::{Bson, DateTime, Document, Timestamp, doc};
+use std::sync::Arc;
+
+use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
-use mongodb::{Collection, Database};
+use mongodb::{Client, Collection, Database};
 use serde::Serialize;
 
-use super::record::{any_key, field};
+use super::layout::Layout;
+use super::record::{any_key, field, written_at};
 use super::selection::{Selection, ids};
 use super::store::shown_id;
+use crate::config::Config;
 
 /// Where an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -100,31 +104,38 @@ pub(crate) struct Holder {
 pub(crate) struct Inspect {
     database: Database,
     pub(super) events: Collection<Document>,
+    layout: Arc<Layout>,
 }
 
 /// Subjects listed by [`Inspect::stats`].
 const SUBJECTS: i64 = 20;
 
 impl Inspect {
-    pub(crate) fn new(database: Database, collection: &str) -> Self {
-        let events = database.collection(collection);
-        Self { database, events }
+    pub(crate) fn new(client: &Client, config: &Config) -> Self {
+        let database = client.database(&config.mongodb.database);
+        let events = database.collection(&config.mongodb.collection);
+        Self { database, events, layout: config.event.layout.clone() }
+    }
+
+    /// Where the parts of its events stand.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The selected events, oldest first, and how many there are in all.
     pub(crate) async fn list(&self, selection: &Selection, skip: u64, limit: i64) -> Result<(Vec<Entry>, u64)> {
         let now = self.now().await?;
-        let filter = selection.filter(now);
-        let shown = doc! { field::PAYLOAD: 0, field::HEADERS: 0, field::FAILURES: { "$slice": -1 } };
+        let filter = selection.filter(&self.layout, now);
+        let shown = doc! { self.layout.payload(): 0, self.layout.headers(): 0, field::FAILURES: { "$slice": -1 } };
         let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
         let found = found.skip(skip).limit(limit).projection(shown).await?;
-        let entries = found.map_ok(|event| Entry::read(&event, now)).try_collect().await?;
+        let entries = found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
         Ok((entries, self.events.count_documents(filter).await?))
     }
 
     /// The failed and dead events, grouped by how they failed last, the most first.
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
-        let mut filter = selection.filter(self.now().await?);
+        let mut filter = selection.filter(&self.layout, self.now().await?);
         filter.insert("failures.0", doc! { "$exists": true });
         let error = doc! { "$convert": { "input": "$_id.error", "to": "string", "onError": "", "onNull": "" } };
         let numbers = doc! { "$regexFindAll": { "input": error.clone(), "regex": r"\b[0-9]+\b" } };
@@ -188,12 +199,18 @@ impl Inspect {
             ],
             "default": State::Parked.as_str(),
         } };
+        let of_id = doc! { "$cond": [{ "$eq": [{ "$type": "$_id" }, "objectId"] }, { "$toDate": "$_id" }, Bson::Null] };
+        let since = doc! { "$cond": [
+            { "$eq": [{ "$type": "$ts" }, "timestamp"] },
+            { "$tsSecond": "$ts" },
+            { "$floor": { "$divide": [{ "$toLong": of_id }, 1000] } },
+        ] };
         let pipeline = [
-            doc! { "$match": { field::IS_LOCKED: false, field::KEY: any_key() } },
-            doc! { "$project": { field::SUBJECT: 1, field::TS: 1, "state": state } },
+            doc! { "$match": { field::IS_LOCKED: false, self.layout.key(): any_key() } },
+            doc! { "$project": { "subject": self.layout.subject_of_document(), "since": since, "state": state } },
             doc! { "$group": {
                 "_id": "$subject", "failed": is(State::Failed), "parked": is(State::Parked), "dead": is(State::Dead),
-                "oldest": { "$min": "$ts" },
+                "oldest": { "$min": "$since" },
             } },
             doc! { "$sort": { "failed": -1, "dead": -1, "parked": -1, "_id": 1 } },
         ];
@@ -205,14 +222,18 @@ impl Inspect {
             stats.failed += failed;
             stats.parked += parked;
             stats.dead += dead;
-            let oldest_seconds = age(&group, "oldest", now);
+            let oldest = match group.get("oldest") {
+                Some(Bson::Double(seconds)) => Some(*seconds as i64),
+                other => other.and_then(Bson::as_i64),
+            };
+            let oldest_seconds = seconds_since(oldest, now);
             stats.oldest_seconds = stats.oldest_seconds.max(Some(oldest_seconds));
             if stats.stuck_by_subject.len() < SUBJECTS as usize {
                 stats.stuck_by_subject.push(Stuck { subject, failed, parked, dead, oldest_seconds });
             }
         }
         let first = self.events.find_one(doc! {}).projection(doc! { field::TS: 1 }).await?;
-        stats.oldest_seconds = stats.oldest_seconds.max(first.map(|first| age(&first, field::TS, now)));
+        stats.oldest_seconds = stats.oldest_seconds.max(first.map(|first| age(&first, now)));
         stats.backlog = self.events.estimated_document_count().await?;
         stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
         stats.lease = self.holder(now).await?;
@@ -224,18 +245,32 @@ impl Inspect {
         self.events.find_one(doc! { field::ID: { "$in": ids(id) } }).await
     }
 
-    /// The oldest event of this key that is stuck, if it is older than `than`.
-    pub(crate) async fn head(&self, key: &str, than: Timestamp) -> Result<Option<Entry>> {
+    /// The oldest stuck event of the same key, if it is older than this one.
+    pub(crate) async fn head(&self, event: &Document) -> Result<Option<Entry>> {
+        let Some(earlier) = self.of_its_key(event, "$lt") else { return Ok(None) };
         let now = self.now().await?;
-        let earlier = doc! { field::IS_LOCKED: false, field::KEY: key, field::TS: { "$lt": than } };
         let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(head.projection(doc! { field::PAYLOAD: 0 }).await?.map(|head| Entry::read(&head, now)))
+        Ok(head.projection(doc! { self.layout.payload(): 0 }).await?.map(|head| Entry::read(&head, &self.layout, now)))
     }
 
-    /// How many stuck events of this key are younger.
-    pub(crate) async fn behind(&self, key: &str, than: Timestamp) -> Result<u64> {
-        let later = doc! { field::IS_LOCKED: false, field::KEY: key, field::TS: { "$gt": than } };
+    /// How many stuck events of the same key are younger than this one.
+    pub(crate) async fn behind(&self, event: &Document) -> Result<u64> {
+        let Some(later) = self.of_its_key(event, "$gt") else { return Ok(0) };
         self.events.count_documents(later).await
+    }
+
+    fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
+        let key = self.layout.shown_key(|name| event.get(name).cloned())?;
+        let mut filter = doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(&key) };
+        // Without `ts`, the order is that of the ids.
+        let by = if event.get_timestamp(field::TS).is_ok() { field::TS } else { field::ID };
+        filter.insert(by, doc! { than: event.get(by)? });
+        Some(filter)
+    }
+
+    /// Seconds since this event was written.
+    pub(crate) async fn age(&self, event: &Document) -> Result<u64> {
+        Ok(age(event, self.now().await?))
     }
 
     /// The server's clock.
@@ -286,15 +321,16 @@ impl State {
 }
 
 impl Entry {
-    fn read(event: &Document, now: DateTime) -> Self {
+    fn read(event: &Document, layout: &Layout, now: DateTime) -> Self {
+        let get = |name: &str| event.get(name).cloned();
         let failures = event.get_array(field::FAILURES).ok();
         let failure = failures.and_then(|failures| failures.last()?.as_document().cloned()).unwrap_or_default();
         Self {
             id: event.get(field::ID).map(shown_id).unwrap_or_default(),
             state: State::of(event),
-            subject: text(event, field::SUBJECT),
-            key: text(event, field::KEY),
-            age_seconds: age(event, field::TS, now),
+            subject: layout.shown_subject(get).as_deref().map(plain),
+            key: layout.shown_key(get).as_deref().map(plain),
+            age_seconds: age(event, now),
             attempts: u32::try_from(count(event, field::ATTEMPTS)).unwrap_or(u32::MAX),
             next_attempt_at: date(event, field::NEXT_ATTEMPT_AT),
             dead_at: date(event, field::DEAD_AT),
@@ -307,8 +343,11 @@ impl Entry {
 
 /// A text of an event, without what a terminal would obey.
 pub(crate) fn text(document: &Document, name: &str) -> Option<String> {
-    let text = document.get_str(name).ok()?;
-    Some(text.chars().take(2048).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect())
+    document.get_str(name).ok().map(plain)
+}
+
+fn plain(text: &str) -> String {
+    text.chars().take(2048).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn count(document: &Document, name: &str) -> u64 {
@@ -323,8 +362,13 @@ fn date(document: &Document, name: &str) -> Option<String> {
     document.get_datetime(name).ok()?.try_to_rfc3339_string().ok()
 }
 
-/// Seconds since this timestamp.
-fn age(document: &Document, name: &str, now: DateTime) -> u64 {
-    let since = document.get_timestamp(name).map_or(i64::MAX, |at| i64::from(at.time));
-    u64::try_from((now.timestamp_millis() / 1000).saturating_sub(since)).unwrap_or(0)
+/// Seconds since an event was written.
+fn age(event: &Document, now: DateTime) -> u64 {
+    seconds_since(written_at(|name| event.get(name).cloned()).map(i64::from), now)
+}
+
+/// 0 when it isn't known.
+fn seconds_since(then: Option<i64>, now: DateTime) -> u64 {
+    let now = now.timestamp_millis() / 1000;
+    u64::try_from(now.saturating_sub(then.unwrap_or(now))).unwrap_or(0)
 }

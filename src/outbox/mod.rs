@@ -9,6 +9,7 @@ mod enqueue;
 pub mod event;
 #[cfg(feature = "relay")]
 pub(crate) mod inspect;
+pub mod layout;
 #[cfg(feature = "relay")]
 pub(crate) mod mark;
 pub mod payload;

@@ -1,4 +1,4 @@
-//! The event document as the relay reads it: the one place that knows its field names.
+//! The event document as the relay reads it, in the fields that a [`Layout`] names.
 //!
 //! Every document is hostile input: any client can write one. Reading never panics; what doesn't follow the contract
 //! becomes [`Malformed`] with a reason an operator understands. Two things it can't do for such a document: mark one whose
@@ -7,6 +7,7 @@
 use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
 
 use super::event::{EventError, EventId, Headers, Key, Subject};
+use super::layout::{Layout, Values};
 use super::payload::{self, type_name};
 
 /// Largest `_id` of whatever type that is used to mark a document: a thousand marks fit in one command.
@@ -93,18 +94,26 @@ impl OutboxRecord {
     ///
     /// # Errors
     /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
-    pub fn parse(document: &RawDocument) -> Result<Self, Box<Malformed>> {
-        read(document).map_err(|reason| {
+    pub fn parse(document: &RawDocument, layout: &Layout) -> Result<Self, Box<Malformed>> {
+        read(document, layout).map_err(|reason| {
+            let key = document.get(layout.key()).ok().flatten().and_then(|key| layout.text(key).ok());
             Box::new(Malformed {
                 id: document.get(field::ID).ok().flatten().and_then(small_id),
-                key: match document.get(field::KEY) {
-                    Ok(Some(RawBsonRef::String(key))) => Key::new(key).ok(),
-                    _ => None,
-                },
+                key: key.and_then(|key| Key::new(key).ok()),
                 marked: matches!(document.get(field::DEAD_AT), Ok(Some(RawBsonRef::DateTime(_)))),
                 reason,
             })
         })
+    }
+}
+
+/// When a document whose fields `get` gives was written, in seconds since 1970, as far as it tells.
+#[cfg(feature = "relay")]
+pub(crate) fn written_at(get: impl Fn(&str) -> Option<Bson>) -> Option<u32> {
+    match (get(field::TS), get(field::ID)) {
+        (Some(Bson::Timestamp(ts)), _) => Some(ts.time),
+        (_, Some(Bson::ObjectId(id))) => u32::try_from(id.timestamp().timestamp_millis() / 1000).ok(),
+        _ => None,
     }
 }
 
@@ -115,80 +124,88 @@ fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
 }
 
 /// Walks the elements once; `get` for each field would walk them once per field.
-fn read(document: &RawDocument) -> Result<OutboxRecord, String> {
-    let (mut id, mut ts, mut subject, mut key, mut payload) = (None, None, None, None, None);
-    let (mut headers, mut is_locked, mut attempts) = (None, None, 0);
-    let (mut due_at_ms, mut dead, mut discarding) = (0, false, false);
+fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String> {
+    let (mut id, mut ts, mut key, mut payload, mut headers, mut is_locked) = (None, None, None, None, None, None);
+    let (mut attempts, mut due_at_ms, mut dead, mut discarding) = (0, 0, false, false);
+    let mut values = Values::default();
     for element in document.iter() {
         let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
-        let twice = match name.as_str() {
-            field::ID => id.is_some(),
-            field::TS => ts.is_some(),
-            field::SUBJECT => subject.is_some(),
-            field::KEY => key.is_some(),
-            field::PAYLOAD => payload.is_some(),
-            field::HEADERS => headers.is_some(),
-            field::IS_LOCKED => is_locked.is_some(),
-            _ => false,
-        };
-        if twice {
-            return Err(format!("`{name}` stands twice in the document"));
-        }
-        match name.as_str() {
-            field::ID => id = Some(read_id(value)?),
+        let name = name.as_str();
+        match name {
+            field::ID => once(name, &mut id, read_id(value)?)?,
             field::TS => match value {
-                RawBsonRef::Timestamp(at) => ts = Some(at),
-                other => return Err(wrong_type(field::TS, "a timestamp", other)),
+                RawBsonRef::Timestamp(at) => once(name, &mut ts, at)?,
+                // Somebody else's.
+                _ if !layout.is_own() => {}
+                other => return Err(wrong_type(name, "a timestamp", other)),
             },
-            field::SUBJECT => match value {
-                RawBsonRef::String(text) => subject = Some(Subject::new(text).map_err(|error| error.to_string())?),
-                other => return Err(wrong_type(field::SUBJECT, "a string", other)),
-            },
-            field::KEY => match value {
-                RawBsonRef::String(text) => key = Some(Key::new(text).map_err(|error| error.to_string())?),
-                other => return Err(wrong_type(field::KEY, "a string, or left out", other)),
-            },
-            field::PAYLOAD => {
-                payload = Some(payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?)
-            }
-            field::HEADERS => headers = Some(read_headers(value)?),
             field::IS_LOCKED => match value {
-                RawBsonRef::Boolean(locked) => is_locked = Some(locked),
-                other => return Err(wrong_type(field::IS_LOCKED, "a bool", other)),
+                RawBsonRef::Boolean(locked) => once(name, &mut is_locked, locked)?,
+                other => return Err(wrong_type(name, "a bool", other)),
             },
             field::ATTEMPTS => attempts = read_attempts(value),
             field::NEXT_ATTEMPT_AT => match value {
                 RawBsonRef::DateTime(at) => due_at_ms = at.timestamp_millis(),
                 RawBsonRef::Null => {}
-                other => return Err(wrong_type(field::NEXT_ATTEMPT_AT, "a date, or left out", other)),
+                other => return Err(wrong_type(name, "a date, or left out", other)),
             },
             field::DISCARD_REQUESTED_AT => discarding = matches!(value, RawBsonRef::DateTime(_)),
             field::DEAD_AT => match value {
                 RawBsonRef::DateTime(_) => dead = true,
                 RawBsonRef::Null => {}
-                other => return Err(wrong_type(field::DEAD_AT, "a date, or left out", other)),
+                other => return Err(wrong_type(name, "a date, or left out", other)),
             },
             _ => {}
+        }
+        if let Some(place) = layout.place(name) {
+            let text = layout.text(value).map_err(|wanted| wrong_type(name, wanted, value))?;
+            once(name, &mut values[place], text)?;
+        }
+        if name == layout.key() {
+            let text =
+                layout.text(value).map_err(|wanted| wrong_type(name, &format!("{wanted}, or left out"), value))?;
+            once(name, &mut key, Key::new(text).map_err(|error| error.to_string())?)?;
+        }
+        if name == layout.payload() {
+            let bytes = payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?;
+            let is_json = matches!(value, RawBsonRef::Document(_) | RawBsonRef::Array(_));
+            once(name, &mut payload, (bytes, is_json))?;
+        }
+        if name == layout.headers() {
+            once(name, &mut headers, read_headers(name, value)?)?;
         }
     }
     let missing = |name| format!("`{name}` is missing");
     let id = id.ok_or_else(|| missing(field::ID))?;
+    // A writer who doesn't know the relay leaves it out.
+    let is_locked = is_locked.or((!layout.is_own()).then_some(true));
     let custody = match is_locked.ok_or_else(|| missing(field::IS_LOCKED))? {
         _ if dead => Custody::Dead,
         false if discarding => Custody::Discarding,
         true => Custody::Live,
         false => Custody::Unlocked { due_at_ms },
     };
-    Ok(OutboxRecord {
+    let subject = Subject::new(layout.subject(&values).map_err(missing)?).map_err(|error| error.to_string())?;
+    let (payload, is_json) = payload.ok_or_else(|| missing(layout.payload()))?;
+    let mut record = OutboxRecord {
         ts: ts.unwrap_or_else(|| ts_of_id(&id)),
         id,
-        subject: subject.ok_or_else(|| missing(field::SUBJECT))?,
+        subject,
         key,
-        payload: payload.ok_or_else(|| missing(field::PAYLOAD))?,
+        payload,
         headers: headers.unwrap_or_default(),
         attempts,
         custody,
-    })
+    };
+    layout.complete(&mut record, &values, is_json).map_err(|error| error.to_string())?;
+    Ok(record)
+}
+
+fn once<T>(name: &str, slot: &mut Option<T>, value: T) -> Result<(), String> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(format!("`{name}` stands twice in the document")),
+    }
 }
 
 fn read_id(value: RawBsonRef<'_>) -> Result<EventId, String> {
@@ -203,9 +220,9 @@ fn read_id(value: RawBsonRef<'_>) -> Result<EventId, String> {
     }
 }
 
-fn read_headers(value: RawBsonRef<'_>) -> Result<Headers, String> {
+fn read_headers(name: &str, value: RawBsonRef<'_>) -> Result<Headers, String> {
     let RawBsonRef::Document(document) = value else {
-        return Err(wrong_type(field::HEADERS, "a document of strings", value));
+        return Err(wrong_type(name, "a document of strings", value));
     };
     let mut headers = Headers::default();
     for element in document.iter() {
@@ -255,7 +272,7 @@ mod tests {
     }
 
     fn parse(document: &Document) -> Result<OutboxRecord, Box<Malformed>> {
-        OutboxRecord::parse(&RawDocumentBuf::try_from(document).expect("a document is BSON"))
+        OutboxRecord::parse(&RawDocumentBuf::try_from(document).expect("a document is BSON"), &Layout::default())
     }
 
     #[test]
@@ -312,7 +329,7 @@ mod tests {
     fn a_field_that_stands_twice_is_refused() {
         let mut document = RawDocumentBuf::try_from(&event()).expect("a document is BSON");
         document.append(bson::cstr!("subject"), "other");
-        let reason = OutboxRecord::parse(&document).unwrap_err().reason;
+        let reason = OutboxRecord::parse(&document, &Layout::default()).unwrap_err().reason;
         assert_eq!(reason, "`subject` stands twice in the document");
     }
 
@@ -341,18 +358,18 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, cut in 0_usize..120, at in 0_usize..120, with: u8) {
             if let Ok(raw) = RawDocument::from_bytes(&bytes) {
-                let _ = OutboxRecord::parse(raw);
+                let _ = OutboxRecord::parse(raw, &Layout::default());
             }
             // Near-valid documents reach deeper than noise does.
             let mut near = RawDocumentBuf::try_from(&event()).expect("a document is BSON").into_bytes();
             let at = at % near.len();
             near[at] = with;
             if let Ok(raw) = RawDocument::from_bytes(&near) {
-                let _ = OutboxRecord::parse(raw);
+                let _ = OutboxRecord::parse(raw, &Layout::default());
             }
             near.truncate(near.len().saturating_sub(cut));
             if let Ok(raw) = RawDocument::from_bytes(&near) {
-                let _ = OutboxRecord::parse(raw);
+                let _ = OutboxRecord::parse(raw, &Layout::default());
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bson::{Bson, DateTime, Document, Timestamp, doc, oid::ObjectId};
 
 use super::inspect::State;
+use super::layout::Layout;
 use super::record::{any_key, field};
 
 /// Which events: all that is given must hold. Nothing given means every stuck one.
@@ -24,8 +25,9 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// As a filter. Text from outside is only ever compared, never a query itself.
-    pub(crate) fn filter(&self, now: DateTime) -> Document {
-        let mut filter = doc! { field::IS_LOCKED: self.state == Some(State::Locked) };
+    pub(crate) fn filter(&self, layout: &Layout, now: DateTime) -> Document {
+        let is_locked = if self.state == Some(State::Locked) { layout.locked() } else { false.into() };
+        let mut filter = doc! { field::IS_LOCKED: is_locked };
         match self.state {
             Some(State::Dead) => drop(filter.insert(field::DEAD_AT, doc! { "$ne": Bson::Null })),
             Some(State::Failed) => {
@@ -38,33 +40,33 @@ impl Selection {
             }
             Some(State::Locked) | None => {}
         }
+        let mut all = Vec::new();
         if !self.ids.is_empty() {
             filter.insert(field::ID, doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() });
         }
         if let Some(subject) = &self.subject {
             let pattern: Vec<_> = subject.split('*').map(escape).collect();
-            filter.insert(field::SUBJECT, doc! { "$regex": format!("^{}$", pattern.join(".*")) });
+            all.push(layout.subject_matches(format!("^{}$", pattern.join(".*"))));
         }
         match &self.key {
-            Some(key) => drop(filter.insert(field::KEY, key)),
-            None if self.state != Some(State::Locked) => drop(filter.insert(field::KEY, any_key())),
+            Some(key) => drop(filter.insert(layout.key(), layout.of_key(key))),
+            None if self.state != Some(State::Locked) => drop(filter.insert(layout.key(), any_key())),
             None => {}
         }
         if let Some(age) = self.older_than {
             let before = now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
-            filter.insert(field::TS, doc! { "$lt": before });
+            layout.before(&mut filter, before);
         }
-        let mut newest = Vec::new();
         for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
             if let Some(wanted) = wanted {
                 let last = doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
                 let found = doc! { "$getField": { "field": name, "input": last } };
-                newest.push(doc! { "$eq": [found, { "$literal": wanted }] });
+                all.push(doc! { "$expr": { "$eq": [found, { "$literal": wanted }] } });
             }
         }
-        if !newest.is_empty() {
-            filter.insert("$expr", doc! { "$and": newest });
+        if !all.is_empty() {
+            filter.insert("$and", all);
         }
         filter
     }

@@ -3,6 +3,7 @@
 //! Writes are `w: majority` and may be repeated without harm: what was done stays done. Reads that decide about order are
 //! taken from one snapshot, so an event is never seen unlocked while the failure it waits behind is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
@@ -13,10 +14,11 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 
 use super::event::{EventId, Key};
+use super::layout::Layout;
 use super::mark::{Mark, Refused, mark_update};
-use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, any_key, field};
+use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, any_key, field, written_at};
 use super::snapshot::{Snapshot, SweepCursor, Written};
-use crate::config::{DispatchConfig, OnDead, Ordering};
+use crate::config::{Config, OnDead, Ordering};
 use crate::relay::publish::Acked;
 use crate::relay::world::{EventStore, EventTail};
 
@@ -35,6 +37,7 @@ const TAIL_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Store {
     client: Client,
     collection: Collection<RawDocumentBuf>,
+    layout: Arc<Layout>,
     ordering: Ordering,
     on_dead: OnDead,
     /// The newest of this relay's marks and parks.
@@ -86,10 +89,11 @@ pub(crate) struct Oldest {
 }
 
 impl Store {
-    pub(crate) fn new(client: Client, database: &str, collection: &str, dispatch: &DispatchConfig) -> Self {
-        let collection = client.database(database).collection(collection);
+    pub(crate) fn new(client: Client, config: &Config) -> Self {
+        let Config { mongodb, event, dispatch, .. } = config;
+        let collection = client.database(&mongodb.database).collection(&mongodb.collection);
         let (ordering, on_dead) = (dispatch.ordering, dispatch.on_dead);
-        Self { client, collection, ordering, on_dead, written: Written::default() }
+        Self { client, collection, layout: event.layout.clone(), ordering, on_dead, written: Written::default() }
     }
 
     /// The same outbox, over connections of its own.
@@ -127,24 +131,26 @@ impl Store {
     /// the order of the collection is near the beginning; only when there is one are all looked at.
     pub(crate) async fn oldest(&self, age: Duration) -> Result<Option<Oldest>> {
         let before = self.ago(age).await?;
-        let old = doc! { field::TS: { "$lt": before }, field::DEAD_AT: Bson::Null };
+        let mut old = doc! { field::DEAD_AT: Bson::Null };
+        self.layout.before(&mut old, before);
         let collection = &self.collection;
         if collection.find_one(old.clone()).projection(doc! { field::TS: 1 }).await?.is_none() {
             return Ok(None);
         }
-        let shown = doc! { field::TS: 1, field::SUBJECT: 1, field::KEY: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
+        let mut shown = doc! { field::TS: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
+        self.layout.project(&mut shown);
         let oldest = self.collection.find_one(old.clone()).sort(doc! { field::TS: 1 }).projection(shown).await?;
         // Whatever of it can't be read isn't shown.
         let Some(oldest) = oldest else { return Ok(None) };
         let get = |name: &str| oldest.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok());
-        let text = |name: &str| Some(get(name)?.as_str()?.chars().take(MAX_SHOWN).collect::<String>());
+        let cut = |text: String| text.chars().take(MAX_SHOWN).collect();
         let last_failure =
             get(field::FAILURES).and_then(|failures| failures.as_array()?.first()?.as_document().cloned());
-        let waited = before.time.saturating_sub(oldest.get_timestamp(field::TS).map_or(before.time, |ts| ts.time));
+        let waited = before.time.saturating_sub(written_at(get).unwrap_or(before.time));
         Ok(Some(Oldest {
             id: get(field::ID).map_or_else(|| "(unreadable)".to_owned(), |id| shown_id(&id)),
-            subject: text(field::SUBJECT),
-            key: text(field::KEY),
+            subject: self.layout.shown_subject(get).map(cut),
+            key: self.layout.shown_key(get).map(cut),
             attempts: get(field::ATTEMPTS).and_then(|count| u32::try_from(count.as_i64()?).ok()).unwrap_or(0),
             last_failure: last_failure.and_then(|failure| Some(failure.get_str("error").ok()?.to_owned())),
             age_seconds: age.as_secs() + u64::from(waited),
@@ -152,14 +158,18 @@ impl Store {
         }))
     }
 
-    /// How many events there are, from the collection's metadata, and the age in seconds of the first in its own order that
-    /// isn't dead.
-    pub(crate) async fn backlog(&self) -> Result<(u64, u64)> {
+    /// How many events there are, from the collection's metadata; how many are dead, counted up to [`MAX_COUNTED`]; and the age
+    /// in seconds of the first in the collection's own order that isn't.
+    pub(crate) async fn backlog(&self) -> Result<(u64, u64, u64)> {
         let now = self.ago(Duration::ZERO).await?;
         let collection = &self.collection;
         let first = collection.find_one(doc! { field::DEAD_AT: Bson::Null }).projection(doc! { field::TS: 1 }).await?;
-        let since = first.and_then(|first| first.get_timestamp(field::TS).ok()).map_or(now.time, |ts| ts.time);
-        Ok((collection.estimated_document_count().await?, now.time.saturating_sub(since).into()))
+        let get = |name: &str| Bson::try_from(first.as_ref()?.get(name).ok()??).ok();
+        let since = written_at(get).unwrap_or(now.time);
+        let mut dead = doc! { field::IS_LOCKED: false, field::DEAD_AT: { "$type": "date" } };
+        dead.insert(self.layout.key(), any_key());
+        let dead = collection.count_documents(dead).limit(MAX_COUNTED).await?;
+        Ok((collection.estimated_document_count().await?, dead, now.time.saturating_sub(since).into()))
     }
 
     /// The cluster time that was current this long ago, by the server's clock.
@@ -199,7 +209,7 @@ impl EventStore for Store {
     type Tail = RawBatchCursor;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
-        let mut parsed = OutboxRecord::parse(document);
+        let mut parsed = OutboxRecord::parse(document, &self.layout);
         if self.ordering == Ordering::None {
             match &mut parsed {
                 Ok(record) => record.key = None,
@@ -260,7 +270,7 @@ impl EventStore for Store {
     async fn park(&self, ids: &[EventId]) -> Result<Option<Refused>> {
         let park = |id: &EventId| {
             doc! {
-                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: true },
+                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: self.layout.locked() },
                 "u": { "$set": { field::IS_LOCKED: false } },
             }
         };
@@ -276,21 +286,22 @@ impl EventStore for Store {
 
     async fn due(&self, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
+        let key_field = self.layout.key();
         let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
         if self.ordering == Ordering::None {
-            without_key.insert(field::KEY, any_key());
+            without_key.insert(key_field, any_key());
             return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut snapshot).await;
         }
         let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
-        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: { "$exists": true } };
+        let mut unlocked = doc! { field::IS_LOCKED: false, key_field: { "$exists": true } };
         if self.on_dead == OnDead::Skip {
             unlocked.insert(field::DEAD_AT, Bson::Null);
         }
         let heads = [
             doc! { "$match": unlocked },
-            doc! { "$sort": { field::KEY: 1, field::TS: 1, field::ID: 1 } },
+            doc! { "$sort": { key_field: 1, field::TS: 1, field::ID: 1 } },
             doc! { "$group": {
-                "_id": "$key",
+                "_id": format!("${key_field}"),
                 "id": { "$first": "$_id" },
                 "next": { "$first": "$nextAttemptAt" },
                 "dead": { "$first": "$deadAt" },
@@ -310,7 +321,7 @@ impl EventStore for Store {
         }
         let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
         let mut page = self.read(keyed, half, &mut snapshot).await?;
-        without_key.insert(field::KEY, doc! { "$exists": false });
+        without_key.insert(key_field, doc! { "$exists": false });
         let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
         let unkeyed = self.read(unkeyed, half, &mut snapshot).await?;
         page.more |= unkeyed.more;
@@ -321,23 +332,22 @@ impl EventStore for Store {
     async fn discards(&self, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
         let mut wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
-        wanted.insert(field::KEY, any_key());
+        wanted.insert(self.layout.key(), any_key());
         self.read(self.collection.find(wanted), room, &mut snapshot).await
     }
 
     async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
         let before = self.ago(age).await?;
-        let find = self
-            .collection
-            .find(doc! { field::IS_LOCKED: true, field::DEAD_AT: Bson::Null, field::TS: { "$lt": before } })
-            .sort(doc! { field::TS: 1, field::ID: 1 });
+        let mut stray = doc! { field::IS_LOCKED: self.layout.locked(), field::DEAD_AT: Bson::Null };
+        self.layout.before(&mut stray, before);
+        let find = self.collection.find(stray).sort(doc! { field::TS: 1, field::ID: 1 });
         self.read(find, room, &mut snapshot).await
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
-        let mut unlocked = doc! { field::IS_LOCKED: false, field::KEY: key.as_str() };
+        let mut unlocked = doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(key.as_str()) };
         if self.on_dead == OnDead::Skip {
             unlocked.insert(field::DEAD_AT, Bson::Null);
         }

@@ -12,6 +12,7 @@ use super::mongodb::{ask, unknown};
 use crate::config::Config;
 use crate::migrations::{self, MIGRATIONS, Migrations, Status};
 use crate::outbox::event::Subject;
+use crate::outbox::layout::Layout;
 use crate::outbox::record::OutboxRecord;
 use crate::outbox::store::shown_id;
 
@@ -37,12 +38,12 @@ struct Made {
 }
 
 pub(super) async fn look(config: &Config, database: &Database, timeout: Duration) -> (Vec<Finding>, Option<Sample>) {
-    let collection = &config.mongodb.collection;
+    let (collection, layout) = (&config.mongodb.collection, &*config.event.layout);
     let at = format!("outbox {}.{collection}", database.name());
     let (applied, made, sample) = tokio::join!(
-        applied(database, collection, &at, timeout),
-        as_made(database, collection, &at, timeout),
-        ask(timeout, sample(database, collection))
+        applied(config, database, &at, timeout),
+        as_made(config, database, &at, timeout),
+        ask(timeout, sample(database, collection, layout))
     );
     let (applied, missing) = applied;
     // What was never made needs no second remedy.
@@ -60,10 +61,11 @@ pub(super) async fn look(config: &Config, database: &Database, timeout: Duration
 }
 
 /// Whether the migrations are applied, and whether some are not.
-async fn applied(database: &Database, collection: &str, at: &str, timeout: Duration) -> (Finding, bool) {
+async fn applied(config: &Config, database: &Database, at: &str, timeout: Duration) -> (Finding, bool) {
     const CHECK: &str = "outbox.migrations";
     const MIGRATE: &str = "$ outboxd migrate";
-    let statuses = match super::within(timeout, Migrations::new(database.clone(), collection).status()).await {
+    let migrations = Migrations::new(database.clone(), &config.mongodb.collection, config.event.layout.clone());
+    let statuses = match super::within(timeout, migrations.status()).await {
         Ok(Ok(statuses)) => statuses,
         Ok(Err(error)) => return (Finding::fail(CHECK, at, error.to_string(), "$ outboxd migrate --status"), false),
         Err(silent) => return (Finding::fail(CHECK, at, silent, "$ outboxd check --timeout 30s"), false),
@@ -77,9 +79,10 @@ async fn applied(database: &Database, collection: &str, at: &str, timeout: Durat
 }
 
 /// Collections, validators and indexes against what the migrations make.
-async fn as_made(database: &Database, outbox: &str, at: &str, timeout: Duration) -> Vec<Finding> {
+async fn as_made(config: &Config, database: &Database, at: &str, timeout: Duration) -> Vec<Finding> {
     const CHECK: &str = "outbox.validators";
-    let expected = match made(outbox) {
+    let outbox = &config.mongodb.collection;
+    let expected = match made(outbox, &config.event.layout) {
         Ok(expected) => expected,
         Err(error) => return vec![Finding::fail(CHECK, at, error.to_string(), "install: outboxd again")],
     };
@@ -167,11 +170,11 @@ async fn indexes(database: &Database, name: &str, wanted: &[Document], at: &str,
 }
 
 /// Follows the migrations' commands to their end.
-fn made(outbox: &str) -> crate::error::Result<Vec<(String, Made)>> {
+fn made(outbox: &str, layout: &Layout) -> crate::error::Result<Vec<(String, Made)>> {
     let mut order = Vec::new();
     let mut all: HashMap<String, Made> = HashMap::new();
     for migration in MIGRATIONS {
-        for command in migration.commands(outbox)? {
+        for command in migration.commands(outbox, layout)? {
             let Some((verb, Bson::String(name))) = command.iter().next() else { continue };
             if !order.contains(name) {
                 order.push(name.clone());
@@ -202,10 +205,11 @@ fn plain(value: &Bson) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-async fn sample(database: &Database, collection: &str) -> mongodb::error::Result<Sample> {
+async fn sample(database: &Database, collection: &str, layout: &Layout) -> mongodb::error::Result<Sample> {
     let events = database.collection::<Document>(collection);
     // Anybody's text: only what can be a subject is taken, and no more of it.
-    let subject = doc! { "$cond": [{ "$eq": [{ "$type": "$subject" }, "string"] }, "$subject", Bson::Null] };
+    let subject = layout.subject_of_document();
+    let subject = doc! { "$cond": [{ "$eq": [{ "$type": &subject }, "string"] }, subject, Bson::Null] };
     let each = [
         doc! { "$limit": SAMPLE },
         doc! { "$group": { "_id": subject, "events": { "$sum": 1 } } },
@@ -226,7 +230,7 @@ async fn sample(database: &Database, collection: &str) -> mongodb::error::Result
     ];
     let mut biggest = events.aggregate(biggest).with_type::<RawDocumentBuf>().await?;
     let biggest = match biggest.advance().await? {
-        true => OutboxRecord::parse(biggest.current()).ok(),
+        true => OutboxRecord::parse(biggest.current(), layout).ok(),
         false => None,
     };
     let biggest =
@@ -244,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_last_word_of_the_migrations_counts() {
-        let made = made("events").unwrap();
+        let made = made("events", &Layout::default()).unwrap();
         let (name, events) = &made[0];
         assert_eq!(name, "events");
         assert!(events.options.to_string().contains("deadAt"), "{}", events.options);

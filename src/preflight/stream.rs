@@ -1,5 +1,7 @@
 //! Whether a stream can serve an outbox: the one judgement that `run`, `migrate` and `check` share.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::{Config as Found, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::{Finding, go_duration, shell};
@@ -60,13 +62,21 @@ fn subjects(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> 
 }
 
 /// An event may be sent again for as long as its fate is unknown: the grace, and what a relay that takes over waits for.
+fn span(config: &Config) -> Duration {
+    config.retry.outage_grace + config.lease.ttl + config.nats.ack_timeout
+}
+
+/// How long a stream has to remember message ids.
+pub(crate) fn needed_window(config: &Config) -> Duration {
+    span(config).max(config.retry.max_delay)
+}
+
 fn duplicate_window(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> String) -> Finding {
     const CHECK: &str = "stream.dedupe";
     let window = found.duplicate_window;
     let shown = go_duration(window);
-    let ack = config.nats.ack_timeout;
-    let span = config.retry.outage_grace + config.lease.ttl + ack;
-    let wanted = config.stream.duplicate_window.max(span).max(config.retry.max_delay);
+    let (ack, span) = (config.nats.ack_timeout, span(config));
+    let wanted = config.stream.duplicate_window.max(needed_window(config));
     let mut flags = format!("--dupe-window {}", go_duration(wanted));
     if !found.max_age.is_zero() && found.max_age < wanted {
         flags.push_str(&format!(" --max-age {}", go_duration(wanted)));

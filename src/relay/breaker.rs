@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::telemetry::metrics;
+
 /// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is sent: what waits in
 /// MongoDB costs neither memory nor attempts.
 #[derive(Debug)]
@@ -25,7 +27,9 @@ impl Breaker {
 
     /// A try ended without a definite answer.
     pub(super) fn trouble(&self) {
-        self.troubled.store(true, Ordering::Relaxed);
+        if !self.troubled.swap(true, Ordering::Relaxed) {
+            metrics::breaker(true);
+        }
     }
 
     /// Whether the broker answered last.
@@ -45,8 +49,15 @@ impl Breaker {
     pub(super) fn answered(&self) {
         // Read first: this is on every event's path, and a write would take the cache line from the other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
+            metrics::breaker(false);
             self.recovered.notify_one();
         }
+    }
+}
+
+impl Drop for Breaker {
+    fn drop(&mut self) {
+        metrics::breaker(false);
     }
 }
 
@@ -55,7 +66,7 @@ pub(super) struct TryingAgain<'a>(&'a Breaker);
 
 impl<'a> TryingAgain<'a> {
     pub(super) fn new(breaker: &'a Breaker) -> Self {
-        breaker.troubled.store(true, Ordering::Relaxed);
+        breaker.trouble();
         breaker.trying_again.fetch_add(1, Ordering::Relaxed);
         breaker.probe.notify_one();
         Self(breaker)

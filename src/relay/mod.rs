@@ -107,11 +107,11 @@ impl Relay {
         let (alerts, alert_log) = Alerts::open(&config.alerts, &outbox, &config.nats.client_id)?;
         let [follow, queries, lease] = ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
-        let migrations = Migrations::new(queries.database(database), collection);
+        let migrations = Migrations::new(queries.database(database), collection, config.event.layout.clone());
         let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
-        let store = Store::new(queries, database, collection, &config.dispatch);
+        let store = Store::new(queries, &config);
         // A restarted process with the same name is another holder: the old one may still be running.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
         health.mongodb(true);

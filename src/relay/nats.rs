@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::acks::Acks;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics;
 
 /// Publishes that may queue in the client. A queued publish can leave long after its caller gave up on it, so the queue
 /// is short.
@@ -114,6 +115,13 @@ struct Signals {
     denied: Arc<Denied>,
 }
 
+impl Signals {
+    fn stands(&self, stands: bool) {
+        self.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
+        metrics::nats_connected(stands);
+    }
+}
+
 /// A new client; the token is cancelled when it has ended for good.
 async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
@@ -131,8 +139,8 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
         .event_callback(move |event| {
             let _ = &guard;
             match &event {
-                Event::Connected => drop(signals.stands.send_replace(true)),
-                Event::Disconnected | Event::Closed => drop(signals.stands.send_replace(false)),
+                Event::Connected => signals.stands(true),
+                Event::Disconnected | Event::Closed => signals.stands(false),
                 Event::ServerError(ServerError::Other(error)) => signals.denied.learn(error),
                 _ => {}
             }
@@ -163,12 +171,12 @@ async fn keep(nats: NatsConfig, current: watch::Sender<Current>, mut gone: Cance
             () = current.closed() => return,
             () = tokio::time::sleep(LOOK) => {
                 let stands = current.borrow().context.client().connection_state() == State::Connected;
-                signals.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
+                signals.stands(stands);
                 continue;
             }
             () = gone.cancelled() => {
                 warn!("the nats client has given up; starting another, with nothing queued");
-                signals.stands.send_replace(false);
+                signals.stands(false);
             }
         }
         for attempt in 1.. {
@@ -180,7 +188,7 @@ async fn keep(nats: NatsConfig, current: watch::Sender<Current>, mut gone: Cance
                 Ok((another, its_end)) => {
                     current.send_replace(another);
                     gone = its_end;
-                    signals.stands.send_replace(true);
+                    signals.stands(true);
                     break;
                 }
                 Err(error) => debug!(%error, attempt, "still no connection"),

@@ -17,8 +17,9 @@ use super::Nats;
 use super::world::EventBus;
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
-use crate::preflight::stream::{REFUSED, any_covers, judge};
+use crate::preflight::stream::{REFUSED, any_covers, judge, needed_window};
 use crate::preflight::{Finding, Level};
+use crate::telemetry::metrics;
 
 /// How old the known subjects of the stream may be when a publish finds no responder.
 const COVERAGE_AGE: Duration = Duration::from_secs(1);
@@ -80,7 +81,10 @@ pub async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
 pub async fn verify(nats: &Nats, config: &OutboxdConfig) -> Result<Vec<String>> {
     let stream = &config.stream;
     match info(&nats.context(), &stream.name).await? {
-        Some(info) => verify_config(&info.config, config),
+        Some(info) => {
+            metrics::dedupe_window(info.config.duplicate_window, needed_window(config));
+            verify_config(&info.config, config)
+        }
         None => {
             let message =
                 format!("the stream {} doesn't exist; run `outboxd migrate` with this configuration", stream.name);

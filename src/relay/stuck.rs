@@ -47,12 +47,12 @@ impl Stuck {
 
     async fn look(&mut self) -> mongodb::error::Result<()> {
         if self.lease.is_anothers().await? {
-            metrics::outbox(0, 0);
+            metrics::outbox(0, 0, 0);
             return Ok(());
         }
-        let (events, first_seconds) = self.store.backlog().await?;
+        let (events, dead, first_seconds) = self.store.backlog().await?;
         let oldest = self.store.oldest(self.after).await?;
-        metrics::outbox(events, oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds));
+        metrics::outbox(events, dead, oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds));
         match oldest {
             Some(oldest) if !self.was_stuck => self.stuck(oldest),
             None if self.was_stuck => {

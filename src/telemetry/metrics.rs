@@ -97,9 +97,26 @@ pub(crate) fn leader(term: Option<i64>) {
     }
 }
 
+/// Whether NATS answers, as the events on their way see it.
+pub(crate) fn breaker(open: bool) {
+    gauge!("outboxd_breaker_open").set(u32::from(open));
+}
+
+/// Whether the connection to NATS stands.
+pub(crate) fn nats_connected(stands: bool) {
+    gauge!("outboxd_nats_connected").set(u32::from(stands));
+}
+
+/// How long the stream remembers message ids, and how long it should.
+pub(crate) fn dedupe_window(found: Duration, needed: Duration) {
+    gauge!("outboxd_stream_duplicate_window_seconds").set(found.as_secs_f64());
+    gauge!("outboxd_needed_duplicate_window_seconds").set(needed.as_secs_f64());
+}
+
 /// What was last seen of the outbox as a whole.
-pub(crate) fn outbox(events: u64, oldest_seconds: u64) {
+pub(crate) fn outbox(events: u64, dead: u64, oldest_seconds: u64) {
     gauge!("outboxd_backlog_events").set(events as f64);
+    gauge!("outboxd_dead_events").set(dead as f64);
     gauge!("outboxd_oldest_event_age_seconds").set(oldest_seconds as f64);
 }
 
@@ -112,6 +129,10 @@ pub fn install() -> Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new().set_buckets(SECONDS).map_err(refused)?;
     let handle = builder.install_recorder().map_err(refused)?;
     describe();
+    // Whoever asks for what never happened gets a zero.
+    drop((Events::new(), Load::new()));
+    leader(None);
+    breaker(false);
     gauge!("outboxd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
     let upkeep = handle.clone();
     tokio::spawn(async move {
@@ -147,6 +168,14 @@ fn describe() {
         ("outboxd_leader", "1 while this relay holds the lease."),
         ("outboxd_lease_term", "The newest term this relay has led."),
         ("outboxd_backlog_events", "Events in the outbox, as last looked at."),
+        ("outboxd_dead_events", "Events that wait for a person, as last looked at; counted up to 10000."),
+        ("outboxd_breaker_open", "1 while NATS gives no definite answers, so that hardly anything new is sent."),
+        ("outboxd_nats_connected", "1 while the connection to NATS stands."),
+        (
+            "outboxd_stream_duplicate_window_seconds",
+            "How long the stream remembers message ids, when it was last verified.",
+        ),
+        ("outboxd_needed_duplicate_window_seconds", "How long it has to, for no retry to be stored twice."),
         ("outboxd_oldest_event_age_seconds", "Age of the oldest event that isn't dead, as last looked at."),
         ("outboxd_build_info", "1; the version is a label."),
     ] {

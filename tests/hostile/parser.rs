@@ -3,6 +3,7 @@
 //! `OUTBOXD_FUZZ_INPUTS=10000000` tries more; `OUTBOXD_FUZZ_SEED` tries others.
 
 use bson::{RawBsonRef, RawDocument};
+use outboxd::outbox::layout::Layout;
 use outboxd::outbox::record::{Malformed, OutboxRecord};
 use outboxd::outbox::{Key, Subject};
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ const LENGTHS: [i32; 12] = [0, 1, 4, 5, 6, 127, 128, 255, -1, i32::MIN, i32::MAX
 fn each_hostile_document_is_read_as_what_it_is() {
     for row in groups().into_iter().flatten() {
         let raw = RawDocument::from_bytes(&row.document).expect("a length and an end");
-        let read = OutboxRecord::parse(raw);
+        let read = OutboxRecord::parse(raw, &Layout::default());
         let name = row.name;
         match (row.fate, read) {
             (Fate::Malformed(said) | Fate::NotStored(_, said), Err(found)) => {
@@ -49,7 +50,7 @@ fn no_mutation_of_them_makes_it_panic_or_pass_what_is_not_allowed() {
         let _case = Case { seed, input };
         let bytes = mutated(&corpus, &mut StdRng::seed_from_u64(seed.wrapping_add(input)));
         let Ok(raw) = RawDocument::from_bytes(&bytes) else { continue };
-        match OutboxRecord::parse(raw) {
+        match OutboxRecord::parse(raw, &Layout::default()) {
             Ok(record) => {
                 events += 1;
                 check(&record, raw);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{Change, Lease, Row, State, World, document, number};
 use crate::config::OnDead;
+use crate::outbox::layout::Layout;
 use crate::outbox::mark::{Mark, Next, Refused};
 use crate::outbox::record::OutboxRecord;
 use crate::outbox::store::{Page, Parsed, Room};
@@ -145,7 +146,7 @@ impl EventStore for Store {
     type Tail = Tail;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
-        OutboxRecord::parse(document)
+        OutboxRecord::parse(document, &Layout::default())
     }
 
     async fn sweep(&self) -> Result<Sweep> {

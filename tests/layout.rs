@@ -1,0 +1,137 @@
+//! An outbox that was there before: its documents, as they are, on real servers.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+
+use crate::support::{Relay, Scene, outboxd_with, until};
+
+/// What a collection of Debezium's outbox event router may insist on: nothing of it is outboxd's.
+fn validator() -> Document {
+    doc! { "$jsonSchema": { "required": ["aggregatetype", "aggregateid", "type", "payload"] } }
+}
+
+fn event(kind: &str, key: impl Into<Bson>, number: i32) -> Document {
+    doc! { "aggregatetype": kind, "aggregateid": key.into(), "type": format!("{kind}Changed"), "payload": { "number": number } }
+}
+
+/// A collection as it was, and what `outboxd migrate` adds to it.
+async fn debezium() -> (Scene, [(&'static str, String); 2]) {
+    let scene = Scene::bare().await;
+    scene.database.create_collection("outbox").validator(validator()).await.expect("a collection");
+    let prefix = scene.subject("");
+    let settings = [("OUTBOXD_EVENT__LAYOUT", "debezium".to_owned()), ("OUTBOXD_EVENT__SUBJECT_PREFIX", prefix)];
+    let (code, said) = outboxd_with(&scene, &["migrate"], &texts(&settings));
+    assert_eq!(code, Some(0), "{said}");
+    (scene, settings)
+}
+
+fn texts<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    settings.iter().map(|(name, text)| (*name, text.as_str())).collect()
+}
+
+#[tokio::test]
+async fn debeziums_layout_works_as_it_is() {
+    let (scene, settings) = debezium().await;
+    let record = ObjectId::new();
+    // Three kinds of keys; half of the events are there before the relay is.
+    let keys = [Bson::from("1042"), Bson::from(record), Bson::from(7)];
+    let events = |numbers: std::ops::Range<i32>| {
+        numbers.flat_map(|number| keys.iter().map(move |key| event("Order", key.clone(), number))).collect::<Vec<_>>()
+    };
+    scene.events.insert_many(events(0..10)).await.unwrap();
+    let relay = Relay::leading(&scene, &texts(&settings)).await;
+    scene.events.insert_many(events(10..20)).await.unwrap();
+    scene.drained().await;
+
+    let messages = scene.messages().await;
+    assert_eq!(messages.len(), 60);
+    for message in &messages {
+        assert_eq!(message.subject, scene.subject("outbox.event.Order"));
+        assert_eq!(message.headers["eventType"], "OrderChanged");
+        let id = &message.headers["id"];
+        assert_eq!(message.headers["Nats-Msg-Id"], format!("{}.outbox.{id}", scene.name));
+    }
+    let (code, said) = outboxd_with(&scene, &["check"], &texts(&settings));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(relay.stop(), Some(0));
+
+    let listed = scene.database.list_collections().filter(doc! { "name": "outbox" }).await.unwrap();
+    let specs: Vec<_> = futures_util::TryStreamExt::try_collect(listed).await.unwrap();
+    assert_eq!(specs[0].options.validator, Some(validator()), "the collection's own validator stays");
+}
+
+#[tokio::test]
+async fn operators_see_and_retry_events_of_another_layout() {
+    let (scene, settings) = debezium().await;
+    let settings = texts(&settings);
+    let _relay = Relay::leading(&scene, &settings).await;
+    scene.cover(&["outbox.event.Order"]).await;
+    let record = ObjectId::new();
+    scene.events.insert_many((0..3).map(|number| event("Parcel", record, number))).await.unwrap();
+    scene.events.insert_one(event("Order", record, 3)).await.unwrap();
+    let stuck = until("all of the key is stuck", async || {
+        let stuck = doc! { "isLocked": false };
+        (scene.events.count_documents(stuck).await.unwrap() == 4).then_some(())
+    });
+    stuck.await;
+
+    let parcel = scene.subject("outbox.event.Parcel");
+    let list = |args: &[&str]| {
+        let args: Vec<_> = [&["list", "--output", "json"], args].concat();
+        let (code, said) = outboxd_with(&scene, &args, &settings);
+        assert_eq!(code, Some(0), "{said}");
+        let listed: serde_json::Value = serde_json::from_str(&said).unwrap();
+        listed["events"].as_array().expect("events").clone()
+    };
+    let failed = &list(&["--failed"])[0];
+    assert_eq!(failed["subject"], parcel);
+    assert_eq!(failed["key"], record.to_hex());
+    assert_eq!(list(&["--subject", "*.Parcel"]).len(), 3);
+    assert_eq!(list(&["--subject", "*.Order", "--parked"]).len(), 1);
+    assert_eq!(list(&["--key", &record.to_hex()]).len(), 4);
+    assert_eq!(list(&["--older-than", "1h"]).len(), 0);
+    let (_, said) = outboxd_with(&scene, &["stats"], &settings);
+    assert!(said.contains(&parcel), "{said}");
+    let behind = scene.one(doc! { "aggregatetype": "Order" }).await.unwrap().get_object_id("_id").unwrap().to_hex();
+    let (code, said) = outboxd_with(&scene, &["show", &behind], &settings);
+    assert!(code == Some(0) && said.contains("held by") && said.contains("hidden"), "{said}");
+
+    scene.cover(&["outbox.event.>"]).await;
+    let (code, said) = outboxd_with(&scene, &["retry-now", "--all", "--failed", "--yes"], &settings);
+    assert_eq!(code, Some(0), "{said}");
+    scene.drained().await;
+    let payloads: Vec<_> = scene.messages().await.into_iter().map(|message| message.payload).collect();
+    assert_eq!(payloads, (0..4).map(|number| format!("{{\"number\":{number}}}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_template_makes_the_subject_and_what_it_lacks_is_said() {
+    let scene = Scene::bare().await;
+    let template = scene.subject("{tenant}.{kind}");
+    let settings = [("OUTBOXD_EVENT__SUBJECT", template.as_str()), ("OUTBOXD_EVENT__KEY", "of")];
+    let (code, said) = outboxd_with(&scene, &["migrate"], &settings);
+    assert_eq!(code, Some(0), "{said}");
+    let _relay = Relay::leading(&scene, &settings).await;
+    scene
+        .events
+        .insert_one(doc! { "_id": "good", "tenant": 12, "kind": "made", "of": "a", "payload": "x" })
+        .await
+        .unwrap();
+    scene.events.insert_one(doc! { "_id": "bad", "kind": "made", "of": "b", "payload": "x" }).await.unwrap();
+    let dead = until("the other is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
+    let failures = dead.get_array("failures").unwrap();
+    assert_eq!(failures[0].as_document().unwrap().get_str("error").unwrap(), "`tenant` is missing");
+    until("the good one is out", async || scene.one(doc! { "_id": "good" }).await.is_none().then_some(())).await;
+    assert_eq!(scene.messages().await[0].subject, scene.subject("12.made"));
+}
+
+#[tokio::test]
+async fn every_subject_can_have_a_prefix() {
+    let scene = Scene::new().await;
+    let prefix = scene.subject("eu.");
+    let _relay = Relay::leading(&scene, &[("OUTBOXD_EVENT__SUBJECT_PREFIX", &prefix)]).await;
+    let event = outboxd::Event::new("made", &doc! { "key": "a", "number": 1 }).unwrap();
+    scene.commit([event]).await;
+    scene.drained().await;
+    assert_eq!(scene.messages().await[0].subject, scene.subject("eu.made"));
+}
