@@ -39,11 +39,11 @@ pub(crate) async fn drain(report: &mut Report, events: u32, keys: u32, bytes: us
             let since = now();
             stage.insert(events, keys, bytes).await;
             let mut running = peer.start(&stage, since);
-            stage.delivered(&mut running, events.into()).await;
+            let end = stage.delivered(&mut running, events.into()).await;
             let (processor_us, peak_mb) = (running.processor_us() / f64::from(events), running.peak_mb());
             drop(running);
             let copies = stage.messages().await - u64::from(events);
-            let rate = stage.rate(1, events.into()).await;
+            let rate = stage.rate(1, events.into(), end).await;
             report.add(&title, round, *peer, &[rate, processor_us, peak_mb, copies as f64]);
             stage.tear_down().await;
         }
@@ -64,12 +64,12 @@ pub(crate) async fn follow(report: &mut Report, events: u32) {
             let before = stage.warm_up(&mut running).await;
             let processor_before = running.processor_us();
             stage.insert(events, KEYS, BYTES).await;
-            stage.delivered(&mut running, before + u64::from(events)).await;
+            let end = stage.delivered(&mut running, before + u64::from(events)).await;
             let processor_us = (running.processor_us() - processor_before) / f64::from(events);
             let peak_mb = running.peak_mb();
             drop(running);
             let copies = stage.messages().await - before - u64::from(events);
-            let rate = stage.rate(before + 1, before + u64::from(events)).await;
+            let rate = stage.rate(before + 1, before + u64::from(events), end).await;
             report.add(&title, round, *peer, &[rate, processor_us, peak_mb, copies as f64]);
             stage.tear_down().await;
         }

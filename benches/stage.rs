@@ -1,6 +1,6 @@
 //! A database and a stream for one measurement, and the events in them.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::push::OrderedConfig;
@@ -19,8 +19,10 @@ pub(crate) const KEYS: u32 = 1000;
 pub(crate) const BYTES: usize = 380;
 /// Events per insert.
 const BATCH: u32 = 1000;
-/// How often the stream is asked how far it is. The rate is taken from its own times, not from this.
+/// How often the stream is asked how far it is.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same when a peer is nearly done, so that its end is seen when it comes.
+const LOOK_CLOSELY: Duration = Duration::from_millis(2);
 /// A peer that takes longer for one measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long this program's own client may take to be back after an outage.
@@ -136,17 +138,20 @@ impl Stage {
         }
     }
 
-    /// Waits until the stream has so many messages and, if the peer sees to that, the outbox is empty.
+    /// Waits until the stream has so many messages and, if the peer sees to that, the outbox is empty. Returns when that was.
     ///
     /// # Panics
     /// When the peer ends before, or takes longer than [`PATIENCE`].
-    pub(crate) async fn delivered(&mut self, running: &mut Running, events: u64) {
-        let began = Instant::now();
+    pub(crate) async fn delivered(&mut self, running: &mut Running, events: u64) -> SystemTime {
+        let (began, mut messages) = (Instant::now(), 0);
         loop {
-            tokio::time::sleep(LOOK).await;
-            let messages = self.messages().await;
+            let nearly = messages >= events - events / 10;
+            tokio::time::sleep(if nearly { LOOK_CLOSELY } else { LOOK }).await;
+            if messages < events {
+                messages = self.messages().await;
+            }
             if messages >= events && (!running.peer.deletes() || self.is_empty().await) {
-                return;
+                return SystemTime::now();
             }
             assert!(running.is_alive(), "the peer has ended with {messages} of {events} events through");
             assert!(began.elapsed() < PATIENCE, "{messages} of {events} events came in {PATIENCE:?}");
@@ -158,14 +163,12 @@ impl Stage {
         self.outbox.find_one(doc! {}).await.expect("the outbox").is_none()
     }
 
-    /// Messages a second, between two sequences of the stream, by its own clock.
-    pub(crate) async fn rate(&self, first: u64, last: u64) -> f64 {
-        let at = async |sequence| {
-            let message = self.stream.get_raw_message(sequence).await.expect("a message");
-            message.time.unix_timestamp_nanos()
-        };
-        let took = at(last).await - at(first).await;
-        (last - first) as f64 / (took as f64 / 1e9)
+    /// Events a second, from when the stream stored one until a peer was through with another, by one clock.
+    pub(crate) async fn rate(&self, first: u64, last: u64, end: SystemTime) -> f64 {
+        let message = self.stream.get_raw_message(first).await.expect("a message");
+        let end = end.duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_nanos();
+        let took = end as f64 - message.time.unix_timestamp_nanos() as f64;
+        (last - first) as f64 / (took / 1e9)
     }
 
     /// A consumer that is told of every new message as it is stored.
