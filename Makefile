@@ -7,7 +7,7 @@ FEATURES := --features crash-points,demo
 DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults simulate soak bench check deploy-check demo demo-up demo-down bins
+.PHONY: help test proofs faults simulate soak bench check deploy-check release-check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: ## formatting, lints, and a library half without the daemon's dependencie
 deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
 	deploy/check
 	deploy/monitoring/check
+
+release-check: ## what a release must pass: licences, SBOM, package, documentation, the oldest Rust
+	deploy/release-check
 
 demo: bins ## run the ticketing services under load and check what is left
 	$(SERVERS) run -- $(DEMO) run
