@@ -9,6 +9,7 @@ mod check; // each planted problem is found, with what mends it, and without a s
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing
+mod docs; // links lead somewhere, commands are taken, what the pages name exists
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing

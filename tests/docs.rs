@@ -1,0 +1,259 @@
+//! The handbook says what is so: its links lead somewhere, its commands are ones outboxd takes, what it names exists, and the
+//! page of the settings is made of the settings. `OUTBOXD_WRITE_DOCS=1` writes that page anew.
+
+mod commands;
+mod configuration;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outboxd::config::Config;
+use outboxd::relay::policy::TABLE;
+use serde_json::Value;
+
+use self::commands::{of, refused, shell_lines, targets};
+
+/// Where the generated page is.
+const CONFIGURATION: &str = "docs/configuration.md";
+/// What people who tried the programs left in their folders.
+const NOT_OURS: [&str; 3] = ["node_modules", "target", "venv"];
+/// What follows a section's name and a dot in the name of a file.
+const EXTENSIONS: [&str; 6] = ["conf", "json", "md", "rs", "toml", "yaml"];
+
+/// A line of a page.
+struct Line<'a> {
+    text: &'a str,
+    /// The language of the block it stands in.
+    block: Option<&'a str>,
+}
+
+fn markdown(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !NOT_OURS.contains(&name.as_str()) {
+            markdown(&path, into);
+        } else if name.ends_with(".md") {
+            into.push(path);
+        }
+    }
+}
+
+/// Every page with its text.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut paths = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(PathBuf::from).to_vec();
+    for folder in ["docs", "deploy"] {
+        markdown(Path::new(folder), &mut paths);
+    }
+    paths.sort();
+    let read = |path: PathBuf| (path.clone(), fs::read_to_string(&path).unwrap());
+    paths.into_iter().map(read).collect()
+}
+
+/// The lines of a page, without the fences of its blocks.
+fn lines(page: &str) -> Vec<Line<'_>> {
+    let (mut block, mut found) = (None, Vec::new());
+    for text in page.lines() {
+        match text.trim_start().strip_prefix("```") {
+            Some(language) if block.is_none() => block = Some(language.trim()),
+            Some(_) => block = None,
+            None => found.push(Line { text, block }),
+        }
+    }
+    found
+}
+
+/// The paragraphs outside of blocks, each as what stands between one backtick and the next: prose, code, prose, …
+fn paragraphs(page: &str) -> Vec<Vec<String>> {
+    let mut paragraphs = vec![String::new()];
+    for Line { text, block } in lines(page) {
+        match (block, paragraphs.last_mut()) {
+            (None, Some(paragraph)) if !text.trim().is_empty() => {
+                paragraph.push(' ');
+                paragraph.push_str(text.trim());
+            }
+            _ => paragraphs.push(String::new()),
+        }
+    }
+    paragraphs.iter().map(|text| text.split('`').map(str::to_owned).collect()).collect()
+}
+
+fn code(page: &str) -> Vec<String> {
+    paragraphs(page).into_iter().flat_map(|parts| parts.into_iter().skip(1).step_by(2)).collect()
+}
+
+fn links(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for parts in paragraphs(page) {
+        let prose: String = parts.into_iter().step_by(2).collect();
+        let ends = prose.split("](").skip(1);
+        found.extend(ends.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+    }
+    found
+}
+
+/// What a forge lets a link name after `#`.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut anchors = BTreeSet::new();
+    for line in lines(page).iter().filter(|line| line.block.is_none() && line.text.starts_with('#')) {
+        let heading = line.text.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        let anchor: String = heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+        let numbered = (1..).map(|n| format!("{anchor}-{n}"));
+        let free = std::iter::once(anchor.clone()).chain(numbered).find(|anchor| !anchors.contains(anchor));
+        anchors.extend(free);
+    }
+    anchors
+}
+
+fn broken_links(path: &Path, page: &str) -> Vec<String> {
+    let is_broken = |link: &String| {
+        let (file, anchor) = link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
+        let file = path.parent().unwrap_or(Path::new("")).join(file);
+        match anchor {
+            None => !file.exists(),
+            Some(anchor) if link.starts_with('#') => !anchors(page).contains(anchor),
+            Some(anchor) => !fs::read_to_string(file).is_ok_and(|there| anchors(&there).contains(anchor)),
+        }
+    };
+    let within = links(page).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:"));
+    within.filter(is_broken).collect()
+}
+
+/// Command lines of outboxd and targets of make that aren't there, each with what was said of it.
+fn wrong_commands(page: &str, makefile: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let typed = shell_lines(lines(page).iter().map(|line| (line.block, line.text)));
+    let named = code(page);
+    let known = targets(makefile);
+    for (line, whole) in typed.iter().map(|line| (line, true)).chain(named.iter().map(|line| (line, false))) {
+        for mut words in of("outboxd", line) {
+            // In a sentence a verb stands for itself.
+            if !whole && words.len() == 2 {
+                words.push("--help".to_owned());
+            }
+            wrong.extend(refused(&words).map(|why| format!("{line}: {why}")));
+        }
+        for words in of("make", line) {
+            let asked = words.iter().skip(1).filter(|word| !word.starts_with('-') && !word.contains('='));
+            wrong.extend(asked.filter(|word| !known.contains(*word)).map(|word| format!("{line}: no target {word}")));
+        }
+    }
+    wrong
+}
+
+/// Every setting, and the names of what `outboxd check` looks at, which look alike.
+fn known_names(schema: &Value) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for (section, settings) in schema["properties"].as_object().unwrap() {
+        let names = settings["properties"].as_object().unwrap().keys();
+        known.extend(names.map(|name| format!("{section}.{name}")));
+    }
+    for entry in fs::read_dir("src/preflight").unwrap() {
+        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+        known.extend(source.split('"').filter(|text| text.contains('.')).map(str::to_owned));
+    }
+    known
+}
+
+/// Code that looks like a setting and is none.
+fn unknown_settings(page: &str, schema: &Value, known: &BTreeSet<String>) -> Vec<String> {
+    let is_unknown = |text: &String| {
+        let Some((section, name)) = text.split_once('.') else { return false };
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_name && !EXTENSIONS.contains(&name) && schema["properties"][section].is_object() && !known.contains(text)
+    };
+    code(page).into_iter().filter_map(|text| Some(text.split(" = ").next()?.to_owned())).filter(is_unknown).collect()
+}
+
+/// Class and code of each line of the tables below a heading that begins with a class.
+fn codes(page: &str) -> BTreeSet<(String, String)> {
+    let (mut class, mut found) = (None, BTreeSet::new());
+    for line in lines(page).iter().filter(|line| line.block.is_none()) {
+        if line.text.starts_with("## ") {
+            class = None;
+        } else if line.text.starts_with("### ") {
+            class = line.text.split('`').nth(1);
+        }
+        let code = line.text.strip_prefix("| `").and_then(|rest| rest.split('`').next());
+        found.extend(class.zip(code).map(|(class, code)| (class.to_owned(), code.to_owned())));
+    }
+    found
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let pages = pages();
+    assert!(pages.iter().any(|(path, page)| path.ends_with("docs/README.md") && links(page).len() > 10));
+    let broken = pages.iter().flat_map(|(path, page)| {
+        broken_links(path, page).into_iter().map(move |link| format!("{}: {link}", path.display()))
+    });
+    let broken: Vec<_> = broken.collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    let page =
+        "[a](paged.md) [b](none.md)\n\n# Two `words`\n\n[c](#two-words) [d](#two) [e](faults.md#none) `[f](none.md)`\n";
+    assert_eq!(broken_links(Path::new("docs/page.md"), page), ["none.md", "#two", "faults.md#none"]);
+}
+
+#[test]
+fn every_command_is_one_that_outboxd_takes() {
+    let makefile = fs::read_to_string("Makefile").unwrap();
+    let wrong: Vec<_> = pages()
+        .iter()
+        .flat_map(|(path, page)| {
+            let wrong = wrong_commands(page, &makefile);
+            wrong.into_iter().map(|said| format!("{}: {said}", path.display())).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let page = "```sh\noutboxd stats --none\noutboxd stats\nmake none\n```\n\nSee `outboxd discard`, `outboxd none`, `make test`.\n";
+    let wrong = wrong_commands(page, &makefile);
+    let of = |part: &str| wrong.iter().filter(|said| said.starts_with(part)).count();
+    assert_eq!(
+        (of("outboxd stats --none"), of("make none"), of("outboxd none"), wrong.len()),
+        (1, 1, 1, 3),
+        "{wrong:#?}"
+    );
+}
+
+#[test]
+fn every_setting_that_is_named_exists() {
+    let schema = Config::schema();
+    let known = known_names(&schema);
+    let unknown: Vec<_> = pages()
+        .iter()
+        .flat_map(|(path, page)| {
+            let unknown = unknown_settings(page, &schema, &known);
+            unknown.into_iter().map(|name| format!("{}: {name}", path.display())).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    let page = "`lease.ttl`, `lease.tll`, `stream.dedupe`, `nats.conf`, `mongodb.url = \"x\"`";
+    assert_eq!(unknown_settings(page, &schema, &known), ["lease.tll", "mongodb.url"]);
+}
+
+#[test]
+fn every_code_of_a_failure_is_explained_under_its_class() {
+    let page = fs::read_to_string("docs/failures.md").unwrap();
+    let known = TABLE.iter().map(|rule| (rule.class.as_str().to_owned(), rule.code.to_owned()));
+    let (found, known) = (codes(&page), known.collect::<BTreeSet<_>>());
+    let wrong: Vec<_> = found.symmetric_difference(&known).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let page = "### `config`: x\n\n| `none` | y |\n\n## z\n\n| `other` | y |\n";
+    assert_eq!(codes(page).into_iter().collect::<Vec<_>>(), [("config".to_owned(), "none".to_owned())]);
+}
+
+#[test]
+fn the_page_of_the_settings_is_made_of_the_settings() {
+    let made = configuration::page(&Config::schema());
+    if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
+        fs::write(CONFIGURATION, &made).unwrap();
+    }
+    let found = fs::read_to_string(CONFIGURATION).unwrap();
+    let differs = made.lines().zip(found.lines()).find(|(made, found)| made != found);
+    assert!(made == found, "{CONFIGURATION} isn't as OUTBOXD_WRITE_DOCS=1 writes it, first in {differs:#?}");
+    let listed = anchors(&made);
+    for setting in ["mongodburi", "dispatchmax_in_flight", "streamname"] {
+        assert!(listed.contains(setting), "{setting} is missing: {listed:?}");
+    }
+}
