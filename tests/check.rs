@@ -118,7 +118,8 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     let checked = as_user("admin", PASSWORD);
     checked.passed();
     checked.has("ok", "mongodb.auth", "as admin", "");
-    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", "privileges --role");
+    let separate = "db.getSiblingDB(\"shop\").createUser({user: \"outbox-relay\", pwd: passwordPrompt()";
+    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", separate);
 
     let wrong = as_user("admin", "wrong-horse");
     assert_eq!(wrong.code, Some(1));
@@ -136,7 +137,8 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     admin.run_command(reader).await.unwrap();
     let reading = as_user("relay", PASSWORD);
     assert_eq!(reading.code, Some(1));
-    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", "outboxd privileges --role relay");
+    let grant = "db.getSiblingDB(\"admin\").grantRolesToUser(\"relay\", [{role: \"outbox-relay\", db: \"shop\"}])";
+    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", grant);
     reading.has("ok", "mongodb.oplog", "may not ask", "");
 
     // What the remedy says.
@@ -147,7 +149,7 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     let privileges = bson::serialize_to_bson(&role[0]["mongodb"]["privileges"]).unwrap();
     let role = doc! { "createRole": "outbox-relay", "roles": [], "privileges": privileges };
     admin.client().database("shop").run_command(role).await.unwrap();
-    let roles = doc! { "updateUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
+    let roles = doc! { "grantRolesToUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
     admin.run_command(roles).await.unwrap();
     let least = as_user("relay", PASSWORD);
     least.passed();

@@ -101,7 +101,7 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     let named: Vec<_> = uncovered.iter().take(NAMED).map(|subject| subject.as_str()).collect();
     let more = uncovered.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let found = format!("stream {} does not cover {}{more}, which wait in the outbox", stream.name, named.join(", "));
+    let found = format!("stream {} does not cover {}{more}, of which events wait", stream.name, named.join(", "));
     let all: Vec<_> = stream.subjects.iter().chain(uncovered).map(String::as_str).collect();
     let remedy = format!("$ nats stream edit {} --subjects {}", shell(&stream.name), shell(&all.join(",")));
     Finding::fail(CHECK, outbox, found, remedy)

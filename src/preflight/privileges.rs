@@ -54,15 +54,18 @@ pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -
     }
     let roles = array("authenticatedUserRoles").iter().filter_map(Bson::as_document);
     let grand: Vec<_> = roles.map(|role| text(role, "role")).filter(|role| TOO_MUCH.contains(&role.as_str())).collect();
-    let remedy = || {
-        let json = |text: &str| serde_json::Value::from(text).to_string();
-        let role = Role::Relay.mongodb(config).role;
+    const MAKE_ROLE: &str = "$ outboxd privileges --role relay   # the role, to paste into mongosh\nmongosh> ";
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let role = Role::Relay.mongodb(config).role;
+    let grant = || {
+        let role = format!("{{role: {}, db: {}}}", json(&role), json(database));
+        format!("{MAKE_ROLE}db.getSiblingDB({}).grantRolesToUser({}, [{role}])", json(&home), json(&name))
+    };
+    // Never by taking rights from a user who may be an administrator's or the service's.
+    let separate = || {
+        let user = format!("{{user: {0}, pwd: passwordPrompt(), roles: [{0}]}}", json(&role));
         format!(
-            "$ outboxd privileges --role relay   # the role, to paste into mongosh\n\
-             mongosh> db.getSiblingDB({}).updateUser({}, {{roles: [{{role: {}, db: {}}}]}})",
-            json(&home),
-            json(&name),
-            json(&role),
+            "{MAKE_ROLE}db.getSiblingDB({}).createUser({user})   # and put that user into MONGODB_URI",
             json(database)
         )
     };
@@ -74,9 +77,9 @@ pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -
         too_much.push(format!("may insert into {database}.{outbox}, which only writers do"));
     }
     findings.push(if !missing.is_empty() {
-        Finding::fail(ROLE, at, format!("{name} lacks {}", missing.join("; ")), remedy())
+        Finding::fail(ROLE, at, format!("{name} lacks {}", missing.join("; ")), grant())
     } else if !too_much.is_empty() {
-        Finding::warn(ROLE, at, format!("{name} {}", too_much.join(" and ")), remedy())
+        Finding::warn(ROLE, at, format!("{name} {}", too_much.join(" and ")), separate())
     } else {
         Finding::ok(ROLE, at, format!("{name} may do what the relay does, and not write events"))
     });

@@ -130,10 +130,9 @@ impl Judge {
         if let Some((kind, state)) = state {
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());
             let s = if attempts == 1 { "" } else { "s" };
-            let text = format!(
-                "event {id} ({}) {state} after {attempts} refusal{s}: {code}: {error}; {remedy}",
-                subject.as_deref().unwrap_or("no valid subject"),
-            );
+            // What is malformed may have none.
+            let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
+            let text = format!("event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}");
             let key = failed.key.map(|key| key.as_str().to_owned());
             let (class, code, error) = (Some(class), Some(code.clone()), Some(error.clone()));
             let event = About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
