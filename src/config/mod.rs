@@ -5,6 +5,7 @@
 //! [`Sources`] carries what `main` found there. `config/outboxd.toml` lists every setting with its reason.
 
 mod connect;
+mod files;
 mod read;
 mod reader;
 mod schema;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::files::NamedFile;
 use self::read::secs;
 pub use self::reader::Shown;
 use self::reader::{ReadUp, Reader};
@@ -59,6 +61,7 @@ pub struct Config {
     /// What is logged.
     pub log: LogConfig,
     shown: Vec<Shown>,
+    files: Vec<NamedFile>,
 }
 
 /// `[mongodb]`
@@ -273,8 +276,11 @@ impl Config {
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
         let read = reader.finish(sources);
-        let shown = read.shown.clone();
-        (Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown }, read)
+        let (shown, files) = (read.shown.clone(), read.files.clone());
+        (
+            Self { mongodb, nats, stream, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown, files },
+            read,
+        )
     }
 }
 
