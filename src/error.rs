@@ -5,6 +5,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::tls;
+
 /// What went wrong, coarsely; the message and the chain of sources say the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -110,7 +112,7 @@ pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
         let (address, rest) = server.split_once(", Type: ")?;
         let reason = rest.split_once("Error: Kind: ").and_then(|(_, error)| error.split(", labels: ").next());
         let kind = rest.split([',', ' ']).next().unwrap_or_default();
-        Some(format!("{address}: {}", reason.unwrap_or(kind)))
+        Some(format!("{address}: {}", tls::says(reason.unwrap_or(kind))))
     });
     let servers: Vec<_> = servers.collect();
     match servers.is_empty() {

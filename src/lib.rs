@@ -50,5 +50,7 @@ mod privileges;
 pub mod relay;
 #[cfg(feature = "relay")]
 pub mod telemetry;
+#[cfg(feature = "relay")]
+mod tls;
 
 pub use outbox::{EnqueueError, Event, EventError, EventId, Outbox};

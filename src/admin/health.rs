@@ -20,7 +20,7 @@ enum Said {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Health(Mutex<Parts>);
 
 #[derive(Debug)]
@@ -50,17 +50,22 @@ pub(super) struct Ready {
     lease: Part,
 }
 
-impl Default for Health {
+impl Default for Parts {
     fn default() -> Self {
         let now = Instant::now();
         let (mongodb, nats) = (Said::Nothing, Said::Nothing);
-        Self(Mutex::new(Parts { started: now, loops: now, mongodb, nats, term: None, standby: false }))
+        Self { started: now, loops: now, mongodb, nats, term: None, standby: false }
     }
 }
 
 impl Health {
     fn with<T>(&self, what: impl FnOnce(&mut Parts) -> T) -> T {
         what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The relay begins anew: it has yet to reach anybody.
+    pub(crate) fn starts(&self) {
+        self.with(|parts| *parts = Parts::default());
     }
 
     /// The relay's loop came round.

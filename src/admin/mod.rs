@@ -30,7 +30,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 pub use self::health::Health;
@@ -49,13 +49,42 @@ const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// Wait after the system had no connection to give: it is out of descriptors, as a rule.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 
+/// What of the endpoint follows the configuration while it listens.
+#[derive(Debug)]
+pub struct Endpoint(watch::Sender<Secrets>);
+
+/// Whom it asks, and what a request must bring.
+#[derive(Debug)]
+struct Secrets {
+    inspect: Inspect,
+    token: Option<SecretString>,
+}
+
+impl Secrets {
+    async fn of(config: &Config) -> Result<Self> {
+        let inspect = Inspect::new(&config.mongodb.client("admin").await?, config);
+        Ok(Self { inspect, token: config.admin.token.clone() })
+    }
+}
+
+impl Endpoint {
+    /// Goes over to the secrets of another configuration; its address stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mongodb`] when its connection string can't be used.
+    pub async fn follow(&self, config: &Config) -> Result<()> {
+        self.0.send_replace(Secrets::of(config).await?);
+        Ok(())
+    }
+}
+
 /// Begins to answer. An address that nobody asked for may be taken: then there is no endpoint.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
-pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Health>) -> Result<()> {
-    let inspect = Inspect::new(&config.mongodb.client("admin").await?, config);
-    let config = &config.admin;
+pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Health>) -> Result<Endpoint> {
+    let (follows, secrets) = watch::channel(Secrets::of(config).await?);
+    let (endpoint, config) = (Endpoint(follows), &config.admin);
     let listener = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener,
         Err(error) if config.listen_given => {
@@ -64,14 +93,13 @@ pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Healt
         }
         Err(error) => {
             warn!(%error, listen = %config.listen, "there is no admin endpoint; set admin.listen to an address that is free");
-            return Ok(());
+            return Ok(endpoint);
         }
     };
     let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, "the admin endpoint listens");
-    let router = router(Told { metrics, health, inspect }, config.token.clone());
-    tokio::spawn(serve(listener, router));
-    Ok(())
+    tokio::spawn(serve(listener, router(Told { metrics, health, secrets })));
+    Ok(endpoint)
 }
 
 /// Answers one request per connection, for as long as the process lives.
@@ -110,17 +138,17 @@ pub(crate) fn needs_token(listen: SocketAddr) -> bool {
 struct Told {
     metrics: PrometheusHandle,
     health: Arc<Health>,
-    inspect: Inspect,
+    secrets: watch::Receiver<Secrets>,
 }
 
-fn router(told: Told, token: Option<SecretString>) -> Router {
+fn router(told: Told) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(async |State(told): State<Told>| told.metrics.render()))
         .route("/status", get(status))
+        .layer(from_fn_with_state(told.clone(), require_token))
         .with_state(told)
-        .layer(from_fn_with_state(token, require_token))
 }
 
 fn code(well: bool) -> StatusCode {
@@ -139,7 +167,8 @@ async fn readyz(State(told): State<Told>) -> Response {
 
 async fn status(State(told): State<Told>) -> Response {
     // In a task of its own: a command whose future is dropped costs its connection.
-    let stats = tokio::spawn(async move { told.inspect.stats().await });
+    let inspect = told.secrets.borrow().inspect.clone();
+    let stats = tokio::spawn(async move { inspect.stats().await });
     match tokio::time::timeout(STATUS_TIME, stats).await {
         Ok(Ok(Ok(stats))) => Json(stats).into_response(),
         Ok(Ok(Err(error))) => (code(false), format!("MongoDB: {}\n", mongodb_says(&error))).into_response(),
@@ -147,7 +176,8 @@ async fn status(State(told): State<Told>) -> Response {
     }
 }
 
-async fn require_token(State(token): State<Option<SecretString>>, request: Request, next: Next) -> Response {
+async fn require_token(State(told): State<Told>, request: Request, next: Next) -> Response {
+    let token = told.secrets.borrow().token.clone();
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     let right = token.is_none_or(|token| {
         let wanted = format!("Bearer {}", token.expose_secret());

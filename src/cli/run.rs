@@ -1,19 +1,27 @@
 //! `outboxd run`: relays until SIGTERM or Ctrl-C, drains, exits 0.
+//!
+//! When a file of secrets that the settings name is rotated, the relay drains as on SIGTERM and begins anew with what it
+//! holds now, in the same process. Log, metrics, traces and the admin endpoint's address stay as they were.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::admin;
-use crate::config::{Config, Sources};
+use crate::admin::{self, Health};
+use crate::config::{Config, NamedFile, Sources};
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::Relay;
+use crate::relay::{Relay, Totals};
 use crate::telemetry::{logs, metrics, traces};
 
+/// How often the files are read: a secret is valid for some time after its successor is there, as a rule.
+const LOOK: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(sources: &Sources) -> Result<()> {
-    let config = Config::load(sources)?;
+    let mut config = Config::load(sources)?;
     logs::init(&config.log);
     traces::start("outboxd", &config.nats.client_id)?;
     info!(
@@ -24,14 +32,27 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
         "outboxd starts"
     );
     let stop = stop_on_signals()?;
-    let health = Arc::default();
-    admin::start(&config, metrics::install()?, Arc::clone(&health)).await?;
-    let Some(relay) = Relay::connect(config, health, &stop).await? else {
-        return Ok(());
+    let health = Arc::<Health>::default();
+    let endpoint = admin::start(&config, metrics::install()?, health.clone()).await?;
+    let mut totals = Totals::default();
+    let ended = loop {
+        let turn = stop.child_token();
+        let rotation = tokio::spawn(rotated(config.clone(), sources.clone(), turn.clone()));
+        let relayed = relay(config, health.clone(), &turn).await;
+        turn.cancel();
+        match relayed {
+            Ok(relayed) => totals += relayed,
+            Err(error) => break Err(error),
+        }
+        match rotation.await {
+            Ok(Some(anew)) if !stop.is_cancelled() => config = anew,
+            _ => break Ok(()),
+        }
+        endpoint.follow(&config).await?;
+        health.starts();
     };
-    let totals = relay.run(stop).await;
     traces::stop().await;
-    let totals = totals?;
+    ended?;
     info!(
         published = totals.published,
         duplicates = totals.duplicates,
@@ -40,6 +61,53 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
         "outboxd stops"
     );
     Ok(())
+}
+
+/// Relays with this configuration until `turn` is over.
+async fn relay(config: Config, health: Arc<Health>, turn: &CancellationToken) -> Result<Totals> {
+    match Relay::connect(config, health, turn).await? {
+        Some(relay) => relay.run(turn.clone()).await,
+        None => Ok(Totals::default()),
+    }
+}
+
+/// Waits until the files that the settings name hold something else, with which the configuration loads; then ends `turn`.
+async fn rotated(config: Config, sources: Sources, turn: CancellationToken) -> Option<Config> {
+    let (config, sources) = (Arc::new(config), Arc::new(sources));
+    let mut refused = Vec::new();
+    loop {
+        tokio::select! {
+            () = turn.cancelled() => return None,
+            () = tokio::time::sleep(LOOK), if config.names_files() => {}
+        }
+        // A volume that hangs holds up this task and no other.
+        let (looks, sources) = (config.clone(), sources.clone());
+        let looked = spawn_blocking(move || match looks.rotated() {
+            rotated if rotated.is_empty() => None,
+            rotated => Some((Config::load(&sources), rotated)),
+        });
+        let looked = tokio::select! {
+            () = turn.cancelled() => return None,
+            looked = looked => looked.ok()?,
+        };
+        match looked {
+            None => refused.clear(),
+            Some((Ok(anew), rotated)) => {
+                info!(files = named(&rotated), "secrets changed: connecting anew");
+                turn.cancel();
+                return Some(anew);
+            }
+            Some((Err(error), rotated)) if rotated != refused => {
+                warn!(%error, files = named(&rotated), "secrets changed, but can't be used; going on with the old ones");
+                refused = rotated;
+            }
+            Some((Err(_), _)) => {}
+        }
+    }
+}
+
+fn named(files: &[NamedFile]) -> String {
+    files.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn stop_on_signals() -> Result<CancellationToken> {

@@ -1,6 +1,6 @@
 //! Connections as the configuration describes them.
 
-use async_nats::ConnectOptions;
+use async_nats::{ConnectOptions, ServerAddr};
 use mongodb::options::{ClientOptions, ReadPreference, WriteConcern};
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
@@ -34,8 +34,10 @@ impl MongodbConfig {
 
 impl NatsConfig {
     /// The server addresses, or `None` when one isn't a URL.
-    pub fn servers(&self) -> Option<Vec<async_nats::ServerAddr>> {
-        self.url.expose_secret().split(',').map(|url| url.trim().parse().ok()).collect()
+    pub fn servers(&self) -> Option<Vec<ServerAddr>> {
+        // The client would take `wss` too, and connect in plaintext.
+        let known = |server: &ServerAddr| ["nats", "tls"].contains(&server.scheme());
+        self.url.expose_secret().split(',').map(|url| url.trim().parse().ok().filter(known)).collect()
     }
 
     /// User and password, or a token alone, of the first URL that has them.
@@ -71,6 +73,10 @@ impl NatsConfig {
         }
         if let Some(token) = &self.token {
             options = options.token(token.expose_secret().to_owned());
+        }
+        if self.servers().is_some_and(|servers| servers.iter().any(ServerAddr::tls_required)) {
+            // Of all: those beside it in the list, and those that the client learns from a server, say nothing of TLS.
+            options = options.require_tls(true);
         }
         if let Some(path) = &self.tls_ca {
             options = options.add_root_certificates(path.into()).require_tls(true);

@@ -5,6 +5,7 @@
 //! [`Sources`] carries what `main` found there. `config/outboxd.toml` lists every setting with its reason.
 
 mod connect;
+mod files;
 mod read;
 mod reader;
 mod schema;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::files::NamedFile;
 use self::read::secs;
 pub use self::reader::Shown;
 use self::reader::{ReadUp, Reader};
@@ -63,6 +65,7 @@ pub struct Config {
     /// What is logged.
     pub log: LogConfig,
     shown: Vec<Shown>,
+    files: Vec<NamedFile>,
 }
 
 /// `[mongodb]`
@@ -285,9 +288,24 @@ impl Config {
         let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
         let log = LogConfig::read(&mut reader);
         let read = reader.finish(sources);
-        let shown = read.shown.clone();
+        let (shown, files) = (read.shown.clone(), read.files.clone());
         (
-            Self { mongodb, nats, stream, event, dispatch, sweep, retry, alerts, admin, lease, shutdown, log, shown },
+            Self {
+                mongodb,
+                nats,
+                stream,
+                event,
+                dispatch,
+                sweep,
+                retry,
+                alerts,
+                admin,
+                lease,
+                shutdown,
+                log,
+                shown,
+                files,
+            },
             read,
         )
     }

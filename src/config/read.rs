@@ -1,9 +1,10 @@
 //! How each part of the configuration is read and checked.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
-use mongodb::options::ConnectionString;
+use mongodb::options::{ConnectionString, Tls};
 use secrecy::ExposeSecret;
 
 use super::reader::Reader;
@@ -23,7 +24,13 @@ impl MongodbConfig {
         match &uri {
             None => reader.missing("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
             Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
-                Ok(parsed) => (in_path, readable) = (parsed.default_database, true),
+                Ok(parsed) => {
+                    if let Some(Tls::Enabled(tls)) = &parsed.tls {
+                        tls.ca_file_path.iter().for_each(|path| reader.authorities("mongodb.uri", path));
+                        tls.cert_key_file_path.iter().for_each(|path| reader.identity("mongodb.uri", path, path));
+                    }
+                    (in_path, readable) = (parsed.default_database, true);
+                }
                 // The driver's message may repeat parts of the URI.
                 Err(_) => reader
                     .mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
@@ -65,7 +72,10 @@ impl NatsConfig {
             ack_timeout: reader.within("nats.ack_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
         };
         if nats.servers().is_none() {
-            reader.mistake("nats.url", "is not one or more URLs such as nats://host:4222, separated by commas");
+            reader.mistake(
+                "nats.url",
+                "is not one or more URLs such as nats://host:4222 or tls://host:4222, separated by commas",
+            );
         }
         let token =
             |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
@@ -75,16 +85,13 @@ impl NatsConfig {
         if nats.user.is_some() != nats.password.is_some() {
             reader.missing("nats.user", "user and password go together");
         }
-        if nats.tls_cert.is_some() != nats.tls_key.is_some() {
-            reader.mistake("nats.tls_cert", "certificate and key go together");
+        match (&nats.tls_cert, &nats.tls_key) {
+            (Some(cert), Some(key)) => reader.identity("nats.tls_cert", Path::new(cert), Path::new(key)),
+            (None, None) => {}
+            _ => reader.mistake("nats.tls_cert", "certificate and key go together"),
         }
-        for (key, path) in
-            [("creds", &nats.creds), ("tls_cert", &nats.tls_cert), ("tls_key", &nats.tls_key), ("tls_ca", &nats.tls_ca)]
-        {
-            if let Some(Err(error)) = path.as_ref().map(std::fs::metadata) {
-                reader.missing(&format!("nats.{key}"), format!("the file can't be read: {error}"));
-            }
-        }
+        nats.creds.iter().for_each(|path| reader.credentials("nats.creds", Path::new(path)));
+        nats.tls_ca.iter().for_each(|path| reader.authorities("nats.tls_ca", Path::new(path)));
         nats
     }
 }

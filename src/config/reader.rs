@@ -13,8 +13,8 @@ use figment::{Figment, Metadata, Profile, Provider};
 use secrecy::SecretString;
 use serde_json::Value as Json;
 
-use super::Sources;
 use super::setting::Setting;
+use super::{NamedFile, Sources};
 
 /// The names people already use, and the settings they stand for. A name further down wins.
 const CONVENTIONAL: &[(&str, &str)] = &[
@@ -53,6 +53,8 @@ pub(super) struct Reader {
     secret: Vec<&'static str>,
     flags: Vec<String>,
     shown: Vec<Shown>,
+    /// What the settings name.
+    pub(super) files: Vec<NamedFile>,
     schema: Vec<(&'static str, Json)>,
     mistakes: Vec<String>,
     missing: Vec<String>,
@@ -62,6 +64,8 @@ pub(super) struct Reader {
 pub(super) struct ReadUp {
     /// Every setting.
     pub(super) shown: Vec<Shown>,
+    /// The files that they name.
+    pub(super) files: Vec<NamedFile>,
     /// What each may be, as JSON Schema.
     pub(super) schema: Vec<(&'static str, Json)>,
     /// What is wrong.
@@ -112,8 +116,8 @@ impl Reader {
             Ok(dict) => flatten(&figment, "", dict, &mut values),
             Err(error) => mistakes.push(error.to_string()),
         }
-        let (known, secret, shown, schema, missing) = Default::default();
-        Self { values, known, secret, flags, shown, schema, mistakes, missing }
+        let (known, secret, shown, files, schema, missing) = Default::default();
+        Self { values, known, secret, flags, shown, files, schema, mistakes, missing }
     }
 
     /// A setting with a default.
@@ -191,7 +195,13 @@ impl Reader {
         let (value, origin) = match (direct, file) {
             (Some((text, origin)), _) => (Some(text), origin),
             (None, Some((path, origin))) => match std::fs::read_to_string(&path) {
-                Ok(text) => (Some(text.trim_end_matches(['\n', '\r']).to_owned()), format!("file {path}, {origin}")),
+                Ok(text) => {
+                    if text.trim().is_empty() {
+                        self.missing(key_file, format!("{path} is empty"));
+                    }
+                    self.remember(Path::new(&path), text.as_bytes());
+                    (Some(text.trim_end_matches(['\n', '\r']).to_owned()), format!("file {path}, {origin}"))
+                }
                 Err(error) => {
                     self.missing(key_file, format!("{path}: {error}"));
                     (None, origin)
@@ -252,8 +262,8 @@ impl Reader {
                 self.mistakes.push(format!("environment {name}: two underscores nest; write {PREFIX}{right}"));
             }
         }
-        let Self { shown, schema, mistakes, missing, .. } = self;
-        ReadUp { shown, schema, mistakes, missing }
+        let Self { shown, files, schema, mistakes, missing, .. } = self;
+        ReadUp { shown, files, schema, mistakes, missing }
     }
 
     fn lookup<T: Setting>(&mut self, key: &'static str) -> Option<(T, String)> {

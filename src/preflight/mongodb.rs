@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::outbox::{self, Sample};
 use super::{Clock, Finding, privileges, within};
 use crate::config::Config;
+use crate::tls::{self, Fault};
 
 /// The first version with what the relay's queries use.
 const OLDEST: i32 = 6;
@@ -48,11 +49,11 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     let mut options = match within(timeout, config.mongodb.options("check")).await {
         Ok(Ok(options)) => options,
         Ok(Err(error)) => {
-            seen.findings.push(unreachable("mongod", &error.to_string()));
+            seen.findings.push(unreachable("mongod", &error.to_string(), None));
             return seen;
         }
         Err(silent) => {
-            seen.findings.push(unreachable("mongod", &format!("the hosts of MONGODB_URI: {silent}")));
+            seen.findings.push(unreachable("mongod", &format!("the hosts of MONGODB_URI: {silent}"), None));
             return seen;
         }
     };
@@ -63,17 +64,20 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     options.connect_timeout = Some(timeout);
     let probes = options.hosts.iter().map(|address| probe(&options, address, timeout));
     let probes: Vec<_> = options.hosts.iter().map(ToString::to_string).zip(join_all(probes).await).collect();
-    let (mut hosts, mut silent) = (Vec::new(), Vec::new());
+    let (mut hosts, mut silent, mut fault) = (Vec::new(), Vec::new(), None);
     for (address, probed) in probes {
         match probed {
             Ok(host) => hosts.push(host),
-            Err(error) => silent.push(format!("{address}: {error}")),
+            Err(error) => {
+                silent.push(format!("{address}: {}", tls::says(&error)));
+                fault = fault.or(Fault::of(&error));
+            }
         }
     }
     let Some(first) =
         hosts.iter().find(|host| host.hello.get_bool("isWritablePrimary").unwrap_or(false)).or(hosts.first())
     else {
-        seen.findings.push(unreachable(&at, &silent.join("; ")));
+        seen.findings.push(unreachable(&at, &silent.join("; "), fault));
         return seen;
     };
     seen.clock = first.clock;
@@ -82,7 +86,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
         true => Finding::ok("mongodb.reachable", &at, answered),
         false => {
             let found = format!("{answered}, but not every host: {}", silent.join("; "));
-            Finding::warn("mongodb.reachable", &at, found, start_or_correct())
+            Finding::warn("mongodb.reachable", &at, found, fault.map_or(start_or_correct(), Fault::mongodb))
         }
     });
     let (topology, usable) = topology(&at, &hosts, &mut options);
@@ -180,7 +184,7 @@ async fn deployment(
     let user = options.credential.as_ref().and_then(|credential| credential.username.clone());
     let database = match Client::with_options(options) {
         Ok(client) => client.database(&config.mongodb.database),
-        Err(error) => return seen.findings.push(unreachable(at, &error.kind.to_string())),
+        Err(error) => return seen.findings.push(unreachable(at, &error.kind.to_string(), None)),
     };
     let status = ask(timeout, database.run_command(doc! { "connectionStatus": 1, "showPrivileges": true })).await;
     let status = match status {
@@ -335,7 +339,8 @@ pub(super) async fn ask<T>(
 /// The reason within the driver's description of the whole topology.
 fn short(said: &str) -> String {
     let reason = said.split("Error: ").nth(1).and_then(|rest| rest.split(", labels").next());
-    reason.filter(|_| said.contains("Topology")).unwrap_or(said).to_owned()
+    let said = reason.filter(|_| said.contains("Topology")).unwrap_or(said);
+    said.strip_prefix("Kind: ").unwrap_or(said).to_owned()
 }
 
 /// A question that only tells more: not being allowed to ask it is no fault.
@@ -360,12 +365,15 @@ fn no_entry(at: &str, user: Option<&str>, trouble: &Trouble) -> Finding {
         );
         return Finding::fail(CHECK, at, found, remedy);
     }
-    let found = format!("no answer to the question who the user is: {}", trouble.said);
+    let found = format!("no answer to the question who the user is: {}", tls::says(&trouble.said));
     Finding::fail(CHECK, at, found, "$ outboxd check --timeout 30s")
 }
 
-fn unreachable(at: &str, why: &str) -> Finding {
-    Finding::fail("mongodb.reachable", at, why, start_or_correct())
+fn unreachable(at: &str, why: &str, fault: Option<Fault>) -> Finding {
+    match fault {
+        Some(fault) => Finding::fail("mongodb.tls", at, why, fault.mongodb()),
+        None => Finding::fail("mongodb.reachable", at, why, start_or_correct()),
+    }
 }
 
 fn start_or_correct() -> &'static str {
@@ -378,7 +386,7 @@ mod tests {
     fn the_reason_is_found_in_the_description_of_everything() {
         let said = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: a:1, \
                     Type: Unknown, Error: Kind: I/O error: unexpected end of file, labels: {} } ] }";
-        assert_eq!(super::short(said), "Kind: I/O error: unexpected end of file");
+        assert_eq!(super::short(said), "I/O error: unexpected end of file");
         assert_eq!(super::short("Error: other"), "Error: other");
     }
 }

@@ -14,6 +14,7 @@ use super::{Clock, Finding, within};
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::relay::stream;
+use crate::tls::{self, Fault};
 
 /// The first version with all that the relay uses.
 const OLDEST: (u64, u64, u64) = (2, 9, 0);
@@ -162,6 +163,9 @@ fn no_entry(at: &str, refused: bool, why: &str) -> Vec<Finding> {
                       nats-server.conf: authorization { user: <user>, password: <bcrypt> }";
         let found = format!("the server refused the credentials: {why}");
         return vec![Finding::ok("nats.reachable", at, "answered"), Finding::fail("nats.auth", at, found, remedy)];
+    }
+    if let Some(fault) = Fault::of(why) {
+        return vec![Finding::fail("nats.tls", at, tls::says(why), fault.nats())];
     }
     let remedy = "$ systemctl start nats-server   # on that host, or\nNATS_URL: correct the host";
     vec![Finding::fail("nats.reachable", at, why, remedy)]

@@ -94,6 +94,16 @@ pub struct Totals {
     pub abandoned: u64,
 }
 
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        let Self { published, duplicates, failed, abandoned } = other;
+        self.published += published;
+        self.duplicates += duplicates;
+        self.failed += failed;
+        self.abandoned += abandoned;
+    }
+}
+
 impl Relay {
     /// Connects to both sides, trying again until they can be reached, and verifies outbox and stream. `None` when stopped
     /// before that.

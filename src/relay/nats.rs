@@ -23,6 +23,7 @@ use super::acks::Acks;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics;
+use crate::tls;
 
 /// Publishes that may queue in the client. A queued publish can leave long after its caller gave up on it, so the queue
 /// is short.
@@ -144,15 +145,17 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
                 Event::ServerError(ServerError::Other(error)) => signals.denied.learn(error),
                 _ => {}
             }
-            info!(%event, "nats connection");
+            // One that was left behind when the relay began anew may yet try to reconnect.
+            if !signals.stands.is_closed() {
+                info!(%event, "nats connection");
+            }
             std::future::ready(())
         });
-    let unreachable = || format!("NATS at {named} can't be reached");
-    let client =
-        options.connect(servers).await.map_err(|error| Error::with_source(ErrorKind::Nats, unreachable(), error))?;
-    let acks = Acks::subscribe(client.clone(), nats.ack_timeout)
-        .await
-        .map_err(|error| Error::with_source(ErrorKind::Nats, unreachable(), error))?;
+    let unreachable =
+        |why: String| Error::new(ErrorKind::Nats, format!("NATS at {named} can't be reached: {}", tls::says(&why)));
+    let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
+    let acks = Acks::subscribe(client.clone(), nats.ack_timeout).await;
+    let acks = acks.map_err(|error| unreachable(error.to_string()))?;
     let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
     Ok((Current { context, acks: Arc::new(acks) }, gone))
 }
@@ -191,6 +194,7 @@ async fn keep(nats: NatsConfig, current: watch::Sender<Current>, mut gone: Cance
                     signals.stands(true);
                     break;
                 }
+                Err(error) if attempt == 1 => warn!(%error, "still no connection"),
                 Err(error) => debug!(%error, attempt, "still no connection"),
             }
         }

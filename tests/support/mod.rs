@@ -5,6 +5,7 @@ mod cluster;
 mod mongod;
 pub(crate) mod oplog;
 pub(crate) mod otlp;
+pub(crate) mod pki;
 mod privileges;
 mod process;
 mod proxy;
@@ -14,6 +15,7 @@ mod writers;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Context, stream};
 use bson::{Document, doc, oid::ObjectId};
 use mongodb::{Client, ClientSession, Collection, Database};
@@ -134,12 +136,29 @@ impl Scene {
         Self::at(name, mongodb_uri(), nats_url, subjects).await
     }
 
+    /// Before `outboxd migrate`, with the test's own connection to NATS made as `options` say.
+    pub(crate) async fn reached(mongodb_uri: String, nats_url: String, options: ConnectOptions) -> Self {
+        let name = format!("t{}", ObjectId::new());
+        let subjects = format!("{name}.>");
+        Self::with(name, mongodb_uri, nats_url, subjects, options).await
+    }
+
     async fn at(name: String, mongodb_uri: String, nats_url: String, subjects: String) -> Self {
-        let client = Client::with_uri_str(&mongodb_uri).await.expect("the test's mongod");
         let options = match nats_url.split_once("//svc:pw@") {
-            Some(_) => async_nats::ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned()),
-            None => async_nats::ConnectOptions::new(),
+            Some(_) => ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned()),
+            None => ConnectOptions::new(),
         };
+        Self::with(name, mongodb_uri, nats_url, subjects, options).await
+    }
+
+    async fn with(
+        name: String,
+        mongodb_uri: String,
+        nats_url: String,
+        subjects: String,
+        options: ConnectOptions,
+    ) -> Self {
+        let client = Client::with_uri_str(&mongodb_uri).await.expect("the test's mongod");
         let servers: Vec<_> = nats_url.split(',').collect();
         let nats = options.retry_on_initial_connect().connect(servers).await.expect("the test's nats-server");
         let database = client.database(&name);

@@ -1,10 +1,12 @@
-//! A mongod of a test's own: a standalone, or one that wants a user.
+//! A mongod of a test's own: a standalone, or one that wants a user, or TLS.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bson::doc;
 use mongodb::Client;
 
+use super::pki::{Authority, Identity};
 use super::until;
 
 /// The administrator's password on [`Mongod::with_users`].
@@ -27,21 +29,46 @@ impl Mongod {
 
     /// A replica set of one that wants a user; there is `admin`, who may do everything.
     pub(crate) async fn with_users() -> Self {
+        let mongod = Self::start(of_a_set);
+        mongod.initiate("admin", PASSWORD, "").await;
+        mongod
+    }
+
+    /// The same, spoken to over TLS alone, with `root` as the tests' own mongod has it.
+    pub(crate) async fn with_tls(authority: &Authority, server: &Identity) -> Self {
         let mongod = Self::start(|data| {
-            let key = data.join("key");
-            std::fs::write(&key, "b3V0Ym94ZA==").expect("the key is written");
-            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            std::fs::set_permissions(&key, private).expect("the key is private");
-            vec!["--auth".to_owned(), "--replSet=rs0".to_owned(), format!("--keyFile={}", key.display())]
+            let mut args = of_a_set(data);
+            args.extend(tls(authority, server));
+            args.push("--tlsAllowConnectionsWithoutCertificates".to_owned());
+            args
         });
+        mongod.initiate("root", "root", &format!("&tlsCAFile={}", authority.file())).await;
+        mongod
+    }
+
+    /// A mongod that wants TLS and a client's certificate, and is told nothing else. Nothing if it wouldn't start.
+    pub(crate) async fn with_certificates(authority: &Authority, server: &Identity) -> Option<Self> {
+        let mut mongod = Self::start(|_| tls(authority, server));
+        for _ in 0..600 {
+            if tokio::net::TcpStream::connect(&mongod.address).await.is_ok() {
+                return Some(mongod);
+            }
+            if mongod.child.try_wait().expect("a child").is_some() {
+                return None;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("mongod neither listens nor ends");
+    }
+
+    async fn initiate(&self, user: &str, password: &str, options: &str) {
         // As nobody, who may do just this on a server without users.
-        let admin = mongod.client("directConnection=true").await.database("admin");
-        let member = doc! { "_id": 0, "host": &mongod.address };
+        let admin = self.client(&format!("directConnection=true{options}")).await.database("admin");
+        let member = doc! { "_id": 0, "host": &self.address };
         let set = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
         admin.run_command(set).await.expect("the set is initiated");
-        let user = doc! { "createUser": "admin", "pwd": PASSWORD, "roles": ["root"] };
+        let user = doc! { "createUser": user, "pwd": password, "roles": ["root"] };
         until("the set has a primary and a user", async || admin.run_command(user.clone()).await.ok()).await;
-        mongod
     }
 
     /// A URI for this database, as this user.
@@ -57,7 +84,7 @@ impl Mongod {
         client
     }
 
-    fn start(args: impl Fn(&std::path::Path) -> Vec<String>) -> Self {
+    fn start(args: impl Fn(&Path) -> Vec<String>) -> Self {
         let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
         let data = tempfile::tempdir().expect("a folder for the data");
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -73,6 +100,21 @@ impl Mongod {
             .expect("mongod starts");
         Self { child, address: address.to_string(), _data: data }
     }
+}
+
+/// What a member of a replica set with users takes.
+fn of_a_set(data: &Path) -> Vec<String> {
+    let key = data.join("key");
+    std::fs::write(&key, "b3V0Ym94ZA==").expect("the key is written");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key, private).expect("the key is private");
+    vec!["--auth".to_owned(), "--replSet=rs0".to_owned(), format!("--keyFile={}", key.display())]
+}
+
+fn tls(authority: &Authority, server: &Identity) -> Vec<String> {
+    let (both, authority) = (&server.both, authority.file());
+    ["--tlsMode=requireTLS".to_owned(), format!("--tlsCertificateKeyFile={both}"), format!("--tlsCAFile={authority}")]
+        .into()
 }
 
 impl Drop for Mongod {
