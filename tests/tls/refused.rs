@@ -11,26 +11,48 @@ use super::{options, relays, uri, with_ca};
 use crate::support::pki::Authority;
 use crate::support::{Mongod, NatsServer, PASSWORD, Relay, Scene, mongodb_uri, outboxd_with, until};
 
-/// A check fails with this finding, and a relay waits for someone to mend it and does nothing meanwhile.
-async fn refuses(scene: &Scene, settings: &[(&str, &str)], (check, found, remedy): (&str, &str, &str), what: &str) {
+/// Settings with which a server must be refused.
+struct Case {
+    what: &'static str,
+    settings: Vec<(&'static str, String)>,
+    /// Name of the finding, and parts of what it says.
+    finding: (&'static str, &'static str, &'static str),
+}
+
+impl Case {
+    fn settings(&self) -> Vec<(&str, &str)> {
+        self.settings.iter().map(|(name, text)| (*name, text.as_str())).collect()
+    }
+}
+
+/// Each check fails with its finding, and each relay waits for someone to mend it and does nothing meanwhile.
+async fn refused(scene: &Scene, cases: &[Case]) {
     let args = ["check", "--output", "json", "--timeout", "2s"];
-    let (code, said) = outboxd_with(scene, &args, settings);
-    assert_eq!(code, Some(1), "{what}: {said}");
-    let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
-    let finding = findings.iter().find(|finding| finding["check"] == check);
-    let finding = finding.unwrap_or_else(|| panic!("{what}: no {check} in {said}"));
-    let text = |name: &str| finding[name].as_str().unwrap().to_owned();
-    assert_eq!(text("level"), "fail", "{what}: {said}");
-    assert!(text("found").contains(found) && text("remedy").contains(remedy), "{what}: {finding}");
-    assert!(["127.0.0.1:", "localhost:"].iter().any(|host| text("looked_at").contains(host)), "{what}: {finding}");
-    let relay = Relay::start(scene, settings);
-    relay.says(found).await;
-    let log = relay.log();
-    let line = log.lines().find(|line| line.contains(found)).unwrap();
-    assert!(line.contains("127.0.0.1:") || line.contains("localhost:"), "{what}: {line}");
-    assert!(!line.contains("Kind:") && !line.contains("{ ") && line.len() < 400, "{what}: {line}");
-    assert!(!log.contains("holding the lease") && !log.contains(PASSWORD), "{what}: {log}");
-    assert_eq!(relay.stop(), Some(0), "{what}");
+    let checked: Vec<_> = std::thread::scope(|threads| {
+        let check = |case: &Case| outboxd_with(scene, &args, &case.settings());
+        let checks: Vec<_> = cases.iter().map(|case| threads.spawn(move || check(case))).collect();
+        checks.into_iter().map(|check| check.join().unwrap()).collect()
+    });
+    let relays: Vec<_> = cases.iter().map(|case| Relay::start(scene, &case.settings())).collect();
+    for ((Case { what, finding, .. }, (code, said)), relay) in cases.iter().zip(checked).zip(relays) {
+        let (check, found, remedy) = finding;
+        assert_eq!(code, Some(1), "{what}: {said}");
+        let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
+        let finding = findings.iter().find(|finding| finding["check"] == *check);
+        let finding = finding.unwrap_or_else(|| panic!("{what}: no {check} in {said}"));
+        let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+        assert_eq!(text("level"), "fail", "{what}: {said}");
+        assert!(text("found").contains(found) && text("remedy").contains(remedy), "{what}: {finding}");
+        let names = |text: &str| ["127.0.0.1:", "localhost:"].iter().any(|host| text.contains(host));
+        assert!(names(&text("looked_at")), "{what}: {finding}");
+        relay.says(found).await;
+        let log = relay.log();
+        let line = log.lines().find(|line| line.contains(found)).unwrap();
+        assert!(names(line) && line.len() < 400, "{what}: {line}");
+        assert!(!line.contains("Kind:") && !line.contains("{ "), "{what}: {line}");
+        assert!(!log.contains("holding the lease") && !log.contains(PASSWORD), "{what}: {log}");
+        assert_eq!(relay.stop(), Some(0), "{what}");
+    }
 }
 
 #[tokio::test]
@@ -55,22 +77,39 @@ async fn a_nats_server_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     scene.commit([scene.event("a", 0)]).await;
     let tls = |nats: &NatsServer| nats.url.replace("nats://", "tls://");
     let untrusted = ("nats.tls", "signed by nobody who is trusted here", "NATS_CA");
-    for (what, url, authority, finding) in [
-        ("wrong name", tls(&misnamed), &ca, ("nats.tls", "not valid for name \"127.0.0.1\"", "NATS_URL: a host")),
-        ("expired", tls(&expired), &ca, ("nats.tls", "its certificate has expired", "cert_file: <a certificate")),
-        ("another CA", tls(&good), &other_ca, untrusted),
-        ("the system's CAs", tls(&good), &String::new(), untrusted),
+    let plaintext = ("nats.tls", "does not speak TLS", "tls { cert_file");
+    let cases = [
+        (
+            "wrong name",
+            tls(&misnamed),
+            ca.as_str(),
+            ("nats.tls", "not valid for name \"127.0.0.1\"", "NATS_URL: a host"),
+        ),
+        (
+            "expired",
+            tls(&expired),
+            ca.as_str(),
+            ("nats.tls", "its certificate has expired", "cert_file: <a certificate"),
+        ),
+        ("another CA", tls(&good), other_ca.as_str(), untrusted),
+        ("the system's CAs", tls(&good), "", untrusted),
         // The server says that it wants TLS.
-        ("nothing said of TLS", good.url.clone(), &String::new(), untrusted),
-        ("no certificate", tls(&demanding), &ca, ("nats.tls", "wants a client certificate", "NATS_CERT, NATS_KEY")),
-        ("plaintext", tls(&plain), &ca, ("nats.tls", "does not speak TLS", "tls { cert_file")),
-        ("plaintext, by the CA", plain.url.clone(), &ca, ("nats.tls", "does not speak TLS", "tls { cert_file")),
-        ("plaintext, by the URL", tls(&plain), &String::new(), ("nats.tls", "does not speak TLS", "tls { cert_file")),
-    ] {
-        let mut settings = with_ca(authority, &user);
-        settings.push(("NATS_URL", &url));
-        refuses(&scene, &settings, finding, what).await;
-    }
+        ("nothing said of TLS", good.url.clone(), "", untrusted),
+        (
+            "no certificate",
+            tls(&demanding),
+            ca.as_str(),
+            ("nats.tls", "wants a client certificate", "NATS_CERT, NATS_KEY"),
+        ),
+        ("plaintext", tls(&plain), ca.as_str(), plaintext),
+        ("plaintext, by the CA", plain.url.clone(), ca.as_str(), plaintext),
+        ("plaintext, by the URL", tls(&plain), "", plaintext),
+    ];
+    let cases = cases.map(|(what, url, authority, finding)| {
+        let [user, password] = user.map(|(name, text)| (name, text.to_owned()));
+        Case { what, settings: vec![("NATS_URL", url), ("NATS_CA", authority.to_owned()), user, password], finding }
+    });
+    refused(&scene, &cases).await;
     for unwilling in [&misnamed, &expired, &demanding, &plain] {
         assert!(!unwilling.log().contains("authorization"), "nobody said a name: {}", unwilling.log());
     }
@@ -111,8 +150,8 @@ async fn a_mongod_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     let (code, said) = outboxd_with(&scene, &["migrate"], &[]);
     assert_eq!(code, Some(0), "{said}");
 
-    let plain = mongodb_uri();
-    let plain = plain.split('@').next_back().unwrap().split('/').next().unwrap();
+    let uri_of_all = mongodb_uri();
+    let plain = uri_of_all.split('@').next_back().unwrap().split('/').next().unwrap();
     let name = &scene.name;
     let at_host = |host: &str, options: &str| {
         format!("mongodb://svc:{PASSWORD}@{host}/{name}?serverSelectionTimeoutMS=1000&authSource=admin{options}")
@@ -120,7 +159,7 @@ async fn a_mongod_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     let tls = |authority: &str| format!("&tls=true&tlsCAFile={authority}");
     let by_name = good.address.replace("127.0.0.1", "localhost");
     until("it has expired", async || (SystemTime::now() > end + Duration::from_secs(1)).then_some(())).await;
-    for (what, uri, finding) in [
+    let cases = [
         ("wrong name", at_host(&by_name, &tls(&ca)), ("not valid for name \"localhost\"", "MONGODB_URI: a host that")),
         ("expired", at_host(&expired.address, &tls(&ca)), ("its certificate has expired", "rotateCertificates")),
         ("another CA", at_host(&good.address, &tls(&other_ca)), ("nobody who is trusted here", "tlsCAFile=")),
@@ -128,10 +167,12 @@ async fn a_mongod_without_a_good_reason_to_trust_it_is_not_spoken_to() {
         ("no certificate", at_host(&demanding.address, &tls(&ca)), ("wants", "tlsCertificateKeyFile=")),
         ("plaintext", at_host(plain, &tls(&ca)), ("does not speak TLS", "mode: requireTLS")),
         ("nothing said of TLS", at_host(&good.address, ""), ("wants TLS", "tls=true&tlsCAFile=")),
-    ] {
-        let (found, remedy) = finding;
-        refuses(&scene, &[("MONGODB_URI", &uri)], ("mongodb.tls", found, remedy), what).await;
-    }
+    ];
+    let cases = cases.map(|(what, uri, (found, remedy))| {
+        let settings = vec![("MONGODB_URI", uri)];
+        Case { what, settings, finding: ("mongodb.tls", found, remedy) }
+    });
+    refused(&scene, &cases).await;
     relays(&scene, &[], "the right CA").await;
 }
 
