@@ -10,8 +10,16 @@ use super::peer::Peer;
 use super::report::Report;
 use super::stage::{Stage, env};
 
-pub(crate) const COLUMNS: &[&str] =
-    &["s to drain", "events waiting", "MB before", "MB at the end of it", "peak MB", "missing", "copies"];
+pub(crate) const COLUMNS: &[&str] = &[
+    "s to drain",
+    "events waiting",
+    "MB before",
+    "MB half-way",
+    "MB at the end of it",
+    "peak MB",
+    "missing",
+    "copies",
+];
 /// At the pace of the outage, before it.
 const BEFORE: Duration = Duration::from_secs(10);
 /// A drain that takes longer has failed.
@@ -37,7 +45,10 @@ pub(crate) async fn outage(report: &mut Report, seconds: u32, rate: u32) {
         let mb_before = running.resident_mb();
 
         nats.stop();
-        let waiting = service.at_a_pace(rate, Duration::from_secs(seconds.into())).await.len() as u64;
+        let half = Duration::from_secs(seconds.into()) / 2;
+        let mut waiting = service.at_a_pace(rate, half).await.len() as u64;
+        let mb_half_way = running.resident_mb();
+        waiting += service.at_a_pace(rate, half).await.len() as u64;
         let mb_during = running.resident_mb();
         nats.start_again();
         let back = Instant::now();
@@ -52,6 +63,7 @@ pub(crate) async fn outage(report: &mut Report, seconds: u32, rate: u32) {
             took,
             waiting as f64,
             mb_before,
+            mb_half_way,
             mb_during,
             running.peak_mb(),
             expected.saturating_sub(messages) as f64,

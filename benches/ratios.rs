@@ -86,11 +86,11 @@ pub(super) fn of(report: &Report) -> Vec<Ratio> {
         line("memory beside Debezium Server", AtMost(1.0), beside(&follow, Debezium, mb)),
         line("peak memory of a drain of 1,000,000, MB", AtMost(32.0), value(&large, mb)),
         line(
-            "memory at the end of an outage beside before it",
+            "memory at the end of an outage beside half-way",
             AtMost(1.05),
             value(&outage, "MB at the end of it")
-                .zip(value(&outage, "MB before"))
-                .map(|(during, before)| during / before),
+                .zip(value(&outage, "MB half-way"))
+                .map(|(end, half_way)| end / half_way),
         ),
         line("processor per event, µs", AtMost(8.0), value(&drain, cpu)),
         line("idle, % of a core", AtMost(0.5), value(idle::TITLE, "% of a core")),
