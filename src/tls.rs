@@ -60,8 +60,8 @@ impl Fault {
         Self::find(said).map(|(fault, _)| fault)
     }
 
-    /// What mends it between the relay and mongod.
-    pub(crate) fn mongodb(self) -> &'static str {
+    /// What mends it between the relay and mongod, which was spoken to over TLS or not.
+    pub(crate) fn mongodb(self, over_tls: bool) -> &'static str {
         match self {
             Expired | NotYetValid | Certificate => {
                 "mongod.conf: net: { tls: { certificateKeyFile: <a certificate that is valid> } }\n\
@@ -77,10 +77,9 @@ impl Fault {
             }
             Refused => "mongod.conf: net: { tls: … }   # TLS 1.2 or 1.3",
             Plaintext => "mongod.conf: net: { tls: { mode: requireTLS, certificateKeyFile: <file> } }",
-            HungUp => {
-                "MONGODB_URI: tls=true&tlsCAFile=<file of the CA>   # if mongod wants TLS, and\n\
-                 MONGODB_URI: tlsCertificateKeyFile=<file with certificate and key>   # if it wants a certificate"
-            }
+            // Over TLS there is one thing left that it may want.
+            HungUp if over_tls => ClientCertificate.mongodb(over_tls),
+            HungUp => "MONGODB_URI: tls=true&tlsCAFile=<file of the CA that signed mongod's certificate>",
         }
     }
 
@@ -114,6 +113,8 @@ pub(crate) fn says(said: &str) -> String {
         NotYetValid => "its certificate is not valid yet, or a clock is wrong".to_owned(),
         WrongName => format!("its certificate is not valid for name{rest}"),
         Untrusted => "its certificate is signed by nobody who is trusted here".to_owned(),
+        // As `openssl req -x509` makes them.
+        Certificate if rest.contains("CaUsedAsEndEntity") => "it shows a CA's certificate as its own".to_owned(),
         Certificate => format!("its certificate can't be accepted: {rest}"),
         ClientCertificate => "it wants a client certificate that it trusts".to_owned(),
         Refused => format!("it refused the TLS handshake: {rest}"),
@@ -139,6 +140,7 @@ mod tests {
             ("invalid peer certificate: UnknownIssuer", Untrusted, "nobody who is trusted"),
             ("invalid peer certificate: BadSignature", Untrusted, "nobody who is trusted"),
             ("invalid peer certificate: BadEncoding", Certificate, "BadEncoding"),
+            ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", Certificate, "a CA's certificate"),
             ("received fatal alert: CertificateRequired", ClientCertificate, "wants a client certificate"),
             ("received fatal alert: ProtocolVersion", Refused, "ProtocolVersion"),
             ("received corrupt message of type InvalidContentType", Plaintext, "does not speak TLS"),

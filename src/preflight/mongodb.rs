@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bson::{Document, doc};
 use futures_util::future::join_all;
 use mongodb::error::ErrorKind as MongodbErrorKind;
-use mongodb::options::{ClientOptions, ServerAddress};
+use mongodb::options::{ClientOptions, ServerAddress, Tls};
 use mongodb::{Client, Database};
 use tokio::net::TcpStream;
 
@@ -64,20 +64,21 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     options.connect_timeout = Some(timeout);
     let probes = options.hosts.iter().map(|address| probe(&options, address, timeout));
     let probes: Vec<_> = options.hosts.iter().map(ToString::to_string).zip(join_all(probes).await).collect();
-    let (mut hosts, mut silent, mut fault) = (Vec::new(), Vec::new(), None);
+    let over_tls = matches!(options.tls, Some(Tls::Enabled(_)));
+    let (mut hosts, mut silent, mut remedy) = (Vec::new(), Vec::new(), None);
     for (address, probed) in probes {
         match probed {
             Ok(host) => hosts.push(host),
             Err(error) => {
                 silent.push(format!("{address}: {}", tls::says(&error)));
-                fault = fault.or(Fault::of(&error));
+                remedy = remedy.or(Fault::of(&error).map(|fault| fault.mongodb(over_tls)));
             }
         }
     }
     let Some(first) =
         hosts.iter().find(|host| host.hello.get_bool("isWritablePrimary").unwrap_or(false)).or(hosts.first())
     else {
-        seen.findings.push(unreachable(&at, &silent.join("; "), fault));
+        seen.findings.push(unreachable(&at, &silent.join("; "), remedy));
         return seen;
     };
     seen.clock = first.clock;
@@ -86,7 +87,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
         true => Finding::ok("mongodb.reachable", &at, answered),
         false => {
             let found = format!("{answered}, but not every host: {}", silent.join("; "));
-            Finding::warn("mongodb.reachable", &at, found, fault.map_or(start_or_correct(), Fault::mongodb))
+            Finding::warn("mongodb.reachable", &at, found, remedy.unwrap_or(start_or_correct()))
         }
     });
     let (topology, usable) = topology(&at, &hosts, &mut options);
@@ -369,9 +370,9 @@ fn no_entry(at: &str, user: Option<&str>, trouble: &Trouble) -> Finding {
     Finding::fail(CHECK, at, found, "$ outboxd check --timeout 30s")
 }
 
-fn unreachable(at: &str, why: &str, fault: Option<Fault>) -> Finding {
-    match fault {
-        Some(fault) => Finding::fail("mongodb.tls", at, why, fault.mongodb()),
+fn unreachable(at: &str, why: &str, of_tls: Option<&str>) -> Finding {
+    match of_tls {
+        Some(remedy) => Finding::fail("mongodb.tls", at, why, remedy),
         None => Finding::fail("mongodb.reachable", at, why, start_or_correct()),
     }
 }
