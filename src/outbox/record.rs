@@ -127,20 +127,20 @@ fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
 fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String> {
     let (mut id, mut ts, mut key, mut payload, mut headers, mut is_locked) = (None, None, None, None, None, None);
     let (mut attempts, mut due_at_ms, mut dead, mut discarding) = (0, 0, false, false);
-    let mut values = Values::default();
+    let (mut values, mut subject) = (Values::default(), None);
     for element in document.iter() {
         let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
         let name = name.as_str();
         match name {
-            field::ID => once(name, &mut id, read_id(value)?)?,
+            field::ID => once(name, &mut id, || read_id(value))?,
             field::TS => match value {
-                RawBsonRef::Timestamp(at) => once(name, &mut ts, at)?,
+                RawBsonRef::Timestamp(at) => once(name, &mut ts, || Ok(at))?,
                 // Somebody else's.
                 _ if !layout.is_own() => {}
                 other => return Err(wrong_type(name, "a timestamp", other)),
             },
             field::IS_LOCKED => match value {
-                RawBsonRef::Boolean(locked) => once(name, &mut is_locked, locked)?,
+                RawBsonRef::Boolean(locked) => once(name, &mut is_locked, || Ok(locked))?,
                 other => return Err(wrong_type(name, "a bool", other)),
             },
             field::ATTEMPTS => attempts = read_attempts(value),
@@ -158,21 +158,28 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
             _ => {}
         }
         if let Some(place) = layout.place(name) {
-            let text = layout.text(value).map_err(|wanted| wrong_type(name, wanted, value))?;
-            once(name, &mut values[place], text)?;
+            once(name, &mut values[place], || layout.text(value).map_err(|wanted| wrong_type(name, wanted, value)))?;
+            if subject.is_none()
+                && let Ok(text) = layout.subject(&values)
+            {
+                subject = Some(Subject::new(text).map_err(|error| error.to_string())?);
+            }
         }
         if name == layout.key() {
-            let text =
-                layout.text(value).map_err(|wanted| wrong_type(name, &format!("{wanted}, or left out"), value))?;
-            once(name, &mut key, Key::new(text).map_err(|error| error.to_string())?)?;
+            once(name, &mut key, || {
+                let wrong = |wanted| wrong_type(name, &format!("{wanted}, or left out"), value);
+                Key::new(layout.text(value).map_err(wrong)?).map_err(|error| error.to_string())
+            })?;
         }
         if name == layout.payload() {
-            let bytes = payload::to_bytes(value).map_err(|error| format!("invalid payload: {error}"))?;
             let is_json = matches!(value, RawBsonRef::Document(_) | RawBsonRef::Array(_));
-            once(name, &mut payload, (bytes, is_json))?;
+            once(name, &mut payload, || match payload::to_bytes(value) {
+                Ok(bytes) => Ok((bytes, is_json)),
+                Err(error) => Err(format!("invalid payload: {error}")),
+            })?;
         }
         if name == layout.headers() {
-            once(name, &mut headers, read_headers(name, value)?)?;
+            once(name, &mut headers, || read_headers(name, value))?;
         }
     }
     let missing = |name| format!("`{name}` is missing");
@@ -185,12 +192,15 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
         true => Custody::Live,
         false => Custody::Unlocked { due_at_ms },
     };
-    let subject = Subject::new(layout.subject(&values).map_err(missing)?).map_err(|error| error.to_string())?;
     let (payload, is_json) = payload.ok_or_else(|| missing(layout.payload()))?;
     let mut record = OutboxRecord {
         ts: ts.unwrap_or_else(|| ts_of_id(&id)),
         id,
-        subject,
+        subject: match subject {
+            Some(subject) => subject,
+            // A part of it is missing, unless it has none.
+            None => Subject::new(layout.subject(&values).map_err(missing)?).map_err(|error| error.to_string())?,
+        },
         key,
         payload,
         headers: headers.unwrap_or_default(),
@@ -201,11 +211,12 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
     Ok(record)
 }
 
-fn once<T>(name: &str, slot: &mut Option<T>, value: T) -> Result<(), String> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(format!("`{name}` stands twice in the document")),
+fn once<T>(name: &str, slot: &mut Option<T>, read: impl FnOnce() -> Result<T, String>) -> Result<(), String> {
+    if slot.is_some() {
+        return Err(format!("`{name}` stands twice in the document"));
     }
+    *slot = Some(read()?);
+    Ok(())
 }
 
 fn read_id(value: RawBsonRef<'_>) -> Result<EventId, String> {
