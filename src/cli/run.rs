@@ -48,7 +48,9 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
             Ok(Some(anew)) if !stop.is_cancelled() => config = anew,
             _ => break Ok(()),
         }
-        endpoint.follow(&config).await?;
+        if let Err(error) = endpoint.follow(&config).await {
+            break Err(error);
+        }
         health.starts();
     };
     traces::stop().await;

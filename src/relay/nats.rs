@@ -119,7 +119,10 @@ struct Signals {
 impl Signals {
     fn stands(&self, stands: bool) {
         self.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-        metrics::nats_connected(stands);
+        // One that was left behind when the relay began anew says nothing of the connection that is there now.
+        if !self.stands.is_closed() {
+            metrics::nats_connected(stands);
+        }
     }
 }
 
