@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_nats::jetstream::stream::Config;
 use axum::extract::State;
 use axum::http::StatusCode;
 use bson::doc;
@@ -27,14 +26,7 @@ fn kinds(scene: &Scene) -> Vec<String> {
 }
 
 fn uncovered(scene: &Scene) -> Event {
-    Event::new("elsewhere", &doc! { "key": "k", "number": 1 }).unwrap().key(&*scene.name).unwrap()
-}
-
-async fn cover(scene: &Scene, subject: &str) {
-    let mut stream = scene.context.get_stream(&scene.name).await.unwrap();
-    let config = stream.info().await.unwrap().config.clone();
-    let subjects = config.subjects.iter().cloned().chain([subject.to_owned()]).collect();
-    scene.context.update_stream(Config { subjects, ..config }).await.unwrap();
+    Event::new(scene.subject("elsewhere"), &doc! { "key": "k", "number": 1 }).unwrap().key(&*scene.name).unwrap()
 }
 
 async fn metrics(relay: &Relay) -> String {
@@ -63,10 +55,12 @@ async fn webhook() -> (String, mpsc::UnboundedReceiver<Value>) {
 
 #[tokio::test]
 async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
-    let nats = NatsServer::start().await;
-    let scene = Scene::alone(&nats).await;
+    let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
+    let made = scene.subject("made");
     let (url, mut posts) = webhook().await;
     let settings = [
+        ("OUTBOXD_STREAM__SUBJECTS", made.as_str()),
         ("OUTBOXD_RETRY__MAX_ATTEMPTS", "4"),
         ("OUTBOXD_ALERTS__AFTER_FAILURES", "2"),
         ("OUTBOXD_ALERTS__WEBHOOK", &url),
@@ -79,7 +73,10 @@ async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
     assert_eq!(kinds(&scene), ["failing", "dead"]);
     assert_eq!(dead["outbox"], format!("{}.outbox", scene.name));
     assert_eq!((&dead["event"]["id"], &dead["event"]["attempts"]), (&id.into(), &4.into()));
-    assert_eq!((&dead["event"]["subject"], &dead["event"]["code"]), (&"elsewhere".into(), &"not-covered".into()));
+    assert_eq!(
+        (&dead["event"]["subject"], &dead["event"]["code"]),
+        (&scene.subject("elsewhere").into(), &"not-covered".into())
+    );
     assert!(dead["text"].as_str().unwrap().contains("add the subject to the stream"), "{dead}");
 
     // Counted, for Prometheus.
@@ -96,20 +93,25 @@ async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
 
 #[tokio::test]
 async fn events_that_wait_for_too_long_are_told_of_once_and_so_is_their_end() {
-    let nats = NatsServer::start().await;
-    let scene = Scene::alone(&nats).await;
-    let settings = [("OUTBOXD_ALERTS__STUCK_AFTER", "1s"), ("OUTBOXD_RETRY__BASE_DELAY", "1s")];
+    let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
+    let made = scene.subject("made");
+    let settings = [
+        ("OUTBOXD_STREAM__SUBJECTS", made.as_str()),
+        ("OUTBOXD_ALERTS__STUCK_AFTER", "1s"),
+        ("OUTBOXD_RETRY__BASE_DELAY", "1s"),
+    ];
     let relay = Relay::leading(&scene, &settings).await;
     scene.commit([uncovered(&scene), scene.event("other", 1)]).await;
     let stuck = line(&scene, "stuck").await;
     assert!(stuck["oldest_seconds"].as_u64().unwrap() >= 1, "{stuck}");
-    assert_eq!(stuck["event"]["subject"], "elsewhere");
+    assert_eq!(stuck["event"]["subject"], scene.subject("elsewhere"));
 
     // A restart doesn't repeat it.
     assert_eq!(relay.stop(), Some(0));
     let _relay = Relay::leading(&scene, &settings).await;
     until("it was tried again", async || scene.one(doc! { "attempts": { "$gte": 3 } }).await).await;
-    cover(&scene, "elsewhere").await;
+    scene.cover(&["made", "elsewhere"]).await;
     line(&scene, "recovered").await;
     assert_eq!(kinds(&scene), ["stuck", "recovered"]);
 }

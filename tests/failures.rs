@@ -1,9 +1,10 @@
 //! A failed publish is marked, retried later, and no event of its key passes it.
 
+use async_nats::ConnectOptions;
 use bson::{Document, Timestamp, doc};
 use outboxd::Event;
 
-use crate::support::{NatsServer, Relay, Scene, until};
+use crate::support::{NatsServer, Relay, Scene, mongodb_uri, outboxd, until};
 
 fn event(scene: &Scene, subject: &str, number: u32) -> Event {
     Event::new(scene.subject(subject), &doc! { "key": "k", "number": number }).unwrap().key("k").unwrap()
@@ -175,7 +176,11 @@ async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed
         format!("accounts {{ APP {{ jetstream: enabled, users: [{user}] }} }}")
     };
     let nats = NatsServer::with_config(&allow("")).await;
-    let scene = Scene::alone_at(nats.url.replace("nats://", "nats://svc:pw@")).await;
+    let url = nats.url.replace("nats://", "nats://svc:pw@");
+    let options = ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned());
+    let scene = Scene::reached(mongodb_uri(), url, options).await;
+    let (code, said) = outboxd(&scene, &["migrate"]);
+    assert_eq!(code, Some(0), "{said}");
     let subject = scene.subject("denied");
     nats.reload(&allow(&subject));
     let _relay = Relay::leading(&scene, &[]).await;

@@ -22,7 +22,7 @@ async fn copy(orders: &Ticketing, id: &ObjectId, version: i64) -> Document {
 
 #[tokio::test]
 async fn versions_are_applied_in_their_order_whatever_order_they_come_in() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let orders = Ticketing::start("orders", &nats).await;
     let (early, late) = (ObjectId::new(), ObjectId::new());
     orders.hears("ticket:updated", ticket(&early, 15, 2)).await;
@@ -45,7 +45,7 @@ async fn versions_are_applied_in_their_order_whatever_order_they_come_in() {
 
 #[tokio::test]
 async fn an_order_has_one_owner_and_its_ticket_one_order() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let orders = Ticketing::start("orders", &nats).await;
     let id = ObjectId::new();
     let wanted = json!({ "ticketId": id.to_hex() });
@@ -79,7 +79,7 @@ async fn an_order_has_one_owner_and_its_ticket_one_order() {
 
 #[tokio::test]
 async fn of_many_orders_at_once_one_gets_the_ticket() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let orders = Ticketing::start("orders", &nats).await;
     let id = ObjectId::new();
     orders.hears("ticket:created", ticket(&id, 5, 0)).await;
@@ -96,7 +96,7 @@ async fn of_many_orders_at_once_one_gets_the_ticket() {
 
 #[tokio::test]
 async fn both_services_and_their_relays_agree_on_a_ticket() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     let orders = tickets.beside("orders").await;
     let _relays = [Relay::leading(&tickets.scene, &[]).await, Relay::leading(&orders.scene, &[]).await];

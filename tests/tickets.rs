@@ -7,7 +7,7 @@ use crate::support::{NatsServer, Ticketing, token, until};
 
 #[tokio::test]
 async fn a_ticket_and_its_event_are_written_together() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     let made = tickets.post("ann", "/api/tickets", json!({ "title": "Concert", "price": 5 })).await;
     assert_eq!(made.status, 201, "{made:?}");
@@ -30,7 +30,7 @@ async fn a_ticket_and_its_event_are_written_together() {
 
 #[tokio::test]
 async fn a_bad_request_is_told_why_and_leaves_nothing() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     let made = tickets.post("ann", "/api/tickets", json!({ "title": "Concert", "price": 5 })).await;
     let path = format!("/api/tickets/{}", made.id());
@@ -78,7 +78,7 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
 
 #[tokio::test]
 async fn an_order_reserves_its_ticket_once_and_gives_it_free() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     let made = tickets.post("ann", "/api/tickets", json!({ "title": "Concert", "price": 5 })).await;
     let path = format!("/api/tickets/{}", made.id());
@@ -114,7 +114,7 @@ async fn an_order_reserves_its_ticket_once_and_gives_it_free() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_passed_over() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     tickets.hears("order:created", json!({ "nonsense": true })).await;
     tickets.hears("someone:else", json!([])).await;

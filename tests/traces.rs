@@ -21,7 +21,7 @@ fn traceparent(flags: &str) -> String {
 
 #[tokio::test]
 async fn one_trace_goes_from_a_request_in_tickets_over_the_relay_to_the_listener_in_orders() {
-    let (nats, collector) = (NatsServer::start().await, Collector::start().await);
+    let (nats, collector) = (NatsServer::taking("*").await, Collector::start().await);
     let env = collector.env();
     let tickets = Ticketing::start_with("tickets", &nats, &env).await;
     let orders = tickets.beside_with("orders", &env).await;

@@ -14,7 +14,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{ALONE, NatsServer, Relay, Scene, outboxd, until};
+use crate::support::{ALONE, NatsServer, Relay, Scene, until};
 
 const SOURCES: &str = "docs/writers";
 /// What people who tried the programs left in their folders.
@@ -115,8 +115,8 @@ const CLOUDEVENTS: Language = Language { read: &["venv/bin/python", "read_cloude
 async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
     let language: &'static Language = &CLOUDEVENTS;
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::start().await;
-    let scene = shop(&nats).await;
+    let nats = NatsServer::taking("*").await;
+    let scene = Scene::alone(&nats).await;
     let settings = [("OUTBOXD_EVENT__CLOUDEVENTS", "binary"), ("OUTBOXD_EVENT__CLOUDEVENTS_SOURCE", "/shop/orders")];
     let _relay = Relay::leading(&scene, &settings).await;
     let id = program.write(&scene, "1042").await.unwrap();
@@ -137,8 +137,8 @@ async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
 async fn a_consumer_that_keeps_the_message_ids_acts_once() {
     let language: &'static Language = &NODE;
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::start().await;
-    let scene = shop(&nats).await;
+    let nats = NatsServer::taking("*").await;
+    let scene = Scene::alone(&nats).await;
     let _relay = Relay::leading(&scene, &[]).await;
     program.write(&scene, "1042").await.unwrap();
     scene.drained().await;
@@ -162,18 +162,10 @@ async fn a_consumer_that_keeps_the_message_ids_acts_once() {
     }
 }
 
-/// Subjects are the same in every test, so each has a nats-server.
-async fn shop(nats: &NatsServer) -> Scene {
-    let scene = Scene::on(format!("t{}", ObjectId::new()), nats.url.clone(), "*".to_owned()).await;
-    let (code, said) = outboxd(&scene, &["migrate"]);
-    assert_eq!(code, Some(0), "{said}");
-    scene
-}
-
 async fn orders_are_placed_in(language: &'static Language) {
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::start().await;
-    let scene = shop(&nats).await;
+    let nats = NatsServer::taking("*").await;
+    let scene = Scene::alone(&nats).await;
 
     // The first commit fails and the transaction runs again, with the same ids. No relay runs yet: it would take away
     // what was written outside the transaction before the second run meets it.

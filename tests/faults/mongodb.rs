@@ -11,7 +11,7 @@ use crate::support::{ALONE, Mongod, NatsServer, PASSWORD, Relay, ReplicaSet, Sce
 const HISTORY_LOST: i32 = 286;
 
 async fn trial(set: &ReplicaSet, nats: &NatsServer, relays: usize) -> Trial {
-    Trial::begin(Scene::among(set.uri(), nats.url.clone(), "1").await, relays, &[]).await
+    Trial::begin(Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await, relays, &[]).await
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn rights_that_are_revoked_stop_the_relay_until_they_are_given_back() {
 async fn events_that_wait_behind_a_failed_one_keep_their_order_while_the_primary_steps_down() {
     let _alone = ALONE.lock().await;
     let (set, nats) = (ReplicaSet::start(3).await, NatsServer::start().await);
-    let scene = Scene::among(set.uri(), nats.url.clone(), "1").await;
+    let scene = Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await;
     let never = scene.subject("never");
     let settings = [("OUTBOXD_STREAM__SUBJECTS", never.as_str()), ("OUTBOXD_RETRY__MAX_DELAY", "1s")];
     let trial = Trial::begin(scene, 2, &settings).await;

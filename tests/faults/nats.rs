@@ -11,7 +11,8 @@ use crate::support::{ALONE, NatsCluster, NatsServer, Relay, Scene, checker, mong
 
 async fn trial(cluster: &NatsCluster, relays: usize) -> Trial {
     let settings = [("OUTBOXD_STREAM__REPLICAS", "3")];
-    Trial::begin(Scene::among(mongodb_uri(), cluster.url(), "3").await, relays, &settings).await
+    Trial::begin(Scene::among(mongodb_uri(), cluster.url(), Some(cluster.users.clone()), "3").await, relays, &settings)
+        .await
 }
 
 #[tokio::test]

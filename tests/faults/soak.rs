@@ -102,7 +102,7 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     let mut random = StdRng::seed_from_u64(seed);
     // Ten minutes of writes take a quarter of a gigabyte.
     let (set, cluster) = (ReplicaSet::remembering(3, 4000).await, NatsCluster::start().await);
-    let scene = Scene::among(set.uri(), cluster.url(), "3").await;
+    let scene = Scene::among(set.uri(), cluster.url(), Some(cluster.users.clone()), "3").await;
     let trial = Trial::begin(scene, 3, &[("OUTBOXD_STREAM__REPLICAS", "3")]).await;
     let mut soak = Soak { set, cluster, trial, faults: BTreeMap::new(), holders: Vec::new(), curve: Vec::new() };
     let began = Instant::now();

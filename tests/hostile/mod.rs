@@ -9,12 +9,12 @@ mod unmarked;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bson::{RawArray, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
+use bson::{RawArray, RawDocument, RawDocumentBuf, doc};
 use outboxd::Event;
 
 use self::raw::{ARRAY, BOOL, DOCUMENT, STRING, document, element, text};
 use self::rows::{Fate, Row, groups};
-use crate::support::{NatsServer, Relay, Scene, outboxd, until};
+use crate::support::{NatsServer, Relay, Scene, until};
 
 /// With a line for each connection that ends, and why.
 const CONFIG: &str = "debug: true";
@@ -33,10 +33,9 @@ struct Trial {
 
 impl Trial {
     async fn new() -> Self {
-        let nats = NatsServer::with_config(CONFIG).await;
-        let scene = Scene::on(format!("t{}", ObjectId::new()), nats.url.clone(), "made.>".to_owned()).await;
-        let (code, said) = outboxd(&scene, &["migrate"]);
-        assert_eq!(code, Some(0), "{said}");
+        let nats = NatsServer::taking("made.>").await;
+        nats.reload(CONFIG);
+        let scene = Scene::alone(&nats).await;
         Self { nats, scene, stored: Vec::new(), well: Vec::new(), wrong: Vec::new() }
     }
 

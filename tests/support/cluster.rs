@@ -5,8 +5,13 @@ use std::process::{Child, Command, Stdio};
 use bson::{Bson, Document, doc};
 use mongodb::Client;
 
+use super::mongod::of_a_set;
+use super::privileges::NatsUsers;
 use super::process::signal;
 use super::until;
+
+/// Who may do everything on every member, as on the tests' own mongod.
+const ROOT: &str = "root:root@";
 
 /// A server that can be taken away.
 struct Member {
@@ -55,7 +60,8 @@ impl ReplicaSet {
             Member { child: mongod(*port, data.path(), oplog), port: *port, data }
         });
         let set = Self(members.collect(), oplog);
-        let first = set.direct(0).await;
+        // As nobody, who may do just this on a server without users.
+        let first = set.member(0, "").await;
         until("the first member answers", async || first.run_command(doc! { "ping": 1 }).await.ok()).await;
         let hosts: Vec<_> =
             (0..count).map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", ports[i]) }).collect();
@@ -65,6 +71,16 @@ impl ReplicaSet {
             first.run_command(doc! { "replSetInitiate": config.clone() }).await.ok()
         })
         .await;
+        let user = doc! { "createUser": "root", "pwd": "root", "roles": ["root"] };
+        until("there are a primary and a user", async || {
+            for i in 0..count {
+                if set.member(i, "").await.run_command(user.clone()).await.is_ok() {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
         until("there is a primary", async || set.primary().await).await;
         set
     }
@@ -72,7 +88,7 @@ impl ReplicaSet {
     /// Of all members, without a database.
     pub(crate) fn uri(&self) -> String {
         let hosts: Vec<_> = self.0.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
-        format!("mongodb://{}/?replicaSet=rs0&retryWrites=true", hosts.join(","))
+        format!("mongodb://{ROOT}{}/?replicaSet=rs0&retryWrites=true&authSource=admin", hosts.join(","))
     }
 
     /// Which member takes writes, if one does.
@@ -137,8 +153,12 @@ impl ReplicaSet {
 
     /// One member's `admin`, whatever the others say.
     pub(crate) async fn direct(&self, member: usize) -> mongodb::Database {
+        self.member(member, ROOT).await
+    }
+
+    async fn member(&self, member: usize, user: &str) -> mongodb::Database {
         let uri = format!(
-            "mongodb://127.0.0.1:{}/?directConnection=true&serverSelectionTimeoutMS=1000&connectTimeoutMS=1000",
+            "mongodb://{user}127.0.0.1:{}/?directConnection=true&serverSelectionTimeoutMS=1000&connectTimeoutMS=1000",
             self.0[member].port
         );
         Client::with_uri_str(uri).await.expect("a client").database("admin")
@@ -149,7 +169,8 @@ fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
     let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
     Command::new(binary)
         .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "0.25"])
-        .args(["--replSet", "rs0", "--setParameter", "enableTestCommands=1"])
+        .args(["--setParameter", "enableTestCommands=1"])
+        .args(of_a_set(data))
         .args(["--oplogSize", &oplog.to_string(), "--port", &port.to_string(), "--dbpath"])
         .arg(data)
         .stdout(Stdio::null())
@@ -161,17 +182,21 @@ fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
 pub(crate) struct NatsCluster {
     members: Vec<Member>,
     routes: Vec<u16>,
+    /// Who may do what.
+    pub(crate) users: NatsUsers,
 }
 
 impl NatsCluster {
     pub(crate) async fn start() -> Self {
         let ports = free_ports(6);
         let (ports, routes) = ports.split_at(3);
+        let users = NatsUsers::new(None);
+        let config = users.config();
         let members = (0..3).map(|i| {
             let data = tempfile::tempdir().expect("a folder for the data");
-            Member { child: nats_server(i, ports[i], routes, data.path()), port: ports[i], data }
+            Member { child: nats_server(i, ports[i], routes, &config, data.path()), port: ports[i], data }
         });
-        let cluster = Self { members: members.collect(), routes: routes.to_vec() };
+        let cluster = Self { members: members.collect(), routes: routes.to_vec(), users };
         let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
         let client = client.connect(cluster.url().split(',').collect::<Vec<_>>()).await.expect("the cluster");
         until("JetStream has a leader", async || {
@@ -194,7 +219,7 @@ impl NatsCluster {
 
     pub(crate) fn start_again(&mut self, member: usize) {
         let Member { port, data, .. } = &self.members[member];
-        self.members[member].child = nats_server(member, *port, &self.routes, data.path());
+        self.members[member].child = nats_server(member, *port, &self.routes, &self.users.config(), data.path());
     }
 
     pub(crate) fn pause(&self, member: usize) {
@@ -231,12 +256,12 @@ impl NatsCluster {
     }
 }
 
-fn nats_server(i: usize, port: u16, routes: &[u16], data: &std::path::Path) -> Child {
+fn nats_server(i: usize, port: u16, routes: &[u16], users: &str, data: &std::path::Path) -> Child {
     let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
     let urls: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
     let config = format!(
         "server_name: n{i}\nport: {port}\nhost: 127.0.0.1\njetstream {{ store_dir: \"{}\" }}\n\
-         cluster {{ name: c, host: 127.0.0.1, port: {}, routes: [{}] }}\n",
+         cluster {{ name: c, host: 127.0.0.1, port: {}, routes: [{}] }}\n{users}",
         data.display(),
         routes[i],
         urls.join(", ")

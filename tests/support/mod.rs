@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Context, stream};
-use bson::{Document, doc, oid::ObjectId};
+use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd::{Event, Outbox};
 
 pub(crate) use self::cluster::{NatsCluster, ReplicaSet};
 pub(crate) use self::mongod::{Mongod, PASSWORD};
+pub(crate) use self::privileges::NatsUsers;
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Ticketing, token};
@@ -53,8 +54,10 @@ pub(crate) struct Scene {
     pub(crate) subjects: String,
     /// Where its relays write.
     pub(crate) folder: tempfile::TempDir,
-    /// The nats-server, if it is this scene's own.
-    nats: Option<NatsServer>,
+    /// Whether its nats-server wants each verb's own user.
+    has_nats_users: bool,
+    /// The nats-server, if nobody else holds it.
+    _nats: Option<NatsServer>,
 }
 
 /// A message as the stream has it.
@@ -93,35 +96,36 @@ impl Scene {
         scene
     }
 
-    /// Before `outboxd migrate`. With a nats-server where each verb's user may do what `outboxd privileges` says.
+    /// Before `outboxd migrate`.
     pub(crate) async fn bare() -> Self {
-        let name = format!("t{}", ObjectId::new());
-        let subjects = format!("{name}.>");
-        let nats = NatsServer::with_config(&privileges::nats(&name, &subjects)).await;
-        let scene = Self::on(name, nats.url.clone(), subjects).await;
-        Self { nats: Some(nats), ..scene }
+        let nats = NatsServer::start().await;
+        let scene = Self::on(&nats).await;
+        Self { _nats: Some(nats), ..scene }
     }
 
     /// Migrated, on a nats-server that no other test uses.
     pub(crate) async fn alone(nats: &NatsServer) -> Self {
-        Self::alone_at(nats.url.clone()).await
-    }
-
-    /// The same, by its address: with a user in it, say.
-    pub(crate) async fn alone_at(nats_url: String) -> Self {
-        let name = format!("t{}", ObjectId::new());
-        let subjects = format!("{name}.>");
-        let scene = Self::on(name, nats_url, subjects).await;
+        let scene = Self::on(nats).await;
         let (code, said) = outboxd(&scene, &["migrate"]);
         assert_eq!(code, Some(0), "{said}");
         scene
     }
 
+    /// Before `outboxd migrate`, on this nats-server.
+    pub(crate) async fn on(nats: &NatsServer) -> Self {
+        Self::of(mongodb_uri(), nats.url.clone(), nats.users.clone(), ConnectOptions::new()).await
+    }
+
+    /// A second service's: with a database of its own, before `outboxd migrate`, on the same stream.
+    pub(crate) async fn beside(&self) -> Self {
+        let scene = Self::of(self.mongodb_uri.clone(), self.nats_url.clone(), None, ConnectOptions::new()).await;
+        let (stream, subjects) = (self.stream.clone(), self.subjects.clone());
+        Self { stream, subjects, has_nats_users: self.has_nats_users, ..scene }
+    }
+
     /// Migrated, on servers that no other test uses. `replicas` is that of the stream.
-    pub(crate) async fn among(mongodb_uri: String, nats_url: String, replicas: &str) -> Self {
-        let name = format!("t{}", ObjectId::new());
-        let subjects = format!("{name}.>");
-        let scene = Self::at(name, mongodb_uri, nats_url, subjects).await;
+    pub(crate) async fn among(mongodb_uri: String, nats_url: String, users: Option<NatsUsers>, replicas: &str) -> Self {
+        let scene = Self::of(mongodb_uri, nats_url, users, ConnectOptions::new()).await;
         // A cluster may take a moment to agree on who leads what.
         until("the scene is made", async || {
             let (code, _) = outboxd_with(&scene, &["migrate"], &[("OUTBOXD_STREAM__REPLICAS", replicas)]);
@@ -131,33 +135,14 @@ impl Scene {
         scene
     }
 
-    /// Before `outboxd migrate`, on this nats-server.
-    pub(crate) async fn on(name: String, nats_url: String, subjects: String) -> Self {
-        Self::at(name, mongodb_uri(), nats_url, subjects).await
-    }
-
     /// Before `outboxd migrate`, with the test's own connection to NATS made as `options` say.
     pub(crate) async fn reached(mongodb_uri: String, nats_url: String, options: ConnectOptions) -> Self {
-        let name = format!("t{}", ObjectId::new());
-        let subjects = format!("{name}.>");
-        Self::with(name, mongodb_uri, nats_url, subjects, options).await
+        Self::of(mongodb_uri, nats_url, None, options).await
     }
 
-    async fn at(name: String, mongodb_uri: String, nats_url: String, subjects: String) -> Self {
-        let options = match nats_url.split_once("//svc:pw@") {
-            Some(_) => ConnectOptions::with_user_and_password("svc".to_owned(), "pw".to_owned()),
-            None => ConnectOptions::new(),
-        };
-        Self::with(name, mongodb_uri, nats_url, subjects, options).await
-    }
-
-    async fn with(
-        name: String,
-        mongodb_uri: String,
-        nats_url: String,
-        subjects: String,
-        options: ConnectOptions,
-    ) -> Self {
+    async fn of(mongodb_uri: String, nats_url: String, users: Option<NatsUsers>, options: ConnectOptions) -> Self {
+        let has_nats_users = users.is_some();
+        let NatsUsers { stream: name, subjects } = users.unwrap_or_else(|| NatsUsers::new(None));
         let client = Client::with_uri_str(&mongodb_uri).await.expect("the test's mongod");
         let servers: Vec<_> = nats_url.split(',').collect();
         let nats = options.retry_on_initial_connect().connect(servers).await.expect("the test's nats-server");
@@ -178,7 +163,8 @@ impl Scene {
             nats_url,
             subjects,
             folder: tempfile::tempdir().expect("a folder for what the relays write"),
-            nats: None,
+            has_nats_users,
+            _nats: None,
         }
     }
 
@@ -211,7 +197,7 @@ impl Scene {
         if privileges::has_users(&self.mongodb_uri) {
             env.entry("MONGODB_URI".to_owned()).and_modify(|uri| *uri = privileges::mongodb_uri(uri, role, &self.name));
         }
-        if self.nats.is_some() {
+        if self.has_nats_users {
             env.extend(privileges::nats_env(role));
         }
         env.into_iter().collect()

@@ -103,7 +103,7 @@ impl Mongod {
 }
 
 /// What a member of a replica set with users takes.
-fn of_a_set(data: &Path) -> Vec<String> {
+pub(super) fn of_a_set(data: &Path) -> Vec<String> {
     let key = data.join("key");
     std::fs::write(&key, "b3V0Ym94ZA==").expect("the key is written");
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);

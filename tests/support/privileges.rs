@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use bson::doc;
+use bson::oid::ObjectId;
 use mongodb::Database;
 use serde_json::{Value, json};
 
@@ -57,15 +58,31 @@ pub(super) async fn grant(database: &Database) {
     }
 }
 
-/// A configuration of nats-server: whoever says no name may do everything, as the tests themselves.
-pub(super) fn nats(name: &str, subjects: &str) -> String {
-    let mut users = vec![json!({ "user": "root", "password": PASSWORD })];
-    for privileges in print(name, subjects) {
-        if let Some(permissions) = privileges.get("nats") {
-            users.push(json!({ "user": privileges["role"], "password": PASSWORD, "permissions": permissions }));
-        }
+/// Who may do what to a stream, on a nats-server that is there for this stream alone.
+#[derive(Clone)]
+pub(crate) struct NatsUsers {
+    pub(super) stream: String,
+    pub(super) subjects: String,
+}
+
+impl NatsUsers {
+    /// Of a new stream: of all subjects that begin with its name, unless it takes others.
+    pub(super) fn new(subjects: Option<&str>) -> Self {
+        let stream = format!("t{}", ObjectId::new());
+        let subjects = subjects.map_or_else(|| format!("{stream}.>"), str::to_owned);
+        Self { stream, subjects }
     }
-    format!("no_auth_user: root\nauthorization: {}\n", json!({ "users": users }))
+
+    /// In a configuration of nats-server: whoever says no name may do everything, as the tests themselves.
+    pub(super) fn config(&self) -> String {
+        let mut users = vec![json!({ "user": "root", "password": PASSWORD })];
+        for privileges in print(&self.stream, &self.subjects) {
+            if let Some(permissions) = privileges.get("nats") {
+                users.push(json!({ "user": privileges["role"], "password": PASSWORD, "permissions": permissions }));
+            }
+        }
+        format!("no_auth_user: root\nauthorization: {}\n", json!({ "users": users }))
+    }
 }
 
 /// The environment of a verb on such a nats-server.

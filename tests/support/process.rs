@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use super::privileges::NatsUsers;
 use super::{Scene, until};
 
 /// The binary under test.
@@ -34,18 +35,30 @@ fn command(scene: &Scene, verb: &str) -> Command {
 pub(crate) struct NatsServer {
     child: Child,
     pub(crate) url: String,
+    /// Who may do what, unless its configuration says so.
+    pub(crate) users: Option<NatsUsers>,
     data: tempfile::TempDir,
 }
 
 impl NatsServer {
+    /// Where each verb's user may do what `outboxd privileges` says, for a scene's stream of all that begins with its name.
     pub(crate) async fn start() -> Self {
-        Self::with_config("").await
+        Self::with(Some(NatsUsers::new(None)), "").await
     }
 
-    /// With a configuration file.
+    /// The same, for a stream of these subjects.
+    pub(crate) async fn taking(subjects: &str) -> Self {
+        Self::with(Some(NatsUsers::new(Some(subjects))), "").await
+    }
+
+    /// With a configuration file, and the users that it names.
     pub(crate) async fn with_config(config: &str) -> Self {
+        Self::with(None, config).await
+    }
+
+    async fn with(users: Option<NatsUsers>, config: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder for the data");
-        configure(data.path(), config);
+        configure(data.path(), users.as_ref(), config);
         let child = nats_server(data.path(), "-1");
         let url = until("nats-server says its port", async || {
             // The file is named after the binary and the process.
@@ -56,7 +69,7 @@ impl NatsServer {
             ports["nats"][0].as_str().map(str::to_owned)
         })
         .await;
-        Self { child, url, data }
+        Self { child, url, users, data }
     }
 
     /// SIGKILL.
@@ -67,7 +80,7 @@ impl NatsServer {
 
     /// Changes the configuration that the next start takes.
     pub(crate) fn configure(&self, config: &str) {
-        configure(self.data.path(), config);
+        configure(self.data.path(), self.users.as_ref(), config);
     }
 
     /// Takes another configuration, without a restart.
@@ -119,8 +132,9 @@ impl NatsServer {
 }
 
 /// JetStream stands in the file, not in the arguments: a reload would turn it off.
-fn configure(data: &Path, config: &str) {
-    let config = format!("jetstream {{ store_dir: \"{}\" }}\n{config}\n", data.display());
+fn configure(data: &Path, users: Option<&NatsUsers>, config: &str) {
+    let users = users.map(NatsUsers::config).unwrap_or_default();
+    let config = format!("jetstream {{ store_dir: \"{}\" }}\n{users}{config}\n", data.display());
     std::fs::write(data.join("conf"), config).expect("the configuration is written");
 }
 

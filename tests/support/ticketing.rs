@@ -42,12 +42,12 @@ impl Answer {
 impl Ticketing {
     /// Starts `tickets` or `orders` with a database and stream of its own. No relay runs yet.
     pub(crate) async fn start(service: &str, nats: &NatsServer) -> Self {
-        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await, &[]).await
+        Self::with(service, Scene::on(nats).await, &[]).await
     }
 
     /// The same, with more environment.
     pub(crate) async fn start_with(service: &str, nats: &NatsServer, env: &[(&str, &str)]) -> Self {
-        Self::with(service, Scene::on(name(), nats.url.clone(), "*".to_owned()).await, env).await
+        Self::with(service, Scene::on(nats).await, env).await
     }
 
     /// A second service on the same stream, as in production.
@@ -57,9 +57,7 @@ impl Ticketing {
 
     /// The same, with more environment.
     pub(crate) async fn beside_with(&self, service: &str, env: &[(&str, &str)]) -> Self {
-        let mut scene = Scene::on(name(), self.scene.nats_url.clone(), "*".to_owned()).await;
-        scene.stream.clone_from(&self.scene.stream);
-        Self::with(service, scene, env).await
+        Self::with(service, self.scene.beside().await, env).await
     }
 
     async fn with(service: &str, scene: Scene, env: &[(&str, &str)]) -> Self {
@@ -158,10 +156,6 @@ impl Drop for Ticketing {
         let _ = self.service.kill();
         let _ = self.service.wait();
     }
-}
-
-fn name() -> String {
-    format!("t{}", bson::oid::ObjectId::new())
 }
 
 /// A user's token, valid for so many seconds from now; negative for one that has expired.
