@@ -6,10 +6,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bson::{Document, RawArrayBuf, Timestamp};
+use bson::{Document, Timestamp};
 use futures_util::StreamExt as _;
 use mongodb::error::{Error, Result};
-use mongodb::raw_batch_cursor::SessionRawBatchCursor;
+use mongodb::raw_batch_cursor::{RawBatch, SessionRawBatchCursor};
 use mongodb::{Client, ClientSession};
 
 use crate::relay::world::EventSweep;
@@ -78,12 +78,13 @@ impl SweepCursor {
 }
 
 impl EventSweep for SweepCursor {
+    type Page = RawBatch;
+
     fn at(&self) -> Timestamp {
         self.at
     }
 
-    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
-        let page = self.cursor.stream(&mut self.snapshot.session).next().await.transpose()?;
-        page.map(|page| Ok(page.doc_slices()?.to_owned())).transpose()
+    async fn next(&mut self) -> Result<Option<RawBatch>> {
+        self.cursor.stream(&mut self.snapshot.session).next().await.transpose()
     }
 }

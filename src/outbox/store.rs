@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{Bson, Document, RawArray, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use futures_util::StreamExt;
 use mongodb::error::Result;
 use mongodb::options::Hint;
-use mongodb::raw_batch_cursor::RawBatchCursor;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use mongodb::{Client, Collection};
 
 use super::event::{EventId, Key};
@@ -20,7 +20,7 @@ use super::record::{MAX_ANY_ID_BYTES, Malformed, OutboxRecord, any_key, field, w
 use super::snapshot::{Snapshot, SweepCursor, Written};
 use crate::config::{Config, OnDead, Ordering};
 use crate::relay::publish::Acked;
-use crate::relay::world::{EventStore, EventTail};
+use crate::relay::world::{EventPage, EventStore, EventTail};
 
 /// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of which the driver holds
 /// two or three copies.
@@ -357,9 +357,16 @@ impl EventStore for Store {
 }
 
 impl EventTail for RawBatchCursor {
-    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
-        let page = StreamExt::next(self).await.transpose()?;
-        page.map(|page| Ok(page.doc_slices()?.to_owned())).transpose()
+    type Page = RawBatch;
+
+    async fn next(&mut self) -> Result<Option<RawBatch>> {
+        StreamExt::next(self).await.transpose()
+    }
+}
+
+impl EventPage for RawBatch {
+    fn documents(&self) -> Result<&RawArray> {
+        self.doc_slices()
     }
 }
 

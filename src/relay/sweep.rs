@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::follow::{Closed, Found, as_document, hand_over};
 use super::twins::Origin;
-use super::world::{EventStore, EventSweep as _};
+use super::world::{EventPage as _, EventStore, EventSweep as _};
 
 /// Sweeps and returns the moment from which the tail goes on. Waits when the relay has no room.
 pub(super) async fn sweep(
@@ -21,7 +21,7 @@ pub(super) async fn sweep(
     // Whether an event is due is the server's to say, to the end of the second it names.
     let now_ms = i64::from(cursor.at().time) * 1000 + 999;
     while let Some(page) = cursor.next().await? {
-        for document in &page {
+        for document in page.documents()? {
             let document = as_document(document)?;
             if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
                 return Ok(Err(closed));

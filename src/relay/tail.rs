@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::clock;
 use super::follow::{Closed, FIRST_WAIT, Found, as_document, hand_over};
 use super::twins::Origin;
-use super::world::{EventStore, EventTail as _};
+use super::world::{EventPage as _, EventStore, EventTail as _};
 
 /// How long changes are counted to know how fast they come.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -36,10 +36,10 @@ pub(super) async fn tail(
     let mut pace = Pace::new();
     while !found.is_closed() {
         // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
-        let changes = stream.next().await?.ok_or_else(|| Error::custom("the change stream ended"))?;
+        let page = stream.next().await?.ok_or_else(|| Error::custom("the change stream ended"))?;
         *wait = FIRST_WAIT;
         let mut count = 0;
-        for change in &changes {
+        for change in page.documents()? {
             count += 1;
             let change = as_document(change)?;
             match change.get_str("operationType")? {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::publish::PublishAck;
-use bson::{RawArrayBuf, RawDocument, Timestamp};
+use bson::{RawArray, RawDocument, Timestamp};
 use bytes::Bytes;
 use mongodb::error::Result;
 use tokio::sync::watch;
@@ -64,19 +64,36 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = Result<Page>> + Send;
 }
 
+/// Documents as they came, in one reply.
+pub(crate) trait EventPage: Send + Sync {
+    fn documents(&self) -> Result<&RawArray>;
+}
+
+/// Those of the simulation.
+#[cfg(test)]
+impl EventPage for bson::RawArrayBuf {
+    fn documents(&self) -> Result<&RawArray> {
+        Ok(self)
+    }
+}
+
 /// The outbox as of one moment.
 pub(crate) trait EventSweep: Send {
+    type Page: EventPage;
+
     /// The moment: everything committed up to and including this is in the sweep, everything after it in the tail.
     fn at(&self) -> Timestamp;
 
     /// The next page of documents, or `None` at the end.
-    fn next(&mut self) -> impl Future<Output = Result<Option<RawArrayBuf>>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Page>>> + Send;
 }
 
 /// A change stream.
 pub(crate) trait EventTail: Send {
+    type Page: EventPage;
+
     /// The next changes, none of them when there are none for a while, or `None` when the stream has ended.
-    fn next(&mut self) -> impl Future<Output = Result<Option<RawArrayBuf>>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Page>>> + Send;
 }
 
 /// The stream that events are published to.

@@ -294,6 +294,8 @@ pub(super) struct Sweep {
 }
 
 impl EventSweep for Sweep {
+    type Page = RawArrayBuf;
+
     fn at(&self) -> Timestamp {
         self.at
     }
@@ -316,6 +318,8 @@ pub(super) struct Tail {
 }
 
 impl EventTail for Tail {
+    type Page = RawArrayBuf;
+
     async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
         let Store { world, life } = &self.store;
         world.alive(*life).await;
