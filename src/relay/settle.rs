@@ -2,15 +2,17 @@
 //! what an operator discarded.
 //!
 //! A batch holds whatever gathered while the last was under way, and for [`GATHER`] more: nobody waits for a delete, and a
-//! command for each event would cost the server more than the event does. Marks are written before parks, so an event is
-//! never seen unlocked while the failure it waits behind is not. A write that fails is repeated until it succeeds: each may
-//! be repeated without harm, and until then the event is known and not sent again. After one that the server refuses for
-//! good, nothing more of its key is unlocked.
+//! command for each event would cost the server more than the event does. Deletes need no order, so [`MAX_DELETES`] are under
+//! way at once: one alone keeps a single core of the server busy, which is slower than what is published. Marks are written
+//! before parks, so an event is never seen unlocked while the failure it waits behind is not. A write that fails is repeated
+//! until it succeeds: each may be repeated without harm, and until then the event is known and not sent again. After one that
+//! the server refuses for good, nothing more of its key is unlocked.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -29,6 +31,8 @@ const MAX_BATCH: usize = 1000;
 /// How long settled events gather when they are fewer than [`MAX_BATCH`]. At 500 a second it saves a quarter of mongod's
 /// processor time and a third of ours, measured beside none; 50 and 200 ms save no more.
 const GATHER: Duration = Duration::from_millis(20);
+/// Most deletes under way.
+const MAX_DELETES: usize = 2;
 /// Wait before a refused write is repeated; doubles up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Longest wait between repeats.
@@ -68,6 +72,7 @@ pub(crate) async fn run(
     let mut batch = Vec::with_capacity(MAX_BATCH);
     // Keys of which the server refused a mark or a park: no more of them is unlocked.
     let mut blocked = HashSet::new();
+    let mut deletes = JoinSet::new();
     while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
         if batch.len() < MAX_BATCH {
             tokio::time::sleep(GATHER).await;
@@ -91,10 +96,11 @@ pub(crate) async fn run(
             }
         }
         if !acked.is_empty() {
+            while deletes.len() >= MAX_DELETES {
+                joined(deletes.join_next().await);
+            }
             crash::soon(Point::DeleteSent);
-        }
-        if !acked.is_empty() && until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
-            report(&reports, [Settled::Delivered(acked)].into_iter());
+            deletes.spawn(delete(store.clone(), acked, reports.clone(), give_up.clone()));
         }
         if !discards.is_empty() && until_done("discard", &give_up, || store.discard(&discards)).await.is_some() {
             report(&reports, discards.into_iter().map(Settled::Discarded));
@@ -119,6 +125,29 @@ pub(crate) async fn run(
             crash::here(Point::Parking);
             park(&store, parks, &mut blocked, &reports, &give_up).await;
         }
+    }
+    while !deletes.is_empty() {
+        joined(deletes.join_next().await);
+    }
+}
+
+async fn delete(
+    store: impl EventStore,
+    acked: Vec<Acked>,
+    reports: mpsc::UnboundedSender<Settled>,
+    give_up: CancellationToken,
+) {
+    if until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
+        report(&reports, [Settled::Delivered(acked)].into_iter());
+    }
+}
+
+/// A delete that panics ends settling, as if it had been made here.
+fn joined(ended: Option<Result<(), JoinError>>) {
+    if let Some(Err(error)) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 
