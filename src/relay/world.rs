@@ -69,14 +69,6 @@ pub(crate) trait EventPage: Send + Sync {
     fn documents(&self) -> Result<&RawArray>;
 }
 
-/// Those of the simulation.
-#[cfg(test)]
-impl EventPage for bson::RawArrayBuf {
-    fn documents(&self) -> Result<&RawArray> {
-        Ok(self)
-    }
-}
-
 /// The outbox as of one moment.
 pub(crate) trait EventSweep: Send {
     type Page: EventPage;

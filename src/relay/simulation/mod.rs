@@ -18,12 +18,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bson::{RawArray, RawArrayBuf};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
 use self::nemesis::{Relay, calm, commit, retry_dead, trouble};
 use self::world::{BEGAN_MS, Lie, World};
 use super::clock;
+use super::world::EventPage;
 use crate::config::{Config, OnDead, Sources};
 
 /// Seeds that are played unless others are asked for.
@@ -34,6 +36,12 @@ const DRAIN: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_secs(5);
 /// A dedupe window that no trouble outlasts.
 const LONG: Duration = Duration::from_secs(3600);
+
+impl EventPage for RawArrayBuf {
+    fn documents(&self) -> mongodb::error::Result<&RawArray> {
+        Ok(self)
+    }
+}
 
 /// How a seed went.
 #[derive(Debug)]
