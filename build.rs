@@ -1,5 +1,5 @@
-//! Names the commit for `outboxd --version`: OUTBOXD_COMMIT, that of the repository, or the one that a registry's package was
-//! made from.
+//! Names the commit for `outboxd --version`: OUTBOXD_COMMIT, that of the repository, or the one
+//! that a registry's package was made from.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,13 +7,15 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-env-changed=OUTBOXD_COMMIT");
     let given = std::env::var("OUTBOXD_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let commit = given.or_else(repository).or_else(package).unwrap_or_else(|| "unknown commit".to_owned());
+    let commit =
+        given.or_else(repository).or_else(package).unwrap_or_else(|| "unknown commit".to_owned());
     println!("cargo:rustc-env=OUTBOXD_COMMIT={commit}");
     println!("cargo:rerun-if-changed=build.rs");
 }
 
 fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+    let output =
+        Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 

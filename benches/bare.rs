@@ -1,5 +1,5 @@
-//! The practical limit: loops that read, publish and delete, and do nothing else. No order within a key, no lease, no retry,
-//! no bound on memory; an error ends them.
+//! The practical limit: loops that read, publish and delete, and do nothing else. No order within a
+//! key, no lease, no retry, no bound on memory; an error ends them.
 
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{HeaderMap, header};
@@ -33,7 +33,8 @@ pub(crate) enum Loop {
 /// Runs until it is killed, or has nothing more to read.
 pub(crate) async fn run(which: Loop) {
     let client = Client::with_uri_str(env("MONGODB_URI")).await.expect("a mongod");
-    let outbox: Collection<RawDocumentBuf> = client.default_database().expect("a database").collection("outbox");
+    let outbox: Collection<RawDocumentBuf> =
+        client.default_database().expect("a database").collection("outbox");
     match which {
         Loop::Find | Loop::One => {
             let found = outbox.find(doc! {}).batch_size(BATCH).await.expect("the outbox is read");
@@ -43,13 +44,21 @@ pub(crate) async fn run(which: Loop) {
         Loop::Stream => {
             let inserts = [doc! { "$match": { "operationType": "insert" } }];
             // Everything that this process may have missed is younger than this.
-            let begin = bson::Timestamp { time: env("BENCH_SINCE").parse().expect("a time"), increment: 1 };
-            let stream = outbox.watch().pipeline(inserts).start_at_operation_time(begin).batch_size(BATCH).await;
-            let events = stream.expect("a change stream").with_type::<RawDocumentBuf>().map(|change| {
-                let change = change.map_err(|error| error.to_string())?;
-                let event = change.get_document("fullDocument").map_err(|error| error.to_string())?;
-                Ok(event.to_owned())
-            });
+            let begin =
+                bson::Timestamp { time: env("BENCH_SINCE").parse().expect("a time"), increment: 1 };
+            let stream = outbox
+                .watch()
+                .pipeline(inserts)
+                .start_at_operation_time(begin)
+                .batch_size(BATCH)
+                .await;
+            let events =
+                stream.expect("a change stream").with_type::<RawDocumentBuf>().map(|change| {
+                    let change = change.map_err(|error| error.to_string())?;
+                    let event =
+                        change.get_document("fullDocument").map_err(|error| error.to_string())?;
+                    Ok(event.to_owned())
+                });
             publish(&outbox, events, IN_FLIGHT).await;
         }
     }
@@ -80,18 +89,30 @@ async fn publish(
             let (id, subject, payload) = message(&event);
             let mut headers = HeaderMap::new();
             headers.insert(header::NATS_MESSAGE_ID, id.to_string());
-            let ack = context.publish_with_headers(subject, headers, payload).await.expect("it is published");
+            let ack = context
+                .publish_with_headers(subject, headers, payload)
+                .await
+                .expect("it is published");
             ack.await.expect("it is acked");
             acked.send(id).expect("it is deleted");
         }
     };
-    events.map(move |event| one(event.expect("an event"))).buffer_unordered(most).for_each(async |()| {}).await;
+    events
+        .map(move |event| one(event.expect("an event")))
+        .buffer_unordered(most)
+        .for_each(async |()| {})
+        .await;
     deletes.await.expect("the deletes end");
 }
 
 fn message(event: &RawDocument) -> (Bson, String, Bytes) {
     let id = Bson::ObjectId(event.get_object_id("_id").expect("an id"));
-    let payload: Bson = event.get_document("payload").expect("a payload").try_into().map(Bson::Document).expect("BSON");
+    let payload: Bson = event
+        .get_document("payload")
+        .expect("a payload")
+        .try_into()
+        .map(Bson::Document)
+        .expect("BSON");
     let payload = serde_json::to_vec(&payload.into_relaxed_extjson()).expect("JSON");
     (id, event.get_str("subject").expect("a subject").to_owned(), payload.into())
 }

@@ -27,7 +27,9 @@ pub(crate) async fn drain(report: &mut Report, events: u32, keys: u32, bytes: us
     let title = drain_title(events, keys, bytes);
     let peers: &[Peer] = match (keys, events, bytes) {
         (1, ..) => &[Peer::Outboxd, Peer::BareOne],
-        (KEYS, 100_000, BYTES) => &[Peer::Outboxd, Peer::BareFind, Peer::BareStream, Peer::Naive, Peer::Debezium],
+        (KEYS, 100_000, BYTES) => {
+            &[Peer::Outboxd, Peer::BareFind, Peer::BareStream, Peer::Naive, Peer::Debezium]
+        }
         _ => &[Peer::Outboxd, Peer::BareFind, Peer::BareStream],
     };
     let peers = report.begin(&title, COLUMNS, peers);
@@ -40,7 +42,8 @@ pub(crate) async fn drain(report: &mut Report, events: u32, keys: u32, bytes: us
             stage.insert(events, keys, bytes).await;
             let mut running = peer.start(&stage, since);
             let end = stage.delivered(&mut running, events.into()).await;
-            let (processor_us, peak_mb) = (running.processor_us() / f64::from(events), running.peak_mb());
+            let (processor_us, peak_mb) =
+                (running.processor_us() / f64::from(events), running.peak_mb());
             drop(running);
             let copies = stage.messages().await - u64::from(events);
             let rate = stage.rate(1, events.into(), end).await;

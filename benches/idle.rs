@@ -11,8 +11,15 @@ use super::report::Report;
 use super::stage::Stage;
 
 pub(crate) const TITLE: &str = "idle";
-pub(crate) const COLUMNS: &[&str] =
-    &["% of a core", "MB", "getMore/s", "lease/s", "retrier and gauges/s", "heartbeats/s", "other commands/s"];
+pub(crate) const COLUMNS: &[&str] = &[
+    "% of a core",
+    "MB",
+    "getMore/s",
+    "lease/s",
+    "retrier and gauges/s",
+    "heartbeats/s",
+    "other commands/s",
+];
 /// What a start costs isn't counted.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -66,9 +73,16 @@ pub(crate) async fn idle(report: &mut Report, seconds: u32) {
 
 /// How often the server has run each command, whoever sent it.
 async fn commands(stage: &Stage) -> BTreeMap<String, i64> {
-    let status = stage.client.database("admin").run_command(doc! { "serverStatus": 1 }).await.expect("its status");
-    let commands =
-        status.get_document("metrics").and_then(|metrics| metrics.get_document("commands")).expect("commands");
+    let status = stage
+        .client
+        .database("admin")
+        .run_command(doc! { "serverStatus": 1 })
+        .await
+        .expect("its status");
+    let commands = status
+        .get_document("metrics")
+        .and_then(|metrics| metrics.get_document("commands"))
+        .expect("commands");
     let total = |command: &Bson| Document::get_i64(command.as_document()?, "total").ok();
     commands.iter().filter_map(|(name, command)| Some((name.clone(), total(command)?))).collect()
 }

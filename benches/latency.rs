@@ -9,9 +9,17 @@ use super::peer::Peer;
 use super::report::Report;
 use super::stage::{Arrivals, Stage};
 
-/// What is in the report, in this order. In milliseconds, from the start of the commit, and from its return.
-const COLUMNS: &[&str] =
-    &["p50 ms", "p90 ms", "p99 ms", "max ms", "p50 ms after return", "p99 ms after return", "missing"];
+/// What is in the report, in this order. In milliseconds, from the start of the commit, and from
+/// its return.
+const COLUMNS: &[&str] = &[
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "max ms",
+    "p50 ms after return",
+    "p99 ms after return",
+    "missing",
+];
 /// The rate at which all peers are measured; at the others those that surely keep up.
 const COMMON: u32 = 500;
 /// How long the consumer waits for what is missing.
@@ -39,7 +47,8 @@ pub(crate) async fn latency(report: &mut Report, rate: u32, seconds: u32) {
             stage.warm_up(&mut running).await;
             let service = Service::start(&stage).await;
             let mut arrivals = stage.consume().await;
-            let committed = service.at_a_pace(rate, Duration::from_secs(seconds.into()) + WARM_UP).await;
+            let committed =
+                service.at_a_pace(rate, Duration::from_secs(seconds.into()) + WARM_UP).await;
             let arrived = collect(&mut arrivals, committed.len()).await;
             drop(running);
 

@@ -59,7 +59,10 @@ impl Service {
             let record = doc! { "number": i64::from(number), "state": "made" };
             let written = async {
                 self.records.insert_one(record).session(&mut session).await?;
-                self.outbox.insert_one(event(&self.stage, number, KEYS, &self.padding)).session(&mut session).await
+                self.outbox
+                    .insert_one(event(&self.stage, number, KEYS, &self.padding))
+                    .session(&mut session)
+                    .await
             };
             if let Err(error) = written.await {
                 assert!(error.contains_label("TransientTransactionError"), "{error}");

@@ -1,12 +1,12 @@
 //! How fast outboxd is beside what one could run instead: side by side, interleaved, in one run.
 //!
-//! `make bench` measures everything (about an hour and a half); `make bench ARGS="drain --events 100000"` one part. Every
-//! peer is a process of its own on the same mongod and nats-server, so that its memory and processor time are its own; the
-//! servers share the machine with it, so figures of different machines, or of different runs, don't compare. Ratios within
-//! one run do.
+//! `make bench` measures everything (about an hour and a half); `make bench ARGS="drain --events
+//! 100000"` one part. Every peer is a process of its own on the same mongod and nats-server, so
+//! that its memory and processor time are its own; the servers share the machine with it, so
+//! figures of different machines, or of different runs, don't compare. Ratios within one run do.
 //!
-//! A round lets each peer do the same work once, in turn; the figures are medians over the rounds, with the spread beside
-//! them. What is measured, on what and how is in `docs/benchmarks.md`.
+//! A round lets each peer do the same work once, in turn; the figures are medians over the rounds,
+//! with the spread beside them. What is measured, on what and how is in `docs/benchmarks.md`.
 
 mod bare;
 mod drain;
@@ -104,7 +104,9 @@ async fn main() {
     let mut report = Report::new(rounds);
     match mode {
         Some(Mode::Bare { which }) => return bare::run(which).await,
-        Some(Mode::Drain { events, keys, bytes }) => drain::drain(&mut report, events, keys, bytes).await,
+        Some(Mode::Drain { events, keys, bytes }) => {
+            drain::drain(&mut report, events, keys, bytes).await
+        }
         Some(Mode::Follow { events }) => drain::follow(&mut report, events).await,
         Some(Mode::Latency { rate, seconds }) => latency::latency(&mut report, rate, seconds).await,
         Some(Mode::Outage { seconds, rate }) => outage::outage(&mut report, seconds, rate).await,

@@ -84,7 +84,10 @@ struct NatsServer {
 
 impl NatsServer {
     fn start() -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).expect("a free port").port();
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|free| free.local_addr())
+            .expect("a free port")
+            .port();
         let data = tempfile::tempdir().expect("a folder for the data");
         let child = Self::run(port, &data);
         Self { child, port, data }
@@ -93,7 +96,8 @@ impl NatsServer {
     fn run(port: u16, data: &tempfile::TempDir) -> Child {
         let mut command = Command::new(env("OUTBOXD_NATS_SERVER"));
         command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(data.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.expect("nats-server starts");
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

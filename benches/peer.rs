@@ -50,7 +50,9 @@ impl Peer {
     /// What of an outbox it is.
     pub(crate) fn guarantees(self) -> &'static str {
         match self {
-            Self::Outboxd => "at least once, order per key, no copies within the window, failures kept",
+            Self::Outboxd => {
+                "at least once, order per key, no copies within the window, failures kept"
+            }
             Self::BareOne => "order, as long as nothing fails",
             Self::BareFind | Self::BareStream => "none: no order, and what fails ends it",
             Self::Naive => "order, as long as nothing fails; what failed stays",
@@ -101,7 +103,12 @@ impl Peer {
     /// Makes what it needs besides outbox and stream.
     pub(crate) fn prepare(self, stage: &Stage) {
         if self == Self::Outboxd {
-            let made = Command::new(OUTBOXD).arg("migrate").env_clear().envs(stage.env()).output().expect("it runs");
+            let made = Command::new(OUTBOXD)
+                .arg("migrate")
+                .env_clear()
+                .envs(stage.env())
+                .output()
+                .expect("it runs");
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
     }
@@ -129,7 +136,8 @@ impl Peer {
         let kept = kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         command.env_clear().envs(kept).envs(stage.env());
         command.env("BENCH_SINCE", since.to_string()).env("BENCH_DIR", scratch.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Running { peer: self, child: child.expect("the peer starts"), _scratch: scratch }
     }
 }
@@ -148,15 +156,23 @@ impl Running {
     pub(crate) fn processor_us(&self) -> f64 {
         let stat = self.proc("stat");
         // After the name, which may hold anything: fields 14 and 15, in hundredths of a second.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |place: usize| fields.get(place).and_then(|ticks| ticks.parse::<f64>().ok()).expect("a number");
+        let fields: Vec<_> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |place: usize| {
+            fields.get(place).and_then(|ticks| ticks.parse::<f64>().ok()).expect("a number")
+        };
         (ticks(11) + ticks(12)) * 10_000.0
     }
 
     fn memory_mb(&self, line: &str) -> f64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|found| found.strip_prefix(line)).expect("a line");
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
+        line.trim_start_matches(':')
+            .trim()
+            .trim_end_matches(" kB")
+            .parse::<f64>()
+            .expect("a number")
+            / 1024.0
     }
 
     /// The most memory it has had, in MB.

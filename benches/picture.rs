@@ -19,23 +19,43 @@ pub(super) fn picture(parts: &[Part]) -> String {
     let mut y = BAR;
     for part in parts {
         let columns = if part.title.starts_with("latency") { 0..PERCENTILES } else { 0..1 };
-        let spreads =
-            || part.peers.iter().flat_map(|measured| columns.clone().filter_map(|column| measured.spread(column)));
+        let spreads = || {
+            part.peers
+                .iter()
+                .flat_map(|measured| columns.clone().filter_map(|column| measured.spread(column)))
+        };
         let most = spreads().map(|spread| spread.most).fold(f64::MIN_POSITIVE, f64::max);
         let scale = (WIDTH - LABEL - FIGURE) / most;
-        let unit = if columns.len() > 1 { "ms" } else { part.columns.first().copied().unwrap_or_default() };
-        let _ = write!(bars, r#"<text x="8" y="{y:.1}" font-weight="bold">{}: {unit}</text>"#, part.title);
+        let unit = if columns.len() > 1 {
+            "ms"
+        } else {
+            part.columns.first().copied().unwrap_or_default()
+        };
+        let _ = write!(
+            bars,
+            r#"<text x="8" y="{y:.1}" font-weight="bold">{}: {unit}</text>"#,
+            part.title
+        );
         for measured in &part.peers {
             for column in columns.clone() {
                 y += BAR;
                 let name = measured.peer.name();
                 let label = match part.columns.get(column) {
-                    Some(percentile) if columns.len() > 1 => format!("{name}, {}", percentile.trim_end_matches(" ms")),
+                    Some(percentile) if columns.len() > 1 => {
+                        format!("{name}, {}", percentile.trim_end_matches(" ms"))
+                    }
                     _ => name.to_owned(),
                 };
-                let _ = write!(bars, r#"<text x="{}" y="{y:.1}" text-anchor="end">{label}</text>"#, LABEL - 8.0);
+                let _ = write!(
+                    bars,
+                    r#"<text x="{}" y="{y:.1}" text-anchor="end">{label}</text>"#,
+                    LABEL - 8.0
+                );
                 let Some(spread) = measured.spread(column) else {
-                    let _ = write!(bars, r##"<text x="{LABEL}" y="{y:.1}" fill="#7f8c8d">not run</text>"##);
+                    let _ = write!(
+                        bars,
+                        r##"<text x="{LABEL}" y="{y:.1}" fill="#7f8c8d">not run</text>"##
+                    );
                     continue;
                 };
                 let colour = if measured.peer == Peer::Outboxd { "#27ae60" } else { "#95a5a6" };

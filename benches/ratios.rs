@@ -60,29 +60,67 @@ pub(super) fn of(report: &Report) -> Vec<Ratio> {
     let latency = latency::title(500);
     let outage = outage::title(60, 500);
     let value = |title: &str, column: &str| report.median(title, Outboxd, column);
-    let beside = |title: &str, peer, column: &str| Some(value(title, column)? / report.median(title, peer, column)?);
+    let beside = |title: &str, peer, column: &str| {
+        Some(value(title, column)? / report.median(title, peer, column)?)
+    };
     let (rate, cpu, mb) = ("events/s", "µs of processor/event", "peak MB");
     let line = |what, bound, reached| Ratio { what, bound, reached };
     vec![
         line("drain beside the bare loop from find", AtLeast(0.95), beside(&drain, BareFind, rate)),
-        line("drain beside the bare loop from the change stream", AtLeast(1.15), beside(&drain, BareStream, rate)),
-        line("follow beside the bare loop from the change stream", AtLeast(0.95), beside(&follow, BareStream, rate)),
-        line("drain of one key beside one publish at a time", AtLeast(0.9), beside(&one_key, BareOne, rate)),
+        line(
+            "drain beside the bare loop from the change stream",
+            AtLeast(1.15),
+            beside(&drain, BareStream, rate),
+        ),
+        line(
+            "follow beside the bare loop from the change stream",
+            AtLeast(0.95),
+            beside(&follow, BareStream, rate),
+        ),
+        line(
+            "drain of one key beside one publish at a time",
+            AtLeast(0.9),
+            beside(&one_key, BareOne, rate),
+        ),
         line(
             "drain of 10,000 beside drain of 1,000,000",
             Within(0.85, 1.15),
             value(&small, rate).zip(value(&large, rate)).map(|(small, large)| small / large),
         ),
-        line("latency p50 beside the bare loop", AtMost(1.15), beside(&latency, BareStream, "p50 ms")),
-        line("latency p99 beside the bare loop", AtMost(1.3), beside(&latency, BareStream, "p99 ms")),
-        line("latency p50 after the commit's return, ms", AtMost(0.5), value(&latency, "p50 ms after return")),
+        line(
+            "latency p50 beside the bare loop",
+            AtMost(1.15),
+            beside(&latency, BareStream, "p50 ms"),
+        ),
+        line(
+            "latency p99 beside the bare loop",
+            AtMost(1.3),
+            beside(&latency, BareStream, "p99 ms"),
+        ),
+        line(
+            "latency p50 after the commit's return, ms",
+            AtMost(0.5),
+            value(&latency, "p50 ms after return"),
+        ),
         line("drain beside the naive relay", AtLeast(50.0), beside(&drain, Naive, rate)),
         line("memory beside the naive relay", AtMost(0.25), beside(&drain, Naive, mb)),
-        line("follow beside mongodb-nats-connector", AtLeast(10.0), beside(&follow, Connector, rate)),
-        line("latency p99 beside mongodb-nats-connector", AtMost(1.0), beside(&latency, Connector, "p99 ms")),
+        line(
+            "follow beside mongodb-nats-connector",
+            AtLeast(10.0),
+            beside(&follow, Connector, rate),
+        ),
+        line(
+            "latency p99 beside mongodb-nats-connector",
+            AtMost(1.0),
+            beside(&latency, Connector, "p99 ms"),
+        ),
         line("memory beside mongodb-nats-connector", AtMost(1.0), beside(&follow, Connector, mb)),
         line("follow beside Debezium Server", AtLeast(10.0), beside(&follow, Debezium, rate)),
-        line("latency p99 beside Debezium Server", AtMost(1.0), beside(&latency, Debezium, "p99 ms")),
+        line(
+            "latency p99 beside Debezium Server",
+            AtMost(1.0),
+            beside(&latency, Debezium, "p99 ms"),
+        ),
         line("memory beside Debezium Server", AtMost(1.0), beside(&follow, Debezium, mb)),
         line("peak memory of a drain of 1,000,000, MB", AtMost(32.0), value(&large, mb)),
         line(
@@ -95,7 +133,11 @@ pub(super) fn of(report: &Report) -> Vec<Ratio> {
         line("processor per event, µs", AtMost(8.0), value(&drain, cpu)),
         line("idle, % of a core", AtMost(0.5), value(idle::TITLE, "% of a core")),
         line("idle, other commands/s", AtMost(0.0), value(idle::TITLE, "other commands/s")),
-        line("writers beside no relay", AtLeast(0.97), beside(writers::TITLE, Nobody, "transactions/s")),
+        line(
+            "writers beside no relay",
+            AtLeast(0.97),
+            beside(writers::TITLE, Nobody, "transactions/s"),
+        ),
     ]
 }
 

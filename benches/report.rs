@@ -62,14 +62,17 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         let even = values.len().is_multiple_of(2);
-        let median = if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
+        let median =
+            if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
         Self { median, least: values[0], most: values[values.len() - 1] }
     }
 
     fn shown(self) -> String {
         match self.least == self.most {
             true => short(self.median),
-            false => format!("{} ({} to {})", short(self.median), short(self.least), short(self.most)),
+            false => {
+                format!("{} ({} to {})", short(self.median), short(self.least), short(self.most))
+            }
         }
     }
 }
@@ -90,7 +93,12 @@ impl Report {
     }
 
     /// Begins a task and fetches its peers; returns those that can be run.
-    pub(crate) fn begin(&mut self, title: &str, columns: &'static [&'static str], peers: &[Peer]) -> Vec<Peer> {
+    pub(crate) fn begin(
+        &mut self,
+        title: &str,
+        columns: &'static [&'static str],
+        peers: &[Peer],
+    ) -> Vec<Peer> {
         let measured = |peer: &Peer| {
             let rounds = peer.fetch().map(|()| Vec::new());
             if let Err(reason) = &rounds {
@@ -99,19 +107,36 @@ impl Report {
             Measured { peer: *peer, rounds }
         };
         let peers: Vec<_> = peers.iter().map(measured).collect();
-        let run = peers.iter().filter(|measured| measured.rounds.is_ok()).map(|measured| measured.peer).collect();
+        let run = peers
+            .iter()
+            .filter(|measured| measured.rounds.is_ok())
+            .map(|measured| measured.peer)
+            .collect();
         self.parts.push(Part { title: title.to_owned(), columns, peers });
         run
     }
 
     /// Takes what one peer did in one round, and says so in a line on standard error.
     pub(crate) fn add(&mut self, title: &str, round: usize, peer: Peer, figures: &[f64]) {
-        let part = self.parts.iter_mut().rfind(|part| part.title == title).expect("a task that has begun");
-        let shown: Vec<_> =
-            part.columns.iter().zip(figures).map(|(name, value)| format!("{} {name}", short(*value))).collect();
+        let part =
+            self.parts.iter_mut().rfind(|part| part.title == title).expect("a task that has begun");
+        let shown: Vec<_> = part
+            .columns
+            .iter()
+            .zip(figures)
+            .map(|(name, value)| format!("{} {name}", short(*value)))
+            .collect();
         let (elapsed, rounds) = (self.began.elapsed().as_secs(), self.rounds);
-        eprintln!("{elapsed:>5} s  {title}, round {round} of {rounds}: {}: {}", peer.name(), shown.join(", "));
-        let measured = part.peers.iter_mut().find(|measured| measured.peer == peer).expect("a peer of this task");
+        eprintln!(
+            "{elapsed:>5} s  {title}, round {round} of {rounds}: {}: {}",
+            peer.name(),
+            shown.join(", ")
+        );
+        let measured = part
+            .peers
+            .iter_mut()
+            .find(|measured| measured.peer == peer)
+            .expect("a peer of this task");
         measured.rounds.as_mut().expect("a peer that is run").push(figures.to_vec());
     }
 
@@ -131,17 +156,27 @@ impl Report {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
             let names = columns.iter().map(|name| (*name).to_owned());
             table.set_header(
-                ["".to_owned()].into_iter().chain(names).chain(["outboxd is".to_owned(), "it promises".to_owned()]),
+                ["".to_owned()]
+                    .into_iter()
+                    .chain(names)
+                    .chain(["outboxd is".to_owned(), "it promises".to_owned()]),
             );
             let of = |peer: &Measured| peer.spread(0).map(|spread| spread.median);
             let ours = peers.iter().find(|measured| measured.peer == Peer::Outboxd).and_then(of);
             for measured in peers {
-                let cell = |column| measured.spread(column).map_or_else(|| "not run".to_owned(), Spread::shown);
+                let cell = |column| {
+                    measured.spread(column).map_or_else(|| "not run".to_owned(), Spread::shown)
+                };
                 let mut row = vec![measured.peer.name().to_owned()];
                 row.extend((0..columns.len()).map(cell));
-                let ratio =
-                    ours.zip(of(measured)).filter(|(_, theirs)| measured.peer != Peer::Outboxd && *theirs != 0.0);
-                row.push(ratio.map_or_else(String::new, |(ours, theirs)| format!("{:.2} ×", ours / theirs)));
+                let ratio = ours
+                    .zip(of(measured))
+                    .filter(|(_, theirs)| measured.peer != Peer::Outboxd && *theirs != 0.0);
+                row.push(
+                    ratio.map_or_else(String::new, |(ours, theirs)| {
+                        format!("{:.2} ×", ours / theirs)
+                    }),
+                );
                 row.push(match &measured.rounds {
                     Ok(_) => measured.peer.guarantees().to_owned(),
                     Err(reason) => reason.clone(),
@@ -167,7 +202,8 @@ impl Report {
                     .map(|(name, value)| ((*name).to_owned(), json!(value)))
                     .collect::<serde_json::Map<_, _>>()
             };
-            let rounds = measured.rounds.as_ref().map(|rounds| rounds.iter().map(named).collect::<Vec<_>>());
+            let rounds =
+                measured.rounds.as_ref().map(|rounds| rounds.iter().map(named).collect::<Vec<_>>());
             let (rounds, not_run) = (rounds.ok(), measured.rounds.as_ref().err());
             json!({ "peer": measured.peer.name(), "promises": measured.peer.guarantees(), "rounds": rounds, "not_run": not_run })
         };
@@ -179,7 +215,8 @@ impl Report {
         let ratios: Vec<_> = ratios::of(self).iter().map(ratios::Ratio::json).collect();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let all = json!({ "outboxd": env!("CARGO_PKG_VERSION"), "cores": cores, "measured": parts, "ratios": ratios });
-        std::fs::write(JSON, serde_json::to_string_pretty(&all).expect("JSON")).expect("the report is written");
+        std::fs::write(JSON, serde_json::to_string_pretty(&all).expect("JSON"))
+            .expect("the report is written");
         std::fs::write(PICTURE, picture(&self.parts)).expect("the picture is written");
         println!("\n{JSON}, {PICTURE}");
     }

@@ -45,7 +45,8 @@ pub(crate) struct Stage {
 }
 
 pub(crate) fn env(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run `make bench`, which starts the servers"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set; run `make bench`, which starts the servers"))
 }
 
 impl Stage {
@@ -60,8 +61,11 @@ impl Stage {
         let mongodb_uri = env("OUTBOXD_TEST_MONGODB_URI");
         let client = Client::with_uri_str(&mongodb_uri).await.expect("a mongod");
         let context = jetstream::new(async_nats::connect(&nats_url).await.expect("a nats-server"));
-        let config =
-            stream::Config { name: name.clone(), subjects: vec![format!("{name}.*")], ..stream::Config::default() };
+        let config = stream::Config {
+            name: name.clone(),
+            subjects: vec![format!("{name}.*")],
+            ..stream::Config::default()
+        };
         let stream = context.create_stream(config).await.expect("a stream");
         Self {
             outbox: client.database(&name).collection("outbox"),
@@ -76,8 +80,10 @@ impl Stage {
 
     /// What a peer is told in its environment.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
-        let (server, options) =
-            self.mongodb_uri.split_once("/?").unwrap_or((self.mongodb_uri.trim_end_matches('/'), ""));
+        let (server, options) = self
+            .mongodb_uri
+            .split_once("/?")
+            .unwrap_or((self.mongodb_uri.trim_end_matches('/'), ""));
         [
             ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),
             ("NATS_URL", self.nats_url.clone()),
@@ -96,7 +102,8 @@ impl Stage {
         let padding = "x".repeat(bytes.saturating_sub(40));
         let mut next = 0;
         while next < events {
-            let batch = (next..events.min(next + BATCH)).map(|number| event(&self.name, number, keys, &padding));
+            let batch = (next..events.min(next + BATCH))
+                .map(|number| event(&self.name, number, keys, &padding));
             self.outbox.insert_many(batch).await.expect("the events are inserted");
             next += BATCH;
         }
@@ -115,8 +122,8 @@ impl Stage {
         }
     }
 
-    /// Waits until the peer brings over what is inserted now, and has brought all it will bring of that. Returns how many
-    /// messages the stream has then.
+    /// Waits until the peer brings over what is inserted now, and has brought all it will bring of
+    /// that. Returns how many messages the stream has then.
     pub(crate) async fn warm_up(&mut self, running: &mut Running) -> u64 {
         let began = Instant::now();
         loop {
@@ -138,7 +145,8 @@ impl Stage {
         }
     }
 
-    /// Waits until the stream has so many messages and, if the peer sees to that, the outbox is empty. Returns when that was.
+    /// Waits until the stream has so many messages and, if the peer sees to that, the outbox is
+    /// empty. Returns when that was.
     ///
     /// # Panics
     /// When the peer ends before, or takes longer than [`PATIENCE`].
@@ -153,8 +161,14 @@ impl Stage {
             if messages >= events && (!running.peer.deletes() || self.is_empty().await) {
                 return SystemTime::now();
             }
-            assert!(running.is_alive(), "the peer has ended with {messages} of {events} events through");
-            assert!(began.elapsed() < PATIENCE, "{messages} of {events} events came in {PATIENCE:?}");
+            assert!(
+                running.is_alive(),
+                "the peer has ended with {messages} of {events} events through"
+            );
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{messages} of {events} events came in {PATIENCE:?}"
+            );
         }
     }
 
@@ -163,7 +177,8 @@ impl Stage {
         self.outbox.find_one(doc! {}).await.expect("the outbox").is_none()
     }
 
-    /// Events a second, from when the stream stored one until a peer was through with another, by one clock.
+    /// Events a second, from when the stream stored one until a peer was through with another, by
+    /// one clock.
     pub(crate) async fn rate(&self, first: u64, last: u64, end: SystemTime) -> f64 {
         let message = self.stream.get_raw_message(first).await.expect("a message");
         let end = end.duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_nanos();
@@ -222,6 +237,9 @@ fn number(payload: &[u8]) -> Option<u32> {
     let from = payload.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
     let rest = payload.get(from..)?;
     // `"number":7`, or with the type: `"number":{"$numberLong":"7"}`.
-    let digits = rest.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());
+    let digits = rest
+        .iter()
+        .skip_while(|byte| !byte.is_ascii_digit())
+        .take_while(|byte| byte.is_ascii_digit());
     std::str::from_utf8(&digits.copied().collect::<Vec<_>>()).ok()?.parse().ok()
 }

@@ -1,5 +1,5 @@
-//! What a service's own transactions lose by a relay beside them, on a machine where both and the servers share two cores
-//! or however many there are.
+//! What a service's own transactions lose by a relay beside them, on a machine where both and the
+//! servers share two cores or however many there are.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The error of everything that isn't about one event: set-up, connections, migrations.
 //!
-//! A failed event is not an [`Error`]: it is an outcome, and stays in the outbox (see `relay/policy.rs`).
+//! A failed event is not an [`Error`]: it is an outcome, and stays in the outbox (see
+//! `relay/policy.rs`).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -69,7 +70,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         let mut said = self.message.clone();
-        let mut source = self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
+        let mut source =
+            self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
         while let Some(cause) = source {
             // Many libraries repeat their source in their own message.
             let mongodb = cause.downcast_ref::<mongodb::error::Error>();
@@ -90,34 +92,47 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The chain is already in `Display`, so `source` stays empty: reporters that walk it would print it twice.
+/// The chain is already in `Display`, so `source` stays empty: reporters that walk it would print
+/// it twice.
 impl StdError for Error {}
 
-/// An error of the driver in one sentence. Its own words add the server's whole reply in hex, and everything it knows about
-/// every server where none can be used.
+/// An error of the driver in one sentence. Its own words add the server's whole reply in hex, and
+/// everything it knows about every server where none can be used.
 pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
     let said = error.kind.to_string();
     match &*error.kind {
         mongodb::error::ErrorKind::ServerSelection { .. } => {}
         mongodb::error::ErrorKind::Authentication { .. } => {
-            return format!("{}; `outboxd check` says who was refused", said.split(": Kind: ").next().unwrap_or(&said));
+            return format!(
+                "{}; `outboxd check` says who was refused",
+                said.split(": Kind: ").next().unwrap_or(&said)
+            );
         }
         mongodb::error::ErrorKind::Custom(_) => {
             let own = error.get_custom::<String>().cloned();
-            return own.or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned())).unwrap_or(said);
+            return own
+                .or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or(said);
         }
         _ => return said,
     }
     let servers = said.split("{ Address: ").skip(1).filter_map(|server| {
         let (address, rest) = server.split_once(", Type: ")?;
-        let reason = rest.split_once("Error: Kind: ").and_then(|(_, error)| error.split(", labels: ").next());
+        let reason = rest
+            .split_once("Error: Kind: ")
+            .and_then(|(_, error)| error.split(", labels: ").next());
         let kind = rest.split([',', ' ']).next().unwrap_or_default();
         Some(format!("{address}: {}", tls::says(reason.unwrap_or(kind))))
     });
     let servers: Vec<_> = servers.collect();
     match servers.is_empty() {
-        true => format!("{}; `outboxd check` says more", said.split(" Topology: ").next().unwrap_or(&said)),
-        false => format!("no server can be used ({}); `outboxd check` says more", servers.join("; ")),
+        true => format!(
+            "{}; `outboxd check` says more",
+            said.split(" Topology: ").next().unwrap_or(&said)
+        ),
+        false => {
+            format!("no server can be used ({}); `outboxd check` says more", servers.join("; "))
+        }
     }
 }
 
@@ -128,6 +143,8 @@ pub(crate) trait MongodbContext<T> {
 
 impl<T> MongodbContext<T> for mongodb::error::Result<T> {
     fn during(self, what: &'static str) -> Result<T> {
-        self.map_err(|error| Error::with_source(ErrorKind::Mongodb, format!("MongoDB: {what}"), error))
+        self.map_err(|error| {
+            Error::with_source(ErrorKind::Mongodb, format!("MongoDB: {what}"), error)
+        })
     }
 }

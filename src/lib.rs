@@ -1,9 +1,10 @@
 //! The transactional outbox for MongoDB and NATS JetStream.
 //!
-//! A service that saves a record and then publishes an event can crash in between; the others never hear of it. So the
-//! service writes both in one MongoDB transaction, the event as a document of its *outbox* collection. The daemon
-//! `outboxd` follows that collection, publishes each event to JetStream and deletes it on the ack. An event that can't be
-//! published stays, marked with the failure, and is tried again.
+//! A service that saves a record and then publishes an event can crash in between; the others never
+//! hear of it. So the service writes both in one MongoDB transaction, the event as a document of
+//! its *outbox* collection. The daemon `outboxd` follows that collection, publishes each event to
+//! JetStream and deletes it on the ack. An event that can't be published stays, marked with the
+//! failure, and is tried again.
 //!
 //! ```text
 //!  service ──transaction──▶ [ records │ outbox ] ──sweep, tail──▶ outboxd ──publish──▶ [ JetStream ]
@@ -11,10 +12,12 @@
 //!                                        └───────delete on ack───────┘
 //! ```
 //!
-//! What is promised: a committed event is published at least once; a rolled-back one never; events of one key in order;
-//! no duplicate within the stream's dedupe window; nothing is given up silently.
+//! What is promised: a committed event is published at least once; a rolled-back one never; events
+//! of one key in order; no duplicate within the stream's dedupe window; nothing is given up
+//! silently.
 //!
-//! A service needs only this half of the crate (`default-features = false`): [`Outbox`] and [`Event`].
+//! A service needs only this half of the crate (`default-features = false`): [`Outbox`] and
+//! [`Event`].
 //!
 //! ```no_run
 //! # async fn f(client: mongodb::Client) -> Result<(), Box<dyn std::error::Error>> {

@@ -9,16 +9,18 @@ const USAGE: i32 = 64;
 /// Exit code for a configuration with mistakes, as in sysexits.h.
 const CONFIG: i32 = 78;
 
-/// One thread does it all: a second one costs more in waking each other than it brings, on cores that the service, MongoDB
-/// and NATS want too.
+/// One thread does it all: a second one costs more in waking each other than it brings, on cores
+/// that the service, MongoDB and NATS want too.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Not by returning: the drivers' tasks, when they are torn down one by one, panic over each other.
+    // Not by returning: the drivers' tasks, when they are torn down one by one, panic over each
+    // other.
     std::process::exit(run().await)
 }
 
 async fn run() -> i32 {
-    let env = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let env = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(asked) => {

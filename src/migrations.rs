@@ -1,11 +1,13 @@
 //! Applies the numbered files of `migrations/` and records them.
 //!
-//! A migration is a list of MongoDB commands, each of which may run twice without harm: `create` on a collection that is
-//! there becomes `collMod` with the same validator, `createIndexes` with the same definition does nothing. So two
-//! `outboxd migrate` at once, or one that was killed half-way, need no lock. The record of an applied migration carries
-//! the checksum of its text: a file edited after it was applied is refused.
+//! A migration is a list of MongoDB commands, each of which may run twice without harm: `create` on
+//! a collection that is there becomes `collMod` with the same validator, `createIndexes` with the
+//! same definition does nothing. So two `outboxd migrate` at once, or one that was killed half-way,
+//! need no lock. The record of an applied migration carries the checksum of its text: a file edited
+//! after it was applied is refused.
 //!
-//! The records are in `outboxd_migrations` of the outbox's database, with `_id` = `<collection>/<name>`.
+//! The records are in `outboxd_migrations` of the outbox's database, with `_id` =
+//! `<collection>/<name>`.
 
 use std::sync::Arc;
 
@@ -40,17 +42,26 @@ pub struct Migration {
 
 /// Every migration, in order. Append only.
 pub const MIGRATIONS: &[Migration] = &[
-    Migration { name: "0001_outbox_collection", text: include_str!("../migrations/0001_outbox_collection.json") },
+    Migration {
+        name: "0001_outbox_collection",
+        text: include_str!("../migrations/0001_outbox_collection.json"),
+    },
     Migration {
         name: "0002_outbox_unlocked_index",
         text: include_str!("../migrations/0002_outbox_unlocked_index.json"),
     },
-    Migration { name: "0003_lease_collection", text: include_str!("../migrations/0003_lease_collection.json") },
+    Migration {
+        name: "0003_lease_collection",
+        text: include_str!("../migrations/0003_lease_collection.json"),
+    },
     Migration {
         name: "0004_outbox_bookkeeping_types",
         text: include_str!("../migrations/0004_outbox_bookkeeping_types.json"),
     },
-    Migration { name: "0005_audit_collection", text: include_str!("../migrations/0005_audit_collection.json") },
+    Migration {
+        name: "0005_audit_collection",
+        text: include_str!("../migrations/0005_audit_collection.json"),
+    },
 ];
 
 /// Where a migration stands in one database.
@@ -68,11 +79,15 @@ impl Migration {
         Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The commands as they run for the outbox in `collection`. One with a layout of its own keeps its validator, and its
-    /// index is on the field that holds the key.
+    /// The commands as they run for the outbox in `collection`. One with a layout of its own keeps
+    /// its validator, and its index is on the field that holds the key.
     pub fn commands(&self, collection: &str, layout: &Layout) -> Result<Vec<Document>> {
         let mut commands: Vec<Document> = serde_json::from_str(self.text).map_err(|error| {
-            Error::with_source(ErrorKind::Migration, format!("{}.json is not a list of commands", self.name), error)
+            Error::with_source(
+                ErrorKind::Migration,
+                format!("{}.json is not a list of commands", self.name),
+                error,
+            )
         })?;
         for command in &mut commands {
             let Some((_, name)) = command.iter_mut().next() else { continue };
@@ -115,8 +130,10 @@ fn adapt(command: &mut Document, layout: &Layout) {
     }
     let indexes = command.get_array_mut("indexes").ok().into_iter().flatten();
     for key in indexes.filter_map(|index| index.as_document_mut()?.get_document_mut("key").ok()) {
-        let renamed = |name: String| if name == field::KEY { layout.key().to_owned() } else { name };
-        *key = std::mem::take(key).into_iter().map(|(name, order)| (renamed(name), order)).collect();
+        let renamed =
+            |name: String| if name == field::KEY { layout.key().to_owned() } else { name };
+        *key =
+            std::mem::take(key).into_iter().map(|(name, order)| (renamed(name), order)).collect();
     }
 }
 
@@ -137,7 +154,8 @@ impl Migrations {
     /// Applies what is pending; returns each migration with whether it was pending.
     ///
     /// # Errors
-    /// [`ErrorKind::Migration`] for an edited file, [`ErrorKind::Mongodb`] when a command is refused. Safe to repeat.
+    /// [`ErrorKind::Migration`] for an edited file, [`ErrorKind::Mongodb`] when a command is
+    /// refused. Safe to repeat.
     pub async fn apply(&self) -> Result<Vec<(Migration, Status)>> {
         self.require_replica_set().await?;
         let before = self.status().await?;
@@ -158,7 +176,11 @@ impl Migrations {
         let mut statuses = Vec::new();
         for migration in MIGRATIONS {
             let id = self.record_id(migration);
-            let record = self.records().find_one(doc! { "_id": id }).await.during("reading outboxd_migrations")?;
+            let record = self
+                .records()
+                .find_one(doc! { "_id": id })
+                .await
+                .during("reading outboxd_migrations")?;
             let status = match record {
                 Some(record) => Status::Applied(check(migration, &record)?),
                 None => Status::Pending,
@@ -170,12 +192,16 @@ impl Migrations {
 
     /// A standalone takes every migration, and no relay could ever follow it.
     async fn require_replica_set(&self) -> Result<()> {
-        let hello = self.database.run_command(doc! { "hello": 1 }).await.during("asking what it is")?;
-        if hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
+        let hello =
+            self.database.run_command(doc! { "hello": 1 }).await.during("asking what it is")?;
+        if hello.contains_key("setName")
+            || hello.get_str("msg").is_ok_and(|text| text == "isdbgrid")
+        {
             return Ok(());
         }
         if hello.get_bool("isreplicaset").unwrap_or(false) {
-            let message = "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
+            let message =
+                "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
             return Err(Error::new(ErrorKind::Mongodb, message));
         }
         let message = "MongoDB is a standalone, which has no transactions and no change streams; make it a replica set, if only \
@@ -199,8 +225,10 @@ impl Migrations {
             return Ok(());
         }
         let outbox = format!("{}.{}", self.database.name(), self.collection);
-        let message =
-            format!("the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration", pending.join(", "));
+        let message = format!(
+            "the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration",
+            pending.join(", ")
+        );
         Err(Error::new(ErrorKind::Migration, message))
     }
 
@@ -214,7 +242,8 @@ impl Migrations {
         match self.records().insert_one(record).await {
             // Another `outboxd migrate` ran at the same time and has recorded the same.
             Err(error) if code(&error) == Some(DUPLICATE_KEY) => {
-                let theirs = self.records().find_one(doc! { "_id": self.record_id(migration) }).await;
+                let theirs =
+                    self.records().find_one(doc! { "_id": self.record_id(migration) }).await;
                 let theirs = theirs.during("reading outboxd_migrations")?;
                 theirs.map_or(Ok(()), |record| check(migration, &record).map(drop))
             }
@@ -243,7 +272,11 @@ fn check(migration: &Migration, record: &Document) -> Result<DateTime> {
         return Err(Error::new(ErrorKind::Migration, message));
     }
     record.get_datetime("appliedAt").copied().map_err(|error| {
-        Error::with_source(ErrorKind::Migration, format!("the record of {} is damaged", migration.name), error)
+        Error::with_source(
+            ErrorKind::Migration,
+            format!("the record of {} is damaged", migration.name),
+            error,
+        )
     })
 }
 
@@ -263,7 +296,11 @@ mod tests {
     fn every_file_is_a_list_of_commands_in_numbered_order() {
         for (i, migration) in MIGRATIONS.iter().enumerate() {
             assert!(migration.name.starts_with(&format!("{:04}_", i + 1)), "{}", migration.name);
-            assert!(!migration.commands("outbox", &Layout::default()).unwrap().is_empty(), "{}", migration.name);
+            assert!(
+                !migration.commands("outbox", &Layout::default()).unwrap().is_empty(),
+                "{}",
+                migration.name
+            );
         }
     }
 }

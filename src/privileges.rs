@@ -1,5 +1,5 @@
-//! What each role may do on both sides: all it needs, and no more. The one list that `outboxd privileges` prints, that
-//! `outboxd check` compares with, and that the tests run under.
+//! What each role may do on both sides: all it needs, and no more. The one list that `outboxd
+//! privileges` prints, that `outboxd check` compares with, and that the tests run under.
 
 use serde::Serialize;
 
@@ -92,14 +92,21 @@ impl Role {
             resource: Resource { db: database.clone(), collection: collection.to_owned() },
             actions: actions.to_vec(),
         };
-        let mut privileges: Vec<_> =
-            self.actions(outbox).into_iter().map(|(collection, actions)| on(collection, actions)).collect();
+        let mut privileges: Vec<_> = self
+            .actions(outbox)
+            .into_iter()
+            .map(|(collection, actions)| on(collection, actions))
+            .collect();
         if self == Self::Relay {
             // `outboxd check` looks at the index and the validator.
             privileges[0].actions.push("listIndexes");
             privileges.push(on("", &["listCollections"]));
         }
-        MongodbRole { database: database.clone(), role: format!("{outbox}-{}", self.name()), privileges }
+        MongodbRole {
+            database: database.clone(),
+            role: format!("{outbox}-{}", self.name()),
+            privileges,
+        }
     }
 
     /// The permissions for NATS; `None` for those who don't go there.
@@ -111,6 +118,9 @@ impl Role {
             Self::Operator => return None,
             Self::Migrate => vec![info, format!("$JS.API.STREAM.CREATE.{stream}")],
         };
-        Some(NatsPermissions { publish, subscribe: vec![format!("{}.>", config.nats.inbox_prefix)] })
+        Some(NatsPermissions {
+            publish,
+            subscribe: vec![format!("{}.>", config.nats.inbox_prefix)],
+        })
     }
 }

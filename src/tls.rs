@@ -1,7 +1,8 @@
-//! Why two ends don't come together over TLS: the words of the libraries as a sentence about the server, and what mends it.
+//! Why two ends don't come together over TLS: the words of the libraries as a sentence about the
+//! server, and what mends it.
 //!
-//! The libraries' errors are texts by the time they come here: the MongoDB driver keeps what a server's monitor met in the
-//! description of everything it knows.
+//! The libraries' errors are texts by the time they come here: the MongoDB driver keeps what a
+//! server's monitor met in the description of everything it knows.
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +77,14 @@ impl Fault {
                 "MONGODB_URI: tlsCertificateKeyFile=<file with a certificate of mongod's CA and its key>"
             }
             Refused => "mongod.conf: net: { tls: … }   # TLS 1.2 or 1.3",
-            Plaintext => "mongod.conf: net: { tls: { mode: requireTLS, certificateKeyFile: <file> } }",
+            Plaintext => {
+                "mongod.conf: net: { tls: { mode: requireTLS, certificateKeyFile: <file> } }"
+            }
             // Over TLS there is one thing left that it may want.
             HungUp if over_tls => ClientCertificate.mongodb(over_tls),
-            HungUp => "MONGODB_URI: tls=true&tlsCAFile=<file of the CA that signed mongod's certificate>",
+            HungUp => {
+                "MONGODB_URI: tls=true&tlsCAFile=<file of the CA that signed mongod's certificate>"
+            }
         }
     }
 
@@ -114,7 +119,9 @@ pub(crate) fn says(said: &str) -> String {
         WrongName => format!("its certificate is not valid for name{rest}"),
         Untrusted => "its certificate is signed by nobody who is trusted here".to_owned(),
         // As `openssl req -x509` makes them.
-        Certificate if rest.contains("CaUsedAsEndEntity") => "it shows a CA's certificate as its own".to_owned(),
+        Certificate if rest.contains("CaUsedAsEndEntity") => {
+            "it shows a CA's certificate as its own".to_owned()
+        }
         Certificate => format!("its certificate can't be accepted: {rest}"),
         ClientCertificate => "it wants a client certificate that it trusts".to_owned(),
         Refused => format!("it refused the TLS handshake: {rest}"),
@@ -136,18 +143,37 @@ mod tests {
                 Expired,
                 "has expired",
             ),
-            (name, WrongName, "not valid for name \"a\"; certificate is only valid for DnsName(\"b\")"),
+            (
+                name,
+                WrongName,
+                "not valid for name \"a\"; certificate is only valid for DnsName(\"b\")",
+            ),
             ("invalid peer certificate: UnknownIssuer", Untrusted, "nobody who is trusted"),
             ("invalid peer certificate: BadSignature", Untrusted, "nobody who is trusted"),
             ("invalid peer certificate: BadEncoding", Certificate, "BadEncoding"),
-            ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", Certificate, "a CA's certificate"),
-            ("received fatal alert: CertificateRequired", ClientCertificate, "wants a client certificate"),
+            (
+                "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))",
+                Certificate,
+                "a CA's certificate",
+            ),
+            (
+                "received fatal alert: CertificateRequired",
+                ClientCertificate,
+                "wants a client certificate",
+            ),
             ("received fatal alert: ProtocolVersion", Refused, "ProtocolVersion"),
-            ("received corrupt message of type InvalidContentType", Plaintext, "does not speak TLS"),
+            (
+                "received corrupt message of type InvalidContentType",
+                Plaintext,
+                "does not speak TLS",
+            ),
         ] {
             assert_eq!(Fault::of(said), Some(fault), "{said}");
             assert!(says(said).contains(sentence), "{}", says(said));
         }
-        assert_eq!((Fault::of("Connection refused"), says("Connection refused")), (None, "Connection refused".into()));
+        assert_eq!(
+            (Fault::of("Connection refused"), says("Connection refused")),
+            (None, "Connection refused".into())
+        );
     }
 }

@@ -9,7 +9,8 @@ use crate::support::{NatsServer, Relay, Scene, outboxd_with, until};
 
 async fn get(relay: &Relay, path: &str) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let answer = reqwest::get(format!("http://{}{path}", relay.admin().await)).await.expect("an answer");
+    let answer =
+        reqwest::get(format!("http://{}{path}", relay.admin().await)).await.expect("an answer");
     (answer.status().as_u16(), answer.text().await.expect("its text"))
 }
 
@@ -29,11 +30,18 @@ async fn the_metrics_count_what_happened() {
     let bad = doc! { "_id": "bad", "subject": "a b", "payload": "secret", "isLocked": true };
     scene.events.insert_one(bad).bypass_document_validation(true).await.unwrap();
     until("it is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
-    until("all are out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())).await;
+    until("all are out", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
+    })
+    .await;
     let metrics = until("the gauges are up to date", async || {
         let (code, metrics) = get(&relay, "/metrics").await;
         assert_eq!(code, 200);
-        let late = ["outboxd_backlog_events 1", "outboxd_unsettled_events 0", "outboxd_alerts_total{kind=\"dead\"} 1"];
+        let late = [
+            "outboxd_backlog_events 1",
+            "outboxd_unsettled_events 0",
+            "outboxd_alerts_total{kind=\"dead\"} 1",
+        ];
         late.iter().all(|late| metrics.contains(late)).then_some(metrics)
     })
     .await;
@@ -45,11 +53,20 @@ async fn the_metrics_count_what_happened() {
     assert_eq!(metric(&metrics, "outboxd_in_flight_events"), 0.0);
     assert_eq!(metric(&metrics, "outboxd_alerts_total{kind=\"dead\"}"), 1.0);
     let own = metrics.lines().filter(|line| !line.starts_with('#'));
-    own.for_each(|line| assert!(!line.contains(&scene.name) && !line.contains("bad"), "an id or a subject in {line}"));
+    own.for_each(|line| {
+        assert!(
+            !line.contains(&scene.name) && !line.contains("bad"),
+            "an id or a subject in {line}"
+        )
+    });
 
     let (code, status) = get(&relay, "/status").await;
     let status: Value = serde_json::from_str(&status).unwrap();
-    assert_eq!((code, &status["dead"], &status["backlog"]), (200, &1.into(), &1.into()), "{status}");
+    assert_eq!(
+        (code, &status["dead"], &status["backlog"]),
+        (200, &1.into(), &1.into()),
+        "{status}"
+    );
 }
 
 #[tokio::test]
@@ -73,7 +90,11 @@ async fn a_relay_is_ready_while_it_can_deliver_or_stands_by() {
         (code == 503).then_some(parts)
     })
     .await;
-    assert_eq!((&parts["nats"]["ready"], &parts["mongodb"]["ready"]), (&false.into(), &true.into()), "{parts}");
+    assert_eq!(
+        (&parts["nats"]["ready"], &parts["mongodb"]["ready"]),
+        (&false.into(), &true.into()),
+        "{parts}"
+    );
     assert_eq!(get(&relay, "/livez").await.0, 200, "a restart would not help");
     nats.start_again();
     until("it is ready again", async || (ready(&relay).await.0 == 200).then_some(())).await;
@@ -116,7 +137,8 @@ async fn clients_that_say_nothing_or_too_much_are_cut_off_and_keep_nobody_waitin
     }
 
     let long = format!("GET /livez?{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(1 << 20));
-    let body = "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\nabc".to_owned();
+    let body =
+        "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\nabc".to_owned();
     for (request, code) in [(long, "431"), (body, "405")] {
         let mut connection = TcpStream::connect(&address).await.expect("a connection");
         // It may be cut off in the middle of this.

@@ -18,7 +18,10 @@ fn lines(scene: &Scene) -> Vec<Value> {
 }
 
 async fn line(scene: &Scene, kind: &str) -> Value {
-    until(&format!("an alert says {kind}"), async || lines(scene).into_iter().find(|line| line["kind"] == kind)).await
+    until(&format!("an alert says {kind}"), async || {
+        lines(scene).into_iter().find(|line| line["kind"] == kind)
+    })
+    .await
 }
 
 fn kinds(scene: &Scene) -> Vec<String> {
@@ -26,7 +29,10 @@ fn kinds(scene: &Scene) -> Vec<String> {
 }
 
 fn uncovered(scene: &Scene) -> Event {
-    Event::new(scene.subject("elsewhere"), &doc! { "key": "k", "number": 1 }).unwrap().key(&*scene.name).unwrap()
+    Event::new(scene.subject("elsewhere"), &doc! { "key": "k", "number": 1 })
+        .unwrap()
+        .key(&*scene.name)
+        .unwrap()
 }
 
 async fn metrics(relay: &Relay) -> String {
@@ -39,14 +45,17 @@ async fn metrics(relay: &Relay) -> String {
 async fn webhook() -> (String, mpsc::UnboundedReceiver<Value>) {
     let (posts, inbox) = mpsc::unbounded_channel();
     let tries = Arc::new(AtomicU32::new(0));
-    let take = async |State((tries, posts)): State<(Arc<AtomicU32>, mpsc::UnboundedSender<Value>)>, body: String| {
-        if tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
-            return StatusCode::SERVICE_UNAVAILABLE;
-        }
-        posts.send(serde_json::from_str(&body).unwrap()).unwrap();
-        StatusCode::OK
-    };
-    let app = axum::Router::new().route("/hook", axum::routing::post(take)).with_state((tries, posts));
+    let take =
+        async |State((tries, posts)): State<(Arc<AtomicU32>, mpsc::UnboundedSender<Value>)>,
+               body: String| {
+            if tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                return StatusCode::SERVICE_UNAVAILABLE;
+            }
+            posts.send(serde_json::from_str(&body).unwrap()).unwrap();
+            StatusCode::OK
+        };
+    let app =
+        axum::Router::new().route("/hook", axum::routing::post(take)).with_state((tries, posts));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -141,15 +150,22 @@ async fn a_file_that_cannot_be_written_stops_the_relay_only_if_it_was_asked_for(
 #[tokio::test]
 async fn the_admin_endpoint_wants_its_token_and_is_not_shown_to_others_without_one() {
     let scene = Scene::new().await;
-    let (code, said) = outboxd_with(&scene, &["config", "print"], &[("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0")]);
-    assert_eq!((code, said.contains("set admin.token or admin.token_file too")), (Some(78), true), "{said}");
-    let settings = [("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0"), ("OUTBOXD_ADMIN__TOKEN", "open-sesame")];
+    let (code, said) =
+        outboxd_with(&scene, &["config", "print"], &[("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0")]);
+    assert_eq!(
+        (code, said.contains("set admin.token or admin.token_file too")),
+        (Some(78), true),
+        "{said}"
+    );
+    let settings =
+        [("OUTBOXD_ADMIN__LISTEN", "0.0.0.0:0"), ("OUTBOXD_ADMIN__TOKEN", "open-sesame")];
     let relay = Relay::start(&scene, &settings);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{}/metrics", relay.admin().await.replace("0.0.0.0", "127.0.0.1"));
     let http = reqwest::Client::new();
     for (token, status) in [(None, 401), (Some("open"), 401), (Some("open-sesame"), 200)] {
-        let request = token.iter().fold(http.get(&url), |request, token| request.bearer_auth(token));
+        let request =
+            token.iter().fold(http.get(&url), |request, token| request.bearer_auth(token));
         assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{token:?}");
     }
     assert!(!relay.log().contains("open-sesame"));

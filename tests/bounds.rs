@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::support::{Relay, Scene, checker, outboxd, until};
 
-/// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 16 MiB and 8,192 events.
+/// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 16 MiB and
+/// 8,192 events.
 const PEAK: u64 = 80_000;
 
 fn pile() -> u32 {
@@ -47,31 +48,43 @@ async fn a_stalled_key_with_many_events_behind_it_costs_no_memory() {
     let scene = Scene::new().await;
     scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
-    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000")];
+    let settings =
+        [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000")];
     let relay = Relay::leading(&scene, &settings).await;
     let pile = pile();
     insert(&scene.events, [event(&scene, "uncovered", "held", 1)].into_iter()).await;
-    until("the head has failed", async || scene.one(doc! { "failures.0": { "$exists": true } }).await).await;
+    until("the head has failed", async || {
+        scene.one(doc! { "failures.0": { "$exists": true } }).await
+    })
+    .await;
     insert(&scene.events, (2..=pile).map(|n| event(&scene, "covered", "held", n))).await;
-    let parked = async || scene.events.count_documents(doc! { "isLocked": true }).await.unwrap() == 0;
+    let parked =
+        async || scene.events.count_documents(doc! { "isLocked": true }).await.unwrap() == 0;
     until("all are parked", async || parked().await.then_some(())).await;
     // Another key flows past them.
     scene.events.insert_one(event(&scene, "covered", "other", 1)).await.unwrap();
-    until("the other key is out", async || (!checker::stream(&scene).await.is_empty()).then_some(())).await;
+    until("the other key is out", async || {
+        (!checker::stream(&scene).await.is_empty()).then_some(())
+    })
+    .await;
     println!("{pile} events behind a stalled key: at most {} kB", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 
     scene.cover(&[">"]).await;
     drained(&scene).await;
     let stream = checker::stream(&scene).await;
-    let held: Vec<_> = stream.iter().filter(|message| message.key == "held").map(|message| message.number).collect();
+    let held: Vec<_> = stream
+        .iter()
+        .filter(|message| message.key == "held")
+        .map(|message| message.number)
+        .collect();
     assert_eq!(held, (1..=pile).collect::<Vec<_>>());
     println!("and at most {} kB when they followed", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 }
 
-/// Ten times the pile in the outbox, one in ten of them stuck; the relay drains the rest at its full speed, now left alone, now
-/// looked at the way an operator does. Prints what that costs.
+/// Ten times the pile in the outbox, one in ten of them stuck; the relay drains the rest at its
+/// full speed, now left alone, now looked at the way an operator does. Prints what that costs.
 #[tokio::test]
 async fn an_operator_who_looks_at_a_full_outbox_gets_answers_and_the_relay_goes_on() {
     let scene = Scene::new().await;
@@ -79,12 +92,18 @@ async fn an_operator_who_looks_at_a_full_outbox_gets_answers_and_the_relay_goes_
     let failure = doc! { "at": DateTime::now(), "attempt": 1_i64, "class": "config", "code": "not-covered", "error": "e", "relay": "r" };
     let stuck = (0..pile).map(|n| {
         let mut event = event(&scene, "made", &format!("stuck{n}"), 1);
-        event.extend(doc! { "isLocked": false, "failures": [failure.clone()], "deadAt": DateTime::now() });
+        event.extend(
+            doc! { "isLocked": false, "failures": [failure.clone()], "deadAt": DateTime::now() },
+        );
         event
     });
     insert(&scene.events, stuck).await;
     for number in 1..=9 * pile.div_ceil(1000) {
-        insert(&scene.events, (0..1000).map(|key| event(&scene, "made", &format!("k{key}"), number))).await;
+        insert(
+            &scene.events,
+            (0..1000).map(|key| event(&scene, "made", &format!("k{key}"), number)),
+        )
+        .await;
     }
     let waiting = async || scene.events.estimated_document_count().await.unwrap() - u64::from(pile);
     let before = waiting().await;
@@ -100,7 +119,10 @@ async fn an_operator_who_looks_at_a_full_outbox_gets_answers_and_the_relay_goes_
                     let asked = Instant::now();
                     let (code, said) = outboxd(&scene, &[verb]);
                     assert_eq!(code, Some(0), "{said}");
-                    assert!(said.contains(&pile.to_string()), "{verb} tells of all that are stuck: {said}");
+                    assert!(
+                        said.contains(&pile.to_string()),
+                        "{verb} tells of all that are stuck: {said}"
+                    );
                     took = took.max(asked.elapsed());
                 }
             }
@@ -141,12 +163,17 @@ async fn many_failed_keys_keep_a_tick_bounded() {
     let relay = Relay::leading(&scene, &settings).await;
     let pile = pile();
     insert(&scene.events, (0..pile).map(|n| event(&scene, "uncovered", &format!("k{n}"), 1))).await;
-    let failed =
-        async || scene.events.count_documents(doc! { "attempts": { "$gte": 1 } }).await.unwrap() == u64::from(pile);
+    let failed = async || {
+        scene.events.count_documents(doc! { "attempts": { "$gte": 1 } }).await.unwrap()
+            == u64::from(pile)
+    };
     until("all have failed", async || failed().await.then_some(())).await;
     // Ticks go on finding them due; another key flows all the same.
     scene.events.insert_one(event(&scene, "covered", "other", 1)).await.unwrap();
-    until("the other key is out", async || (!checker::stream(&scene).await.is_empty()).then_some(())).await;
+    until("the other key is out", async || {
+        (!checker::stream(&scene).await.is_empty()).then_some(())
+    })
+    .await;
     println!("{pile} failed keys: at most {} kB", relay.peak_rss());
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 

@@ -1,4 +1,5 @@
-//! `outboxd check`: each planted problem is found by name, with what mends it, and without a secret.
+//! `outboxd check`: each planted problem is found by name, with what mends it, and without a
+//! secret.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ fn check(scene: &Scene, settings: &[(&str, &str)]) -> Checked {
 
 impl Checked {
     fn finding(&self, name: &str) -> Option<Value> {
-        let all: Vec<Value> = serde_json::from_str(&self.said).unwrap_or_else(|error| panic!("{error}: {}", self.said));
+        let all: Vec<Value> = serde_json::from_str(&self.said)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.said));
         all.into_iter().find(|finding| finding["check"] == name)
     }
 
@@ -32,7 +34,10 @@ impl Checked {
         let finding = self.finding(name).unwrap_or_else(|| panic!("no {name} in {}", self.said));
         assert_eq!(finding["level"], level, "{finding}");
         assert!(finding["found"].as_str().unwrap().contains(found), "{found:?} in {finding}");
-        assert!(finding["remedy"].as_str().unwrap_or_default().contains(remedy), "{remedy:?} in {finding}");
+        assert!(
+            finding["remedy"].as_str().unwrap_or_default().contains(remedy),
+            "{remedy:?} in {finding}"
+        );
         assert!(!finding["looked_at"].as_str().unwrap().is_empty(), "{finding}");
     }
 
@@ -97,7 +102,12 @@ async fn a_standalone_has_no_transactions_and_is_told_how_to_become_a_set() {
         let uri = format!("mongodb://{}/shop{options}", mongod.address);
         let checked = check(&scene, &[("MONGODB_URI", &uri)]);
         assert_eq!(checked.code, Some(1));
-        checked.has("fail", "mongodb.topology", "a standalone", "replication: { replSetName: rs0 }");
+        checked.has(
+            "fail",
+            "mongodb.topology",
+            "a standalone",
+            "replication: { replSetName: rs0 }",
+        );
         checked.has("fail", "mongodb.topology", "no change streams", "mongosh> rs.initiate()");
         checked.has("ok", "mongodb.version", ".", "");
         checked.has("warn", "mongodb.auth", "off", "mongod.conf: security");
@@ -118,12 +128,23 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     let checked = as_user("admin", PASSWORD);
     checked.passed();
     checked.has("ok", "mongodb.auth", "as admin", "");
-    let separate = "db.getSiblingDB(\"shop\").createUser({user: \"outbox-relay\", pwd: passwordPrompt()";
-    checked.has("warn", "mongodb.privileges", "has the role root and may insert into shop.outbox", separate);
+    let separate =
+        "db.getSiblingDB(\"shop\").createUser({user: \"outbox-relay\", pwd: passwordPrompt()";
+    checked.has(
+        "warn",
+        "mongodb.privileges",
+        "has the role root and may insert into shop.outbox",
+        separate,
+    );
 
     let wrong = as_user("admin", "wrong-horse");
     assert_eq!(wrong.code, Some(1));
-    wrong.has("fail", "mongodb.auth", "the user admin was refused", "changeUserPassword(\"admin\", passwordPrompt())");
+    wrong.has(
+        "fail",
+        "mongodb.auth",
+        "the user admin was refused",
+        "changeUserPassword(\"admin\", passwordPrompt())",
+    );
     wrong.has("ok", "mongodb.reachable", "answered", "");
     assert!(!wrong.said.contains("wrong-horse"), "{}", wrong.said);
 
@@ -149,13 +170,15 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
     let privileges = bson::serialize_to_bson(&role[0]["mongodb"]["privileges"]).unwrap();
     let role = doc! { "createRole": "outbox-relay", "roles": [], "privileges": privileges };
     admin.client().database("shop").run_command(role).await.unwrap();
-    let roles = doc! { "grantRolesToUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
+    let roles =
+        doc! { "grantRolesToUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
     admin.run_command(roles).await.unwrap();
     let least = as_user("relay", PASSWORD);
     least.passed();
     least.has("ok", "mongodb.privileges", "may do what the relay does", "");
     least.has("ok", "outbox.index", "as migrated", "");
-    let relay = Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
+    let relay =
+        Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
     let events = admin.client().database("shop").collection::<Document>("outbox");
     let event = doc! {
         "ts": bson::Timestamp { time: 0, increment: 0 }, "subject": scene.subject("made"), "key": "a",
@@ -177,16 +200,34 @@ async fn a_missing_index_and_an_edited_validator_are_put_back_by_their_remedies(
     scene.database.run_command(doc! { "collMod": "outbox", "validator": {} }).await.unwrap();
     let checked = check(&scene, &[]);
     assert_eq!(checked.code, Some(1));
-    checked.has("fail", "outbox.validators", "the validator of outbox", "outbox/0004_outbox_bookkeeping_types");
-    checked.has("fail", "outbox.index", "outboxd_unlocked is missing", "runCommand({createIndexes: \"outbox\"");
+    checked.has(
+        "fail",
+        "outbox.validators",
+        "the validator of outbox",
+        "outbox/0004_outbox_bookkeeping_types",
+    );
+    checked.has(
+        "fail",
+        "outbox.index",
+        "outboxd_unlocked is missing",
+        "runCommand({createIndexes: \"outbox\"",
+    );
     let remedy = checked.finding("outbox.index").unwrap()["remedy"].as_str().unwrap().to_owned();
     let spec = remedy.split("indexes: [").nth(1).unwrap().trim_end_matches("]})");
     let spec: Document = serde_json::from_str(spec).unwrap();
-    scene.database.run_command(doc! { "createIndexes": "outbox", "indexes": [spec] }).await.unwrap();
+    scene
+        .database
+        .run_command(doc! { "createIndexes": "outbox", "indexes": [spec] })
+        .await
+        .unwrap();
     let checked = check(&scene, &[]);
     checked.has("ok", "outbox.index", "as migrated", "");
-    let remedy = checked.finding("outbox.validators").unwrap()["remedy"].as_str().unwrap().to_owned();
-    assert!(remedy.contains("outboxd_migrations.deleteMany({_id: {$in: [") && remedy.ends_with("$ outboxd migrate"));
+    let remedy =
+        checked.finding("outbox.validators").unwrap()["remedy"].as_str().unwrap().to_owned();
+    assert!(
+        remedy.contains("outboxd_migrations.deleteMany({_id: {$in: [")
+            && remedy.ends_with("$ outboxd migrate")
+    );
     let records = scene.database.collection::<Document>("outboxd_migrations");
     records.delete_many(doc! { "_id": { "$in": ids(&remedy) } }).await.unwrap();
     outboxd(&scene, &["migrate"]);
@@ -203,19 +244,30 @@ fn ids(remedy: &str) -> Vec<String> {
 async fn an_event_that_the_stream_would_not_take_is_found() {
     let scene = Scene::new().await;
     let other = outboxd::Event::new("else;reboot", &doc! { "a": 1 }).unwrap();
-    let big = outboxd::Event::new(scene.subject("big"), &doc! { "text": "x".repeat(1_000_000) }).unwrap();
+    let big =
+        outboxd::Event::new(scene.subject("big"), &doc! { "text": "x".repeat(1_000_000) }).unwrap();
     scene.commit([other, big]).await;
     let checked = check(&scene, &[]);
     assert_eq!(checked.code, Some(1));
-    let remedy = format!("$ nats stream edit {} --subjects '{},else;reboot'", scene.name, scene.subjects);
+    let remedy =
+        format!("$ nats stream edit {} --subjects '{},else;reboot'", scene.name, scene.subjects);
     checked.has("fail", "outbox.subjects", "does not cover else;reboot", &remedy);
     checked.has("ok", "outbox.biggest_event", "with 1000011 bytes", "");
 
     let small = scene_with(|config| config.max_message_size = 1000).await;
-    small.commit([outboxd::Event::new(small.subject("big"), &doc! { "text": "x".repeat(2000) }).unwrap()]).await;
+    small
+        .commit([
+            outboxd::Event::new(small.subject("big"), &doc! { "text": "x".repeat(2000) }).unwrap()
+        ])
+        .await;
     let checked = check(&small, &[]);
     assert_eq!(checked.code, Some(1));
-    checked.has("fail", "outbox.biggest_event", "max_msg_size is 1000 bytes", "--max-msg-size 4096");
+    checked.has(
+        "fail",
+        "outbox.biggest_event",
+        "max_msg_size is 1000 bytes",
+        "--max-msg-size 4096",
+    );
 }
 
 #[tokio::test]
@@ -230,16 +282,27 @@ async fn a_risky_stream_is_judged_by_what_it_costs() {
     checked.has("warn", "stream.storage", "lost when the server restarts", "nats stream backup");
     checked.passed();
 
-    let seconds = |seconds| move |config: &mut Config| config.duplicate_window = Duration::from_secs(seconds);
+    let seconds =
+        |seconds| move |config: &mut Config| config.duplicate_window = Duration::from_secs(seconds);
     for (window, retry, level, found) in [
         (seconds(60), "", "warn", "shorter than retry.max_delay (5m)"),
-        (seconds(5), "", "warn", "shorter than retry.outage_grace, lease.ttl and nats.ack_timeout together (6s)"),
+        (
+            seconds(5),
+            "",
+            "warn",
+            "shorter than retry.outage_grace, lease.ttl and nats.ack_timeout together (6s)",
+        ),
         (seconds(5), "10s", "fail", "shorter than nats.ack_timeout (10s)"),
     ] {
         let scene = scene_with(window).await;
         let ack = [("OUTBOXD_NATS__ACK_TIMEOUT", retry)];
         let checked = check(&scene, if retry.is_empty() { &[] } else { &ack });
-        checked.has(level, "stream.dedupe", found, &format!("$ nats stream edit {} --dupe-window 30m", scene.name));
+        checked.has(
+            level,
+            "stream.dedupe",
+            found,
+            &format!("$ nats stream edit {} --dupe-window 30m", scene.name),
+        );
         assert_eq!(checked.code, Some(i32::from(level == "fail")));
     }
 
@@ -257,7 +320,9 @@ async fn wrong_nats_credentials_are_told_without_them() {
     let config = "authorization { user: svc, password: pw }";
     let nats = NatsServer::with_config(config).await;
     let scene = Scene::new().await;
-    let settings = |password| [("NATS_URL", nats.url.as_str()), ("NATS_USER", "svc"), ("NATS_PASSWORD", password)];
+    let settings = |password| {
+        [("NATS_URL", nats.url.as_str()), ("NATS_USER", "svc"), ("NATS_PASSWORD", password)]
+    };
     let checked = check(&scene, &settings("wrong-horse"));
     assert_eq!(checked.code, Some(1));
     checked.has("fail", "nats.auth", "refused", "NATS_PASSWORD");
@@ -273,7 +338,12 @@ async fn a_server_without_jetstream_is_told_how_to_have_it() {
     let checked = check(&scene, &[("NATS_URL", &nats.url)]);
     assert_eq!(checked.code, Some(1));
     checked.has("warn", "nats.auth", "off", "nats-server.conf: authorization");
-    checked.has("fail", "nats.jetstream", "JetStream is off", "nats-server.conf: jetstream { store_dir");
+    checked.has(
+        "fail",
+        "nats.jetstream",
+        "JetStream is off",
+        "nats-server.conf: jetstream { store_dir",
+    );
 }
 
 #[tokio::test]
@@ -282,7 +352,12 @@ async fn nothing_that_listens_on_one_side_keeps_the_other_from_being_checked() {
     let nobody = format!("mongodb://u:{PASSWORD}@127.0.0.1:1/shop?replicaSet=rs0");
     let checked = check(&scene, &[("MONGODB_URI", &nobody)]);
     assert_eq!(checked.code, Some(1));
-    checked.has("fail", "mongodb.reachable", "127.0.0.1:1: Connection refused", "$ systemctl start mongod");
+    checked.has(
+        "fail",
+        "mongodb.reachable",
+        "127.0.0.1:1: Connection refused",
+        "$ systemctl start mongod",
+    );
     checked.has("ok", "stream.storage", "file", "");
     let url = format!("nats://u:{PASSWORD}@127.0.0.1:1");
     let checked = check(&scene, &[("NATS_URL", &url)]);

@@ -6,7 +6,8 @@ use crate::support::checker::{self, Left, Published, Report, judge};
 use crate::support::oplog::History;
 use crate::support::{Ledger, Outcome, Relay, Scene, Writers, until};
 
-/// Two keys with three events each, all committed and all in the stream, and one transaction that was rolled back.
+/// Two keys with three events each, all committed and all in the stream, and one transaction that
+/// was rolled back.
 fn history() -> (Ledger, Vec<Published>) {
     let mut ledger = Ledger::default();
     let mut stream = Vec::new();
@@ -38,7 +39,8 @@ fn found(report: &Report) -> [usize; 5] {
 
 /// What the failed assertion says.
 fn complaint(report: &Report) -> String {
-    let failed = catch_unwind(AssertUnwindSafe(|| report.assert_all_delivered())).expect_err("the check fails");
+    let failed = catch_unwind(AssertUnwindSafe(|| report.assert_all_delivered()))
+        .expect_err("the check fails");
     *failed.downcast::<String>().expect("a message")
 }
 
@@ -67,7 +69,10 @@ fn a_lost_event_is_found() {
     assert_eq!(found(&report), [0, 1, 0, 0, 0]);
     let complaint = complaint(&report);
     assert!(complaint.contains("lost: a2 (a 2)"), "{complaint}");
-    assert!(complaint.contains("transactions committed                 6"), "the whole table: {complaint}");
+    assert!(
+        complaint.contains("transactions committed                 6"),
+        "the whole table: {complaint}"
+    );
 }
 
 #[test]
@@ -109,7 +114,11 @@ fn an_event_that_came_with_the_content_of_another_is_found() {
     let (ledger, mut stream) = history();
     stream[5].number = 7;
     let report = judge(&ledger, &stream, &[], &[]);
-    assert_eq!(found(&report), [0, 1, 1, 0, 0], "what is in its place is nobody's, and it itself is lost");
+    assert_eq!(
+        found(&report),
+        [0, 1, 1, 0, 0],
+        "what is in its place is nobody's, and it itself is lost"
+    );
 }
 
 #[test]
@@ -177,12 +186,17 @@ async fn writers_write_at_their_pace_and_all_they_commit_is_delivered() {
     let began = tokio::time::Instant::now();
     let writers = Writers::start(&scene, 10, 200).await;
     until("two hundred are out", async || {
-        (scene.context.get_stream(&scene.stream).await.ok()?.cached_info().state.messages >= 200).then_some(())
+        (scene.context.get_stream(&scene.stream).await.ok()?.cached_info().state.messages >= 200)
+            .then_some(())
     })
     .await;
     let ledger = writers.stop().await;
     let turns = began.elapsed().as_secs_f64() * 200.0 + 1.0;
-    assert!(ledger.transactions.len() as f64 <= turns, "{} in {turns} turns", ledger.transactions.len());
+    assert!(
+        ledger.transactions.len() as f64 <= turns,
+        "{} in {turns} turns",
+        ledger.transactions.len()
+    );
     scene.drained().await;
     let report = checker::check(&scene, &ledger, &[]).await;
     report.assert_all_delivered();
@@ -191,7 +205,10 @@ async fn writers_write_at_their_pace_and_all_they_commit_is_delivered() {
     assert_eq!((past.whole, past.deletes), (true, report.committed), "{report}");
     let delays = checker::delays(&ledger, &checker::stream(&scene).await);
     assert_eq!(delays.len(), report.committed);
-    assert!(delays.iter().all(|delay| delay.abs() < 60_000.0), "the ledger's clock is the stream's: {delays:?}");
+    assert!(
+        delays.iter().all(|delay| delay.abs() < 60_000.0),
+        "the ledger's clock is the stream's: {delays:?}"
+    );
 }
 
 /// A dump is read in one go: a proof has tens of thousands of messages.
@@ -206,5 +223,7 @@ async fn the_whole_stream_is_read_however_long_it_is() {
     let stream = checker::stream(&scene).await;
     assert!(stream.iter().map(|message| message.number).eq(0..5000));
     assert!(stream.iter().map(|message| message.sequence).eq(1..=5000));
-    assert!(stream.iter().all(|message| message.subject == scene.subject("made") && message.at > 0));
+    assert!(
+        stream.iter().all(|message| message.subject == scene.subject("made") && message.at > 0)
+    );
 }

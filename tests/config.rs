@@ -8,14 +8,22 @@ use crate::support::OUTBOXD;
 
 fn sources(env: &[(&str, &str)]) -> Sources {
     let base = [("MONGODB_URI", "mongodb://127.0.0.1/shop"), ("NATS_CLUSTER_ID", "SHOP")];
-    let env = base.iter().chain(env).map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    let env = base
+        .iter()
+        .chain(env)
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+        .collect();
     Sources { file: None, env, set: Vec::new() }
 }
 
 #[test]
 fn every_mistake_is_reported_at_once_and_nothing_starts() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "[dispatch]\nmax_inflight = 3\n[retry]\ncron = \"soon\"\nmax_delay = 5\n").unwrap();
+    std::fs::write(
+        file.path(),
+        "[dispatch]\nmax_inflight = 3\n[retry]\ncron = \"soon\"\nmax_delay = 5\n",
+    )
+    .unwrap();
     let output = Command::new(OUTBOXD)
         .env_clear()
         .env("MONGODB_URI", "postgres://user:hunter2@db/shop")
@@ -52,7 +60,8 @@ fn flags_win_over_environment_over_file_over_defaults() {
         "[dispatch]\nmax_in_flight = 1\nmax_buffered_events = 1\n[nats]\nclient_id = \"file\"\n",
     )
     .unwrap();
-    let mut sources = sources(&[("OUTBOXD_DISPATCH__MAX_IN_FLIGHT", "2"), ("NATS_CLIENT_ID", "pod-1")]);
+    let mut sources =
+        sources(&[("OUTBOXD_DISPATCH__MAX_IN_FLIGHT", "2"), ("NATS_CLIENT_ID", "pod-1")]);
     sources.file = Some(file.path().to_owned());
     sources.set = vec!["dispatch.max_in_flight=3".to_owned()];
     let config = Config::load(&sources).unwrap();
@@ -67,17 +76,27 @@ fn secrets_come_from_files_and_are_never_shown() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "hunter2\n").unwrap();
     let path = file.path().to_str().unwrap();
-    let env = [("MONGODB_URI", "mongodb://u:hunter2@db/shop"), ("NATS_USER", "svc"), ("NATS_PASSWORD_FILE", path)];
+    let env = [
+        ("MONGODB_URI", "mongodb://u:hunter2@db/shop"),
+        ("NATS_USER", "svc"),
+        ("NATS_PASSWORD_FILE", path),
+    ];
     let config = Config::load(&sources(&env)).unwrap();
     assert!(config.nats.password.is_some());
     let shown = format!("{config}{config:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(config.to_string().contains("password = \"***\""), "{config}");
-    assert!(config.to_string().contains(&format!("# file {path}, environment NATS_PASSWORD_FILE")), "{config}");
+    assert!(
+        config.to_string().contains(&format!("# file {path}, environment NATS_PASSWORD_FILE")),
+        "{config}"
+    );
 
     let both = [("NATS_USER", "svc"), ("NATS_PASSWORD", "hunter2"), ("NATS_PASSWORD_FILE", path)];
     let error = Config::load(&sources(&both)).unwrap_err().to_string();
-    assert!(error.contains("is set by `nats.password` and by `nats.password_file`; keep one"), "{error}");
+    assert!(
+        error.contains("is set by `nats.password` and by `nats.password_file`; keep one"),
+        "{error}"
+    );
     assert!(!error.contains("hunter2"), "{error}");
 }
 
@@ -86,13 +105,20 @@ fn the_shipped_file_has_every_setting_at_its_default() {
     let text = std::fs::read_to_string("config/outboxd.toml").unwrap();
     let shipped = tempfile::NamedTempFile::new().unwrap();
     // Settings without a default stand there commented out.
-    std::fs::write(shipped.path(), text.lines().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    std::fs::write(
+        shipped.path(),
+        text.lines().map(|line| format!("{line}\n")).collect::<String>(),
+    )
+    .unwrap();
     let mut from_file = sources(&[("NATS_CLIENT_ID", "pod")]);
     from_file.file = Some(shipped.path().to_owned());
     let from_file = Config::load(&from_file).unwrap().to_string();
     let defaults = Config::load(&sources(&[("NATS_CLIENT_ID", "pod")])).unwrap().to_string();
-    let values =
-        |text: &str| text.lines().map(|line| line.split(" # ").next().unwrap().trim().to_owned()).collect::<Vec<_>>();
+    let values = |text: &str| {
+        text.lines()
+            .map(|line| line.split(" # ").next().unwrap().trim().to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(values(&from_file), values(&defaults));
     let mut section = String::new();
     for line in defaults.lines() {
@@ -100,8 +126,11 @@ fn the_shipped_file_has_every_setting_at_its_default() {
             section = line.to_owned();
         }
         let name = line.trim_start_matches("# ").split(' ').next().unwrap();
-        let in_section = text.split(&section).nth(1).unwrap_or_default().split("\n[").next().unwrap();
-        let there = in_section.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{name} =")));
+        let in_section =
+            text.split(&section).nth(1).unwrap_or_default().split("\n[").next().unwrap();
+        let there = in_section
+            .lines()
+            .any(|line| line.trim_start_matches("# ").starts_with(&format!("{name} =")));
         assert!(
             name.is_empty() || name.starts_with('[') || there,
             "{section} {name} is missing in config/outboxd.toml"
@@ -122,7 +151,8 @@ fn a_file_that_is_not_toml_is_told_by_its_place_and_not_by_its_line() {
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(OUTBOXD).env_clear().args(args).output().unwrap();
-    let [said, complained] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    let [said, complained] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     (output.status.code(), said, complained)
 }
 
@@ -133,7 +163,8 @@ fn the_schema_takes_what_outboxd_takes() {
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     jsonschema::meta::validate(&schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let takes = |file: &str| validator.is_valid(&toml::from_str::<serde_json::Value>(file).unwrap());
+    let takes =
+        |file: &str| validator.is_valid(&toml::from_str::<serde_json::Value>(file).unwrap());
     assert!(takes(&std::fs::read_to_string("config/outboxd.toml").unwrap()));
     for good in [
         "",
@@ -164,7 +195,10 @@ fn the_schema_takes_what_outboxd_takes() {
     // Each setting is told with its reason.
     for (section, of) in schema["properties"].as_object().unwrap() {
         for (name, setting) in of["properties"].as_object().unwrap() {
-            assert!(setting["description"].as_str().is_some_and(|text| text.len() > 10), "{section}.{name}: {setting}");
+            assert!(
+                setting["description"].as_str().is_some_and(|text| text.len() > 10),
+                "{section}.{name}: {setting}"
+            );
         }
     }
 }
@@ -177,7 +211,12 @@ fn a_file_is_checked_by_itself() {
     std::fs::write(file.path(), text).unwrap();
     let (code, said, complained) = run(&["config", "check", path]);
     assert_eq!((code, complained.as_str()), (Some(0), ""));
-    for part in ["no mistake", "mongodb.uri: is not set", "admin.listen: is not on loopback", "nats.creds: the file"] {
+    for part in [
+        "no mistake",
+        "mongodb.uri: is not set",
+        "admin.listen: is not on loopback",
+        "nats.creds: the file",
+    ] {
         assert!(said.contains(part), "{part:?} in {said}");
     }
     assert!(!said.contains("stream.name"), "{said}");
@@ -185,8 +224,11 @@ fn a_file_is_checked_by_itself() {
     std::fs::write(file.path(), "[stream]\nname = \"A B\"\nduplicate_windw = \"1m\"\n").unwrap();
     let (code, said, complained) = run(&["config", "check", path]);
     assert_eq!((code, said.as_str()), (Some(78), ""));
-    for part in ["2 mistakes in", "stream.name: a stream's name has no spaces", "nearest is `stream.duplicate_window`"]
-    {
+    for part in [
+        "2 mistakes in",
+        "stream.name: a stream's name has no spaces",
+        "nearest is `stream.duplicate_window`",
+    ] {
         assert!(complained.contains(part), "{part:?} in {complained}");
     }
     let (code, _, complained) = run(&["config", "check", "/nowhere/outboxd.toml"]);

@@ -1,5 +1,5 @@
-//! The relay is killed at each named point of an event's way, again and again, under load: nothing is lost or reordered,
-//! and a second publish of an event is acked as a duplicate.
+//! The relay is killed at each named point of an event's way, again and again, under load: nothing
+//! is lost or reordered, and a second publish of an event is acked as a duplicate.
 //!
 //! As often as `OUTBOXD_TEST_CRASHES` says, 3 times unless set; `make proofs` takes 20.
 
@@ -23,7 +23,8 @@ enum Stream {
 }
 
 async fn crash_at(point: &str, mood: Stream) {
-    let crashes: u32 = std::env::var("OUTBOXD_TEST_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let crashes: u32 =
+        std::env::var("OUTBOXD_TEST_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let scene = Arc::new(Scene::new().await);
     let writers = Writers::start(&scene, KEYS, PER_SECOND).await;
     let over = Arc::new(AtomicBool::new(false));
@@ -38,7 +39,8 @@ async fn crash_at(point: &str, mood: Stream) {
     for crash in 0..crashes {
         // Sometimes the first event, sometimes one in the middle.
         let at = format!("{point}:{}", 1 + crash * 7 % 30);
-        let mut relay = Relay::start(&scene, &[&settings[..], &[("OUTBOXD_CRASH_AT", &at)]].concat());
+        let mut relay =
+            Relay::start(&scene, &[&settings[..], &[("OUTBOXD_CRASH_AT", &at)]].concat());
         happened += u64::from(relay.ended_by().await == Some(SIGKILL));
     }
     let ledger = writers.stop().await;
@@ -46,7 +48,8 @@ async fn crash_at(point: &str, mood: Stream) {
     moods.await.expect("the stream is well again");
     let _relay = Relay::start(&scene, &settings);
     scene.drained().await;
-    let report = checker::check(&scene, &ledger, &[(&format!("killed at {point}"), happened)]).await;
+    let report =
+        checker::check(&scene, &ledger, &[(&format!("killed at {point}"), happened)]).await;
     println!("\nkilled at {point}\n{report}");
     assert_eq!(happened, u64::from(crashes));
     report.assert_all_delivered();

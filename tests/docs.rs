@@ -1,5 +1,6 @@
-//! The handbook says what is so: its links lead somewhere, its commands are ones outboxd takes, what it names exists, and the
-//! page of the settings is made of the settings. `OUTBOXD_WRITE_DOCS=1` writes that page anew.
+//! The handbook says what is so: its links lead somewhere, its commands are ones outboxd takes,
+//! what it names exists, and the page of the settings is made of the settings.
+//! `OUTBOXD_WRITE_DOCS=1` writes that page anew.
 
 mod commands;
 mod configuration;
@@ -42,7 +43,9 @@ fn markdown(folder: &Path, into: &mut Vec<PathBuf>) {
 
 /// Every page with its text.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut paths = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(PathBuf::from).to_vec();
+    let mut paths = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+        .map(PathBuf::from)
+        .to_vec();
     for folder in ["docs", "deploy"] {
         markdown(Path::new(folder), &mut paths);
     }
@@ -64,7 +67,8 @@ fn lines(page: &str) -> Vec<Line<'_>> {
     found
 }
 
-/// The paragraphs outside of blocks, each as what stands between one backtick and the next: prose, code, prose, …
+/// The paragraphs outside of blocks, each as what stands between one backtick and the next: prose,
+/// code, prose, …
 fn paragraphs(page: &str) -> Vec<Vec<String>> {
     let mut paragraphs = vec![String::new()];
     for Line { text, block } in lines(page) {
@@ -96,11 +100,15 @@ fn links(page: &str) -> Vec<String> {
 /// What a forge lets a link name after `#`.
 fn anchors(page: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
-    for line in lines(page).iter().filter(|line| line.block.is_none() && line.text.starts_with('#')) {
+    for line in lines(page).iter().filter(|line| line.block.is_none() && line.text.starts_with('#'))
+    {
         let heading = line.text.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-        let anchor: String = heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+        let anchor: String =
+            heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
         let numbered = (1..).map(|n| format!("{anchor}-{n}"));
-        let free = std::iter::once(anchor.clone()).chain(numbered).find(|anchor| !anchors.contains(anchor));
+        let free = std::iter::once(anchor.clone())
+            .chain(numbered)
+            .find(|anchor| !anchors.contains(anchor));
         anchors.extend(free);
     }
     anchors
@@ -108,15 +116,21 @@ fn anchors(page: &str) -> BTreeSet<String> {
 
 fn broken_links(path: &Path, page: &str) -> Vec<String> {
     let is_broken = |link: &String| {
-        let (file, anchor) = link.split_once('#').map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
+        let (file, anchor) = link
+            .split_once('#')
+            .map_or((link.as_str(), None), |(file, anchor)| (file, Some(anchor)));
         let file = path.parent().unwrap_or(Path::new("")).join(file);
         match anchor {
             None => !file.exists(),
             Some(anchor) if link.starts_with('#') => !anchors(page).contains(anchor),
-            Some(anchor) => !fs::read_to_string(file).is_ok_and(|there| anchors(&there).contains(anchor)),
+            Some(anchor) => {
+                !fs::read_to_string(file).is_ok_and(|there| anchors(&there).contains(anchor))
+            }
         }
     };
-    let within = links(page).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:"));
+    let within = links(page)
+        .into_iter()
+        .filter(|link| !link.contains("://") && !link.starts_with("mailto:"));
     within.filter(is_broken).collect()
 }
 
@@ -126,7 +140,9 @@ fn wrong_commands(page: &str, makefile: &str) -> Vec<String> {
     let typed = shell_lines(lines(page).iter().map(|line| (line.block, line.text)));
     let named = code(page);
     let known = targets(makefile);
-    for (line, whole) in typed.iter().map(|line| (line, true)).chain(named.iter().map(|line| (line, false))) {
+    for (line, whole) in
+        typed.iter().map(|line| (line, true)).chain(named.iter().map(|line| (line, false)))
+    {
         for mut words in of("outboxd", line) {
             // In a sentence a verb stands for itself.
             if !whole && words.len() == 2 {
@@ -135,8 +151,13 @@ fn wrong_commands(page: &str, makefile: &str) -> Vec<String> {
             wrong.extend(refused(&words).map(|why| format!("{line}: {why}")));
         }
         for words in of("make", line) {
-            let asked = words.iter().skip(1).filter(|word| !word.starts_with('-') && !word.contains('='));
-            wrong.extend(asked.filter(|word| !known.contains(*word)).map(|word| format!("{line}: no target {word}")));
+            let asked =
+                words.iter().skip(1).filter(|word| !word.starts_with('-') && !word.contains('='));
+            wrong.extend(
+                asked
+                    .filter(|word| !known.contains(*word))
+                    .map(|word| format!("{line}: no target {word}")),
+            );
         }
     }
     wrong
@@ -160,10 +181,18 @@ fn known_names(schema: &Value) -> BTreeSet<String> {
 fn unknown_settings(page: &str, schema: &Value, known: &BTreeSet<String>) -> Vec<String> {
     let is_unknown = |text: &String| {
         let Some((section, name)) = text.split_once('.') else { return false };
-        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        is_name && !EXTENSIONS.contains(&name) && schema["properties"][section].is_object() && !known.contains(text)
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        is_name
+            && !EXTENSIONS.contains(&name)
+            && schema["properties"][section].is_object()
+            && !known.contains(text)
     };
-    code(page).into_iter().filter_map(|text| Some(text.split(" = ").next()?.to_owned())).filter(is_unknown).collect()
+    code(page)
+        .into_iter()
+        .filter_map(|text| Some(text.split(" = ").next()?.to_owned()))
+        .filter(is_unknown)
+        .collect()
 }
 
 /// Class and code of each line of the tables below a heading that begins with a class.
@@ -184,15 +213,19 @@ fn codes(page: &str) -> BTreeSet<(String, String)> {
 #[test]
 fn every_link_leads_somewhere() {
     let pages = pages();
-    assert!(pages.iter().any(|(path, page)| path.ends_with("docs/README.md") && links(page).len() > 10));
+    assert!(
+        pages.iter().any(|(path, page)| path.ends_with("docs/README.md") && links(page).len() > 10)
+    );
     let broken = pages.iter().flat_map(|(path, page)| {
         broken_links(path, page).into_iter().map(move |link| format!("{}: {link}", path.display()))
     });
     let broken: Vec<_> = broken.collect();
     assert!(broken.is_empty(), "{broken:#?}");
-    let page =
-        "[a](paged.md) [b](none.md)\n\n# Two `words`\n\n[c](#two-words) [d](#two) [e](faults.md#none) `[f](none.md)`\n";
-    assert_eq!(broken_links(Path::new("docs/page.md"), page), ["none.md", "#two", "faults.md#none"]);
+    let page = "[a](paged.md) [b](none.md)\n\n# Two `words`\n\n[c](#two-words) [d](#two) [e](faults.md#none) `[f](none.md)`\n";
+    assert_eq!(
+        broken_links(Path::new("docs/page.md"), page),
+        ["none.md", "#two", "faults.md#none"]
+    );
 }
 
 #[test]
@@ -224,7 +257,10 @@ fn every_setting_that_is_named_exists() {
         .iter()
         .flat_map(|(path, page)| {
             let unknown = unknown_settings(page, &schema, &known);
-            unknown.into_iter().map(|name| format!("{}: {name}", path.display())).collect::<Vec<_>>()
+            unknown
+                .into_iter()
+                .map(|name| format!("{}: {name}", path.display()))
+                .collect::<Vec<_>>()
         })
         .collect();
     assert!(unknown.is_empty(), "{unknown:#?}");
@@ -240,7 +276,10 @@ fn every_code_of_a_failure_is_explained_under_its_class() {
     let wrong: Vec<_> = found.symmetric_difference(&known).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let page = "### `config`: x\n\n| `none` | y |\n\n## z\n\n| `other` | y |\n";
-    assert_eq!(codes(page).into_iter().collect::<Vec<_>>(), [("config".to_owned(), "none".to_owned())]);
+    assert_eq!(
+        codes(page).into_iter().collect::<Vec<_>>(),
+        [("config".to_owned(), "none".to_owned())]
+    );
 }
 
 #[test]
@@ -251,7 +290,10 @@ fn the_page_of_the_settings_is_made_of_the_settings() {
     }
     let found = fs::read_to_string(CONFIGURATION).unwrap();
     let differs = made.lines().zip(found.lines()).find(|(made, found)| made != found);
-    assert!(made == found, "{CONFIGURATION} isn't as OUTBOXD_WRITE_DOCS=1 writes it, first in {differs:#?}");
+    assert!(
+        made == found,
+        "{CONFIGURATION} isn't as OUTBOXD_WRITE_DOCS=1 writes it, first in {differs:#?}"
+    );
     let listed = anchors(&made);
     for setting in ["mongodburi", "dispatchmax_in_flight", "streamname"] {
         assert!(listed.contains(setting), "{setting} is missing: {listed:?}");

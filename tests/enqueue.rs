@@ -63,7 +63,11 @@ async fn outside_a_transaction_nothing_is_written() {
 async fn many_events_are_written_in_their_order() {
     let scene = Scene::new().await;
     let mut session = scene.transaction().await;
-    let ids = scene.outbox.enqueue_many(&mut session, (0..100).map(|n| scene.event("k", n))).await.unwrap();
+    let ids = scene
+        .outbox
+        .enqueue_many(&mut session, (0..100).map(|n| scene.event("k", n)))
+        .await
+        .unwrap();
     session.commit_transaction().await.unwrap();
     let mut cursor = scene.events.find(doc! {}).sort(doc! { "ts": 1 }).await.unwrap();
     let mut by_ts = Vec::new();
@@ -78,7 +82,8 @@ async fn an_over_long_payload_is_refused_and_nothing_of_its_batch_is_written() {
     let scene = Scene::new().await;
     let mut session = scene.transaction().await;
     let long = Event::new("a", &"x".repeat(DEFAULT_MAX_PAYLOAD_BYTES + 1)).unwrap();
-    let error = scene.outbox.enqueue_many(&mut session, [scene.event("k", 1), long]).await.unwrap_err();
+    let error =
+        scene.outbox.enqueue_many(&mut session, [scene.event("k", 1), long]).await.unwrap_err();
     assert!(matches!(error, EnqueueError::Event(EventError::PayloadTooLong { .. })), "{error:?}");
     session.commit_transaction().await.unwrap();
     assert!(scene.one(doc! {}).await.is_none());
@@ -87,7 +92,10 @@ async fn an_over_long_payload_is_refused_and_nothing_of_its_batch_is_written() {
     let mut session = scene.transaction().await;
     small.enqueue(&mut session, Event::new("a", "1234").unwrap()).await.unwrap();
     let error = small.enqueue(&mut session, Event::new("a", "12345").unwrap()).await.unwrap_err();
-    assert_eq!(error.to_string().split(';').next(), Some("payload of 5 bytes is over the limit of 4"));
+    assert_eq!(
+        error.to_string().split(';').next(),
+        Some("payload of 5 bytes is over the limit of 4")
+    );
     session.abort_transaction().await.unwrap();
 }
 
@@ -97,7 +105,11 @@ async fn an_id_taken_twice_is_a_mongodb_error_with_the_drivers_labels() {
     let id = EventId::string("order-1-created").unwrap();
     scene.commit([scene.event("k", 1).with_id(id.clone()).unwrap()]).await;
     let mut session = scene.transaction().await;
-    let error = scene.outbox.enqueue(&mut session, scene.event("k", 2).with_id(id).unwrap()).await.unwrap_err();
+    let error = scene
+        .outbox
+        .enqueue(&mut session, scene.event("k", 2).with_id(id).unwrap())
+        .await
+        .unwrap_err();
     let EnqueueError::Mongodb(error) = error else { panic!("{error:?}") };
     assert!(error.to_string().contains("E11000"), "{error}");
     session.abort_transaction().await.unwrap();

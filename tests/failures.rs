@@ -7,11 +7,17 @@ use outboxd::Event;
 use crate::support::{NatsServer, Relay, Scene, mongodb_uri, outboxd, until};
 
 fn event(scene: &Scene, subject: &str, number: u32) -> Event {
-    Event::new(scene.subject(subject), &doc! { "key": "k", "number": number }).unwrap().key("k").unwrap()
+    Event::new(scene.subject(subject), &doc! { "key": "k", "number": number })
+        .unwrap()
+        .key("k")
+        .unwrap()
 }
 
 async fn failed(scene: &Scene) -> Document {
-    until("an event is marked", async || scene.one(doc! { "failures.0": { "$exists": true } }).await).await
+    until("an event is marked", async || {
+        scene.one(doc! { "failures.0": { "$exists": true } }).await
+    })
+    .await
 }
 
 #[tokio::test]
@@ -51,17 +57,25 @@ async fn what_comes_behind_a_failure_waits_and_follows_in_order() {
         scene.commit([event(&scene, "covered", number)]).await;
     }
     until("all wait unlocked", async || {
-        (scene.events.count_documents(doc! { "isLocked": false }).await.unwrap() == 38).then_some(())
+        (scene.events.count_documents(doc! { "isLocked": false }).await.unwrap() == 38)
+            .then_some(())
     })
     .await;
     let parked = scene.one(doc! { "payload.number": 39 }).await.unwrap();
-    assert!(parked.get_array("failures").unwrap().is_empty(), "a parked event has not failed: {parked}");
+    assert!(
+        parked.get_array("failures").unwrap().is_empty(),
+        "a parked event has not failed: {parked}"
+    );
     assert_eq!(scene.numbers().await["k"], [1], "nothing passes the failed event");
 
     // Another key is not held up.
-    let other = Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
+    let other =
+        Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
     scene.commit([other]).await;
-    until("the other key flows", async || scene.numbers().await.contains_key("other").then_some(())).await;
+    until("the other key flows", async || {
+        scene.numbers().await.contains_key("other").then_some(())
+    })
+    .await;
 
     // A restart doesn't forget what waits.
     assert_eq!(relay.stop(), Some(0));
@@ -80,7 +94,8 @@ async fn a_malformed_event_is_dead_with_a_reason_and_harms_no_other() {
     let unchecked = scene.events.clone_with_type::<Document>();
     unchecked.insert_one(bad).bypass_document_validation(true).await.unwrap();
     scene.commit([scene.event("k", 1)]).await;
-    let dead = until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
+    let dead =
+        until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
     let failure = dead.get_array("failures").unwrap()[0].as_document().unwrap();
     assert_eq!(failure.get_str("class").unwrap(), "poison");
     let reason = "invalid subject: only printable ASCII without spaces is allowed";
@@ -102,10 +117,12 @@ async fn an_event_that_is_refused_too_often_is_dead_and_stays() {
     let scene = Scene::new().await;
     scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
-    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "3")];
+    let settings =
+        [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "3")];
     let _relay = Relay::leading(&scene, &settings).await;
     scene.commit([event(&scene, "uncovered", 1)]).await;
-    let dead = until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
+    let dead =
+        until("it is dead", async || scene.one(doc! { "deadAt": { "$exists": true } }).await).await;
     assert_eq!(dead.get_i64("attempts").unwrap(), 3);
     assert_eq!(dead.get_array("failures").unwrap().len(), 3);
 }
@@ -138,9 +155,16 @@ async fn a_long_outage_marks_what_was_on_its_way_and_nothing_else() {
     scene.context.delete_stream(&scene.name).await.unwrap();
     scene.commit((0..500).map(|n| scene.event(&format!("k{}", n % 50), n))).await;
     let marked = failed(&scene).await;
-    assert_eq!(marked.get_i64("attempts").unwrap(), 0, "an outage isn't the event's fault: {marked}");
+    assert_eq!(
+        marked.get_i64("attempts").unwrap(),
+        0,
+        "an outage isn't the event's fault: {marked}"
+    );
     let untouched = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
-    assert!(untouched > 400, "only what was on its way is marked; {untouched} of 500 are as they were");
+    assert!(
+        untouched > 400,
+        "only what was on its way is marked; {untouched} of 500 are as they were"
+    );
     nats.kill();
     relay.says("disconnected").await;
     nats.start_again();
@@ -172,7 +196,9 @@ async fn an_event_locked_by_hand_is_picked_up() {
 #[tokio::test]
 async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed() {
     let allow = |denied: &str| {
-        let user = format!(r#"{{ user: svc, password: pw, permissions: {{ publish: {{ deny: [{denied}] }} }} }}"#);
+        let user = format!(
+            r#"{{ user: svc, password: pw, permissions: {{ publish: {{ deny: [{denied}] }} }} }}"#
+        );
         format!("accounts {{ APP {{ jetstream: enabled, users: [{user}] }} }}")
     };
     let nats = NatsServer::with_config(&allow("")).await;
@@ -195,7 +221,8 @@ async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed
     assert_eq!(scene.numbers().await["k"], [1, 2]);
 }
 
-/// It breaks the change stream (its change is over 16 MB), can't be published, and has no room for a mark.
+/// It breaks the change stream (its change is over 16 MB), can't be published, and has no room for
+/// a mark.
 #[tokio::test]
 async fn an_event_too_big_to_be_marked_holds_up_no_other() {
     let scene = Scene::new().await;
@@ -205,7 +232,10 @@ async fn an_event_too_big_to_be_marked_holds_up_no_other() {
     scene.events.insert_one(huge).bypass_document_validation(true).await.unwrap();
     relay.says("an event can't be marked as failed").await;
     scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
-    until("only it is left", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())).await;
+    until("only it is left", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
+    })
+    .await;
     assert_eq!(scene.messages().await.len(), 20);
     assert!(scene.one(doc! { "_id": "huge", "isLocked": true }).await.is_some());
 }
@@ -241,7 +271,10 @@ async fn a_dead_event_is_skipped_when_the_configuration_says_so() {
     assert_eq!(relay.stop(), Some(0));
     let _relay = Relay::leading(&scene, &settings).await;
     scene.commit([event(&scene, "covered", 40)]).await;
-    until("the next is out", async || (scene.numbers().await["k"].last() == Some(&40)).then_some(())).await;
+    until("the next is out", async || {
+        (scene.numbers().await["k"].last() == Some(&40)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -249,13 +282,16 @@ async fn without_ordering_no_event_waits_for_another() {
     let scene = Scene::new().await;
     scene.cover(&["covered"]).await;
     let covered = scene.subject("covered");
-    let settings = [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_DISPATCH__ORDERING", "none")];
+    let settings =
+        [("OUTBOXD_STREAM__SUBJECTS", covered.as_str()), ("OUTBOXD_DISPATCH__ORDERING", "none")];
     let _relay = Relay::leading(&scene, &settings).await;
     scene.commit([event(&scene, "uncovered", 1), event(&scene, "covered", 2)]).await;
     failed(&scene).await;
     scene.commit([event(&scene, "covered", 3)]).await;
-    until("the others are out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(()))
-        .await;
+    until("the others are out", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
+    })
+    .await;
     scene.cover(&[">"]).await;
     scene.drained().await;
     let mut numbers = scene.numbers().await["k"].clone();
@@ -280,17 +316,25 @@ async fn an_event_that_cannot_be_unlocked_holds_only_its_own_key() {
     scene.events.insert_one(&parallel).await.expect_err("the validator refuses it");
     scene.events.insert_one(parallel).bypass_document_validation(true).await.unwrap();
     relay.says("event is dead").await;
-    let other = Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
+    let other =
+        Event::new(&*covered, &doc! { "key": "other", "number": 1 }).unwrap().key("other").unwrap();
     scene.commit([other]).await;
-    until("the other key flows", async || scene.numbers().await.contains_key("other").then_some(())).await;
-    let dead = until("it is dead", async || scene.one(doc! { "_id": "parallel", "isLocked": false }).await).await;
+    until("the other key flows", async || {
+        scene.numbers().await.contains_key("other").then_some(())
+    })
+    .await;
+    let dead = until("it is dead", async || {
+        scene.one(doc! { "_id": "parallel", "isLocked": false }).await
+    })
+    .await;
     assert!(dead.get_datetime("deadAt").is_ok(), "{dead}");
 }
 
 #[tokio::test]
 async fn many_failed_events_are_out_soon_after_the_cause_is_mended() {
     let scene = Scene::new().await;
-    // One tick takes a thousand: at one in ten seconds this would be minutes, if none followed the one before.
+    // One tick takes a thousand: at one in ten seconds this would be minutes, if none followed the
+    // one before.
     let _relay = Relay::leading(&scene, &[("OUTBOXD_RETRY__CRON", "*/10 * * * * *")]).await;
     let keyed = |n: u32| (!n.is_multiple_of(2)).then(|| format!("k{}", n % 9_000));
     let failed = (0..20_000).map(|n| {
@@ -308,7 +352,8 @@ async fn many_failed_events_are_out_soon_after_the_cause_is_mended() {
     scene.events.insert_many(failed).await.unwrap();
     scene.drained().await;
     let numbers = scene.numbers().await;
-    let in_order = |(key, numbers): (&String, &Vec<u32>)| key.is_empty() || numbers.is_sorted_by(|a, b| a < b);
+    let in_order =
+        |(key, numbers): (&String, &Vec<u32>)| key.is_empty() || numbers.is_sorted_by(|a, b| a < b);
     assert!(numbers.iter().all(in_order));
     assert_eq!(numbers.values().map(Vec::len).sum::<usize>(), 20_000);
 }
@@ -335,7 +380,8 @@ async fn a_key_whose_events_keep_coming_gets_out_all_the_same() {
     let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &covered)]).await;
     scene.commit([event(&scene, "uncovered", 1)]).await;
     failed(&scene).await;
-    let out = async || scene.context.get_stream(&scene.name).await.unwrap().cached_info().state.messages;
+    let out =
+        async || scene.context.get_stream(&scene.name).await.unwrap().cached_info().state.messages;
     let mut number = 1;
     while number < 3_000 {
         // Several at once, one behind the other: there is always one on its way to be parked.

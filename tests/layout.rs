@@ -19,7 +19,10 @@ async fn debezium() -> (Scene, [(&'static str, String); 2]) {
     let scene = Scene::bare().await;
     scene.database.create_collection("outbox").validator(validator()).await.expect("a collection");
     let prefix = scene.subject("");
-    let settings = [("OUTBOXD_EVENT__LAYOUT", "debezium".to_owned()), ("OUTBOXD_EVENT__SUBJECT_PREFIX", prefix)];
+    let settings = [
+        ("OUTBOXD_EVENT__LAYOUT", "debezium".to_owned()),
+        ("OUTBOXD_EVENT__SUBJECT_PREFIX", prefix),
+    ];
     let (code, said) = outboxd_with(&scene, &["migrate"], &texts(&settings));
     assert_eq!(code, Some(0), "{said}");
     (scene, settings)
@@ -36,7 +39,9 @@ async fn debeziums_layout_works_as_it_is() {
     // Three kinds of keys; half of the events are there before the relay is.
     let keys = [Bson::from("1042"), Bson::from(record), Bson::from(7)];
     let events = |numbers: std::ops::Range<i32>| {
-        numbers.flat_map(|number| keys.iter().map(move |key| event("Order", key.clone(), number))).collect::<Vec<_>>()
+        numbers
+            .flat_map(|number| keys.iter().map(move |key| event("Order", key.clone(), number)))
+            .collect::<Vec<_>>()
     };
     scene.events.insert_many(events(0..10)).await.unwrap();
     let relay = Relay::leading(&scene, &texts(&settings)).await;
@@ -57,7 +62,11 @@ async fn debeziums_layout_works_as_it_is() {
 
     let listed = scene.database.list_collections().filter(doc! { "name": "outbox" }).await.unwrap();
     let specs: Vec<_> = futures_util::TryStreamExt::try_collect(listed).await.unwrap();
-    assert_eq!(specs[0].options.validator, Some(validator()), "the collection's own validator stays");
+    assert_eq!(
+        specs[0].options.validator,
+        Some(validator()),
+        "the collection's own validator stays"
+    );
 }
 
 #[tokio::test]
@@ -92,16 +101,27 @@ async fn operators_see_and_retry_events_of_another_layout() {
     assert_eq!(list(&["--older-than", "1h"]).len(), 0);
     let (_, said) = outboxd_with(&scene, &["stats"], &settings);
     assert!(said.contains(&parcel), "{said}");
-    let behind = scene.one(doc! { "aggregatetype": "Order" }).await.unwrap().get_object_id("_id").unwrap().to_hex();
+    let behind = scene
+        .one(doc! { "aggregatetype": "Order" })
+        .await
+        .unwrap()
+        .get_object_id("_id")
+        .unwrap()
+        .to_hex();
     let (code, said) = outboxd_with(&scene, &["show", &behind], &settings);
     assert!(code == Some(0) && said.contains("held by") && said.contains("hidden"), "{said}");
 
     scene.cover(&["outbox.event.>"]).await;
-    let (code, said) = outboxd_with(&scene, &["retry-now", "--all", "--failed", "--yes"], &settings);
+    let (code, said) =
+        outboxd_with(&scene, &["retry-now", "--all", "--failed", "--yes"], &settings);
     assert_eq!(code, Some(0), "{said}");
     scene.drained().await;
-    let payloads: Vec<_> = scene.messages().await.into_iter().map(|message| message.payload).collect();
-    assert_eq!(payloads, (0..4).map(|number| format!("{{\"number\":{number}}}")).collect::<Vec<_>>());
+    let payloads: Vec<_> =
+        scene.messages().await.into_iter().map(|message| message.payload).collect();
+    assert_eq!(
+        payloads,
+        (0..4).map(|number| format!("{{\"number\":{number}}}")).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -117,11 +137,20 @@ async fn a_template_makes_the_subject_and_what_it_lacks_is_said() {
         .insert_one(doc! { "_id": "good", "tenant": 12, "kind": "made", "of": "a", "payload": "x" })
         .await
         .unwrap();
-    scene.events.insert_one(doc! { "_id": "bad", "kind": "made", "of": "b", "payload": "x" }).await.unwrap();
-    let dead = until("the other is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
+    scene
+        .events
+        .insert_one(doc! { "_id": "bad", "kind": "made", "of": "b", "payload": "x" })
+        .await
+        .unwrap();
+    let dead =
+        until("the other is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await)
+            .await;
     let failures = dead.get_array("failures").unwrap();
     assert_eq!(failures[0].as_document().unwrap().get_str("error").unwrap(), "`tenant` is missing");
-    until("the good one is out", async || scene.one(doc! { "_id": "good" }).await.is_none().then_some(())).await;
+    until("the good one is out", async || {
+        scene.one(doc! { "_id": "good" }).await.is_none().then_some(())
+    })
+    .await;
     assert_eq!(scene.messages().await[0].subject, scene.subject("12.made"));
 }
 

@@ -44,7 +44,8 @@ async fn a_relay_whose_lease_was_taken_stops_publishing() {
     let relay = Relay::leading(&scene, &[]).await;
     let lease = scene.database.collection::<bson::Document>("outboxd_lease");
     let far = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 3_600_000);
-    let other = doc! { "$set": { "holder": "someone else", "expiresAt": far }, "$inc": { "term": 1 } };
+    let other =
+        doc! { "$set": { "holder": "someone else", "expiresAt": far }, "$inc": { "term": 1 } };
     lease.update_one(doc! { "_id": "outbox" }, other).await.unwrap();
     relay.says("lost the lease").await;
     scene.commit([scene.event("k", 1)]).await;

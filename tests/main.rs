@@ -1,6 +1,8 @@
-//! Integration tests, against a real mongod and a real nats-server, with `outboxd` as its own process.
+//! Integration tests, against a real mongod and a real nats-server, with `outboxd` as its own
+//! process.
 //!
-//! Run by `make test`, which starts the servers. Each test has a database, users and a stream of its own.
+//! Run by `make test`, which starts the servers. Each test has a database, users and a stream of
+//! its own.
 
 mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state

@@ -46,7 +46,10 @@ async fn an_edited_file_is_refused() {
     for verb in ["migrate", "run"] {
         let (code, said) = outboxd(&scene, &[verb]);
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("0002_outbox_unlocked_index was applied with checksum 0123"), "{said}");
+        assert!(
+            said.contains("0002_outbox_unlocked_index was applied with checksum 0123"),
+            "{said}"
+        );
     }
 }
 
@@ -66,7 +69,11 @@ async fn a_missing_or_unfit_stream_stops_the_relay_with_the_remedy() {
     let scene = Scene::new().await;
     scene.context.delete_stream(&scene.name).await.unwrap();
     let (code, said) = outboxd(&scene, &["run"]);
-    assert_eq!((code, said.contains("doesn't exist; run `outboxd migrate`")), (Some(1), true), "{said}");
+    assert_eq!(
+        (code, said.contains("doesn't exist; run `outboxd migrate`")),
+        (Some(1), true),
+        "{said}"
+    );
 
     let config = async_nats::jetstream::stream::Config {
         name: scene.name.clone(),
@@ -83,18 +90,23 @@ async fn a_missing_or_unfit_stream_stops_the_relay_with_the_remedy() {
 #[tokio::test]
 async fn print_needs_no_server_and_shows_the_real_commands() {
     let scene = Scene::bare().await;
-    let (code, said) = outboxd(&scene, &["migrate", "--print", "--set", "mongodb.collection=events"]);
+    let (code, said) =
+        outboxd(&scene, &["migrate", "--print", "--set", "mongodb.collection=events"]);
     assert_eq!(code, Some(0), "{said}");
-    for part in
-        ["\"create\": \"events\"", "\"createIndexes\": \"events\"", "\"create\": \"outboxd_lease\"", &scene.name]
-    {
+    for part in [
+        "\"create\": \"events\"",
+        "\"createIndexes\": \"events\"",
+        "\"create\": \"outboxd_lease\"",
+        &scene.name,
+    ] {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert!(scene.database.list_collection_names().await.unwrap().is_empty());
 }
 
 async fn records(scene: &Scene) -> Vec<Document> {
-    let mut cursor = scene.database.collection::<Document>("outboxd_migrations").find(doc! {}).await.unwrap();
+    let mut cursor =
+        scene.database.collection::<Document>("outboxd_migrations").find(doc! {}).await.unwrap();
     let mut records = Vec::new();
     while cursor.advance().await.unwrap() {
         records.push(cursor.deserialize_current().unwrap());
@@ -109,6 +121,10 @@ async fn a_standalone_is_refused_with_the_way_out() {
     for verb in ["migrate", "run"] {
         let (code, said) = outboxd_with(&scene, &[verb], &[("MONGODB_URI", &uri)]);
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("MongoDB is a standalone") && said.contains("`outboxd check` has the lines"), "{said}");
+        assert!(
+            said.contains("MongoDB is a standalone")
+                && said.contains("`outboxd check` has the lines"),
+            "{said}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Rules and dashboard of `deploy/monitoring` ask for metrics that a relay exports, and name verbs that exist.
+//! Rules and dashboard of `deploy/monitoring` ask for metrics that a relay exports, and name verbs
+//! that exist.
 
 use std::collections::BTreeSet;
 
@@ -32,12 +33,15 @@ fn metrics_of(expr: &str) -> Vec<&str> {
             '"' => rest = behind(rest, '"'),
             '(' if labels_follow => (rest, labels_follow) = (behind(rest, ')'), false),
             _ if is_name(first) => {
-                let (word, then) = rest.split_at(rest.find(|c: char| !is_name(c)).unwrap_or(rest.len()));
+                let (word, then) =
+                    rest.split_at(rest.find(|c: char| !is_name(c)).unwrap_or(rest.len()));
                 rest = then;
                 let next = then.trim_start();
                 labels_follow = BEFORE_LABELS.contains(&word);
                 let is_number = first.is_ascii_digit();
-                let is_function = next.starts_with('(') || next.starts_with("by ") || next.starts_with("without ");
+                let is_function = next.starts_with('(')
+                    || next.starts_with("by ")
+                    || next.starts_with("without ");
                 if !is_number && !is_function && !labels_follow && !OPERATORS.contains(&word) {
                     metrics.push(word);
                 }
@@ -68,7 +72,11 @@ fn exprs_of_rules() -> Vec<String> {
             exprs.push(block.collect::<Vec<_>>().join("\n"));
         }
     }
-    assert_eq!(exprs.len(), RULES.matches("expr:").count(), "an expression is not written as a block");
+    assert_eq!(
+        exprs.len(),
+        RULES.matches("expr:").count(),
+        "an expression is not written as a block"
+    );
     exprs
 }
 
@@ -81,7 +89,9 @@ fn exprs_of_dashboard(part: &Value, exprs: &mut Vec<String>) {
                 match part.as_str() {
                     Some(expr) if name == "expr" => exprs.push(expr.to_owned()),
                     Some(text) => {
-                        let asked = text.strip_prefix("label_values(").and_then(|asked| asked.rsplit_once(','));
+                        let asked = text
+                            .strip_prefix("label_values(")
+                            .and_then(|asked| asked.rsplit_once(','));
                         exprs.extend(asked.map(|(metric, _)| metric.to_owned()));
                     }
                     None => exprs_of_dashboard(part, exprs),
@@ -103,38 +113,55 @@ fn commands(text: &'static str) -> impl Iterator<Item = &'static str> {
 #[tokio::test]
 async fn every_metric_of_a_rule_or_a_panel_is_one_that_a_relay_exports() {
     let mut exprs = Vec::new();
-    exprs_of_dashboard(&serde_json::from_str(DASHBOARD).expect("the dashboard is JSON"), &mut exprs);
+    exprs_of_dashboard(
+        &serde_json::from_str(DASHBOARD).expect("the dashboard is JSON"),
+        &mut exprs,
+    );
     assert!(exprs.len() > 10, "{exprs:?}");
     exprs.extend(exprs_of_rules());
     let asked: BTreeSet<_> = exprs.iter().flat_map(|expr| metrics_of(expr)).collect();
 
     let scene = Scene::new().await;
     let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__STUCK_AFTER", "1s")]).await;
-    // One event is delivered, one raises an alert, and the change stream ends: then everything has been counted.
+    // One event is delivered, one raises an alert, and the change stream ends: then everything has
+    // been counted.
     scene.commit([scene.event("k", 1)]).await;
     let bad = doc! { "_id": "bad", "subject": "a b", "payload": "secret", "isLocked": true };
     scene.events.insert_one(bad).bypass_document_validation(true).await.expect("a malformed event");
     until("it is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
-    until("the other is out", async || (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())).await;
+    until("the other is out", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
+    })
+    .await;
     scene.events.drop().await.expect("the outbox is dropped");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exported = until("the relay has counted everything", async || {
-        let answer = reqwest::get(format!("http://{}/metrics", relay.admin().await)).await.expect("an answer");
+        let answer = reqwest::get(format!("http://{}/metrics", relay.admin().await))
+            .await
+            .expect("an answer");
         let metrics = answer.text().await.expect("its text");
-        let late = ["outboxd_oldest_event_age_seconds", "outboxd_stream_restarts_total", "outboxd_alerts_total"];
+        let late = [
+            "outboxd_oldest_event_age_seconds",
+            "outboxd_stream_restarts_total",
+            "outboxd_alerts_total",
+        ];
         late.iter().all(|late| metrics.contains(late)).then_some(metrics)
     })
     .await;
     let samples = exported.lines().filter(|line| !line.starts_with('#'));
     let exported: BTreeSet<_> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();
-    let missing: Vec<_> = asked.iter().filter(|&&name| name != PROMETHEUS_OWN && !exported.contains(name)).collect();
+    let missing: Vec<_> =
+        asked.iter().filter(|&&name| name != PROMETHEUS_OWN && !exported.contains(name)).collect();
     assert!(missing.is_empty(), "no relay exports {missing:?}; it exports {exported:#?}");
 }
 
 #[test]
 fn names_of_metrics_are_told_from_functions_labels_and_numbers() {
     for (expr, metrics) in [
-        (r#"sum by (job, le) (rate(a_total{class=~"b|c", d="e"}[$__rate_interval])) > 0.5"#, "a_total"),
+        (
+            r#"sum by (job, le) (rate(a_total{class=~"b|c", d="e"}[$__rate_interval])) > 0.5"#,
+            "a_total",
+        ),
         ("group by (job) (last_over_time(a[1h])) unless on (job) sum by (job) (b) > 0", "a b"),
         ("a_bucket and on (job) b == 1 or c:d:rate5m offset 1h * 1e3", "a_bucket b c:d:rate5m"),
         ("max(a) / ignoring (x) group_left (y) b + on (x) group_left c", "a b c"),

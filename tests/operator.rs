@@ -7,7 +7,10 @@ use serde_json::Value;
 use crate::support::{Relay, Scene, outboxd, until};
 
 fn event(scene: &Scene, subject: &str, key: &str, number: u32) -> Event {
-    Event::new(scene.subject(subject), &doc! { "key": key, "number": number }).unwrap().key(key).unwrap()
+    Event::new(scene.subject(subject), &doc! { "key": key, "number": number })
+        .unwrap()
+        .key(key)
+        .unwrap()
 }
 
 /// A scene whose stream takes `covered` alone, and settings for a relay on it.
@@ -24,13 +27,15 @@ async fn scene() -> (Scene, Vec<(String, String)>) {
 }
 
 async fn relay(scene: &Scene, settings: &[(String, String)]) -> Relay {
-    let settings: Vec<_> = settings.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let settings: Vec<_> =
+        settings.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     Relay::leading(scene, &settings).await
 }
 
 async fn dead(scene: &Scene, events: u64) {
     until("they are dead", async || {
-        (scene.events.count_documents(doc! { "deadAt": { "$ne": null } }).await.unwrap() == events).then_some(())
+        (scene.events.count_documents(doc! { "deadAt": { "$ne": null } }).await.unwrap() == events)
+            .then_some(())
     })
     .await;
 }
@@ -64,20 +69,44 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     scene.events.insert_one(bad).bypass_document_validation(true).await.unwrap();
     dead(&scene, 3).await;
 
-    says(&scene, &["stats"], &["relayed by", "dead             3", "parked           1", "`outboxd groups` says why"]);
+    says(
+        &scene,
+        &["stats"],
+        &["relayed by", "dead             3", "parked           1", "`outboxd groups` says why"],
+    );
     let stats = json(&scene, &["stats"]);
-    assert_eq!((&stats["backlog"], &stats["locked"], &stats["dead"]), (&4.into(), &0.into(), &3.into()), "{stats}");
+    assert_eq!(
+        (&stats["backlog"], &stats["locked"], &stats["dead"]),
+        (&4.into(), &0.into(), &3.into()),
+        "{stats}"
+    );
     assert_eq!(stats["stuck_by_subject"].as_array().unwrap().len(), 3, "{stats}");
 
-    says(&scene, &["groups"], &["not-covered (config): 2 events, 2 of them dead", "add the subject to the stream"]);
+    says(
+        &scene,
+        &["groups"],
+        &["not-covered (config): 2 events, 2 of them dead", "add the subject to the stream"],
+    );
     let groups = json(&scene, &["groups"]);
-    assert_eq!((&groups[0]["code"], &groups[0]["events"]), (&"not-covered".into(), &2.into()), "{groups}");
-    assert_eq!((&groups[1]["code"], &groups[1]["sample"]), (&"malformed".into(), &"bad".into()), "{groups}");
+    assert_eq!(
+        (&groups[0]["code"], &groups[0]["events"]),
+        (&"not-covered".into(), &2.into()),
+        "{groups}"
+    );
+    assert_eq!(
+        (&groups[1]["code"], &groups[1]["sample"]),
+        (&"malformed".into(), &"bad".into()),
+        "{groups}"
+    );
 
     says(&scene, &["list"], &[&id, "dead", "not-covered", "1 to 4 of 4"]);
     let list = |args: &[&str]| {
         let list = json(&scene, &[&["list"], args].concat());
-        let ids = list["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned());
+        let ids = list["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["id"].as_str().unwrap().to_owned());
         ids.collect::<Vec<_>>()
     };
     assert_eq!(list(&["--parked"]), [behind_id.as_str()]);
@@ -100,11 +129,16 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
         ],
     );
     says(&scene, &["show", &behind_id], &["held by", &format!("it waits behind {id}")]);
-    let said = says(&scene, &["show", "bad"], &["invalid subject", "(hidden", "correct the writer"]);
+    let said =
+        says(&scene, &["show", "bad"], &["invalid subject", "(hidden", "correct the writer"]);
     assert!(!said.contains("secret"), "{said}");
     says(&scene, &["show", "bad", "--payload"], &["secret"]);
     let (code, said) = outboxd(&scene, &["show", "nobody"]);
-    assert_eq!((code, said.contains("no event nobody is in the outbox")), (Some(1), true), "{said}");
+    assert_eq!(
+        (code, said.contains("no event nobody is in the outbox")),
+        (Some(1), true),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -120,8 +154,16 @@ async fn a_dead_event_is_published_at_once_when_an_operator_says_so() {
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [1, 2], "what waited behind it follows");
     let audit = json(&scene, &["audit"]);
-    assert_eq!((&audit[0]["action"], &audit[0]["events"]), (&"retry-now".into(), &1.into()), "{audit}");
-    assert_eq!((&audit[0]["reason"], &audit[0]["ids"][0]), (&"covered it".into(), &id.as_str().into()), "{audit}");
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["events"]),
+        (&"retry-now".into(), &1.into()),
+        "{audit}"
+    );
+    assert_eq!(
+        (&audit[0]["reason"], &audit[0]["ids"][0]),
+        (&"covered it".into(), &id.as_str().into()),
+        "{audit}"
+    );
     says(&scene, &["audit"], &["retry-now", "covered it"]);
 
     // With no relay running, the next one does it.
@@ -149,7 +191,11 @@ async fn a_bulk_action_shows_what_it_would_do_and_asks() {
     assert_eq!((code, said.contains("give --yes")), (Some(64), true), "{said}");
     assert_eq!(outboxd(&scene, &["discard"]).0, Some(64), "neither ids nor --all");
     assert_eq!(scene.one(doc! {}).await, before);
-    says(&scene, &["discard", "--all", "--yes", "--key", "k3", "--rate", "10"], &["1 event discarded"]);
+    says(
+        &scene,
+        &["discard", "--all", "--yes", "--key", "k3", "--rate", "10"],
+        &["1 event discarded"],
+    );
     assert_eq!(scene.events.count_documents(doc! {}).await.unwrap(), 6);
     assert_eq!(json(&scene, &["audit"])[0]["selection"], "--all --key k3");
 }
@@ -188,7 +234,9 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
 async fn a_retry_that_may_come_twice_is_warned_of() {
     let (scene, _) = scene().await;
     let failure = |minutes: i64| {
-        let at = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() - minutes * 60_000);
+        let at = bson::DateTime::from_millis(
+            bson::DateTime::now().timestamp_millis() - minutes * 60_000,
+        );
         doc! { "at": at, "attempt": 0_i64, "class": "unknown", "code": "timeout", "error": "no ack", "relay": "r" }
     };
     for (id, minutes) in [("long ago", 60), ("just now", 1)] {
@@ -198,13 +246,18 @@ async fn a_retry_that_may_come_twice_is_warned_of() {
         };
         scene.events.insert_one(unanswered).await.unwrap();
     }
-    says(&scene, &["retry-now", "--all", "--dry-run"], &["2 events in all", "WARNING: 1 of them got no answer"]);
+    says(
+        &scene,
+        &["retry-now", "--all", "--dry-run"],
+        &["2 events in all", "WARNING: 1 of them got no answer"],
+    );
 }
 
 #[tokio::test]
 async fn looking_at_what_is_stuck_leaves_the_rest_of_the_outbox_alone() {
     let scene = Scene::new().await;
-    let locked = (0..3000).map(|n| doc! { "_id": format!("l{n}"), "subject": "a", "payload": {}, "isLocked": true });
+    let locked = (0..3000)
+        .map(|n| doc! { "_id": format!("l{n}"), "subject": "a", "payload": {}, "isLocked": true });
     let stuck = (0..30).map(|n| doc! { "_id": format!("s{n}"), "subject": "a", "payload": {}, "isLocked": false, "failures": [{ "code": "c" }] });
     scene.events.insert_many(locked.chain(stuck)).bypass_document_validation(true).await.unwrap();
     scene.database.run_command(doc! { "profile": 2 }).await.unwrap();
@@ -219,7 +272,8 @@ async fn looking_at_what_is_stuck_leaves_the_rest_of_the_outbox_alone() {
     }
     scene.database.run_command(doc! { "profile": 0 }).await.unwrap();
     let profile = scene.database.collection::<bson::Document>("system.profile");
-    let asked = doc! { "ns": format!("{}.outbox", scene.name), "docsExamined": { "$exists": true } };
+    let asked =
+        doc! { "ns": format!("{}.outbox", scene.name), "docsExamined": { "$exists": true } };
     let mut asked = profile.find(asked).await.unwrap();
     let mut seen = 0;
     while asked.advance().await.unwrap() {

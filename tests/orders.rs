@@ -69,12 +69,20 @@ async fn an_order_has_one_owner_and_its_ticket_one_order() {
     assert_eq!(orders.get("cid", "/api/orders").await.body, json!([]));
 
     let cancelled = orders.delete("bob", &path).await;
-    assert_eq!((cancelled.status, &cancelled.body["status"]), (200, &json!("cancelled")), "{cancelled:?}");
+    assert_eq!(
+        (cancelled.status, &cancelled.body["status"]),
+        (200, &json!("cancelled")),
+        "{cancelled:?}"
+    );
     assert_eq!(cancelled.body["version"], json!(1));
     let before = orders.everything().await;
     assert_eq!(orders.delete("bob", &path).await.status, 200, "once more changes nothing");
     assert_eq!(orders.everything().await, before);
-    assert_eq!(orders.post("cid", "/api/orders", wanted).await.status, 201, "the ticket is free again");
+    assert_eq!(
+        orders.post("cid", "/api/orders", wanted).await.status,
+        201,
+        "the ticket is free again"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +107,8 @@ async fn both_services_and_their_relays_agree_on_a_ticket() {
     let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     let orders = tickets.beside("orders").await;
-    let _relays = [Relay::leading(&tickets.scene, &[]).await, Relay::leading(&orders.scene, &[]).await];
+    let _relays =
+        [Relay::leading(&tickets.scene, &[]).await, Relay::leading(&orders.scene, &[]).await];
 
     let made = tickets.post("ann", "/api/tickets", json!({ "title": "Concert", "price": 5 })).await;
     let id = ObjectId::parse_str(made.id()).unwrap();
@@ -109,10 +118,16 @@ async fn both_services_and_their_relays_agree_on_a_ticket() {
     let reserved = copy(&orders, &id, 1).await;
     assert_eq!(reserved.get_object_id("orderId").unwrap().to_hex(), order.id());
     let path = format!("/api/tickets/{}", made.id());
-    assert_eq!(tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await.status, 409);
+    assert_eq!(
+        tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await.status,
+        409
+    );
     assert_eq!(orders.delete("bob", &format!("/api/orders/{}", order.id())).await.status, 200);
     assert!(copy(&orders, &id, 2).await.get("orderId").is_none());
-    assert_eq!(tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await.status, 200);
+    assert_eq!(
+        tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await.status,
+        200
+    );
     assert_eq!(copy(&orders, &id, 3).await.get_f64("price").unwrap(), 9.0);
     tickets.scene.drained().await;
     orders.scene.drained().await;

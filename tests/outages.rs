@@ -1,6 +1,8 @@
-//! The broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat.
+//! The broker stops answering under load: nothing is lost, counted or reordered, and memory stays
+//! flat.
 //!
-//! An outage lasts `OUTBOXD_TEST_OUTAGE` seconds, 5 unless set; `make proofs` lets each last a minute.
+//! An outage lasts `OUTBOXD_TEST_OUTAGE` seconds, 5 unless set; `make proofs` lets each last a
+//! minute.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -57,7 +59,9 @@ struct Over {
 }
 
 fn length() -> Duration {
-    let seconds = std::env::var("OUTBOXD_TEST_OUTAGE").map(|seconds| seconds.parse().expect("seconds")).unwrap_or(5);
+    let seconds = std::env::var("OUTBOXD_TEST_OUTAGE")
+        .map(|seconds| seconds.parse().expect("seconds"))
+        .unwrap_or(5);
     Duration::from_secs(seconds)
 }
 
@@ -66,11 +70,18 @@ async fn config(scene: &Scene) -> Config {
 }
 
 async fn stored(scene: &Scene) -> u64 {
-    scene.context.get_stream(&scene.stream).await.map_or(0, |stream| stream.cached_info().state.messages)
+    scene
+        .context
+        .get_stream(&scene.stream)
+        .await
+        .map_or(0, |stream| stream.cached_info().state.messages)
 }
 
 async fn stores(scene: &Scene, count: u64) {
-    until(&format!("the stream has {count}"), async || (stored(scene).await >= count).then_some(())).await;
+    until(&format!("the stream has {count}"), async || {
+        (stored(scene).await >= count).then_some(())
+    })
+    .await;
 }
 
 impl Seen {
@@ -78,13 +89,16 @@ impl Seen {
         self.rss = self.rss.max(memory(pid, "VmRSS:"));
         self.waiting = self.waiting.max(events.estimated_document_count().await.expect("a count"));
         let marked = events.find(doc! { "isLocked": false, "failures.0": { "$exists": true } });
-        let mut marked =
-            marked.projection(doc! { "attempts": 1, "failures": { "$slice": -1 } }).await.expect("the outbox is read");
+        let mut marked = marked
+            .projection(doc! { "attempts": 1, "failures": { "$slice": -1 } })
+            .await
+            .expect("the outbox is read");
         let (mut burned, mut codes) = (0, BTreeMap::<String, u64>::new());
         while marked.advance().await.expect("the outbox is read") {
             let event = marked.deserialize_current().expect("a document");
             burned += event.get_i64("attempts").expect("a count").unsigned_abs();
-            let failure = event.get_array("failures").expect("failures")[0].as_document().expect("a failure");
+            let failure =
+                event.get_array("failures").expect("failures")[0].as_document().expect("a failure");
             *codes.entry(failure.get_str("code").expect("its code").to_owned()).or_default() += 1;
         }
         self.burned = self.burned.max(burned);
@@ -169,7 +183,10 @@ impl Over {
         println!("\n{what}, for {:?}\n{report}", length());
         println!("  {:<32}{waiting:>8}", "waiting, the most");
         println!("  {:<32}{:>8.1?}", "caught up after", self.recovery);
-        println!("  {:<32}{:>8}\n  {:<32}{rss:>8}", "memory before, kB", self.before, "  the most since, kB");
+        println!(
+            "  {:<32}{:>8}\n  {:<32}{rss:>8}",
+            "memory before, kB", self.before, "  the most since, kB"
+        );
         println!("  marked at once, by code: {codes:?}");
         report.assert_all_delivered();
         assert_eq!((*burned, report.burned), (0, 0), "an outage isn't the event's fault");
@@ -188,7 +205,8 @@ async fn while_nats_is_down_events_wait_in_mongodb_and_then_follow_in_order() {
     outage.last().await;
     nats.start_again();
     let over = outage.end().await;
-    let faults = [("disconnected", over.logged("disconnected")), ("events piled up", over.piled_up())];
+    let faults =
+        [("disconnected", over.logged("disconnected")), ("events piled up", over.piled_up())];
     over.assert("nats-server killed", &checker::check(&over.scene, &over.ledger, &faults).await);
 }
 
@@ -201,8 +219,12 @@ async fn while_nats_hangs_events_wait_in_mongodb_and_then_follow_in_order() {
     outage.last().await;
     nats.resume();
     let over = outage.end().await;
-    let faults = [("marked: timeout", over.marked("timeout")), ("events piled up", over.piled_up())];
-    over.assert("nats-server stopped by a signal", &checker::check(&over.scene, &over.ledger, &faults).await);
+    let faults =
+        [("marked: timeout", over.marked("timeout")), ("events piled up", over.piled_up())];
+    over.assert(
+        "nats-server stopped by a signal",
+        &checker::check(&over.scene, &over.ledger, &faults).await,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,18 +236,29 @@ async fn what_a_full_stream_refuses_follows_in_order_once_there_is_room() {
     let outage = Outage::begin(scene).await;
     let stream = outage.scene.context.get_stream(&outage.scene.stream).await.unwrap();
     let info = stream.cached_info();
-    // Room for a few seconds more: below what it holds by then, the server would throw out the oldest.
+    // Room for a few seconds more: below what it holds by then, the server would throw out the
+    // oldest.
     let max_bytes = i64::try_from(2 * info.state.bytes).unwrap();
     let full = Config { max_bytes, discard: DiscardPolicy::New, ..info.config.clone() };
     let limited = outage.scene.context.update_stream(&full).await.unwrap();
     assert_eq!(limited.state.first_sequence, 1, "the limit threw out messages");
-    until("the stream is full", async || outage.seen().codes.contains_key("10077").then_some(())).await;
+    until("the stream is full", async || outage.seen().codes.contains_key("10077").then_some(()))
+        .await;
     outage.last().await;
     outage.scene.context.update_stream(Config { max_bytes: -1, ..full }).await.unwrap();
     let over = outage.end().await;
-    // An older server counts a message's overhead only after it has taken it: the one that fills the stream to the brim can
-    // throw out the oldest, whatever the stream says of new ones. It was stored, and no publisher can help that.
-    let stored = over.scene.context.get_stream(&over.scene.stream).await.unwrap().cached_info().state.clone();
+    // An older server counts a message's overhead only after it has taken it: the one that fills
+    // the stream to the brim can throw out the oldest, whatever the stream says of new ones. It was
+    // stored, and no publisher can help that.
+    let stored = over
+        .scene
+        .context
+        .get_stream(&over.scene.stream)
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .clone();
     let all = until("all is recorded", async || {
         let recorded = recorded.lock().unwrap();
         (recorded.len() as u64 == stored.last_sequence).then(|| recorded.clone())
@@ -239,11 +272,16 @@ async fn what_a_full_stream_refuses_follows_in_order_once_there_is_room() {
 
 /// Every message that the scene's stream stores, in the order of storing.
 ///
-/// The server sends a stored message on before it acks it, both through one queue of the stream, so whatever a publisher got
-/// an ack for is in here, even when the stream is gone a moment later. A copy made by another stream would lag behind.
-/// A subscriber to the events' own subjects would also see what was not stored, and be an answer where nobody should answer.
+/// The server sends a stored message on before it acks it, both through one queue of the stream, so
+/// whatever a publisher got an ack for is in here, even when the stream is gone a moment later. A
+/// copy made by another stream would lag behind. A subscriber to the events' own subjects would
+/// also see what was not stored, and be an answer where nobody should answer.
 async fn recorder(scene: &Scene) -> Arc<Mutex<Vec<Published>>> {
-    let republish = Republish { source: ">".to_owned(), destination: "stored.>".to_owned(), headers_only: false };
+    let republish = Republish {
+        source: ">".to_owned(),
+        destination: "stored.>".to_owned(),
+        headers_only: false,
+    };
     let config = Config { republish: Some(republish), ..config(scene).await };
     // Made anew, because an older server doesn't add this to a stream.
     scene.context.delete_stream(&scene.stream).await.unwrap();
@@ -254,7 +292,15 @@ async fn recorder(scene: &Scene) -> Arc<Mutex<Vec<Published>>> {
     let (recorded, name) = (stored.clone(), scene.name.clone());
     tokio::spawn(async move {
         while let Some(message) = messages.next().await {
-            let sequence = message.headers.as_ref().unwrap().get("Nats-Sequence").unwrap().as_str().parse().unwrap();
+            let sequence = message
+                .headers
+                .as_ref()
+                .unwrap()
+                .get("Nats-Sequence")
+                .unwrap()
+                .as_str()
+                .parse()
+                .unwrap();
             let published = checker::read(&name, &message, sequence, 0);
             recorded.lock().unwrap().push(published);
         }
@@ -276,14 +322,20 @@ async fn a_stream_that_is_deleted_and_made_again_gets_all_that_the_first_had_not
     let over = outage.end().await;
 
     let mut second = checker::stream(&over.scene).await;
-    let ids = |messages: &[Published]| messages.iter().map(|message| message.id.clone()).collect::<Vec<_>>();
+    let ids = |messages: &[Published]| {
+        messages.iter().map(|message| message.id.clone()).collect::<Vec<_>>()
+    };
     let first = until("all is recorded", async || {
         let recorded = recorded.lock().unwrap();
-        let again = recorded.iter().rposition(|message| message.sequence == 1).filter(|place| *place > 0)?;
+        let again = recorded
+            .iter()
+            .rposition(|message| message.sequence == 1)
+            .filter(|place| *place > 0)?;
         (ids(&recorded[again..]) == ids(&second)).then(|| recorded[..again].to_vec())
     })
     .await;
-    // Stored, and the ack went down with the first stream: the second one can't know it. One event of each key at most.
+    // Stored, and the ack went down with the first stream: the second one can't know it. One event
+    // of each key at most.
     let mut unacked: HashSet<_> = first.iter().map(|message| message.id.clone()).collect();
     let before = second.len();
     second.retain(|message| !unacked.remove(&message.id));
@@ -291,14 +343,21 @@ async fn a_stream_that_is_deleted_and_made_again_gets_all_that_the_first_had_not
     assert!(again <= KEYS as usize, "{again} events are in both streams");
     println!("\n  in the first stream {}, in the second {before}, in both {again}", first.len());
     let all = [first, second].concat();
-    let faults = [("marked: no-responders", over.marked("no-responders")), ("events piled up", over.piled_up())];
+    let faults = [
+        ("marked: no-responders", over.marked("no-responders")),
+        ("events piled up", over.piled_up()),
+    ];
     let left = checker::left(&over.scene).await;
-    over.assert("stream deleted and made again", &checker::judge(&over.ledger, &all, &left, &faults));
+    over.assert(
+        "stream deleted and made again",
+        &checker::judge(&over.ledger, &all, &left, &faults),
+    );
 }
 
 /// Commits one event of the key `held` on this subject.
 async fn hold(scene: &Scene, ledger: &mut Ledger, subject: &str, number: u32) {
-    let event = Event::new(scene.subject(subject), &doc! { "key": "held", "number": number }).unwrap();
+    let event =
+        Event::new(scene.subject(subject), &doc! { "key": "held", "number": number }).unwrap();
     let event = event.key("held").unwrap();
     let id = event.id().clone();
     scene.commit([event]).await;
@@ -319,7 +378,8 @@ async fn one_refused_head_slows_no_other_key() {
     let config = config(&scene).await;
     let covered = Config { subjects: vec![scene.subject("made")], ..config.clone() };
     scene.context.update_stream(covered).await.unwrap();
-    let _relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &scene.subject("made"))]).await;
+    let _relay =
+        Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &scene.subject("made"))]).await;
     let load = async |events| {
         let wanted = stored(&scene).await + events;
         let writers = Writers::start(&scene, KEYS, 200).await;
@@ -359,13 +419,26 @@ async fn one_refused_head_slows_no_other_key() {
     assert!(report.burned > 0, "the head was refused and that counts\n{report}");
 
     let (before, after) = (quantiles(&without, &stream), quantiles(&with, &stream));
-    println!("\ncommit to stored, ms         p50      p99\n  without a refused head{:>8.1}{:>9.1}", before.0, before.1);
+    println!(
+        "\ncommit to stored, ms         p50      p99\n  without a refused head{:>8.1}{:>9.1}",
+        before.0, before.1
+    );
     println!("  with one              {:>8.1}{:>9.1}", after.0, after.1);
-    println!("  ratio                 {:>8.2}{:>9.2}\n{report}", after.0 / before.0, after.1 / before.1);
+    println!(
+        "  ratio                 {:>8.2}{:>9.2}\n{report}",
+        after.0 / before.0,
+        after.1 / before.1
+    );
 
     scene.context.update_stream(config).await.unwrap();
     scene.drained().await;
     checker::check(&scene, &ledger, &[]).await.assert_all_delivered();
     let stream = checker::stream(&scene).await;
-    assert!(stream.iter().filter(|message| message.key == "held").map(|message| message.number).eq(1..=20));
+    assert!(
+        stream
+            .iter()
+            .filter(|message| message.key == "held")
+            .map(|message| message.number)
+            .eq(1..=20)
+    );
 }

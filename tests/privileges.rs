@@ -1,4 +1,5 @@
-//! Every verb of every test runs as a user with what `outboxd privileges` prints; here, that those users may do nothing else.
+//! Every verb of every test runs as a user with what `outboxd privileges` prints; here, that those
+//! users may do nothing else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -48,12 +49,26 @@ async fn what_mongodb_refuses_to_each_role() {
     for (verb, refused_to_it, allowed) in [
         (
             "run",
-            vec![outbox.clone(), insert("orders"), find("orders"), find("outboxd_audit"), drop.clone(), user.clone()],
+            vec![
+                outbox.clone(),
+                insert("orders"),
+                find("orders"),
+                find("outboxd_audit"),
+                drop.clone(),
+                user.clone(),
+            ],
             vec![find("outbox"), watch.clone(), remove(0)],
         ),
         (
             "retry-now",
-            vec![outbox.clone(), insert("orders"), find("orders"), watch.clone(), drop.clone(), user.clone()],
+            vec![
+                outbox.clone(),
+                insert("orders"),
+                find("orders"),
+                watch.clone(),
+                drop.clone(),
+                user.clone(),
+            ],
             vec![find("outbox"), find("outboxd_audit"), remove(0)],
         ),
         (
@@ -64,7 +79,11 @@ async fn what_mongodb_refuses_to_each_role() {
     ] {
         let database = database(&scene, verb).await;
         for command in refused_to_it {
-            assert_eq!(refused(&database, command.clone()).await, Some(UNAUTHORIZED), "{verb}: {command}");
+            assert_eq!(
+                refused(&database, command.clone()).await,
+                Some(UNAUTHORIZED),
+                "{verb}: {command}"
+            );
         }
         for command in allowed {
             assert_eq!(refused(&database, command.clone()).await, None, "{verb}: {command}");
@@ -78,16 +97,19 @@ async fn what_nats_refuses_to_the_relay() {
     let env = env(&scene, "run");
     let said = Arc::new(Mutex::new(Vec::new()));
     let hears = said.clone();
-    let client = ConnectOptions::with_user_and_password(env["NATS_USER"].clone(), env["NATS_PASSWORD"].clone())
-        .event_callback(move |event| {
-            if let Event::ServerError(error) = event {
-                hears.lock().unwrap().push(error.to_string().to_lowercase());
-            }
-            std::future::ready(())
-        })
-        .connect(&scene.nats_url)
-        .await
-        .unwrap();
+    let client = ConnectOptions::with_user_and_password(
+        env["NATS_USER"].clone(),
+        env["NATS_PASSWORD"].clone(),
+    )
+    .event_callback(move |event| {
+        if let Event::ServerError(error) = event {
+            hears.lock().unwrap().push(error.to_string().to_lowercase());
+        }
+        std::future::ready(())
+    })
+    .connect(&scene.nats_url)
+    .await
+    .unwrap();
     let stream = &scene.stream;
     for subject in [
         "other.made".to_owned(),
@@ -101,12 +123,24 @@ async fn what_nats_refuses_to_the_relay() {
     ] {
         client.publish(subject.clone(), "{}".into()).await.unwrap();
         let denied = format!("permissions violation for publish to \"{}\"", subject.to_lowercase());
-        until(&denied, async || said.lock().unwrap().iter().any(|said| said.contains(&denied)).then_some(())).await;
+        until(&denied, async || {
+            said.lock().unwrap().iter().any(|said| said.contains(&denied)).then_some(())
+        })
+        .await;
     }
-    for subject in [">".to_owned(), format!("{stream}.>"), "_INBOX.>".to_owned(), "_INBOX.outboxd.OTHER.>".to_owned()] {
+    for subject in [
+        ">".to_owned(),
+        format!("{stream}.>"),
+        "_INBOX.>".to_owned(),
+        "_INBOX.outboxd.OTHER.>".to_owned(),
+    ] {
         let _denied = client.subscribe(subject.clone()).await.unwrap();
-        let denied = format!("permissions violation for subscription to \"{}\"", subject.to_lowercase());
-        until(&denied, async || said.lock().unwrap().iter().any(|said| said.contains(&denied)).then_some(())).await;
+        let denied =
+            format!("permissions violation for subscription to \"{}\"", subject.to_lowercase());
+        until(&denied, async || {
+            said.lock().unwrap().iter().any(|said| said.contains(&denied)).then_some(())
+        })
+        .await;
     }
     assert!(scene.context.get_stream(stream).await.is_ok(), "the stream is as it was");
 }
@@ -122,7 +156,13 @@ async fn with_these_it_relays_and_an_operator_acts() {
     scene.cover(&["made"]).await;
     scene.commit([scene.event("a", 1)]).await;
     scene.drained().await;
-    scene.commit([outboxd::Event::new(scene.subject("elsewhere"), &doc! { "key": "b", "number": 2 }).unwrap()]).await;
+    scene
+        .commit([outboxd::Event::new(
+            scene.subject("elsewhere"),
+            &doc! { "key": "b", "number": 2 },
+        )
+        .unwrap()])
+        .await;
     let stuck = until("an event is stuck", async || {
         scene.one(doc! { "isLocked": false, "failures.0": { "$exists": true } }).await
     })

@@ -22,7 +22,10 @@ async fn a_committed_event_is_published_and_deleted() {
     assert_eq!(messages.len(), 1);
     let message = &messages[0];
     assert_eq!(message.subject, scene.subject("ticket:created"));
-    assert_eq!(message.payload, format!(r#"{{"id":"{id}","at":"1970-01-01T00:00:00Z","price":5}}"#));
+    assert_eq!(
+        message.payload,
+        format!(r#"{{"id":"{id}","at":"1970-01-01T00:00:00Z","price":5}}"#)
+    );
     assert_eq!(message.headers["Nats-Msg-Id"], format!("{}.outbox.{event_id}", scene.name));
     assert_eq!(message.headers["Nats-Expected-Stream"], scene.name);
     assert_eq!(message.headers["traceparent"], "00-1");
@@ -32,11 +35,16 @@ async fn a_committed_event_is_published_and_deleted() {
 async fn text_and_binary_go_out_byte_for_byte() {
     let scene = Scene::new().await;
     let _relay = Relay::leading(&scene, &[]).await;
-    let binary = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"{bin".to_vec() };
-    let events = [Event::new(scene.subject("a"), "{text").unwrap(), Event::new(scene.subject("b"), &binary).unwrap()];
+    let binary =
+        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"{bin".to_vec() };
+    let events = [
+        Event::new(scene.subject("a"), "{text").unwrap(),
+        Event::new(scene.subject("b"), &binary).unwrap(),
+    ];
     scene.commit(events.map(|event| event.key("k").unwrap())).await;
     scene.drained().await;
-    let payloads: Vec<_> = scene.messages().await.into_iter().map(|message| message.payload).collect();
+    let payloads: Vec<_> =
+        scene.messages().await.into_iter().map(|message| message.payload).collect();
     assert_eq!(payloads, ["{text", "{bin"]);
 }
 
@@ -78,8 +86,10 @@ async fn sweep_hands_over_to_tail_while_writers_write() {
             })
         })
         .collect();
-    until("writers have begun", async || (scene.events.count_documents(doc! {}).await.unwrap() > 100).then_some(()))
-        .await;
+    until("writers have begun", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() > 100).then_some(())
+    })
+    .await;
     let _relay = Relay::start(&scene, &[]);
     for writer in writers {
         writer.await.unwrap();
@@ -117,7 +127,8 @@ async fn sigterm_drains_and_exits_0() {
     let relay = Relay::leading(&scene, &[]).await;
     scene.commit((0..500).map(|n| scene.event(&format!("k{}", n % 20), n))).await;
     assert_eq!(relay.stop(), Some(0));
-    // What had been published is deleted; the rest waits for the next relay, and nothing is there twice.
+    // What had been published is deleted; the rest waits for the next relay, and nothing is there
+    // twice.
     let published = scene.messages().await.len() as u64;
     assert_eq!(published + scene.events.count_documents(doc! {}).await.unwrap(), 500);
     let _relay = Relay::leading(&scene, &[]).await;
@@ -125,7 +136,8 @@ async fn sigterm_drains_and_exits_0() {
     assert_in_order(&scene, 500).await;
 }
 
-/// Every key's numbers rise, and the stream has `count` messages: none lost, none twice, none out of order.
+/// Every key's numbers rise, and the stream has `count` messages: none lost, none twice, none out
+/// of order.
 async fn assert_in_order(scene: &Scene, count: usize) {
     let numbers = scene.numbers().await;
     for (key, numbers) in &numbers {

@@ -23,7 +23,10 @@ async fn a_ticket_and_its_event_are_written_together() {
         let event = events.deserialize_current().unwrap();
         let payload = event.get_document("payload").unwrap();
         assert_eq!(event.get_str("key").unwrap(), made.id());
-        said.push((event.get_str("subject").unwrap().to_owned(), payload.get_f64("price").unwrap()));
+        said.push((
+            event.get_str("subject").unwrap().to_owned(),
+            payload.get_f64("price").unwrap(),
+        ));
     }
     assert_eq!(said, [("ticket:created".to_owned(), 5.0), ("ticket:updated".to_owned(), 10.0)]);
 }
@@ -50,7 +53,8 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
         assert!(!refused.complaint().is_empty());
         assert_eq!(tickets.put("ann", &path, body.clone()).await.status, 400, "{body}");
     }
-    let (good, json) = (format!("Bearer {}", token("ann", 600)), ("content-type", "application/json"));
+    let (good, json) =
+        (format!("Bearer {}", token("ann", 600)), ("content-type", "application/json"));
     let expired = format!("Bearer {}", token("ann", -600));
     let ticket = r#"{"title":"x","price":5}"#;
     for (status, headers, body) in [
@@ -67,7 +71,10 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
     }
     let edit = json!({ "title": "Mine now", "price": 1 });
     assert_eq!(tickets.put("bob", &path, edit.clone()).await.status, 403);
-    assert_eq!(tickets.put("ann", &format!("/api/tickets/{}", ObjectId::new()), edit.clone()).await.status, 404);
+    assert_eq!(
+        tickets.put("ann", &format!("/api/tickets/{}", ObjectId::new()), edit.clone()).await.status,
+        404
+    );
     assert_eq!(tickets.put("ann", "/api/tickets/5", edit).await.status, 400);
     assert_eq!(tickets.get("ann", "/nowhere").await.status, 404);
     assert_eq!(tickets.delete("ann", &path).await.status, 405);
@@ -99,7 +106,11 @@ async fn an_order_reserves_its_ticket_once_and_gives_it_free() {
     let refused = tickets.put("ann", &path, json!({ "title": "Concert", "price": 9 })).await;
     assert_eq!(refused.status, 409, "{refused:?}");
     until("both are heard", async || tickets.heard_all("tickets-service").await).await;
-    assert_eq!(tickets.records("outbox").count_documents(doc! {}).await.unwrap(), 2, "one event per change");
+    assert_eq!(
+        tickets.records("outbox").count_documents(doc! {}).await.unwrap(),
+        2,
+        "one event per change"
+    );
 
     tickets.hears("order:cancelled", says("cancelled", 1)).await;
     let free = until("the ticket is free", async || {

@@ -28,9 +28,14 @@ async fn one_trace_goes_from_a_request_in_tickets_over_the_relay_to_the_listener
     let _relay = Relay::leading(&tickets.scene, &env).await;
     let authorization = format!("Bearer {}", token("ann", 600));
     let traced = traceparent("01");
-    let headers =
-        [("content-type", "application/json"), ("authorization", authorization.as_str()), ("traceparent", &traced)];
-    let made = tickets.raw("/api/tickets", &headers, &json!({ "title": "Concert", "price": 5 }).to_string()).await;
+    let headers = [
+        ("content-type", "application/json"),
+        ("authorization", authorization.as_str()),
+        ("traceparent", &traced),
+    ];
+    let made = tickets
+        .raw("/api/tickets", &headers, &json!({ "title": "Concert", "price": 5 }).to_string())
+        .await;
     assert_eq!(made.status, 201, "{made:?}");
 
     let span = |service: &'static str, name: String| {
@@ -48,7 +53,10 @@ async fn one_trace_goes_from_a_request_in_tickets_over_the_relay_to_the_listener
     assert_eq!(consumed.parent, request.id, "the consumer has what the writer wrote: {consumed:?}");
 
     assert_eq!((published.kind, published.status), (PRODUCER, 0), "{published:?}");
-    assert_eq!(published.attribute("messaging.destination.name").as_deref(), Some("ticket:created"));
+    assert_eq!(
+        published.attribute("messaging.destination.name").as_deref(),
+        Some("ticket:created")
+    );
     assert_eq!(published.attribute("messaging.system").as_deref(), Some("nats"));
     let event = published.attribute("messaging.message.id").unwrap();
     let sent = tickets.scene.messages().await;
@@ -74,13 +82,21 @@ async fn what_isnt_sampled_isnt_exported_and_what_no_trace_began_begins_one() {
     let messages = scene.messages().await;
     let carried = |key: &str| {
         let message = messages.iter().find(|message| message.payload.contains(key)).unwrap();
-        let header = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
+        let header =
+            message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
         header.map(|(_, value)| value.clone())
     };
     assert_eq!(carried("quiet").as_deref(), Some(traceparent("00").as_str()));
-    assert_eq!(carried("odd").as_deref(), Some("not a trace"), "a header goes out as it was written");
+    assert_eq!(
+        carried("odd").as_deref(),
+        Some("not a trace"),
+        "a header goes out as it was written"
+    );
     let carried = carried("new").unwrap();
-    assert!(began.iter().any(|span| carried == format!("00-{}-{}-01", span.trace, span.id)), "{carried} {began:?}");
+    assert!(
+        began.iter().any(|span| carried == format!("00-{}-{}-01", span.trace, span.id)),
+        "{carried} {began:?}"
+    );
     assert!(began.iter().all(|span| span.parent.is_empty() && span.trace != TRACE), "{began:?}");
 }
 
@@ -92,7 +108,8 @@ async fn a_refused_publish_is_an_error_in_its_trace() {
     let event = Event::new(scene.subject("elsewhere"), &doc! { "n": 1 }).unwrap();
     scene.commit([event.header("traceparent", &traceparent("01")).unwrap()]).await;
     let name = format!("publish {}", scene.stream);
-    let span = until("the span of the refusal", async || collector.span("outboxd", TRACE, &name)).await;
+    let span =
+        until("the span of the refusal", async || collector.span("outboxd", TRACE, &name)).await;
     assert_eq!((span.status, span.parent.as_str()), (2, CALLER), "{span:?}");
     assert_eq!(span.attribute("error.type").as_deref(), Some("not-covered"));
     assert_eq!(span.attribute("outboxd.attempts").as_deref(), Some("0"));
@@ -105,7 +122,8 @@ async fn a_collector_that_never_answers_holds_nothing_up() {
     // Accepts, and says nothing.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", deaf.local_addr().unwrap());
-    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
+    let env =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "500")];
     let relay = Relay::leading(&scene, &env).await;
     // More than wait in the exporter's queue.
     for batch in 0..5 {
@@ -119,7 +137,10 @@ async fn a_collector_that_never_answers_holds_nothing_up() {
 #[tokio::test]
 async fn a_protocol_that_isnt_spoken_is_refused_at_start() {
     let scene = Scene::new().await;
-    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ];
     let (code, said) = outboxd_with(&scene, &["run"], &env);
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not spoken here"), "{said}");
@@ -136,13 +157,17 @@ async fn enqueue_writes_the_current_span_unless_the_event_brings_its_own() {
     {
         let events = [scene.event("captured", 1), own];
         let context = Context::new().with_remote_span_context(current);
-        let enqueued =
-            opentelemetry::trace::FutureExt::with_context(scene.outbox.enqueue_many(&mut session, events), context);
+        let enqueued = opentelemetry::trace::FutureExt::with_context(
+            scene.outbox.enqueue_many(&mut session, events),
+            context,
+        );
         enqueued.await.unwrap();
     }
     scene.outbox.enqueue(&mut session, scene.event("none", 1)).await.unwrap();
     session.commit_transaction().await.unwrap();
-    let headers = async |key: &str| scene.one(doc! { "key": key }).await.unwrap().get_document("headers").cloned();
+    let headers = async |key: &str| {
+        scene.one(doc! { "key": key }).await.unwrap().get_document("headers").cloned()
+    };
     let expected = doc! { "traceparent": traceparent("01"), "tracestate": "vendor=1" };
     assert_eq!(headers("captured").await.unwrap(), expected);
     assert_eq!(headers("own").await.unwrap(), doc! { "TraceParent": "mine" });

@@ -35,13 +35,20 @@ const ASK_MONGODB: &[&[&str]] = &[
 fn every_verb_shows_examples_that_are_right() {
     let command = Cli::command();
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
-        let help = verb.get_after_help().unwrap_or_else(|| panic!("{} has no example", verb.get_name())).to_string();
-        let examples: Vec<_> = help.lines().filter(|line| line.trim_start().starts_with("outboxd ")).collect();
+        let help = verb
+            .get_after_help()
+            .unwrap_or_else(|| panic!("{} has no example", verb.get_name()))
+            .to_string();
+        let examples: Vec<_> =
+            help.lines().filter(|line| line.trim_start().starts_with("outboxd ")).collect();
         assert!(!examples.is_empty(), "{help}");
         for example in examples {
             let words = example.split(['#', '|', '>']).next().unwrap().split_whitespace();
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
-            assert!(example.trim().starts_with(&format!("outboxd {}", verb.get_name())), "{example}");
+            assert!(
+                example.trim().starts_with(&format!("outboxd {}", verb.get_name())),
+                "{example}"
+            );
         }
     }
 }
@@ -56,7 +63,8 @@ fn the_version_names_the_commit() {
     let commit = commit.unwrap_or_else(|| panic!("{said}"));
     // A copy without its repository doesn't know.
     assert!(
-        commit == "unknown commit" || commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit()),
+        commit == "unknown commit"
+            || commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit()),
         "{said}"
     );
 }
@@ -83,7 +91,11 @@ fn shells_and_man_are_served() {
 }
 
 /// Runs a verb; returns its exit code, what it said, and what the system showed of it meanwhile.
-fn watched(scene: &Scene, args: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String, String) {
+fn watched(
+    scene: &Scene,
+    args: &[&str],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, String, String) {
     let mut child = Command::new(OUTBOXD)
         .env_clear()
         .envs(scene.env())
@@ -94,7 +106,8 @@ fn watched(scene: &Scene, args: &[&str], settings: &[(&str, &str)]) -> (Option<i
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+    let arguments =
+        std::fs::read_to_string(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
     let (mut out, mut err) = (String::new(), String::new());
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
@@ -109,7 +122,10 @@ async fn without_mongodb_every_verb_says_so_and_fails() {
         let (code, said, arguments) = watched(&scene, args, &[("MONGODB_URI", &uri)]);
         assert_eq!(code, Some(1), "{args:?}: {said}");
         assert!(said.contains("127.0.0.1:1"), "{args:?} names whom it could not reach: {said}");
-        assert!(!said.contains(SECRET) && !arguments.contains(SECRET), "{args:?}: {said} {arguments}");
+        assert!(
+            !said.contains(SECRET) && !arguments.contains(SECRET),
+            "{args:?}: {said} {arguments}"
+        );
         assert!(!said.contains("panicked") && !said.contains("Kind:"), "{args:?}: {said}");
     }
 }
@@ -123,11 +139,20 @@ async fn a_wrong_password_is_told_by_every_verb_and_shown_by_none() {
         let (code, said, arguments) = watched(&scene, args, &settings);
         assert_eq!(code, Some(1), "{args:?}: {said}");
         let lower = said.to_lowercase();
-        assert!(lower.contains("authentication failed") || lower.contains("was refused"), "{args:?}: {said}");
-        assert!(!said.contains(SECRET) && !arguments.contains(SECRET), "{args:?}: {said} {arguments}");
+        assert!(
+            lower.contains("authentication failed") || lower.contains("was refused"),
+            "{args:?}: {said}"
+        );
+        assert!(
+            !said.contains(SECRET) && !arguments.contains(SECRET),
+            "{args:?}: {said} {arguments}"
+        );
     }
     // The relay waits for someone to mend it.
-    let relay = Relay::start(&scene, &[settings[0], ("NATS_TOKEN", SECRET), ("OUTBOXD_LOG__LEVEL", "trace")]);
+    let relay = Relay::start(
+        &scene,
+        &[settings[0], ("NATS_TOKEN", SECRET), ("OUTBOXD_LOG__LEVEL", "trace")],
+    );
     relay.says("trying again").await;
     let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", relay.pid())).unwrap();
     assert!(!relay.log().contains(SECRET) && !arguments.contains(SECRET), "{}", relay.log());
@@ -176,9 +201,19 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
     }
     // One that can't take more is an error.
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = Command::new(OUTBOXD).env_clear().envs(scene.env()).arg("stats").stdout(full).output().unwrap();
+    let output = Command::new(OUTBOXD)
+        .env_clear()
+        .envs(scene.env())
+        .arg("stats")
+        .stdout(full)
+        .output()
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.contains("standard output can't be written")), (Some(1), true), "{said}");
+    assert_eq!(
+        (output.status.code(), said.contains("standard output can't be written")),
+        (Some(1), true),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +249,10 @@ async fn what_an_event_says_is_never_obeyed_by_a_terminal_or_a_shell() {
         assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{args:?}: {said:?}");
     }
     let (_, said) = outboxd_with(&scene, &["groups"], &[]);
-    assert!(said.contains(r"outboxd show ''\''; reboot") && said.contains("--code '$(x)'"), "{said}");
+    assert!(
+        said.contains(r"outboxd show ''\''; reboot") && said.contains("--code '$(x)'"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -229,7 +267,11 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
-        tcsetwinsize(&terminal, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(
+            &terminal,
+            Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 },
+        )
+        .unwrap();
         let side = ptsname(&terminal, Vec::new()).unwrap();
         let side = File::options().read(true).write(true).open(side.to_str().unwrap()).unwrap();
         let mut child = Command::new(OUTBOXD)
@@ -248,7 +290,9 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
             let read = terminal.read(&mut taken).unwrap();
             said.push_str(&String::from_utf8_lossy(&taken[..read]));
         }
-        for part in ["\x1b[?1049h", "q quits", "relayed by", "backlog", "\x1b[31m", "`outboxd groups` says"] {
+        for part in
+            ["\x1b[?1049h", "q quits", "relayed by", "backlog", "\x1b[31m", "`outboxd groups` says"]
+        {
             assert!(said.contains(part), "{part:?} in {said}");
         }
         terminal.write_all(quit.as_bytes()).unwrap();
@@ -260,7 +304,11 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
         assert!(said.contains("\x1b[?25h") && said.trim_end().ends_with("\x1b[?1049l"), "{said:?}");
     }
     // Plain where there is no terminal; and what it shows is true.
-    let (code, said) = outboxd_with(&scene, &["watch", "--count", "2", "--interval", "100ms", "--admin", &admin], &[]);
+    let (code, said) = outboxd_with(
+        &scene,
+        &["watch", "--count", "2", "--interval", "100ms", "--admin", &admin],
+        &[],
+    );
     assert_eq!((code, said.contains('\x1b')), (Some(0), false), "{said}");
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in ["published 0/s", "backlog 1 ", "dead 1 "] {

@@ -1,7 +1,8 @@
-//! Services in other languages: the programs of `docs/writers` write, the relay publishes, and they read what it sent.
+//! Services in other languages: the programs of `docs/writers` write, the relay publishes, and they
+//! read what it sent.
 //!
-//! Their package managers prepare them in `writers/` of the cache, again only once something has changed. A language
-//! that this machine lacks is skipped.
+//! Their package managers prepare them in `writers/` of the cache, again only once something has
+//! changed. A language that this machine lacks is skipped.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -58,7 +59,11 @@ const MONGOOSE: Language = Language { write: &["node", "write-mongoose.js"], ..N
 
 const PYTHON: Language = Language {
     folder: "python",
-    tools: &[&["python3", "-c", "import ensurepip, sys, venv; print(sys.version); assert sys.version_info >= (3, 11)"]],
+    tools: &[&[
+        "python3",
+        "-c",
+        "import ensurepip, sys, venv; print(sys.version); assert sys.version_info >= (3, 11)",
+    ]],
     prepare: &[
         &["python3", "-m", "venv", "venv"],
         &["venv/bin/pip", "install", "--quiet", "--requirement", "requirements.txt"],
@@ -109,7 +114,8 @@ async fn java_writes_what_the_relay_publishes() {
 }
 
 /// Read by the SDK of CloudEvents.
-const CLOUDEVENTS: Language = Language { read: &["venv/bin/python", "read_cloudevent.py"], ..PYTHON };
+const CLOUDEVENTS: Language =
+    Language { read: &["venv/bin/python", "read_cloudevent.py"], ..PYTHON };
 
 #[tokio::test]
 async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
@@ -117,12 +123,19 @@ async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
     let Some(program) = language.prepared().await else { return };
     let nats = NatsServer::taking("*").await;
     let scene = Scene::alone(&nats).await;
-    let settings = [("OUTBOXD_EVENT__CLOUDEVENTS", "binary"), ("OUTBOXD_EVENT__CLOUDEVENTS_SOURCE", "/shop/orders")];
+    let settings = [
+        ("OUTBOXD_EVENT__CLOUDEVENTS", "binary"),
+        ("OUTBOXD_EVENT__CLOUDEVENTS_SOURCE", "/shop/orders"),
+    ];
     let _relay = Relay::leading(&scene, &settings).await;
     let id = program.write(&scene, "1042").await.unwrap();
     let mut read = program.read(&scene, &id).await;
-    let time = read["attributes"].as_object_mut().expect("attributes").remove("time").expect("a time");
-    assert!(time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with("+00:00")), "{time}");
+    let time =
+        read["attributes"].as_object_mut().expect("attributes").remove("time").expect("a time");
+    assert!(
+        time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with("+00:00")),
+        "{time}"
+    );
     let told = json!({
         "attributes": {
             "specversion": "1.0", "id": id, "source": "/shop/orders", "type": "order:placed", "subject": "1042",
@@ -145,7 +158,8 @@ async fn a_consumer_that_keeps_the_message_ids_acts_once() {
     let stream = scene.context.get_stream(&scene.stream).await.unwrap();
     // One that is made anew gets everything again.
     for _ in 0..2 {
-        let shipping = pull::Config { durable_name: Some("shipping".to_owned()), ..Default::default() };
+        let shipping =
+            pull::Config { durable_name: Some("shipping".to_owned()), ..Default::default() };
         stream.create_consumer(shipping).await.unwrap();
         let handler = program.command(&["node", "handle.js"], &scene).spawn().unwrap();
         until("the message is acked", async || {
@@ -167,25 +181,32 @@ async fn orders_are_placed_in(language: &'static Language) {
     let nats = NatsServer::taking("*").await;
     let scene = Scene::alone(&nats).await;
 
-    // The first commit fails and the transaction runs again, with the same ids. No relay runs yet: it would take away
-    // what was written outside the transaction before the second run meets it.
+    // The first commit fails and the transaction runs again, with the same ids. No relay runs yet:
+    // it would take away what was written outside the transaction before the second run meets it.
     let turn = FAIL_POINT.lock().await;
     let before = fail_commits(&scene, doc! { "times": 1 }).await;
     let id = program.write(&scene, "1042").await.unwrap();
     assert_eq!(fail_commits(&scene, "off").await, before + 1, "a commit has failed");
     drop(turn);
 
-    // An order that is there already gets no second event; an event that is refused takes its order with it.
+    // An order that is there already gets no second event; an event that is refused takes its order
+    // with it.
     for number in ["1042", ""] {
         let said = program.write(&scene, number).await.unwrap_err();
-        assert!(["E11000", "Document failed validation"].iter().any(|reason| said.contains(reason)), "{said}");
+        assert!(
+            ["E11000", "Document failed validation"].iter().any(|reason| said.contains(reason)),
+            "{said}"
+        );
     }
     let orders = scene.database.collection::<Document>("orders");
     assert!(orders.find_one(doc! { "_id": "1042" }).await.unwrap().is_some());
     for (written, name) in [(&orders, "orders"), (&scene.events, "events")] {
         assert_eq!(written.count_documents(doc! {}).await.unwrap(), 1, "{name}");
     }
-    let event = scene.one(doc! { "_id": ObjectId::parse_str(&id).unwrap() }).await.expect("the event that it told of");
+    let event = scene
+        .one(doc! { "_id": ObjectId::parse_str(&id).unwrap() })
+        .await
+        .expect("the event that it told of");
     assert!(event.get_timestamp("ts").unwrap() > scene.began, "the server has filled it: {event}");
     assert_eq!(event.get_str("key").unwrap(), "1042");
 
@@ -200,8 +221,8 @@ async fn orders_are_placed_in(language: &'static Language) {
     assert_eq!(scene.messages().await.len(), 1);
 }
 
-/// Has the server fail commits of this scene's programs in the way that drivers answer with another try. Returns how
-/// often it has done so since it was started.
+/// Has the server fail commits of this scene's programs in the way that drivers answer with another
+/// try. Returns how often it has done so since it was started.
 async fn fail_commits(scene: &Scene, mode: impl Into<Bson>) -> i64 {
     let mode: Bson = mode.into();
     let data = doc! {
@@ -209,7 +230,12 @@ async fn fail_commits(scene: &Scene, mode: impl Into<Bson>) -> i64 {
         "appName": &scene.name,
     };
     let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
-    let answer = scene.client.database("admin").run_command(point).await.expect("a server that takes test commands");
+    let answer = scene
+        .client
+        .database("admin")
+        .run_command(point)
+        .await
+        .expect("a server that takes test commands");
     match answer.get("count") {
         Some(Bson::Int32(count)) => i64::from(*count),
         Some(Bson::Int64(count)) => *count,
@@ -250,7 +276,8 @@ impl Program {
     fn command(&self, line: Line, scene: &Scene) -> Command {
         let mut env = scene.env();
         env.retain(|(name, _)| !name.starts_with("OUTBOXD_"));
-        let uri = env.iter_mut().find(|(name, _)| name == "MONGODB_URI").expect("a scene has a database");
+        let uri =
+            env.iter_mut().find(|(name, _)| name == "MONGODB_URI").expect("a scene has a database");
         uri.1 += &format!("&appName={}", scene.name);
         let mut command = command(&self.folder, line);
         command.envs(env);
@@ -265,14 +292,19 @@ impl Language {
         let mut state = format!("{:?}\n{sources:?}\n", self.prepare);
         for tool in self.tools {
             match Command::new(tool[0]).args(&tool[1..]).stdin(Stdio::null()).output().await {
-                Ok(output) if output.status.success() => state += &String::from_utf8_lossy(&output.stdout),
-                Ok(_) => return skipped(&format!("the {} on PATH is too old or lacks a part", tool[0])),
+                Ok(output) if output.status.success() => {
+                    state += &String::from_utf8_lossy(&output.stdout)
+                }
+                Ok(_) => {
+                    return skipped(&format!("the {} on PATH is too old or lacks a part", tool[0]));
+                }
                 Err(_) => return skipped(&format!("no {} on PATH", tool[0])),
             }
         }
         let cache = cache().join("writers");
         std::fs::create_dir_all(&cache).expect("a folder in the cache");
-        let (folder, stamp) = (cache.join(self.folder), cache.join(format!("{}.state", self.folder)));
+        let (folder, stamp) =
+            (cache.join(self.folder), cache.join(format!("{}.state", self.folder)));
         let lock = locked(&cache.join(format!("{}.lock", self.folder))).await;
         if std::fs::read_to_string(&stamp).ok().as_ref() != Some(&state) {
             let _alone = ALONE.lock().await;
@@ -280,7 +312,8 @@ impl Language {
             let _ = std::fs::remove_dir_all(&folder);
             for (path, text) in &sources {
                 let path = folder.join(path);
-                std::fs::create_dir_all(path.parent().expect("a file in a folder")).expect("a folder in the cache");
+                std::fs::create_dir_all(path.parent().expect("a file in a folder"))
+                    .expect("a folder in the cache");
                 std::fs::write(path, text).expect("a file in the cache");
             }
             for line in self.prepare {
@@ -302,7 +335,9 @@ fn skipped(why: &str) -> Option<Program> {
 /// Where `deploy/local/servers` keeps what it fetched.
 fn cache() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let of_user = || set("XDG_CACHE_HOME").unwrap_or_else(|| set("HOME").unwrap_or("/tmp".into()).join(".cache"));
+    let of_user = || {
+        set("XDG_CACHE_HOME").unwrap_or_else(|| set("HOME").unwrap_or("/tmp".into()).join(".cache"))
+    };
     let cache = set("OUTBOXD_CACHE").unwrap_or_else(|| of_user().join("outboxd"));
     std::path::absolute(cache).expect("a path")
 }
@@ -348,7 +383,10 @@ fn sources(folder: &Path) -> BTreeMap<PathBuf, String> {
                 folders.push(path);
             } else {
                 let text = std::fs::read_to_string(&path).expect("a text");
-                files.insert(path.strip_prefix(folder).expect("a file of the folder").to_owned(), text);
+                files.insert(
+                    path.strip_prefix(folder).expect("a file of the folder").to_owned(),
+                    text,
+                );
             }
         }
     }
@@ -364,7 +402,8 @@ fn every_snippet_stands_in_a_program() {
         let programs = sources(&Path::new(SOURCES).join(folder));
         let programs: Vec<_> = programs.values().map(|text| flush_left(text)).collect();
         let fence = format!("```{fence}\n");
-        let snippets: Vec<_> = readme.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let snippets: Vec<_> =
+            readme.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert!(!snippets.is_empty(), "none of {folder}");
         for snippet in snippets {
             let stands = programs.iter().any(|program| program.contains(&flush_left(snippet)));
@@ -373,13 +412,16 @@ fn every_snippet_stands_in_a_program() {
     }
 }
 
-/// Migrations are append-only and the schema is one text: whoever adds a migration of the validator copies it there.
+/// Migrations are append-only and the schema is one text: whoever adds a migration of the validator
+/// copies it there.
 #[tokio::test]
 async fn the_schema_is_the_validator_that_the_migrations_leave() {
     let scene = Scene::new().await;
     let command = doc! { "listCollections": 1, "filter": { "name": "outbox" } };
     let answer = scene.database.run_command(command).await.unwrap();
-    let outbox = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap()[0].as_document().unwrap();
+    let outbox = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap()[0]
+        .as_document()
+        .unwrap();
     let validator = outbox.get_document("options").unwrap().get_document("validator").unwrap();
     let schema = std::fs::read_to_string(Path::new(SOURCES).join("event.schema.json")).unwrap();
     let schema: Document = serde_json::from_str(&schema).unwrap();

@@ -1,4 +1,5 @@
-//! How the relay is doing, as its parts last said: read by the admin endpoint without asking anybody.
+//! How the relay is doing, as its parts last said: read by the admin endpoint without asking
+//! anybody.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -97,13 +98,18 @@ impl Health {
     pub(super) fn ready(&self) -> Ready {
         self.with(|parts| {
             let part = |said: Said| match said {
-                Said::Nothing => Part { ready: false, detail: format!("not reached in {:?}", parts.started.elapsed()) },
+                Said::Nothing => Part {
+                    ready: false,
+                    detail: format!("not reached in {:?}", parts.started.elapsed()),
+                },
                 Said::Well => Part { ready: true, detail: "ok".to_owned() },
                 Said::Ill(why) => Part { ready: false, detail: why.to_owned() },
             };
             let lease = match (parts.term, parts.standby) {
                 (Some(term), _) => Part { ready: true, detail: format!("held, term {term}") },
-                (None, true) => Part { ready: true, detail: "another relay's; standing by".to_owned() },
+                (None, true) => {
+                    Part { ready: true, detail: "another relay's; standing by".to_owned() }
+                }
                 (None, false) => Part { ready: false, detail: "not asked for yet".to_owned() },
             };
             let (mongodb, nats) = (part(parts.mongodb), part(parts.nats));

@@ -7,9 +7,10 @@
 //! | `GET /metrics` | every metric, as Prometheus' text |
 //! | `GET /status` | what `outboxd stats` shows, as JSON |
 //!
-//! Listens on loopback unless told otherwise, and elsewhere only with a token. All but `/status` ask nobody, so they answer
-//! while everything else is stuck; `/status` asks MongoDB, for a few seconds at most. Connections are bounded in number,
-//! time and bytes, and bring one request each; a body is never read.
+//! Listens on loopback unless told otherwise, and elsewhere only with a token. All but `/status`
+//! ask nobody, so they answer while everything else is stuck; `/status` asks MongoDB, for a few
+//! seconds at most. Connections are bounded in number, time and bytes, and bring one request each;
+//! a body is never read.
 
 mod health;
 
@@ -42,7 +43,8 @@ use crate::outbox::inspect::Inspect;
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// How long a connection may take, from its first byte to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// Connections at once; more wait until one of them is done. Probes and a scraper or two need a handful.
+/// Connections at once; more wait until one of them is done. Probes and a scraper or two need a
+/// handful.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest request line and headers together.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
@@ -82,13 +84,18 @@ impl Endpoint {
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
-pub async fn start(config: &Config, metrics: PrometheusHandle, health: Arc<Health>) -> Result<Endpoint> {
+pub async fn start(
+    config: &Config,
+    metrics: PrometheusHandle,
+    health: Arc<Health>,
+) -> Result<Endpoint> {
     let (follows, secrets) = watch::channel(Secrets::of(config).await?);
     let (endpoint, config) = (Endpoint(follows), &config.admin);
     let listener = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener,
         Err(error) if config.listen_given => {
-            let message = format!("admin.listen {} can't be listened on; name another", config.listen);
+            let message =
+                format!("admin.listen {} can't be listened on; name another", config.listen);
             return Err(Error::with_source(ErrorKind::Config, message, error));
         }
         Err(error) => {
@@ -157,7 +164,10 @@ fn code(well: bool) -> StatusCode {
 
 async fn livez(State(told): State<Told>) -> (StatusCode, &'static str) {
     let alive = told.health.is_alive();
-    (code(alive), if alive { "ok\n" } else { "the relay's loop has not turned for half a minute\n" })
+    (
+        code(alive),
+        if alive { "ok\n" } else { "the relay's loop has not turned for half a minute\n" },
+    )
 }
 
 async fn readyz(State(told): State<Told>) -> Response {
@@ -171,7 +181,9 @@ async fn status(State(told): State<Told>) -> Response {
     let stats = tokio::spawn(async move { inspect.stats().await });
     match tokio::time::timeout(STATUS_TIME, stats).await {
         Ok(Ok(Ok(stats))) => Json(stats).into_response(),
-        Ok(Ok(Err(error))) => (code(false), format!("MongoDB: {}\n", mongodb_says(&error))).into_response(),
+        Ok(Ok(Err(error))) => {
+            (code(false), format!("MongoDB: {}\n", mongodb_says(&error))).into_response()
+        }
         Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
     }
 }

@@ -82,16 +82,25 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     }
     let ids = act.ids(&selection).await.during("reading the outbox")?;
     let who = who(sources);
-    let as_given = if args.all { format!("--all {}", args.filter.as_given()) } else { args.ids.join(" ") };
-    let deed = Deed { who: &who, action: action.name(), selection: as_given.trim(), reason: args.reason.as_deref() };
+    let as_given =
+        if args.all { format!("--all {}", args.filter.as_given()) } else { args.ids.join(" ") };
+    let deed = Deed {
+        who: &who,
+        action: action.name(),
+        selection: as_given.trim(),
+        reason: args.reason.as_deref(),
+    };
     let holder = format!("outboxd {} of {who}", action.name());
-    let lease = Lease::new(&client, &mongodb.database, &mongodb.collection, holder, config.lease.ttl);
+    let lease =
+        Lease::new(&client, &mongodb.database, &mongodb.collection, holder, config.lease.ttl);
     let mut done = 0;
     let mut next = Instant::now();
     for batch in ids.chunks(args.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))) {
         sleep_until(next).await;
         next = Instant::now()
-            + args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) * batch.len() as u32 / rate);
+            + args
+                .rate
+                .map_or(Duration::ZERO, |rate| Duration::from_secs(1) * batch.len() as u32 / rate);
         let acted = match action {
             Action::RetryNow => act.retry_now(batch).await.during("making events due")?,
             Action::Discard => discard(&act, &lease, batch).await?,
@@ -110,10 +119,18 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
 }
 
 /// Shows what would be done, and asks.
-async fn is_wanted(config: &Config, act: &Act, args: &Args, selection: &Selection, action: Action) -> Result<bool> {
-    let (sample, total) = act.inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
-    if let Some(missing) =
-        (!args.all).then(|| args.ids.len() as u64 - total.min(args.ids.len() as u64)).filter(|n| *n > 0)
+async fn is_wanted(
+    config: &Config,
+    act: &Act,
+    args: &Args,
+    selection: &Selection,
+    action: Action,
+) -> Result<bool> {
+    let (sample, total) =
+        act.inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
+    if let Some(missing) = (!args.all)
+        .then(|| args.ids.len() as u64 - total.min(args.ids.len() as u64))
+        .filter(|n| *n > 0)
     {
         let locked = Selection { state: Some(State::Locked), ..selection.clone() };
         let (_, locked) = act.inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
@@ -146,7 +163,10 @@ async fn is_wanted(config: &Config, act: &Act, args: &Args, selection: &Selectio
         return Ok(!args.dry_run);
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Error::new(ErrorKind::Usage, "standard input is no terminal to ask on; give --yes"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "standard input is no terminal to ask on; give --yes",
+        ));
     }
     print(&format!("{} all of them? [y/N] ", action.name()))?;
     let _ = std::io::stdout().flush();
@@ -155,7 +175,8 @@ async fn is_wanted(config: &Config, act: &Act, args: &Args, selection: &Selectio
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-/// Dead events go at once. Others may be in a relay's hands: it is asked to remove them, or kept away meanwhile.
+/// Dead events go at once. Others may be in a relay's hands: it is asked to remove them, or kept
+/// away meanwhile.
 async fn discard(act: &Act, lease: &Lease, ids: &[Bson]) -> Result<u64> {
     let at_first = act.left(ids).await.during("reading the outbox")?;
     act.request_discard(ids).await.during("asking the relay to discard")?;
@@ -178,12 +199,14 @@ async fn discard(act: &Act, lease: &Lease, ids: &[Bson]) -> Result<u64> {
 
 fn who(sources: &Sources) -> String {
     let of = |names: [&str; 2]| {
-        let found =
-            names.iter().find_map(|name| sources.env.iter().find(|(set, text)| set == name && !text.is_empty()));
+        let found = names.iter().find_map(|name| {
+            sources.env.iter().find(|(set, text)| set == name && !text.is_empty())
+        });
         found.map(|(_, text)| text.clone())
     };
     let user = of(["USER", "LOGNAME"]).unwrap_or_else(|| {
-        let uid = std::fs::metadata("/proc/self").map(|of| std::os::unix::fs::MetadataExt::uid(&of));
+        let uid =
+            std::fs::metadata("/proc/self").map(|of| std::os::unix::fs::MetadataExt::uid(&of));
         uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}"))
     });
     let host = of(["HOSTNAME", "HOST"]).or_else(|| std::fs::read_to_string("/etc/hostname").ok());

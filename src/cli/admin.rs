@@ -29,13 +29,18 @@ impl Admin {
     pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
         choose_tls();
         let client = Client::builder().timeout(TIMEOUT).build();
-        let client = client.map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
+        let client = client
+            .map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
         let mut address = config.listen;
         if address.ip().is_unspecified() {
-            let loopback: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+            let loopback: [IpAddr; 2] =
+                [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
             address.set_ip(loopback[usize::from(address.is_ipv6())]);
         }
-        let url = url.map_or_else(|| format!("http://{address}"), |url| url.trim_end_matches('/').to_owned());
+        let url = url.map_or_else(
+            || format!("http://{address}"),
+            |url| url.trim_end_matches('/').to_owned(),
+        );
         if !reqwest::Url::parse(&url).is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
             let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
             return Err(Error::new(ErrorKind::Usage, message));

@@ -37,7 +37,11 @@ impl Record {
         let plain = |name| text(record, name).unwrap_or_default();
         let ids = record.get_array("ids").map(Vec::as_slice).unwrap_or_default();
         Self {
-            at: record.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok()).unwrap_or_default(),
+            at: record
+                .get_datetime("at")
+                .ok()
+                .and_then(|at| at.try_to_rfc3339_string().ok())
+                .unwrap_or_default(),
             who: plain("who"),
             action: plain("action"),
             events: record.get_i64("events").unwrap_or_default(),
@@ -57,7 +61,14 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         let rows = records.iter().map(|record| {
             let Record { at, who, action, events, selection, reason, .. } = record;
             let reason = reason.clone().unwrap_or_default();
-            vec![at.clone(), who.clone(), action.clone(), events.to_string(), selection.clone(), reason]
+            vec![
+                at.clone(),
+                who.clone(),
+                action.clone(),
+                events.to_string(),
+                selection.clone(),
+                reason,
+            ]
         });
         table(&["AT", "WHO", "ACTION", "EVENTS", "SELECTION", "REASON"], rows)
     })

@@ -35,7 +35,11 @@ pub(super) struct Args {
 
 fn timeout(text: &str) -> std::result::Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(600) => Ok(duration),
+        Ok(duration)
+            if duration >= Duration::from_millis(10) && duration <= Duration::from_secs(600) =>
+        {
+            Ok(duration)
+        }
         _ => Err("give a duration from 10ms to 10m, such as 5s".to_owned()),
     }
 }
@@ -44,13 +48,16 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = Config::load(sources)?;
     if args.live {
         let admin = Admin::new(&config.admin, None)?;
-        let not = |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
+        let not =
+            |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
         return admin.get("/livez").await.map(|_| ()).map_err(not);
     }
     let findings = preflight::look(&config, args.timeout).await;
     let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
     show(args.output, &findings, || table(&findings, !plain))?;
-    let bad = |finding: &Finding| finding.level == Level::Fail || args.strict && finding.level == Level::Warn;
+    let bad = |finding: &Finding| {
+        finding.level == Level::Fail || args.strict && finding.level == Level::Warn
+    };
     match findings.iter().any(bad) {
         true => Err(Error::new(ErrorKind::Findings, "a check failed")),
         false => Ok(()),
@@ -79,13 +86,18 @@ fn table(findings: &[Finding], colour: bool) -> String {
         }
     }
     let of = |level| findings.iter().filter(move |finding| finding.level == level);
-    let named = |level| match of(level).map(|finding| finding.check).collect::<Vec<_>>().join(", ") {
+    let named = |level| match of(level).map(|finding| finding.check).collect::<Vec<_>>().join(", ")
+    {
         names if names.is_empty() => names,
         names => format!(" ({names})"),
     };
     let (warn, fail) = (of(Level::Warn).count(), of(Level::Fail).count());
-    let total =
-        format!("{} ok, {warn} warn{}, {fail} fail{}", of(Level::Ok).count(), named(Level::Warn), named(Level::Fail));
+    let total = format!(
+        "{} ok, {warn} warn{}, {fail} fail{}",
+        of(Level::Ok).count(),
+        named(Level::Warn),
+        named(Level::Fail)
+    );
     let _ = writeln!(table, "\n{}", wrap(&total, WIDTH, 0));
     table
 }

@@ -30,7 +30,8 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
 
 pub(super) fn man(args: &ManArgs) -> Result<()> {
     let refused = |error| {
-        let message = format!("{} can't be written to; name a folder that can", args.folder.display());
+        let message =
+            format!("{} can't be written to; name a folder that can", args.folder.display());
         Error::with_source(ErrorKind::Os, message, error)
     };
     std::fs::create_dir_all(&args.folder).map_err(refused)?;

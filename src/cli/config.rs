@@ -25,8 +25,9 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
     match verb {
         Verb::Print => super::print(&Config::load(sources)?.to_string()),
         Verb::Schema => {
-            let schema = serde_json::to_string_pretty(&Config::schema())
-                .map_err(|error| Error::with_source(ErrorKind::Internal, "could not be written as JSON", error))?;
+            let schema = serde_json::to_string_pretty(&Config::schema()).map_err(|error| {
+                Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
+            })?;
             super::print(&(schema + "\n"))
         }
         Verb::Check { file } => {

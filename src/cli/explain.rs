@@ -15,12 +15,19 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.code {
-        None => {
-            super::print(&TABLE.iter().fold(format!("{:<16} {:<10} MEANING\n", "CODE", "CLASS"), |mut table, rule| {
-                let _ = writeln!(table, "{:<16} {:<10} {}", rule.code, rule.class.as_str(), rule.meaning);
+        None => super::print(&TABLE.iter().fold(
+            format!("{:<16} {:<10} MEANING\n", "CODE", "CLASS"),
+            |mut table, rule| {
+                let _ = writeln!(
+                    table,
+                    "{:<16} {:<10} {}",
+                    rule.code,
+                    rule.class.as_str(),
+                    rule.meaning
+                );
                 table
-            }))
-        }
+            },
+        )),
         Some(code) => match look_up(code) {
             Some(rule) => super::print(&explain(rule)),
             None => {

@@ -50,12 +50,16 @@ fn people(groups: &[Shown]) -> String {
         }
         let such_as = if group.error == group.example { "" } else { "such as: " };
         let error = format!("{such_as}{}", group.example);
-        let [error, code, sample] = [&error, &group.code, &group.sample].map(|text| printable(text));
+        let [error, code, sample] =
+            [&error, &group.code, &group.sample].map(|text| printable(text));
         let [shell_code, sample] = [shell(&code), shell(&sample)];
-        let seconds =
-            |at: &Option<String>| at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ");
-        let dead = if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
-        let _ = writeln!(said, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
+        let seconds = |at: &Option<String>| {
+            at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ")
+        };
+        let dead =
+            if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
+        let _ =
+            writeln!(said, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
         let _ = writeln!(said, "  {}", wrap(&error, width, 2));
         let (first, last) = (seconds(&group.first), seconds(&group.last));
         let from = if first == last { String::new() } else { format!("{first} to ") };
@@ -63,7 +67,10 @@ fn people(groups: &[Shown]) -> String {
         let _ = writeln!(said, "  what to do    {}", wrap(remedy, width, 16));
         let _ = writeln!(said, "  look at one   outboxd show {sample}");
         let _ = writeln!(said, "  then          outboxd retry-now --all --code {shell_code}");
-        let _ = writeln!(said, "  or            outboxd discard --all --code {shell_code}   # for good, unpublished");
+        let _ = writeln!(
+            said,
+            "  or            outboxd discard --all --code {shell_code}   # for good, unpublished"
+        );
         said
     })
 }

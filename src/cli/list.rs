@@ -33,8 +33,10 @@ struct Shown {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (_, inspect) = inspect(sources).await?;
     let skip = u64::from(args.page - 1) * args.limit.unsigned_abs();
-    let (events, total) =
-        inspect.list(&args.filter.selection(&[]), skip, args.limit).await.during("reading the outbox")?;
+    let (events, total) = inspect
+        .list(&args.filter.selection(&[]), skip, args.limit)
+        .await
+        .during("reading the outbox")?;
     let shown = Shown { total, events };
     show(args.output, &shown, || people(&shown, skip, args.page))
 }
@@ -61,6 +63,7 @@ fn people(shown: &Shown, skip: u64, page: u32) -> String {
         return "no stuck event matches\n".to_owned();
     }
     let to = skip + shown.events.len() as u64;
-    let more = if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };
+    let more =
+        if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };
     format!("{}\n{} to {to} of {}{more}\n", rows(&shown.events), skip + 1, shown.total)
 }

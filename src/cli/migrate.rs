@@ -25,15 +25,21 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
     let mongodb = &config.mongodb;
     let client = mongodb.client("migrate").await?;
-    let migrations =
-        Migrations::new(client.database(&mongodb.database), &mongodb.collection, config.event.layout.clone());
+    let migrations = Migrations::new(
+        client.database(&mongodb.database),
+        &mongodb.collection,
+        config.event.layout.clone(),
+    );
     print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
-    let statuses = if args.status { migrations.status().await? } else { migrations.apply().await? };
+    let statuses =
+        if args.status { migrations.status().await? } else { migrations.apply().await? };
     for (migration, status) in statuses {
         let said = match status {
             Status::Pending if args.status => "pending".to_owned(),
             Status::Pending => "applied".to_owned(),
-            Status::Applied(at) => format!("applied {}", at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string())),
+            Status::Applied(at) => {
+                format!("applied {}", at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string()))
+            }
         };
         print(&format!("  {:<32} {said}\n", migration.name))?;
     }
@@ -53,8 +59,12 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 fn plan(config: &Config) -> Result<String> {
     let mut plan = String::new();
     for migration in MIGRATIONS {
-        let header =
-            format!("// {} in database {}, sha256 {}\n", migration.name, config.mongodb.database, migration.checksum());
+        let header = format!(
+            "// {} in database {}, sha256 {}\n",
+            migration.name,
+            config.mongodb.database,
+            migration.checksum()
+        );
         plan.push_str(&header);
         for command in migration.commands(&config.mongodb.collection, &config.event.layout)? {
             plan.push_str(&json(&command)?);
@@ -66,7 +76,8 @@ fn plan(config: &Config) -> Result<String> {
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::with_source(ErrorKind::Migration, "could not be written as JSON", error))?;
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        Error::with_source(ErrorKind::Migration, "could not be written as JSON", error)
+    })?;
     Ok(text + "\n")
 }

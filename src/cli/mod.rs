@@ -179,6 +179,8 @@ fn write(text: &str) -> Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error)),
+        Err(error) => {
+            Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error))
+        }
     }
 }

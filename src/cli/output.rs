@@ -26,25 +26,36 @@ const WIDTH: u16 = 120;
 const LONGEST_ID: u16 = 36;
 
 /// Prints as JSON or, for people, what `people` says.
-pub(super) fn show(output: Output, value: &impl Serialize, people: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn show(
+    output: Output,
+    value: &impl Serialize,
+    people: impl FnOnce() -> String,
+) -> Result<()> {
     match output {
         Output::Table => print(&people()),
         Output::Json => {
-            let text = serde_json::to_string_pretty(value)
-                .map_err(|error| Error::with_source(ErrorKind::Internal, "could not be written as JSON", error))?;
+            let text = serde_json::to_string_pretty(value).map_err(|error| {
+                Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
+            })?;
             print(&(text + "\n"))
         }
     }
 }
 
-/// Columns without lines, as wide as the terminal. The first, an id as a rule, isn't broken: it is there to be copied.
+/// Columns without lines, as wide as the terminal. The first, an id as a rule, isn't broken: it is
+/// there to be copied.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     if !table.is_tty() {
         table.set_width(WIDTH);
     }
-    table.add_rows(rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()));
+    table.add_rows(
+        rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()),
+    );
     let last = header.len().saturating_sub(1);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if i < last { 2 } else { 0 }));
@@ -64,8 +75,8 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Lines of at most `width` columns, broken between words, all but the first indented by `indent`. A word that is longer than
-/// that has a line of its own.
+/// Lines of at most `width` columns, broken between words, all but the first indented by `indent`.
+/// A word that is longer than that has a line of its own.
 pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
     let mut wrapped = String::new();
     let mut column = indent;
@@ -131,13 +142,17 @@ mod tests {
 
     #[test]
     fn a_command_is_never_broken() {
-        assert_eq!(wrap("say `a b c d` now or never", 10, 2), "say\n  `a b c d`\n  now or\n  never");
+        assert_eq!(
+            wrap("say `a b c d` now or never", 10, 2),
+            "say\n  `a b c d`\n  now or\n  never"
+        );
         assert_eq!(wrap("an open ` one", 6, 0), "an\nopen\n` one");
     }
 
     #[test]
     fn an_age_has_its_two_largest_units() {
-        for (seconds, said) in [(0, "0s"), (59, "59s"), (60, "1m"), (3725, "1h 2m"), (86_400, "1d"), (90_061, "1d 1h")]
+        for (seconds, said) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3725, "1h 2m"), (86_400, "1d"), (90_061, "1d 1h")]
         {
             assert_eq!(age(seconds), said);
         }

@@ -1,4 +1,5 @@
-//! `outboxd privileges`: roles for MongoDB and permissions for NATS with what is needed and no more.
+//! `outboxd privileges`: roles for MongoDB and permissions for NATS with what is needed and no
+//! more.
 
 use std::fmt::Write as _;
 
@@ -34,14 +35,16 @@ struct Privileges {
 pub(super) fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = Config::load(sources)?;
     let roles = Role::ALL.into_iter().filter(|role| args.role.is_none_or(|wanted| wanted == *role));
-    let all: Vec<_> =
-        roles.map(|role| Privileges { role, mongodb: role.mongodb(&config), nats: role.nats(&config) }).collect();
+    let all: Vec<_> = roles
+        .map(|role| Privileges { role, mongodb: role.mongodb(&config), nats: role.nats(&config) })
+        .collect();
     show(args.output, &all, || all.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
 fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
     let json = |text: &str| serde_json::Value::from(text).to_string();
-    let list = |texts: &[String]| texts.iter().map(|text| json(text)).collect::<Vec<_>>().join(", ");
+    let list =
+        |texts: &[String]| texts.iter().map(|text| json(text)).collect::<Vec<_>>().join(", ");
     let MongodbRole { database, role: name, privileges } = mongodb;
     let (what, database, name) = (role.name(), json(database), json(name));
     let mut text = format!(

@@ -1,7 +1,8 @@
 //! `outboxd run`: relays until SIGTERM or Ctrl-C, drains, exits 0.
 //!
-//! When a file of secrets that the settings name is rotated, the relay drains as on SIGTERM and begins anew with what it
-//! holds now, in the same process. Log, metrics, traces and the admin endpoint's address stay as they were.
+//! When a file of secrets that the settings name is rotated, the relay drains as on SIGTERM and
+//! begins anew with what it holds now, in the same process. Log, metrics, traces and the admin
+//! endpoint's address stay as they were.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::relay::{Relay, Totals};
 use crate::telemetry::{logs, metrics, traces};
 
-/// How often the files are read: a secret is valid for some time after its successor is there, as a rule.
+/// How often the files are read: a secret is valid for some time after its successor is there, as a
+/// rule.
 const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(sources: &Sources) -> Result<()> {
@@ -73,7 +75,8 @@ async fn relay(config: Config, health: Arc<Health>, turn: &CancellationToken) ->
     }
 }
 
-/// Waits until the files that the settings name hold something else, with which the configuration loads; then ends `turn`.
+/// Waits until the files that the settings name hold something else, with which the configuration
+/// loads; then ends `turn`.
 async fn rotated(config: Config, sources: Sources, turn: CancellationToken) -> Option<Config> {
     let (config, sources) = (Arc::new(config), Arc::new(sources));
     let mut refused = Vec::new();
@@ -113,9 +116,12 @@ fn named(files: &[NamedFile]) -> String {
 }
 
 fn stop_on_signals() -> Result<CancellationToken> {
-    let listen =
-        |kind| signal(kind).map_err(|error| Error::with_source(ErrorKind::Os, "signals can't be received", error));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| Error::with_source(ErrorKind::Os, "signals can't be received", error))
+    };
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {

@@ -40,7 +40,8 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn selection(&self, ids: &[String]) -> Selection {
-        let states = [(self.dead, State::Dead), (self.parked, State::Parked), (self.failed, State::Failed)];
+        let states =
+            [(self.dead, State::Dead), (self.parked, State::Parked), (self.failed, State::Failed)];
         Selection {
             ids: ids.to_vec(),
             subject: self.subject.clone(),
@@ -63,7 +64,8 @@ impl Filter {
             ("--code", &self.code),
         ];
         let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
-        let texts = texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
+        let texts =
+            texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned());
         texts.chain(flags).collect::<Vec<_>>().join(" ")
     }

@@ -32,7 +32,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (config, inspect) = inspect(sources).await?;
     let layout = &*config.event.layout;
     let Some(mut event) = inspect.whole(&args.id).await.during("reading the outbox")? else {
-        let message = format!("no event {} is in the outbox: it was published, discarded, or never written", args.id);
+        let message = format!(
+            "no event {} is in the outbox: it was published, discarded, or never written",
+            args.id
+        );
         return Err(Error::new(ErrorKind::NotFound, message));
     };
     let head = inspect.head(&event).await.during("reading the outbox")?;
@@ -50,14 +53,20 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 }
 
 fn hidden(payload: &Bson) -> Bson {
-    let bytes = bson::serialize_to_vec(&bson::doc! { "payload": payload }).map_or(0, |bytes| bytes.len());
+    let bytes =
+        bson::serialize_to_vec(&bson::doc! { "payload": payload }).map_or(0, |bytes| bytes.len());
     format!("(hidden, about {bytes} bytes; --payload shows it)").into()
 }
 
 fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
     let id = shell(&event.get(field::ID).map(shown_id).unwrap_or_default());
     if let Some(head) = head {
-        return format!("it waits behind {} ({}): `outboxd show {}`", head.id, head.state.as_str(), shell(&head.id));
+        return format!(
+            "it waits behind {} ({}): `outboxd show {}`",
+            head.id,
+            head.state.as_str(),
+            shell(&head.id)
+        );
     }
     let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
     let remedy = Rejection::new(code, "").remedy();
@@ -106,8 +115,13 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         line(&text_of(name), &value);
     }
     match head {
-        Some(head) => line("held by", &format!("{} ({}, {})", head.id, head.state.as_str(), age(head.age_seconds))),
-        None if behind > 0 => line("holds", &format!("{} of its key that came later", events(behind))),
+        Some(head) => line(
+            "held by",
+            &format!("{} ({}, {})", head.id, head.state.as_str(), age(head.age_seconds)),
+        ),
+        None if behind > 0 => {
+            line("holds", &format!("{} of its key that came later", events(behind)))
+        }
         None => {}
     }
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
@@ -115,11 +129,20 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         said += "\nfailures, oldest first\n";
     }
     for failure in failures.iter().filter_map(Bson::as_document) {
-        let at = failure.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok()).unwrap_or_default();
+        let at = failure
+            .get_datetime("at")
+            .ok()
+            .and_then(|at| at.try_to_rfc3339_string().ok())
+            .unwrap_or_default();
         let field = |name: &str| printable(&text(failure, name).unwrap_or_default());
         let attempt = failure.get_i64("attempt").unwrap_or_default();
-        let _ =
-            writeln!(said, "  {at}  attempt {attempt}  {} ({})  by {}", field("code"), field("class"), field("relay"));
+        let _ = writeln!(
+            said,
+            "  {at}  attempt {attempt}  {} ({})  by {}",
+            field("code"),
+            field("class"),
+            field("relay")
+        );
         let _ = writeln!(said, "      {}", field("error"));
     }
     let _ = writeln!(said, "\nwhat to do: {}", wrap(&printable(next), width(), 12));

@@ -50,7 +50,11 @@ fn people(shown: &Shown) -> String {
         }
         Some(lease) => {
             let ago = age(lease.expires_in_seconds.unsigned_abs());
-            writeln!(said, "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder)
+            writeln!(
+                said,
+                "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`",
+                lease.holder
+            )
         }
         None => writeln!(said, "NO RELAY has ever run on this outbox; start `outboxd run`"),
     };

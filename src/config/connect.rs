@@ -9,25 +9,32 @@ use super::{MongodbConfig, NatsConfig, secs};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 
 impl MongodbConfig {
-    /// A client of its own for `role`: the stream and the lease must not wait for each other's connections.
+    /// A client of its own for `role`: the stream and the lease must not wait for each other's
+    /// connections.
     pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
         mongodb::Client::with_options(self.options(role).await?).during("the connection string")
     }
 
     /// What such a client is made with.
     pub(crate) async fn options(&self, role: &str) -> Result<ClientOptions> {
-        let mut options = ClientOptions::parse(self.uri.expose_secret()).await.during("the connection string")?;
+        let mut options =
+            ClientOptions::parse(self.uri.expose_secret()).await.during("the connection string")?;
         options.app_name = Some(format!("{} {role}", self.app_name).chars().take(128).collect());
         // An event counts as published or failed only when a majority says so.
         options.write_concern = Some(WriteConcern::majority());
-        // Reads decide about order; a secondary that lags would decide wrongly, whatever the URI prefers.
+        // Reads decide about order; a secondary that lags would decide wrongly, whatever the URI
+        // prefers.
         options.selection_criteria = Some(ReadPreference::Primary.into());
         options.read_concern = None;
         // A server that stops answering is noticed after these two, instead of the driver's 20 s.
         options.heartbeat_freq.get_or_insert(secs(5));
         options.connect_timeout.get_or_insert(secs(5));
         // An operator is waiting; the daemon rides out an election.
-        options.server_selection_timeout.get_or_insert(secs(if role == "operator" { 5 } else { 10 }));
+        options.server_selection_timeout.get_or_insert(secs(if role == "operator" {
+            5
+        } else {
+            10
+        }));
         Ok(options)
     }
 }
@@ -37,7 +44,11 @@ impl NatsConfig {
     pub fn servers(&self) -> Option<Vec<ServerAddr>> {
         // The client would take `wss` too, and connect in plaintext.
         let known = |server: &ServerAddr| ["nats", "tls"].contains(&server.scheme());
-        self.url.expose_secret().split(',').map(|url| url.trim().parse().ok().filter(known)).collect()
+        self.url
+            .expose_secret()
+            .split(',')
+            .map(|url| url.trim().parse().ok().filter(known))
+            .collect()
     }
 
     /// User and password, or a token alone, of the first URL that has them.
@@ -75,7 +86,8 @@ impl NatsConfig {
             options = options.token(token.expose_secret().to_owned());
         }
         if self.servers().is_some_and(|servers| servers.iter().any(ServerAddr::tls_required)) {
-            // Of all: those beside it in the list, and those that the client learns from a server, say nothing of TLS.
+            // Of all: those beside it in the list, and those that the client learns from a server,
+            // say nothing of TLS.
             options = options.require_tls(true);
         }
         if let Some(path) = &self.tls_ca {

@@ -1,8 +1,9 @@
 //! The files that settings name: secrets, credentials, certificates.
 //!
-//! Each is read when the configuration is, and refused if it can't be what its setting wants, as one that is half written.
-//! What was in it is remembered as a digest, so that `run` sees when it is rotated: by its content, since orchestrators swap
-//! links and the times of a file say nothing then.
+//! Each is read when the configuration is, and refused if it can't be what its setting wants, as
+//! one that is half written. What was in it is remembered as a digest, so that `run` sees when it
+//! is rotated: by its content, since orchestrators swap links and the times of a file say nothing
+//! then.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,10 @@ pub struct NamedFile {
 
 impl NamedFile {
     fn new(path: &Path, content: Option<&[u8]>) -> Self {
-        Self { path: path.to_owned(), digest: content.map(|content| Sha256::digest(content).into()) }
+        Self {
+            path: path.to_owned(),
+            digest: content.map(|content| Sha256::digest(content).into()),
+        }
     }
 
     fn now(&self) -> Self {
@@ -54,9 +58,15 @@ impl Config {
         !self.files.is_empty()
     }
 
-    /// The named files that hold something else than when the configuration was read, as they are now.
+    /// The named files that hold something else than when the configuration was read, as they are
+    /// now.
     pub fn rotated(&self) -> Vec<NamedFile> {
-        self.files.iter().map(|file| (file, file.now())).filter(|(was, is)| *was != is).map(|(_, is)| is).collect()
+        self.files
+            .iter()
+            .map(|file| (file, file.now()))
+            .filter(|(was, is)| *was != is)
+            .map(|(_, is)| is)
+            .collect()
     }
 }
 
@@ -83,9 +93,13 @@ impl Reader {
     /// A NATS user's JWT with its seed.
     pub(super) fn credentials(&mut self, key: &str, path: &Path) {
         let Some(content) = self.file(key, path) else { return };
-        let whole = str::from_utf8(&content).is_ok_and(|text| ConnectOptions::new().credentials(text).is_ok());
+        let whole = str::from_utf8(&content)
+            .is_ok_and(|text| ConnectOptions::new().credentials(text).is_ok());
         if !whole {
-            self.mistake(key, format!("{} is not a credentials file, with a user's JWT and seed", path.display()));
+            self.mistake(
+                key,
+                format!("{} is not a credentials file, with a user's JWT and seed", path.display()),
+            );
         }
     }
 
@@ -104,13 +118,18 @@ impl Reader {
         let private_content = if same { Some(content.clone()) } else { self.file(key, private) };
         let Some(private_content) = private_content else { return };
         let Some(chain) = certificates(&content) else {
-            return self.mistake(key, format!("{} holds no certificate as PEM", certificate.display()));
+            return self
+                .mistake(key, format!("{} holds no certificate as PEM", certificate.display()));
         };
         let Ok(private_key) = PrivateKeyDer::from_pem_slice(&private_content) else {
-            return self.mistake(key, format!("{} holds no unencrypted key as PEM", private.display()));
+            return self
+                .mistake(key, format!("{} holds no unencrypted key as PEM", private.display()));
         };
         if CertifiedKey::from_der(chain, private_key, &default_provider()).is_err() {
-            self.mistake(key, format!("the key in {} is not that of the certificate", private.display()));
+            self.mistake(
+                key,
+                format!("the key in {} is not that of the certificate", private.display()),
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The configuration: one struct per part, each with argued defaults, resolved from flags over environment over file over
-//! defaults before anything is bound.
+//! The configuration: one struct per part, each with argued defaults, resolved from flags over
+//! environment over file over defaults before anything is bound.
 //!
-//! Every mistake is reported at once. Secrets are a type that doesn't print. The library reads no environment itself:
-//! [`Sources`] carries what `main` found there. `config/outboxd.toml` lists every setting with its reason.
+//! Every mistake is reported at once. Secrets are a type that doesn't print. The library reads no
+//! environment itself: [`Sources`] carries what `main` found there. `config/outboxd.toml` lists
+//! every setting with its reason.
 
 mod connect;
 mod files;
@@ -186,7 +187,8 @@ pub struct RetryConfig {
     pub max_delay: Duration,
     /// Counted rejections after which an event is dead.
     pub max_attempts: u32,
-    /// How long a publish without a definite answer is tried again in place before the event is marked as failed.
+    /// How long a publish without a definite answer is tried again in place before the event is
+    /// marked as failed.
     pub outage_grace: Duration,
 }
 
@@ -261,8 +263,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings and files of secrets that it
-    /// lacks.
+    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings and
+    /// files of secrets that it lacks.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] with one line per mistake, all of them.
@@ -280,12 +282,16 @@ impl Config {
         let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
         let event = EventConfig::read(&mut reader, &mongodb);
         let dispatch = DispatchConfig::read(&mut reader);
-        let sweep = SweepConfig { interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)) };
+        let sweep = SweepConfig {
+            interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)),
+        };
         let retry = RetryConfig::read(&mut reader);
         let alerts = AlertsConfig::read(&mut reader);
         let admin = AdminConfig::read(&mut reader);
         let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
-        let shutdown = ShutdownConfig { grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)) };
+        let shutdown = ShutdownConfig {
+            grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)),
+        };
         let log = LogConfig::read(&mut reader);
         let read = reader.finish(sources);
         let (shown, files) = (read.shown.clone(), read.files.clone());
@@ -334,7 +340,11 @@ impl fmt::Display for Config {
                 writeln!(f, "{gap}[{in_section}]")?;
                 section = in_section;
             }
-            let line = if value == "(not set)" { format!("# {name} =") } else { format!("{name} = {value}") };
+            let line = if value == "(not set)" {
+                format!("# {name} =")
+            } else {
+                format!("{name} = {value}")
+            };
             writeln!(f, "{line:<44} # {origin}")?;
         }
         Ok(())

@@ -9,8 +9,8 @@ use secrecy::ExposeSecret;
 
 use super::reader::Reader;
 use super::{
-    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead,
-    Ordering, RetryConfig, StreamConfig,
+    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LogConfig, LogFormat, MongodbConfig,
+    NatsConfig, OnDead, Ordering, RetryConfig, StreamConfig,
 };
 use crate::admin;
 use crate::outbox::event::Headers;
@@ -22,23 +22,35 @@ impl MongodbConfig {
         let uri = reader.secret("mongodb.uri", "mongodb.uri_file");
         let (mut in_path, mut readable) = (None, false);
         match &uri {
-            None => reader.missing("mongodb.uri", "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…"),
+            None => reader.missing(
+                "mongodb.uri",
+                "is not set; give MONGODB_URI=mongodb://host/database?replicaSet=…",
+            ),
             Some(uri) => match ConnectionString::parse(uri.expose_secret()) {
                 Ok(parsed) => {
                     if let Some(Tls::Enabled(tls)) = &parsed.tls {
-                        tls.ca_file_path.iter().for_each(|path| reader.authorities("mongodb.uri", path));
-                        tls.cert_key_file_path.iter().for_each(|path| reader.identity("mongodb.uri", path, path));
+                        tls.ca_file_path
+                            .iter()
+                            .for_each(|path| reader.authorities("mongodb.uri", path));
+                        tls.cert_key_file_path
+                            .iter()
+                            .for_each(|path| reader.identity("mongodb.uri", path, path));
                     }
                     (in_path, readable) = (parsed.default_database, true);
                 }
                 // The driver's message may repeat parts of the URI.
-                Err(_) => reader
-                    .mistake("mongodb.uri", "is not a connection string such as mongodb://host/database?replicaSet=…"),
+                Err(_) => reader.mistake(
+                    "mongodb.uri",
+                    "is not a connection string such as mongodb://host/database?replicaSet=…",
+                ),
             },
         }
         let database = reader.optional("mongodb.database").or(in_path).unwrap_or_else(|| {
             if readable {
-                reader.missing("mongodb.database", "is not set; put the database in the URI's path or set it");
+                reader.missing(
+                    "mongodb.database",
+                    "is not set; put the database in the URI's path or set it",
+                );
             }
             String::new()
         });
@@ -69,7 +81,11 @@ impl NatsConfig {
             tls_ca: reader.optional("nats.tls_ca"),
             inbox_prefix: reader.take("nats.inbox_prefix", format!("_INBOX.outboxd.{stream}")),
             ping_interval: reader.within("nats.ping_interval", secs(5), secs(1)..=secs(120)),
-            ack_timeout: reader.within("nats.ack_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
+            ack_timeout: reader.within(
+                "nats.ack_timeout",
+                secs(5),
+                Duration::from_millis(100)..=secs(60),
+            ),
         };
         if nats.servers().is_none() {
             reader.mistake(
@@ -77,16 +93,22 @@ impl NatsConfig {
                 "is not one or more URLs such as nats://host:4222 or tls://host:4222, separated by commas",
             );
         }
-        let token =
-            |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b));
+        let token = |token: &str| {
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b))
+        };
         if reader.is_given("nats.inbox_prefix") && !nats.inbox_prefix.split('.').all(token) {
-            reader.mistake("nats.inbox_prefix", "is not a subject such as _INBOX.tickets, without wildcards");
+            reader.mistake(
+                "nats.inbox_prefix",
+                "is not a subject such as _INBOX.tickets, without wildcards",
+            );
         }
         if nats.user.is_some() != nats.password.is_some() {
             reader.missing("nats.user", "user and password go together");
         }
         match (&nats.tls_cert, &nats.tls_key) {
-            (Some(cert), Some(key)) => reader.identity("nats.tls_cert", Path::new(cert), Path::new(key)),
+            (Some(cert), Some(key)) => {
+                reader.identity("nats.tls_cert", Path::new(cert), Path::new(key))
+            }
             (None, None) => {}
             _ => reader.mistake("nats.tls_cert", "certificate and key go together"),
         }
@@ -111,7 +133,10 @@ impl StreamConfig {
             max_age: reader.take("stream.max_age", Duration::ZERO),
         };
         if stream.name.is_empty() {
-            reader.missing("stream.name", "is not set; give the JetStream stream, or NATS_CLUSTER_ID");
+            reader.missing(
+                "stream.name",
+                "is not set; give the JetStream stream, or NATS_CLUSTER_ID",
+            );
         } else if stream.name.len() > 255
             || stream.name.contains(|c: char| !c.is_ascii_graphic() || "*>./\\".contains(c))
         {
@@ -121,7 +146,10 @@ impl StreamConfig {
             reader.mistake("stream.subjects", "is empty; give at least one subject");
         }
         if !stream.max_age.is_zero() && stream.max_age < stream.duplicate_window {
-            reader.mistake("stream.max_age", "is shorter than stream.duplicate_window; the server refuses that");
+            reader.mistake(
+                "stream.max_age",
+                "is shorter than stream.duplicate_window; the server refuses that",
+            );
         }
         stream
     }
@@ -136,7 +164,8 @@ struct Preset {
     cloudevents_type: Option<&'static str>,
 }
 
-const OUTBOXD: Preset = Preset { subject: "{subject}", key: field::KEY, extra_headers: &[], cloudevents_type: None };
+const OUTBOXD: Preset =
+    Preset { subject: "{subject}", key: field::KEY, extra_headers: &[], cloudevents_type: None };
 /// Of Debezium's outbox event router for MongoDB, with its own defaults.
 const DEBEZIUM: Preset = Preset {
     subject: "outbox.event.{aggregatetype}",
@@ -147,8 +176,10 @@ const DEBEZIUM: Preset = Preset {
 
 impl EventConfig {
     pub(super) fn read(reader: &mut Reader, mongodb: &MongodbConfig) -> Self {
-        let (preset, is_outboxd) =
-            reader.one_of("event.layout", &[("outboxd", (&OUTBOXD, true)), ("debezium", (&DEBEZIUM, false))]);
+        let (preset, is_outboxd) = reader.one_of(
+            "event.layout",
+            &[("outboxd", (&OUTBOXD, true)), ("debezium", (&DEBEZIUM, false))],
+        );
         let subject = reader.take("event.subject", preset.subject.to_owned());
         let prefix = reader.optional::<String>("event.subject_prefix").unwrap_or_default();
         let key = reader.take("event.key", preset.key.to_owned());
@@ -158,21 +189,28 @@ impl EventConfig {
         let extra = reader.take("event.extra_headers", extra);
         let cloudevents = reader.one_of("event.cloudevents", &[("off", false), ("binary", true)]);
         let source = reader.optional("event.cloudevents_source");
-        let source: String = source.unwrap_or_else(|| format!("/{}/{}", mongodb.database, mongodb.collection));
+        let source: String =
+            source.unwrap_or_else(|| format!("/{}/{}", mongodb.database, mongodb.collection));
         let kind = reader.optional::<String>("event.cloudevents_type");
 
         let mut layout = Ok(Layout::default());
         let fields = [&*subject, &*key, &*payload, &*headers];
         if !is_outboxd || fields != [OUTBOXD.subject, field::KEY, field::PAYLOAD, field::HEADERS] {
-            layout = Layout::of_fields(&key, &payload, &headers).map_err(|error| ("event.key", error));
+            layout =
+                Layout::of_fields(&key, &payload, &headers).map_err(|error| ("event.key", error));
         }
-        layout =
-            layout.and_then(|layout| layout.with_subject(&prefix, &subject).map_err(|error| ("event.subject", error)));
+        layout = layout.and_then(|layout| {
+            layout.with_subject(&prefix, &subject).map_err(|error| ("event.subject", error))
+        });
         for header in &extra {
             layout = layout.and_then(|layout| {
                 let (name, template) = header.split_once('=').unwrap_or((header, ""));
                 let is_name = !template.is_empty() && Headers::default().insert(name, "").is_ok();
-                let wanted = || format!("{header:?} is not a header and its text, such as \"eventType={{type}}\"");
+                let wanted = || {
+                    format!(
+                        "{header:?} is not a header and its text, such as \"eventType={{type}}\""
+                    )
+                };
                 match is_name {
                     true => layout.with_header(name, template),
                     false => Err(wanted()),
@@ -183,7 +221,9 @@ impl EventConfig {
         if cloudevents {
             let kind = kind.as_deref().or(preset.cloudevents_type);
             layout = layout.and_then(|layout| {
-                layout.with_cloudevents(&source, kind).map_err(|error| ("event.cloudevents_type", error))
+                layout
+                    .with_cloudevents(&source, kind)
+                    .map_err(|error| ("event.cloudevents_type", error))
             });
         }
         let layout = layout.unwrap_or_else(|(key, error)| {
@@ -198,10 +238,20 @@ impl DispatchConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
         Self {
             max_in_flight: to_usize(reader.within("dispatch.max_in_flight", 1024, 1..=4096)),
-            max_buffered_events: to_usize(reader.within("dispatch.max_buffered_events", 8192, 1..=1_000_000)),
-            max_buffered_bytes: to_usize(reader.within("dispatch.max_buffered_bytes", 16 << 20, 1 << 16..=1 << 32)),
-            ordering: reader.one_of("dispatch.ordering", &[("key", Ordering::Key), ("none", Ordering::None)]),
-            on_dead: reader.one_of("dispatch.on_dead", &[("hold", OnDead::Hold), ("skip", OnDead::Skip)]),
+            max_buffered_events: to_usize(reader.within(
+                "dispatch.max_buffered_events",
+                8192,
+                1..=1_000_000,
+            )),
+            max_buffered_bytes: to_usize(reader.within(
+                "dispatch.max_buffered_bytes",
+                16 << 20,
+                1 << 16..=1 << 32,
+            )),
+            ordering: reader
+                .one_of("dispatch.ordering", &[("key", Ordering::Key), ("none", Ordering::None)]),
+            on_dead: reader
+                .one_of("dispatch.on_dead", &[("hold", OnDead::Hold), ("skip", OnDead::Skip)]),
         }
     }
 }
@@ -210,9 +260,14 @@ impl RetryConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let retry = Self {
             cron: reader.take("retry.cron", "*/10 * * * * *".to_owned()),
-            base_delay: reader.within("retry.base_delay", secs(5), Duration::from_millis(100)..=secs(3600)),
+            base_delay: reader.within(
+                "retry.base_delay",
+                secs(5),
+                Duration::from_millis(100)..=secs(3600),
+            ),
             max_delay: reader.within("retry.max_delay", secs(300), secs(1)..=secs(86_400)),
-            max_attempts: u32::try_from(reader.within("retry.max_attempts", 20, 1..=10_000)).unwrap_or(u32::MAX),
+            max_attempts: u32::try_from(reader.within("retry.max_attempts", 20, 1..=10_000))
+                .unwrap_or(u32::MAX),
             outage_grace: reader.within("retry.outage_grace", secs(30), secs(0)..=secs(3600)),
         };
         if retry.max_delay < retry.base_delay {
@@ -231,12 +286,14 @@ impl AlertsConfig {
         let alerts = Self {
             file_given: reader.is_given("alerts.file"),
             file: reader.take("alerts.file", "outboxd-alerts.jsonl".to_owned()).into(),
-            after_failures: u32::try_from(reader.within("alerts.after_failures", 5, 1..=10_000)).unwrap_or(u32::MAX),
+            after_failures: u32::try_from(reader.within("alerts.after_failures", 5, 1..=10_000))
+                .unwrap_or(u32::MAX),
             stuck_after: reader.within("alerts.stuck_after", secs(300), secs(1)..=secs(86_400)),
             webhook: reader.secret("alerts.webhook", "alerts.webhook_file"),
         };
         if let Some(url) = &alerts.webhook
-            && !reqwest::Url::parse(url.expose_secret()).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
+            && !reqwest::Url::parse(url.expose_secret())
+                .is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
         {
             reader.mistake("alerts.webhook", "is not a URL such as https://host/path");
         }
@@ -251,13 +308,19 @@ impl AdminConfig {
         let admin = Self {
             listen_given: reader.is_given("admin.listen"),
             listen: listen.parse().unwrap_or_else(|_| {
-                reader.mistake("admin.listen", format!("{listen:?} is not an address such as \"{default}\""));
+                reader.mistake(
+                    "admin.listen",
+                    format!("{listen:?} is not an address such as \"{default}\""),
+                );
                 default
             }),
             token: reader.secret("admin.token", "admin.token_file"),
         };
         if admin::needs_token(admin.listen) && admin.token.is_none() {
-            reader.missing("admin.listen", "is not on loopback; set admin.token or admin.token_file too");
+            reader.missing(
+                "admin.listen",
+                "is not on loopback; set admin.token or admin.token_file too",
+            );
         }
         admin
     }
@@ -265,11 +328,13 @@ impl AdminConfig {
 
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let formats =
+            [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
         let format = reader.one_of("log.format", &formats);
         let level = reader.take("log.level", "warn,outboxd=info".to_owned());
         if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
-            reader.mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");
+            reader
+                .mistake("log.level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");
         }
         Self { format, level }
     }
@@ -279,7 +344,8 @@ pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Bounded by the caller's range, all of which fits on 64-bit machines; a smaller one gets its largest.
+/// Bounded by the caller's range, all of which fits on 64-bit machines; a smaller one gets its
+/// largest.
 fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

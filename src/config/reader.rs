@@ -1,6 +1,8 @@
-//! Reads settings one by one from layered sources and gathers every mistake instead of stopping at the first.
+//! Reads settings one by one from layered sources and gathers every mistake instead of stopping at
+//! the first.
 //!
-//! A setting is known because something took it; what nothing took is unknown and refused, with the nearest known name.
+//! A setting is known because something took it; what nothing took is unknown and refused, with the
+//! nearest known name.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -81,17 +83,22 @@ impl Reader {
         if let Some(path) = &sources.file {
             match std::fs::read_to_string(path) {
                 Ok(text) => figment = figment.merge(Layer::file(path, &text, &mut mistakes)),
-                Err(error) => {
-                    mistakes.push(format!("{}: {error}; give the right path or leave it out", path.display()))
-                }
+                Err(error) => mistakes.push(format!(
+                    "{}: {error}; give the right path or leave it out",
+                    path.display()
+                )),
             }
         }
         for (name, key) in CONVENTIONAL {
-            for (name, key) in
-                [((*name).to_owned(), (*key).to_owned()), (format!("{name}_FILE"), format!("{key}_file"))]
-            {
-                if let Some((_, text)) = sources.env.iter().find(|(taken, text)| *taken == name && !text.is_empty()) {
-                    figment = figment.merge(Layer::text(&format!("environment {name}"), &key, text));
+            for (name, key) in [
+                ((*name).to_owned(), (*key).to_owned()),
+                (format!("{name}_FILE"), format!("{key}_file")),
+            ] {
+                if let Some((_, text)) =
+                    sources.env.iter().find(|(taken, text)| *taken == name && !text.is_empty())
+                {
+                    figment =
+                        figment.merge(Layer::text(&format!("environment {name}"), &key, text));
                 }
             }
         }
@@ -145,7 +152,12 @@ impl Reader {
     }
 
     /// A setting with a default and bounds.
-    pub(super) fn within<T>(&mut self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> T
+    pub(super) fn within<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        bounds: RangeInclusive<T>,
+    ) -> T
     where
         T: Setting + PartialOrd,
     {
@@ -156,7 +168,12 @@ impl Reader {
         if !bounds.contains(&value) {
             self.mistake(
                 key,
-                format!("{} is out of range; give {} to {}", value.show(), bounds.start().show(), bounds.end().show()),
+                format!(
+                    "{} is out of range; give {} to {}",
+                    value.show(),
+                    bounds.start().show(),
+                    bounds.end().show()
+                ),
             );
         }
         value
@@ -166,11 +183,18 @@ impl Reader {
     pub(super) fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> T {
         let (default, meaning) = words[0];
         let given = self.take(key, default.to_owned());
-        self.describe("enum", &words.iter().map(|(word, _)| (*word).to_owned()).collect::<Vec<_>>());
+        self.describe(
+            "enum",
+            &words.iter().map(|(word, _)| (*word).to_owned()).collect::<Vec<_>>(),
+        );
         match words.iter().find(|(word, _)| *word == given) {
             Some((_, meaning)) => *meaning,
             None => {
-                let known = words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
+                let known = words
+                    .iter()
+                    .map(|(word, _)| format!("{word:?}"))
+                    .collect::<Vec<_>>()
+                    .join(" or ");
                 self.mistake(key, format!("{given:?} is not known; give {known}"));
                 meaning
             }
@@ -178,13 +202,18 @@ impl Reader {
     }
 
     /// A secret, given by `key` or as the content of the file that `key_file` names.
-    pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretString> {
+    pub(super) fn secret(
+        &mut self,
+        key: &'static str,
+        key_file: &'static str,
+    ) -> Option<SecretString> {
         self.secret.push(key);
         self.schema.extend([(key, String::schema()), (key_file, String::schema())]);
         if self.flags.iter().any(|flag| flag == key) {
             self.mistake(
                 key,
-                "a secret in an argument is seen by every process; use the environment or a file".to_owned(),
+                "a secret in an argument is seen by every process; use the environment or a file"
+                    .to_owned(),
             );
         }
         let direct = self.lookup::<String>(key);
@@ -200,7 +229,10 @@ impl Reader {
                         self.missing(key_file, format!("{path} is empty"));
                     }
                     self.remember(Path::new(&path), text.as_bytes());
-                    (Some(text.trim_end_matches(['\n', '\r']).to_owned()), format!("file {path}, {origin}"))
+                    (
+                        Some(text.trim_end_matches(['\n', '\r']).to_owned()),
+                        format!("file {path}, {origin}"),
+                    )
                 }
                 Err(error) => {
                     self.missing(key_file, format!("{path}: {error}"));
@@ -246,7 +278,8 @@ impl Reader {
 
     /// When everything has been read.
     pub(super) fn finish(mut self, sources: &Sources) -> ReadUp {
-        let unknown: Vec<_> = self.values.keys().filter(|key| !self.known.contains(&key.as_str())).cloned().collect();
+        let unknown: Vec<_> =
+            self.values.keys().filter(|key| !self.known.contains(&key.as_str())).cloned().collect();
         for key in unknown {
             let nearest = nearest(&key, &self.known);
             self.mistake(&key, format!("there is no such setting; the nearest is `{nearest}`"));
@@ -255,11 +288,16 @@ impl Reader {
             let Some(path) = name.strip_prefix(PREFIX).filter(|path| !path.contains("__")) else {
                 continue;
             };
-            // `OUTBOXD_MONGODB_URI` is a slip that would be passed over in silence. Other names aren't ours to judge:
-            // Kubernetes sets `OUTBOXD_PORT` and the like for a service of that name.
-            if let Some(key) = self.known.iter().find(|key| key.replace('.', "_").eq_ignore_ascii_case(path)) {
+            // `OUTBOXD_MONGODB_URI` is a slip that would be passed over in silence. Other names
+            // aren't ours to judge: Kubernetes sets `OUTBOXD_PORT` and the like for a service of
+            // that name.
+            if let Some(key) =
+                self.known.iter().find(|key| key.replace('.', "_").eq_ignore_ascii_case(path))
+            {
                 let right = key.replace('.', "__").to_ascii_uppercase();
-                self.mistakes.push(format!("environment {name}: two underscores nest; write {PREFIX}{right}"));
+                self.mistakes.push(format!(
+                    "environment {name}: two underscores nest; write {PREFIX}{right}"
+                ));
             }
         }
         let Self { shown, files, schema, mistakes, missing, .. } = self;
@@ -273,8 +311,11 @@ impl Reader {
             Ok(read) => Some((read, origin.clone())),
             Err(reason) => {
                 // The value of a secret is never repeated.
-                let shown =
-                    if self.secret.contains(&key) { String::new() } else { format!(", not {}", show_raw(value)) };
+                let shown = if self.secret.contains(&key) {
+                    String::new()
+                } else {
+                    format!(", not {}", show_raw(value))
+                };
                 self.mistake(key, format!("{reason}{shown}"));
                 None
             }
@@ -294,7 +335,8 @@ impl Layer {
         let dict = match data {
             Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
             Err(error) => {
-                // Only its place: the rest of the message repeats the line, which may hold a secret.
+                // Only its place: the rest of the message repeats the line, which may hold a
+                // secret.
                 let place = error.to_string().lines().next().unwrap_or_default().to_owned();
                 mistakes.push(format!("{}: {place}", path.display()));
                 Dict::new()
@@ -305,7 +347,10 @@ impl Layer {
 
     fn text(origin: &str, key: &str, text: &str) -> Self {
         let data = Serialized::default(key, text).data();
-        let dict = data.ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
+        let dict = data
+            .ok()
+            .and_then(|mut profiles| profiles.remove(&Profile::Default))
+            .unwrap_or_default();
         Self { origin: origin.to_owned(), dict }
     }
 }
@@ -320,14 +365,20 @@ impl Provider for Layer {
     }
 }
 
-fn flatten(figment: &Figment, prefix: &str, dict: Dict, into: &mut BTreeMap<String, (Value, String)>) {
+fn flatten(
+    figment: &Figment,
+    prefix: &str,
+    dict: Dict,
+    into: &mut BTreeMap<String, (Value, String)>,
+) {
     for (name, value) in dict {
         let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         match value {
             Value::Dict(_, nested) => flatten(figment, &key, nested, into),
             leaf => {
-                let origin =
-                    figment.get_metadata(leaf.tag()).map_or_else(String::new, |metadata| metadata.name.to_string());
+                let origin = figment
+                    .get_metadata(leaf.tag())
+                    .map_or_else(String::new, |metadata| metadata.name.to_string());
                 into.insert(key, (leaf, origin));
             }
         }
@@ -335,7 +386,11 @@ fn flatten(figment: &Figment, prefix: &str, dict: Dict, into: &mut BTreeMap<Stri
 }
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> &'a str {
-    known.iter().copied().min_by_key(|candidate| strsim::damerau_levenshtein(key, candidate)).unwrap_or("(none)")
+    known
+        .iter()
+        .copied()
+        .min_by_key(|candidate| strsim::damerau_levenshtein(key, candidate))
+        .unwrap_or("(none)")
 }
 
 fn show_raw(value: &Value) -> String {

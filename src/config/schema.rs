@@ -1,6 +1,7 @@
 //! The configuration file as JSON Schema, for editors and for CI.
 //!
-//! Types, defaults and bounds are those the settings are read with; descriptions are the comments of `config/outboxd.toml`.
+//! Types, defaults and bounds are those the settings are read with; descriptions are the comments
+//! of `config/outboxd.toml`.
 
 use serde_json::{Map, Value, json};
 
@@ -47,7 +48,9 @@ fn description(section: &str, name: &str) -> Option<String> {
     for line in rest.lines().take_while(|line| !line.starts_with('[')) {
         let text = line.strip_prefix("# ").unwrap_or(line);
         match text.split_once(" = ") {
-            Some((setting, _)) if setting.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') => {
+            Some((setting, _))
+                if setting.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') =>
+            {
                 if setting == name {
                     return Some(comment).filter(|comment| !comment.is_empty());
                 }

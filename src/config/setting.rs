@@ -78,9 +78,11 @@ impl Setting for Vec<String> {
 
     fn read(value: &Value) -> Result<Self, String> {
         match value {
-            Value::String(_, text) => {
-                Ok(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect())
-            }
+            Value::String(_, text) => Ok(text
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect()),
             Value::Array(_, values) => values.iter().map(String::read).collect(),
             _ => Err("give a list of texts".to_owned()),
         }

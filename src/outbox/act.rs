@@ -1,4 +1,5 @@
-//! What an operator does to events, and the record of it. Needs MongoDB alone, whether a relay runs or not.
+//! What an operator does to events, and the record of it. Needs MongoDB alone, whether a relay runs
+//! or not.
 
 use std::time::Duration;
 
@@ -51,20 +52,27 @@ impl Act {
         found.try_filter_map(async |mut event| Ok(event.remove(field::ID))).try_collect().await
     }
 
-    /// Of the selected, how many got no answer when they were last tried, longer ago than the stream remembers message
-    /// ids: they may be in it already, and a retry would put them there twice.
-    pub(crate) async fn may_come_twice(&self, selection: &Selection, window: Duration) -> Result<u64> {
+    /// Of the selected, how many got no answer when they were last tried, longer ago than the
+    /// stream remembers message ids: they may be in it already, and a retry would put them there
+    /// twice.
+    pub(crate) async fn may_come_twice(
+        &self,
+        selection: &Selection,
+        window: Duration,
+    ) -> Result<u64> {
         let now = self.inspect.now().await?;
         let millis = now.timestamp_millis() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let unanswered = Selection { class: Some("unknown".to_owned()), ..selection.clone() };
         let mut filter = unanswered.filter(self.inspect.layout(), now);
-        filter
-            .insert("failures", doc! { "$not": { "$elemMatch": { "at": { "$gt": DateTime::from_millis(millis) } } } });
+        filter.insert(
+            "failures",
+            doc! { "$not": { "$elemMatch": { "at": { "$gt": DateTime::from_millis(millis) } } } },
+        );
         self.events.count_documents(filter).await
     }
 
-    /// Makes unlocked events due now, dead ones included. A relay that runs hears of it through the change stream.
-    /// Returns how many.
+    /// Makes unlocked events due now, dead ones included. A relay that runs hears of it through the
+    /// change stream. Returns how many.
     pub(crate) async fn retry_now(&self, ids: &[Bson]) -> Result<u64> {
         let unlocked = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false };
         let due = [
@@ -85,7 +93,8 @@ impl Act {
         Ok(self.events.delete_many(dead).await?.deleted_count)
     }
 
-    /// Asks the relay to remove unlocked events: it alone knows which of them it is publishing. Returns how many.
+    /// Asks the relay to remove unlocked events: it alone knows which of them it is publishing.
+    /// Returns how many.
     pub(crate) async fn request_discard(&self, ids: &[Bson]) -> Result<u64> {
         let unlocked = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false };
         let request = vec![doc! { "$set": { field::DISCARD_REQUESTED_AT: "$$NOW" } }];
@@ -94,7 +103,8 @@ impl Act {
 
     /// Removes what was asked to be removed. Only for who holds the lease. Returns how many.
     pub(crate) async fn discard_requested(&self, ids: &[Bson]) -> Result<u64> {
-        let requested = doc! { field::ID: { "$in": ids }, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
+        let requested =
+            doc! { field::ID: { "$in": ids }, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
         Ok(self.events.delete_many(requested).await?.deleted_count)
     }
 
@@ -123,7 +133,10 @@ impl Act {
 
     /// What was done to this outbox, the newest first.
     pub(crate) async fn audit(&self, limit: i64) -> Result<Vec<Document>> {
-        let records = self.audit.find(doc! { "outbox": self.events.name() }).sort(doc! { "at": -1, "_id": -1 });
+        let records = self
+            .audit
+            .find(doc! { "outbox": self.events.name() })
+            .sort(doc! { "at": -1, "_id": -1 });
         records.limit(limit).await?.try_collect().await
     }
 }

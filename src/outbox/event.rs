@@ -1,8 +1,9 @@
-//! What a service hands to the outbox: an [`Event`] and the newtypes that make it valid by construction.
+//! What a service hands to the outbox: an [`Event`] and the newtypes that make it valid by
+//! construction.
 //!
-//! Everything here is checked where it is made, inside the service, because a refusal there costs an error message;
-//! the same mistake found by the relay costs a stuck event. The relay runs the same checks again on what it reads:
-//! a document can be written by any client.
+//! Everything here is checked where it is made, inside the service, because a refusal there costs
+//! an error message; the same mistake found by the relay costs a stuck event. The relay runs the
+//! same checks again on what it reads: a document can be written by any client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,18 +14,22 @@ use serde::Serialize;
 
 use super::payload::{self, PayloadError};
 
-/// Longest subject, in bytes. The server's protocol line holds 4,096; 255 leaves room for a prefix and the reply inbox.
+/// Longest subject, in bytes. The server's protocol line holds 4,096; 255 leaves room for a prefix
+/// and the reply inbox.
 pub const MAX_SUBJECT_BYTES: usize = 255;
-/// Longest ordering key, in bytes. A key is an aggregate's id; a longer one is a mistake, and it is kept in memory.
+/// Longest ordering key, in bytes. A key is an aggregate's id; a longer one is a mistake, and it is
+/// kept in memory.
 pub const MAX_KEY_BYTES: usize = 255;
 /// Longest string `_id`, in bytes. It becomes part of the `Nats-Msg-Id` header.
 pub const MAX_ID_BYTES: usize = 255;
 /// Most headers on one event.
 pub const MAX_HEADERS: usize = 64;
-/// Most bytes of all header names and values of one event. JetStream refuses a header block over 64 KiB.
+/// Most bytes of all header names and values of one event. JetStream refuses a header block over 64
+/// KiB.
 pub const MAX_HEADER_BYTES: usize = 32 * 1024;
-/// Largest payload as published, in bytes, unless [`Outbox::max_payload_bytes`](super::Outbox::max_payload_bytes)
-/// says otherwise: the default `max_payload` of nats-server (1 MiB) less room for the headers.
+/// Largest payload as published, in bytes, unless
+/// [`Outbox::max_payload_bytes`](super::Outbox::max_payload_bytes) says otherwise: the default
+/// `max_payload` of nats-server (1 MiB) less room for the headers.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 1024 * 1024 - MAX_HEADER_BYTES;
 
 /// Why an event, or a part of one, was refused.
@@ -63,7 +68,8 @@ pub enum EventError {
     },
 }
 
-/// The id of an event: the `_id` of its document. Becomes `<db>.<collection>.<_id>` in `Nats-Msg-Id`.
+/// The id of an event: the `_id` of its document. Becomes `<db>.<collection>.<_id>` in
+/// `Nats-Msg-Id`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventId {
     /// What drivers make by default.
@@ -110,8 +116,8 @@ impl From<EventId> for Bson {
 
 /// A NATS subject that is safe to publish to.
 ///
-/// Tokens of printable ASCII joined by single dots, at most [`MAX_SUBJECT_BYTES`] long; no wildcards, and nothing in the
-/// server's own spaces (`$…`, `_INBOX`).
+/// Tokens of printable ASCII joined by single dots, at most [`MAX_SUBJECT_BYTES`] long; no
+/// wildcards, and nothing in the server's own spaces (`$…`, `_INBOX`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subject(Box<str>);
 
@@ -158,7 +164,8 @@ impl Subject {
     }
 }
 
-/// The ordering key of an event: the id of the aggregate it tells about. Events of one key are published in order.
+/// The ordering key of an event: the id of the aggregate it tells about. Events of one key are
+/// published in order.
 ///
 /// Clones share the text: the relay names a key in several places at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -188,11 +195,12 @@ pub struct Headers(Vec<(Box<str>, Box<str>)>);
 impl Headers {
     /// Adds a header.
     ///
-    /// The name is an HTTP token, not one of the server's own (`Nats-…`); the value is printable ASCII or UTF-8 text
-    /// without control characters.
+    /// The name is an HTTP token, not one of the server's own (`Nats-…`); the value is printable
+    /// ASCII or UTF-8 text without control characters.
     ///
     /// # Errors
-    /// [`EventError::Header`] for a bad name or value, or over [`MAX_HEADERS`] or [`MAX_HEADER_BYTES`] in all.
+    /// [`EventError::Header`] for a bad name or value, or over [`MAX_HEADERS`] or
+    /// [`MAX_HEADER_BYTES`] in all.
     pub fn insert(&mut self, name: &str, value: &str) -> Result<(), EventError> {
         let refuse = |reason| EventError::Header { name: name.chars().take(64).collect(), reason };
         if name.is_empty() || !name.bytes().all(is_header_name_byte) {
@@ -265,12 +273,15 @@ pub struct Event {
 impl Event {
     /// Makes an event with a new ObjectId.
     ///
-    /// `payload` is anything that serialises to a BSON document or array (published as JSON), a string, or
-    /// [`bson::Binary`] (both published byte for byte).
+    /// `payload` is anything that serialises to a BSON document or array (published as JSON), a
+    /// string, or [`bson::Binary`] (both published byte for byte).
     ///
     /// # Errors
     /// [`EventError::Subject`] or [`EventError::Payload`]. Its size is checked when it is enqueued.
-    pub fn new(subject: impl Into<Box<str>>, payload: &(impl Serialize + ?Sized)) -> Result<Self, EventError> {
+    pub fn new(
+        subject: impl Into<Box<str>>,
+        payload: &(impl Serialize + ?Sized),
+    ) -> Result<Self, EventError> {
         let payload = bson::serialize_to_bson(payload).map_err(PayloadError::from)?;
         Ok(Self {
             id: EventId::ObjectId(ObjectId::new()),
@@ -294,7 +305,8 @@ impl Event {
         Ok(self)
     }
 
-    /// Replaces the id, for a service that derives ids from its own data so that a repeated request can't enqueue twice.
+    /// Replaces the id, for a service that derives ids from its own data so that a repeated request
+    /// can't enqueue twice.
     pub fn with_id(mut self, id: EventId) -> Result<Self, EventError> {
         if let EventId::String(id) = &id {
             EventId::string(&**id)?;
@@ -339,7 +351,15 @@ mod tests {
         ] {
             assert!(Subject::new(subject).is_err(), "{subject:?}");
         }
-        for subject in ["ticket:created", "a", "a.b.c", "a$b", "_INBOXES", "orders.v1-2_x/y=z", &"x".repeat(255)] {
+        for subject in [
+            "ticket:created",
+            "a",
+            "a.b.c",
+            "a$b",
+            "_INBOXES",
+            "orders.v1-2_x/y=z",
+            &"x".repeat(255),
+        ] {
             assert!(Subject::new(subject).is_ok(), "{subject:?}");
         }
     }

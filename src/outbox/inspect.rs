@@ -1,7 +1,8 @@
 //! What the operator asks of an outbox: bounded reads that leave the relay alone.
 //!
-//! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only counted. Documents are
-//! read leniently: whoever looks for what is wrong must be shown what is wrong.
+//! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only
+//! counted. Documents are read leniently: whoever looks for what is wrong must be shown what is
+//! wrong.
 
 use std::sync::Arc;
 
@@ -73,7 +74,8 @@ pub(crate) struct Stats {
     pub(crate) failed: u64,
     pub(crate) parked: u64,
     pub(crate) dead: u64,
-    /// Age of the oldest event, dead ones included; of the locked ones, the first in the collection's own order.
+    /// Age of the oldest event, dead ones included; of the locked ones, the first in the
+    /// collection's own order.
     pub(crate) oldest_seconds: Option<u64>,
     /// Stuck events by subject, the most first.
     pub(crate) stuck_by_subject: Vec<Stuck>,
@@ -123,13 +125,19 @@ impl Inspect {
     }
 
     /// The selected events, oldest first, and how many there are in all.
-    pub(crate) async fn list(&self, selection: &Selection, skip: u64, limit: i64) -> Result<(Vec<Entry>, u64)> {
+    pub(crate) async fn list(
+        &self,
+        selection: &Selection,
+        skip: u64,
+        limit: i64,
+    ) -> Result<(Vec<Entry>, u64)> {
         let now = self.now().await?;
         let filter = selection.filter(&self.layout, now);
         let shown = doc! { self.layout.payload(): 0, self.layout.headers(): 0, field::FAILURES: { "$slice": -1 } };
         let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
         let found = found.skip(skip).limit(limit).projection(shown).await?;
-        let entries = found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
+        let entries =
+            found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
         Ok((entries, self.events.count_documents(filter).await?))
     }
 
@@ -217,8 +225,10 @@ impl Inspect {
         let mut stats = Stats::default();
         let mut groups = self.events.aggregate(pipeline).await?;
         while let Some(group) = groups.try_next().await? {
-            let subject = group.get_str("_id").unwrap_or("(not a text)").chars().take(255).collect();
-            let (failed, parked, dead) = (count(&group, "failed"), count(&group, "parked"), count(&group, "dead"));
+            let subject =
+                group.get_str("_id").unwrap_or("(not a text)").chars().take(255).collect();
+            let (failed, parked, dead) =
+                (count(&group, "failed"), count(&group, "parked"), count(&group, "dead"));
             stats.failed += failed;
             stats.parked += parked;
             stats.dead += dead;
@@ -229,7 +239,13 @@ impl Inspect {
             let oldest_seconds = seconds_since(oldest, now);
             stats.oldest_seconds = stats.oldest_seconds.max(Some(oldest_seconds));
             if stats.stuck_by_subject.len() < SUBJECTS as usize {
-                stats.stuck_by_subject.push(Stuck { subject, failed, parked, dead, oldest_seconds });
+                stats.stuck_by_subject.push(Stuck {
+                    subject,
+                    failed,
+                    parked,
+                    dead,
+                    oldest_seconds,
+                });
             }
         }
         let first = self.events.find_one(doc! {}).projection(doc! { field::TS: 1 }).await?;
@@ -250,7 +266,10 @@ impl Inspect {
         let Some(earlier) = self.of_its_key(event, "$lt") else { return Ok(None) };
         let now = self.now().await?;
         let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(head.projection(doc! { self.layout.payload(): 0 }).await?.map(|head| Entry::read(&head, &self.layout, now)))
+        Ok(head
+            .projection(doc! { self.layout.payload(): 0 })
+            .await?
+            .map(|head| Entry::read(&head, &self.layout, now)))
     }
 
     /// How many stuck events of the same key are younger than this one.
@@ -261,7 +280,8 @@ impl Inspect {
 
     fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
         let key = self.layout.shown_key(|name| event.get(name).cloned())?;
-        let mut filter = doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(&key) };
+        let mut filter =
+            doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(&key) };
         // Without `ts`, the order is that of the ids.
         let by = if event.get_timestamp(field::TS).is_ok() { field::TS } else { field::ID };
         filter.insert(by, doc! { than: event.get(by)? });
@@ -324,7 +344,9 @@ impl Entry {
     fn read(event: &Document, layout: &Layout, now: DateTime) -> Self {
         let get = |name: &str| event.get(name).cloned();
         let failures = event.get_array(field::FAILURES).ok();
-        let failure = failures.and_then(|failures| failures.last()?.as_document().cloned()).unwrap_or_default();
+        let failure = failures
+            .and_then(|failures| failures.last()?.as_document().cloned())
+            .unwrap_or_default();
         Self {
             id: event.get(field::ID).map(shown_id).unwrap_or_default(),
             state: State::of(event),

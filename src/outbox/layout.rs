@@ -1,8 +1,9 @@
-//! Where the parts of an event stand in a document: in the fields of the event contract, or in those of an outbox that was
-//! there before.
+//! Where the parts of an event stand in a document: in the fields of the event contract, or in
+//! those of an outbox that was there before.
 //!
-//! A layout that is not the contract's own takes documents as they are: what a writer there doesn't leave (`isLocked`, `ts`,
-//! `failures`) may be missing, and keys and parts of subjects may be ids and numbers as well as strings.
+//! A layout that is not the contract's own takes documents as they are: what a writer there doesn't
+//! leave (`isLocked`, `ts`, `failures`) may be missing, and keys and parts of subjects may be ids
+//! and numbers as well as strings.
 
 use std::borrow::Cow;
 
@@ -80,21 +81,31 @@ impl Layout {
     /// A layout of other fields, for documents that were not written for outboxd.
     ///
     /// # Errors
-    /// A name that is empty, has a dot, a brace or a leading `$`, or is one of the relay's own fields.
+    /// A name that is empty, has a dot, a brace or a leading `$`, or is one of the relay's own
+    /// fields.
     pub fn of_fields(key: &str, payload: &str, headers: &str) -> Result<Self, String> {
         for name in [key, payload, headers] {
             check_name(name)?;
         }
-        Ok(Self { is_own: false, key: key.into(), payload: payload.into(), headers: headers.into(), ..Self::default() })
+        Ok(Self {
+            is_own: false,
+            key: key.into(),
+            payload: payload.into(),
+            headers: headers.into(),
+            ..Self::default()
+        })
     }
 
-    /// Makes the subject of this template, behind a prefix. Comes first: what an earlier template named is forgotten.
+    /// Makes the subject of this template, behind a prefix. Comes first: what an earlier template
+    /// named is forgotten.
     ///
     /// # Errors
     /// A brace without its other half, a bad name of a field, or more than [`MAX_FIELDS`] fields.
     pub fn with_subject(mut self, prefix: &str, template: &str) -> Result<Self, String> {
         if prefix.contains(['{', '}']) {
-            return Err(format!("{prefix:?} has a brace; fields belong into the subject's template"));
+            return Err(format!(
+                "{prefix:?} has a brace; fields belong into the subject's template"
+            ));
         }
         self.fields.clear();
         self.subject = self.template(&format!("{prefix}{template}"))?;
@@ -111,7 +122,8 @@ impl Layout {
         Ok(self)
     }
 
-    /// Adds the attributes of CloudEvents 1.0 as `ce-` headers (binary mode). The type is that of the template, or the subject.
+    /// Adds the attributes of CloudEvents 1.0 as `ce-` headers (binary mode). The type is that of
+    /// the template, or the subject.
     ///
     /// # Errors
     /// As [`Layout::with_subject`].
@@ -135,7 +147,9 @@ impl Layout {
             if fixed.len() == rest.len() {
                 break;
             }
-            let (name, after) = after.split_once('}').ok_or_else(|| format!("{text:?} has a `{{` without its `}}`"))?;
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| format!("{text:?} has a `{{` without its `}}`"))?;
             check_name(name)?;
             let at = self.fields.iter().position(|known| **known == *name).unwrap_or_else(|| {
                 self.fields.push(name.into());
@@ -146,7 +160,9 @@ impl Layout {
         }
         match self.fields.len() {
             ..=MAX_FIELDS => Ok(Template(parts)),
-            _ => Err(format!("{text:?} names one field too many: {MAX_FIELDS} in all templates are the most")),
+            _ => Err(format!(
+                "{text:?} names one field too many: {MAX_FIELDS} in all templates are the most"
+            )),
         }
     }
 
@@ -211,7 +227,8 @@ impl Layout {
         Ok(filled.into())
     }
 
-    /// Adds the headers that are made of other parts of the event. One that the event has itself stays as it is.
+    /// Adds the headers that are made of other parts of the event. One that the event has itself
+    /// stays as it is.
     pub(super) fn complete(
         &self,
         record: &mut OutboxRecord,
@@ -244,7 +261,10 @@ impl Layout {
             ("ce-type", Some(kind)),
             ("ce-subject", record.key.as_ref().map(|key| key.as_str().to_owned().into())),
             ("ce-time", time.map(Cow::from)),
-            ("ce-datacontenttype", content_type.map(Cow::from).or_else(|| is_json.then(|| "application/json".into()))),
+            (
+                "ce-datacontenttype",
+                content_type.map(Cow::from).or_else(|| is_json.then(|| "application/json".into())),
+            ),
         ] {
             if let Some(text) = text
                 && record.headers.get(name).is_none()
@@ -276,7 +296,8 @@ impl Layout {
         doc! { "$in": forms }.into()
     }
 
-    /// Adds to a query: whatever was written before this time. Without `ts`, the time in an ObjectId counts.
+    /// Adds to a query: whatever was written before this time. Without `ts`, the time in an
+    /// ObjectId counts.
     pub fn before(&self, filter: &mut Document, time: Timestamp) {
         if self.is_own {
             filter.insert(field::TS, doc! { "$lt": time });
@@ -284,8 +305,7 @@ impl Layout {
         }
         let mut id = [0; 12];
         id[..4].copy_from_slice(&time.time.to_be_bytes());
-        let by_id =
-            doc! { field::TS: { "$not": { "$type": "timestamp" } }, field::ID: { "$lt": ObjectId::from_bytes(id) } };
+        let by_id = doc! { field::TS: { "$not": { "$type": "timestamp" } }, field::ID: { "$lt": ObjectId::from_bytes(id) } };
         filter.insert("$or", [doc! { field::TS: { "$lt": time } }, by_id]);
     }
 
@@ -316,10 +336,13 @@ impl Layout {
     /// In a query: documents whose subject matches a regular expression.
     pub fn subject_matches(&self, regex: String) -> Document {
         match &self.subject.0[..] {
-            [Part::Field(only)] if self.is_own => doc! { &*self.fields[*only]: { "$regex": regex } },
+            [Part::Field(only)] if self.is_own => {
+                doc! { &*self.fields[*only]: { "$regex": regex } }
+            }
             _ => {
                 let is_text = doc! { "$eq": [{ "$type": self.subject_of_document() }, "string"] };
-                let matches = doc! { "$regexMatch": { "input": self.subject_of_document(), "regex": regex } };
+                let matches =
+                    doc! { "$regexMatch": { "input": self.subject_of_document(), "regex": regex } };
                 doc! { "$expr": { "$cond": [is_text, matches, false] } }
             }
         }
@@ -358,7 +381,9 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("{name:?} is not the name of a field at the top of a document"));
     }
     if BOOKKEEPING.contains(&name) {
-        return Err(format!("`{name}` is a field that the relay writes; it can't be a part of an event"));
+        return Err(format!(
+            "`{name}` is a field that the relay writes; it can't be a part of an event"
+        ));
     }
     Ok(())
 }

@@ -22,8 +22,9 @@ pub(crate) struct Mark {
     pub(crate) next: Next,
 }
 
-/// What MongoDB says of a document that it will never write so: bad value, failed to parse, type mismatch, path not viable,
-/// immutable field, validation, parallel arrays, and three of being too large.
+/// What MongoDB says of a document that it will never write so: bad value, failed to parse, type
+/// mismatch, path not viable, immutable field, validation, parallel arrays, and three of being too
+/// large.
 const NEVER: [i32; 10] = [2, 9, 14, 28, 66, 121, 171, 10334, 17419, 17420];
 
 /// A mark or a park that the server refused.
@@ -44,7 +45,9 @@ impl Refused {
         let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
         match (index, error.get_i32("code")) {
             (Some(index), Ok(code)) if NEVER.contains(&code) => Ok(Self { index, error: said }),
-            (_, code) => Err(mongodb::error::Error::custom(format!("{said} (code {})", code.unwrap_or(0)))),
+            (_, code) => {
+                Err(mongodb::error::Error::custom(format!("{said} (code {})", code.unwrap_or(0))))
+            }
         }
     }
 }
@@ -58,8 +61,8 @@ pub(crate) enum Next {
     Dead,
 }
 
-/// A pipeline, so that a document whose bookkeeping fields are of the wrong type can be marked too. The filter makes it
-/// safe to repeat: one relay makes one failure of an event at one time.
+/// A pipeline, so that a document whose bookkeeping fields are of the wrong type can be marked too.
+/// The filter makes it safe to repeat: one relay makes one failure of an event at one time.
 pub(super) fn mark_update(mark: &Mark) -> Document {
     let failure = doc! {
         "at": mark.at,

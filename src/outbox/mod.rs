@@ -1,7 +1,8 @@
 //! The library half: what a service links to write events, and what the relay shares with it.
 //!
-//! A service calls [`Outbox::enqueue`] inside its own MongoDB transaction; the event becomes a document that commits or
-//! rolls back together with the record it tells about. Nothing in here knows NATS, HTTP or a command line.
+//! A service calls [`Outbox::enqueue`] inside its own MongoDB transaction; the event becomes a
+//! document that commits or rolls back together with the record it tells about. Nothing in here
+//! knows NATS, HTTP or a command line.
 
 #[cfg(feature = "relay")]
 pub(crate) mod act;

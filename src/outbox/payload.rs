@@ -1,11 +1,12 @@
 //! How a payload becomes the bytes of a message.
 //!
-//! A document or an array is published as plain JSON, the way a consumer in any language expects it: ids and UUIDs as
-//! strings, dates as RFC 3339, 128-bit decimals as strings, 64-bit integers as numbers, binary as base64. There is no
-//! `{"$oid": …}`. A string or binary payload goes out byte for byte.
+//! A document or an array is published as plain JSON, the way a consumer in any language expects
+//! it: ids and UUIDs as strings, dates as RFC 3339, 128-bit decimals as strings, 64-bit integers as
+//! numbers, binary as base64. There is no `{"$oid": …}`. A string or binary payload goes out byte
+//! for byte.
 //!
-//! Types without a plain form in JSON (code, regular expressions, min and max key, …) are refused rather than guessed:
-//! a consumer could not tell what they were. So are NaN and the infinities.
+//! Types without a plain form in JSON (code, regular expressions, min and max key, …) are refused
+//! rather than guessed: a consumer could not tell what they were. So are NaN and the infinities.
 
 use std::io::Write;
 
@@ -13,7 +14,8 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bson::{Bson, RawArray, RawBsonRef, RawDocument};
 
-/// Deepest nesting of documents and arrays in a payload: MongoDB's own limit for a document is 100 levels.
+/// Deepest nesting of documents and arrays in a payload: MongoDB's own limit for a document is 100
+/// levels.
 pub const MAX_DEPTH: usize = 100;
 
 /// The dates that RFC 3339 can write, in milliseconds since 1970: the years 0 to 9999.
@@ -81,7 +83,11 @@ pub fn published_len(payload: &Bson) -> Result<usize, PayloadError> {
     }
 }
 
-fn write_document(out: &mut Vec<u8>, document: &RawDocument, depth: usize) -> Result<(), PayloadError> {
+fn write_document(
+    out: &mut Vec<u8>,
+    document: &RawDocument,
+    depth: usize,
+) -> Result<(), PayloadError> {
     if depth > MAX_DEPTH {
         return Err(PayloadError::TooDeep);
     }
@@ -128,14 +134,20 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: usize) -> Result
         RawBsonRef::Decimal128(number) => write_display(out, format_args!("\"{number}\"")),
         RawBsonRef::ObjectId(id) => write_display(out, format_args!("\"{id}\"")),
         RawBsonRef::DateTime(date) if RFC_3339_MILLIS.contains(&date.timestamp_millis()) => {
-            write_string(out, &date.try_to_rfc3339_string().map_err(|_| PayloadError::NotJson(BAD_DATE))?);
+            write_string(
+                out,
+                &date.try_to_rfc3339_string().map_err(|_| PayloadError::NotJson(BAD_DATE))?,
+            );
         }
         RawBsonRef::DateTime(_) => return Err(PayloadError::NotJson(BAD_DATE)),
         RawBsonRef::Binary(binary) => match (binary.subtype, binary.bytes.try_into()) {
             (bson::spec::BinarySubtype::Uuid, Ok(bytes)) => {
                 write_display(out, format_args!("\"{}\"", bson::Uuid::from_bytes(bytes)));
             }
-            _ => write_display(out, format_args!("\"{}\"", Base64Display::new(binary.bytes, &BASE64))),
+            _ => write_display(
+                out,
+                format_args!("\"{}\"", Base64Display::new(binary.bytes, &BASE64)),
+            ),
         },
         other => return Err(PayloadError::NotJson(type_name(other))),
     }
@@ -147,7 +159,8 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
 }
 
 fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(out, value).expect("text and finite numbers are JSON, and a Vec takes all that is written");
+    serde_json::to_writer(out, value)
+        .expect("text and finite numbers are JSON, and a Vec takes all that is written");
 }
 
 fn write_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -198,7 +211,8 @@ mod tests {
 
     fn published(payload: bson::Document) -> Result<String, PayloadError> {
         let raw = bson::serialize_to_raw_document_buf(&payload).expect("a document is BSON");
-        to_bytes(RawBsonRef::Document(&raw)).map(|bytes| String::from_utf8(bytes).expect("JSON is UTF-8"))
+        to_bytes(RawBsonRef::Document(&raw))
+            .map(|bytes| String::from_utf8(bytes).expect("JSON is UTF-8"))
     }
 
     #[test]
@@ -247,7 +261,10 @@ mod tests {
             Bson::Double(f64::INFINITY),
             Bson::DateTime(bson::DateTime::MAX),
         ] {
-            assert!(matches!(published(doc! { "x": value.clone() }), Err(PayloadError::NotJson(_))), "{value:?}");
+            assert!(
+                matches!(published(doc! { "x": value.clone() }), Err(PayloadError::NotJson(_))),
+                "{value:?}"
+            );
         }
     }
 

@@ -1,8 +1,9 @@
 //! The event document as the relay reads it, in the fields that a [`Layout`] names.
 //!
-//! Every document is hostile input: any client can write one. Reading never panics; what doesn't follow the contract
-//! becomes [`Malformed`] with a reason an operator understands. Two things it can't do for such a document: mark one whose
-//! `_id` is huge or not UTF-8, and find a `key` behind a field name that isn't UTF-8.
+//! Every document is hostile input: any client can write one. Reading never panics; what doesn't
+//! follow the contract becomes [`Malformed`] with a reason an operator understands. Two things it
+//! can't do for such a document: mark one whose `_id` is huge or not UTF-8, and find a `key` behind
+//! a field name that isn't UTF-8.
 
 use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
 
@@ -10,7 +11,8 @@ use super::event::{EventError, EventId, Headers, Key, Subject};
 use super::layout::{Layout, Values};
 use super::payload::{self, type_name};
 
-/// Largest `_id` of whatever type that is used to mark a document: a thousand marks fit in one command.
+/// Largest `_id` of whatever type that is used to mark a document: a thousand marks fit in one
+/// command.
 pub const MAX_ANY_ID_BYTES: usize = 8 << 10;
 
 /// Field names of the event document.
@@ -31,8 +33,8 @@ pub mod field {
     pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";
 }
 
-/// What every document matches, with a key or without. Unless a query says a word about the key, the server doesn't take the
-/// index of what is unlocked: it reads the whole outbox.
+/// What every document matches, with a key or without. Unless a query says a word about the key,
+/// the server doesn't take the index of what is unlocked: it reads the whole outbox.
 #[cfg(feature = "relay")]
 pub(crate) fn any_key() -> bson::Document {
     bson::doc! { "$gte": Bson::MinKey }
@@ -43,7 +45,8 @@ pub(crate) fn any_key() -> bson::Document {
 pub enum Custody {
     /// `isLocked: true`: the live path owns it.
     Live,
-    /// `isLocked: false`: it failed or was parked; the retrier publishes it once this time (ms since the epoch) has come.
+    /// `isLocked: false`: it failed or was parked; the retrier publishes it once this time (ms
+    /// since the epoch) has come.
     Unlocked {
         /// `nextAttemptAt`, or 0 for an event that was parked.
         due_at_ms: i64,
@@ -78,8 +81,8 @@ pub struct OutboxRecord {
 /// A document that can't be published, whatever the broker does.
 #[derive(Debug, Clone)]
 pub struct Malformed {
-    /// `_id` as found, which may be of any type. `None` when it isn't UTF-8 or over [`MAX_ANY_ID_BYTES`]: such a document
-    /// can't be marked.
+    /// `_id` as found, which may be of any type. `None` when it isn't UTF-8 or over
+    /// [`MAX_ANY_ID_BYTES`]: such a document can't be marked.
     pub id: Option<Bson>,
     /// `key`, if that much could be read: the events behind it wait.
     pub key: Option<Key>,
@@ -96,7 +99,8 @@ impl OutboxRecord {
     /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
     pub fn parse(document: &RawDocument, layout: &Layout) -> Result<Self, Box<Malformed>> {
         read(document, layout).map_err(|reason| {
-            let key = document.get(layout.key()).ok().flatten().and_then(|key| layout.text(key).ok());
+            let key =
+                document.get(layout.key()).ok().flatten().and_then(|key| layout.text(key).ok());
             Box::new(Malformed {
                 id: document.get(field::ID).ok().flatten().and_then(small_id),
                 key: key.and_then(|key| Key::new(key).ok()),
@@ -112,7 +116,9 @@ impl OutboxRecord {
 pub(crate) fn written_at(get: impl Fn(&str) -> Option<Bson>) -> Option<u32> {
     match (get(field::TS), get(field::ID)) {
         (Some(Bson::Timestamp(ts)), _) => Some(ts.time),
-        (_, Some(Bson::ObjectId(id))) => u32::try_from(id.timestamp().timestamp_millis() / 1000).ok(),
+        (_, Some(Bson::ObjectId(id))) => {
+            u32::try_from(id.timestamp().timestamp_millis() / 1000).ok()
+        }
         _ => None,
     }
 }
@@ -125,7 +131,8 @@ fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
 
 /// Walks the elements once; `get` for each field would walk them once per field.
 fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String> {
-    let (mut id, mut ts, mut key, mut payload, mut headers, mut is_locked) = (None, None, None, None, None, None);
+    let (mut id, mut ts, mut key, mut payload, mut headers, mut is_locked) =
+        (None, None, None, None, None, None);
     let (mut attempts, mut due_at_ms, mut dead, mut discarding) = (0, 0, false, false);
     let (mut values, mut subject) = (Values::default(), None);
     for element in document.iter() {
@@ -158,7 +165,9 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
             _ => {}
         }
         if let Some(place) = layout.place(name) {
-            once(name, &mut values[place], || layout.text(value).map_err(|wanted| wrong_type(name, wanted, value)))?;
+            once(name, &mut values[place], || {
+                layout.text(value).map_err(|wanted| wrong_type(name, wanted, value))
+            })?;
             if subject.is_none()
                 && let Ok(text) = layout.subject(&values)
             {
@@ -199,7 +208,8 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
         subject: match subject {
             Some(subject) => subject,
             // A part of it is missing, unless it has none.
-            None => Subject::new(layout.subject(&values).map_err(missing)?).map_err(|error| error.to_string())?,
+            None => Subject::new(layout.subject(&values).map_err(missing)?)
+                .map_err(|error| error.to_string())?,
         },
         key,
         payload,
@@ -211,7 +221,11 @@ fn read(document: &RawDocument, layout: &Layout) -> Result<OutboxRecord, String>
     Ok(record)
 }
 
-fn once<T>(name: &str, slot: &mut Option<T>, read: impl FnOnce() -> Result<T, String>) -> Result<(), String> {
+fn once<T>(
+    name: &str,
+    slot: &mut Option<T>,
+    read: impl FnOnce() -> Result<T, String>,
+) -> Result<(), String> {
     if slot.is_some() {
         return Err(format!("`{name}` stands twice in the document"));
     }
@@ -224,7 +238,10 @@ fn read_id(value: RawBsonRef<'_>) -> Result<EventId, String> {
         RawBsonRef::ObjectId(id) => Ok(EventId::ObjectId(id)),
         RawBsonRef::String(id) => EventId::string(id).map_err(|error| error.to_string()),
         RawBsonRef::Binary(binary) if binary.subtype == bson::spec::BinarySubtype::Uuid => {
-            let bytes = binary.bytes.try_into().map_err(|_| "`_id` is a UUID of the wrong length".to_owned())?;
+            let bytes = binary
+                .bytes
+                .try_into()
+                .map_err(|_| "`_id` is a UUID of the wrong length".to_owned())?;
             Ok(EventId::Uuid(bson::Uuid::from_bytes(bytes)))
         }
         other => Err(wrong_type(field::ID, "an ObjectId, a UUID or a string", other)),
@@ -240,7 +257,11 @@ fn read_headers(name: &str, value: RawBsonRef<'_>) -> Result<Headers, String> {
         let (name, value) = element.map_err(|error| format!("not valid BSON: {error}"))?;
         let RawBsonRef::String(value) = value else {
             let reason = "its value is not a string";
-            return Err(EventError::Header { name: name.as_str().chars().take(64).collect(), reason }.to_string());
+            return Err(EventError::Header {
+                name: name.as_str().chars().take(64).collect(),
+                reason,
+            }
+            .to_string());
         };
         headers.insert(name.as_str(), value).map_err(|error| error.to_string())?;
     }
@@ -259,7 +280,9 @@ fn read_attempts(value: RawBsonRef<'_>) -> u32 {
 /// A writer that left `ts` out: the second in its ObjectId is the best order there is.
 fn ts_of_id(id: &EventId) -> Timestamp {
     let time = match id {
-        EventId::ObjectId(id) => u32::try_from(id.timestamp().timestamp_millis() / 1000).unwrap_or(0),
+        EventId::ObjectId(id) => {
+            u32::try_from(id.timestamp().timestamp_millis() / 1000).unwrap_or(0)
+        }
         EventId::Uuid(_) | EventId::String(_) => 0,
     };
     Timestamp { time, increment: 0 }
@@ -283,7 +306,10 @@ mod tests {
     }
 
     fn parse(document: &Document) -> Result<OutboxRecord, Box<Malformed>> {
-        OutboxRecord::parse(&RawDocumentBuf::try_from(document).expect("a document is BSON"), &Layout::default())
+        OutboxRecord::parse(
+            &RawDocumentBuf::try_from(document).expect("a document is BSON"),
+            &Layout::default(),
+        )
     }
 
     #[test]
@@ -300,9 +326,17 @@ mod tests {
     fn each_breach_of_the_contract_is_named() {
         for (name, value, said) in [
             ("subject", Bson::Null, "`subject` is of type null; it must be a string"),
-            ("subject", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
+            (
+                "subject",
+                "a b".into(),
+                "invalid subject: only printable ASCII without spaces is allowed",
+            ),
             ("key", Bson::Null, "`key` is of type null; it must be a string, or left out"),
-            ("key", "".into(), "invalid key: it is empty; leave the key out for an event without order"),
+            (
+                "key",
+                "".into(),
+                "invalid key: it is empty; leave the key out for an event without order",
+            ),
             (
                 "payload",
                 5.into(),
@@ -320,7 +354,11 @@ mod tests {
             ),
             ("headers", doc! { "a": 1 }.into(), "invalid header \"a\": its value is not a string"),
             ("isLocked", "yes".into(), "`isLocked` is of type string; it must be a bool"),
-            ("nextAttemptAt", Bson::Array(vec![]), "`nextAttemptAt` is of type array; it must be a date, or left out"),
+            (
+                "nextAttemptAt",
+                Bson::Array(vec![]),
+                "`nextAttemptAt` is of type array; it must be a date, or left out",
+            ),
             ("deadAt", 1.into(), "`deadAt` is of type int; it must be a date, or left out"),
             ("ts", 5.into(), "`ts` is of type int; it must be a timestamp"),
             ("_id", 5.into(), "`_id` is of type int; it must be an ObjectId, a UUID or a string"),

@@ -26,7 +26,8 @@ pub(crate) struct Selection {
 impl Selection {
     /// As a filter. Text from outside is only ever compared, never a query itself.
     pub(crate) fn filter(&self, layout: &Layout, now: DateTime) -> Document {
-        let is_locked = if self.state == Some(State::Locked) { layout.locked() } else { false.into() };
+        let is_locked =
+            if self.state == Some(State::Locked) { layout.locked() } else { false.into() };
         let mut filter = doc! { field::IS_LOCKED: is_locked };
         match self.state {
             Some(State::Dead) => drop(filter.insert(field::DEAD_AT, doc! { "$ne": Bson::Null })),
@@ -42,7 +43,10 @@ impl Selection {
         }
         let mut all = Vec::new();
         if !self.ids.is_empty() {
-            filter.insert(field::ID, doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() });
+            filter.insert(
+                field::ID,
+                doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() },
+            );
         }
         if let Some(subject) = &self.subject {
             let pattern: Vec<_> = subject.split('*').map(escape).collect();
@@ -50,17 +54,21 @@ impl Selection {
         }
         match &self.key {
             Some(key) => drop(filter.insert(layout.key(), layout.of_key(key))),
-            None if self.state != Some(State::Locked) => drop(filter.insert(layout.key(), any_key())),
+            None if self.state != Some(State::Locked) => {
+                drop(filter.insert(layout.key(), any_key()))
+            }
             None => {}
         }
         if let Some(age) = self.older_than {
-            let before = now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            let before =
+                now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
             layout.before(&mut filter, before);
         }
         for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
             if let Some(wanted) = wanted {
-                let last = doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
+                let last =
+                    doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
                 let found = doc! { "$getField": { "field": name, "input": last } };
                 all.push(doc! { "$expr": { "$eq": [found, { "$literal": wanted }] } });
             }

@@ -1,12 +1,15 @@
 //! Every query the relay makes on the outbox, in one place.
 //!
-//! Writes are `w: majority` and may be repeated without harm: what was done stays done. Reads that decide about order are
-//! taken from one snapshot, so an event is never seen unlocked while the failure it waits behind is not.
+//! Writes are `w: majority` and may be repeated without harm: what was done stays done. Reads that
+//! decide about order are taken from one snapshot, so an event is never seen unlocked while the
+//! failure it waits behind is not.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{Bson, Document, RawArray, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{
+    Bson, Document, RawArray, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc,
+};
 use futures_util::StreamExt;
 use mongodb::error::Result;
 use mongodb::options::Hint;
@@ -22,14 +25,15 @@ use crate::config::{Config, OnDead, Ordering};
 use crate::relay::publish::Acked;
 use crate::relay::world::{EventPage, EventStore, EventTail};
 
-/// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of which the driver holds
-/// two or three copies.
+/// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB,
+/// of which the driver holds two or three copies.
 const BATCH: u32 = 1000;
 /// Most events counted to say how many are stuck.
 const MAX_COUNTED: u64 = 10_000;
 /// Characters shown of a text that anybody may have written.
 const MAX_SHOWN: usize = 255;
-/// How long the server waits for something to happen before it answers a quiet tail: the pace at which a stop is seen.
+/// How long the server waits for something to happen before it answers a quiet tail: the pace at
+/// which a stop is seen.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 
 /// The outbox collection, as the relay uses it.
@@ -44,7 +48,8 @@ pub(crate) struct Store {
     written: Written,
 }
 
-/// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its turn.
+/// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its
+/// turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) events: usize,
@@ -93,12 +98,20 @@ impl Store {
         let Config { mongodb, event, dispatch, .. } = config;
         let collection = client.database(&mongodb.database).collection(&mongodb.collection);
         let (ordering, on_dead) = (dispatch.ordering, dispatch.on_dead);
-        Self { client, collection, layout: event.layout.clone(), ordering, on_dead, written: Written::default() }
+        Self {
+            client,
+            collection,
+            layout: event.layout.clone(),
+            ordering,
+            on_dead,
+            written: Written::default(),
+        }
     }
 
     /// The same outbox, over connections of its own.
     pub(crate) fn through(&self, client: Client) -> Self {
-        let collection = client.database(&self.collection.namespace().db).collection(self.collection.name());
+        let collection =
+            client.database(&self.collection.namespace().db).collection(self.collection.name());
         Self { client, collection, ..self.clone() }
     }
 
@@ -107,7 +120,11 @@ impl Store {
     }
 
     /// Each update becomes bytes at once: as documents, a thousand of them are ten times as big.
-    async fn update(&self, updates: impl Iterator<Item = Document>, ordered: bool) -> Result<Vec<Refused>> {
+    async fn update(
+        &self,
+        updates: impl Iterator<Item = Document>,
+        ordered: bool,
+    ) -> Result<Vec<Refused>> {
         let mut statements = RawArrayBuf::new();
         for update in updates {
             statements.push(RawDocumentBuf::try_from(&update)?);
@@ -118,17 +135,21 @@ impl Store {
             "updates": statements,
             "writeConcern": { "w": "majority" },
         };
-        let reply = self.client.database(&self.collection.namespace().db).run_raw_command(command).await?;
+        let reply =
+            self.client.database(&self.collection.namespace().db).run_raw_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
-            return Err(mongodb::error::Error::custom(format!("the write concern was not met: {error}")));
+            return Err(mongodb::error::Error::custom(format!(
+                "the write concern was not met: {error}"
+            )));
         }
         self.written.learn(&reply);
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
         refused.iter().filter_map(bson::Bson::as_document).map(Refused::read).collect()
     }
 
-    /// The oldest event that isn't dead, if it is older than `age`. The first look ends at the first such document, which in
-    /// the order of the collection is near the beginning; only when there is one are all looked at.
+    /// The oldest event that isn't dead, if it is older than `age`. The first look ends at the
+    /// first such document, which in the order of the collection is near the beginning; only when
+    /// there is one are all looked at.
     pub(crate) async fn oldest(&self, age: Duration) -> Result<Option<Oldest>> {
         let before = self.ago(age).await?;
         let mut old = doc! { field::DEAD_AT: Bson::Null };
@@ -137,45 +158,68 @@ impl Store {
         if collection.find_one(old.clone()).projection(doc! { field::TS: 1 }).await?.is_none() {
             return Ok(None);
         }
-        let mut shown = doc! { field::TS: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
+        let mut shown =
+            doc! { field::TS: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
         self.layout.project(&mut shown);
-        let oldest = self.collection.find_one(old.clone()).sort(doc! { field::TS: 1 }).projection(shown).await?;
+        let oldest = self
+            .collection
+            .find_one(old.clone())
+            .sort(doc! { field::TS: 1 })
+            .projection(shown)
+            .await?;
         // Whatever of it can't be read isn't shown.
         let Some(oldest) = oldest else { return Ok(None) };
-        let get = |name: &str| oldest.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok());
+        let get = |name: &str| {
+            oldest.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok())
+        };
         let cut = |text: String| text.chars().take(MAX_SHOWN).collect();
-        let last_failure =
-            get(field::FAILURES).and_then(|failures| failures.as_array()?.first()?.as_document().cloned());
+        let last_failure = get(field::FAILURES)
+            .and_then(|failures| failures.as_array()?.first()?.as_document().cloned());
         let waited = before.time.saturating_sub(written_at(get).unwrap_or(before.time));
         Ok(Some(Oldest {
             id: get(field::ID).map_or_else(|| "(unreadable)".to_owned(), |id| shown_id(&id)),
             subject: self.layout.shown_subject(get).map(cut),
             key: self.layout.shown_key(get).map(cut),
-            attempts: get(field::ATTEMPTS).and_then(|count| u32::try_from(count.as_i64()?).ok()).unwrap_or(0),
-            last_failure: last_failure.and_then(|failure| Some(failure.get_str("error").ok()?.to_owned())),
+            attempts: get(field::ATTEMPTS)
+                .and_then(|count| u32::try_from(count.as_i64()?).ok())
+                .unwrap_or(0),
+            last_failure: last_failure
+                .and_then(|failure| Some(failure.get_str("error").ok()?.to_owned())),
             age_seconds: age.as_secs() + u64::from(waited),
             events: collection.count_documents(old).limit(MAX_COUNTED).await?,
         }))
     }
 
-    /// How many events there are, from the collection's metadata; how many are dead, counted up to [`MAX_COUNTED`]; and the age
-    /// in seconds of the first in the collection's own order that isn't.
+    /// How many events there are, from the collection's metadata; how many are dead, counted up to
+    /// [`MAX_COUNTED`]; and the age in seconds of the first in the collection's own order that
+    /// isn't.
     pub(crate) async fn backlog(&self) -> Result<(u64, u64, u64)> {
         let now = self.ago(Duration::ZERO).await?;
         let collection = &self.collection;
-        let first = collection.find_one(doc! { field::DEAD_AT: Bson::Null }).projection(doc! { field::TS: 1 }).await?;
+        let first = collection
+            .find_one(doc! { field::DEAD_AT: Bson::Null })
+            .projection(doc! { field::TS: 1 })
+            .await?;
         let get = |name: &str| Bson::try_from(first.as_ref()?.get(name).ok()??).ok();
         let since = written_at(get).unwrap_or(now.time);
         let mut dead = doc! { field::IS_LOCKED: false, field::DEAD_AT: { "$type": "date" } };
         dead.insert(self.layout.key(), any_key());
         let dead = collection.count_documents(dead).limit(MAX_COUNTED).await?;
-        Ok((collection.estimated_document_count().await?, dead, now.time.saturating_sub(since).into()))
+        Ok((
+            collection.estimated_document_count().await?,
+            dead,
+            now.time.saturating_sub(since).into(),
+        ))
     }
 
     /// The cluster time that was current this long ago, by the server's clock.
     async fn ago(&self, age: Duration) -> Result<Timestamp> {
         let now = self.client.database("admin").run_command(doc! { "hello": 1 }).await?;
-        let now = now.get_datetime("localTime").map_err(mongodb::error::Error::custom)?.timestamp_millis() / 1000;
+        let now = now
+            .get_datetime("localTime")
+            .map_err(mongodb::error::Error::custom)?
+            .timestamp_millis()
+            / 1000;
         let then = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         Ok(Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 })
     }
@@ -290,7 +334,13 @@ impl EventStore for Store {
         let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
         if self.ordering == Ordering::None {
             without_key.insert(key_field, any_key());
-            return self.read(self.collection.find(without_key).sort(doc! { field::TS: 1 }), room, &mut snapshot).await;
+            return self
+                .read(
+                    self.collection.find(without_key).sort(doc! { field::TS: 1 }),
+                    room,
+                    &mut snapshot,
+                )
+                .await;
         }
         let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
         let mut unlocked = doc! { field::IS_LOCKED: false, key_field: { "$exists": true } };
@@ -306,7 +356,8 @@ impl EventStore for Store {
                 "next": { "$first": "$nextAttemptAt" },
                 "dead": { "$first": "$deadAt" },
             } },
-            // What has a huge `_id` is no event. A field that isn't there compares below every date.
+            // What has a huge `_id` is no event. A field that isn't there compares below every
+            // date.
             doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$id" } }, MAX_ANY_ID_BYTES as i64] } } },
             doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
             doc! { "$limit": limit(half.events + 1) },
@@ -317,7 +368,9 @@ impl EventStore for Store {
         let mut ids = Vec::new();
         while cursor.advance(&mut snapshot.session).await? {
             // One that isn't UTF-8 is no event's.
-            ids.extend(cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()));
+            ids.extend(
+                cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()),
+            );
         }
         let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
         let mut page = self.read(keyed, half, &mut snapshot).await?;
@@ -347,7 +400,8 @@ impl EventStore for Store {
 
     async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
-        let mut unlocked = doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(key.as_str()) };
+        let mut unlocked =
+            doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(key.as_str()) };
         if self.on_dead == OnDead::Skip {
             unlocked.insert(field::DEAD_AT, Bson::Null);
         }

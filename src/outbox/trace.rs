@@ -1,4 +1,5 @@
-//! The trace that an event belongs to, in its headers as W3C writes it (`traceparent`, `tracestate`).
+//! The trace that an event belongs to, in its headers as W3C writes it (`traceparent`,
+//! `tracestate`).
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use opentelemetry::{Context, TraceFlags};
@@ -15,8 +16,8 @@ pub(crate) fn current() -> SpanContext {
     Context::current().span().span_context().clone()
 }
 
-/// Writes a span into headers that name none. Headers too full for it stay as they are: a trace is no reason to refuse an
-/// event.
+/// Writes a span into headers that name none. Headers too full for it stay as they are: a trace is
+/// no reason to refuse an event.
 pub(crate) fn carry(headers: &mut Headers, span: &SpanContext) {
     if !span.is_valid() || headers.get(TRACEPARENT).is_some() {
         return;

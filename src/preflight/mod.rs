@@ -1,7 +1,8 @@
-//! What can be wrong before and while a relay runs, looked at on both sides at once, with what mends it.
+//! What can be wrong before and while a relay runs, looked at on both sides at once, with what
+//! mends it.
 //!
-//! The sides are asked independently: what one doesn't answer keeps nothing from being said about the other. Nothing is
-//! written anywhere.
+//! The sides are asked independently: what one doesn't answer keeps nothing from being said about
+//! the other. Nothing is written anywhere.
 
 mod mongodb;
 mod nats;
@@ -19,7 +20,8 @@ use crate::config::Config;
 
 /// Clocks further apart than this make times in logs and alerts misleading.
 const MAX_SKEW: Duration = Duration::from_secs(1);
-/// What an event's headers take of the largest message, besides its payload: names, message id and expected stream.
+/// What an event's headers take of the largest message, besides its payload: names, message id and
+/// expected stream.
 const HEADERS: usize = 512;
 /// Subjects named in a finding.
 const NAMED: usize = 3;
@@ -53,18 +55,46 @@ pub struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, looked_at: &str, found: impl Into<String>) -> Self {
-        Self { level: Level::Ok, check, looked_at: looked_at.to_owned(), found: found.into(), remedy: None }
+        Self {
+            level: Level::Ok,
+            check,
+            looked_at: looked_at.to_owned(),
+            found: found.into(),
+            remedy: None,
+        }
     }
 
-    fn bad(level: Level, check: &'static str, at: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { level, check, looked_at: at.to_owned(), found: found.into(), remedy: Some(remedy.into()) }
+    fn bad(
+        level: Level,
+        check: &'static str,
+        at: &str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            level,
+            check,
+            looked_at: at.to_owned(),
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
     }
 
-    fn warn(check: &'static str, looked_at: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn warn(
+        check: &'static str,
+        looked_at: &str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self::bad(Level::Warn, check, looked_at, found, remedy)
     }
 
-    fn fail(check: &'static str, looked_at: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn fail(
+        check: &'static str,
+        looked_at: &str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self::bad(Level::Fail, check, looked_at, found, remedy)
     }
 }
@@ -88,40 +118,62 @@ pub async fn look(config: &Config, timeout: Duration) -> Vec<Finding> {
 /// Whether what waits can be published at all.
 fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     const CHECK: &str = "outbox.subjects";
-    let uncovered: Vec<_> =
-        sample.subjects.iter().filter(|subject| !stream::any_covers(&stream.subjects, subject)).collect();
+    let uncovered: Vec<_> = sample
+        .subjects
+        .iter()
+        .filter(|subject| !stream::any_covers(&stream.subjects, subject))
+        .collect();
     let events = sample.events;
     if uncovered.is_empty() {
         let looked = match events {
             0 => "no event waits".to_owned(),
-            _ => format!("stream {} covers all {} in {events} events", stream.name, count(&sample.subjects, "subject")),
+            _ => format!(
+                "stream {} covers all {} in {events} events",
+                stream.name,
+                count(&sample.subjects, "subject")
+            ),
         };
         return Finding::ok(CHECK, outbox, looked);
     }
     let named: Vec<_> = uncovered.iter().take(NAMED).map(|subject| subject.as_str()).collect();
     let more = uncovered.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let found = format!("stream {} does not cover {}{more}, of which events wait", stream.name, named.join(", "));
+    let found = format!(
+        "stream {} does not cover {}{more}, of which events wait",
+        stream.name,
+        named.join(", ")
+    );
     let all: Vec<_> = stream.subjects.iter().chain(uncovered).map(String::as_str).collect();
-    let remedy = format!("$ nats stream edit {} --subjects {}", shell(&stream.name), shell(&all.join(",")));
+    let remedy =
+        format!("$ nats stream edit {} --subjects {}", shell(&stream.name), shell(&all.join(",")));
     Finding::fail(CHECK, outbox, found, remedy)
 }
 
 /// Whether the biggest event that waits is one the server takes.
-fn size(outbox: &str, sample: &Sample, max_payload: usize, stream: Option<&StreamFound>) -> Finding {
+fn size(
+    outbox: &str,
+    sample: &Sample,
+    max_payload: usize,
+    stream: Option<&StreamFound>,
+) -> Finding {
     const CHECK: &str = "outbox.biggest_event";
-    let of_stream = stream.and_then(|stream| usize::try_from(stream.max_message_size).ok().filter(|size| *size > 0));
+    let of_stream = stream
+        .and_then(|stream| usize::try_from(stream.max_message_size).ok().filter(|size| *size > 0));
     let (limit, whose) = match of_stream {
         Some(size) if size < max_payload => (size, "the stream's max_msg_size"),
         _ => (max_payload, "the server's max_payload"),
     };
     let limit_said = format!("{whose} is {limit} bytes");
     let Some((id, bytes)) = &sample.biggest else {
-        let none =
-            if sample.events == 0 { "no event waits" } else { "the biggest event is malformed and won't be sent" };
+        let none = if sample.events == 0 {
+            "no event waits"
+        } else {
+            "the biggest event is malformed and won't be sent"
+        };
         return Finding::ok(CHECK, outbox, format!("{none}; {limit_said}"));
     };
-    let found = format!("event {id} is the biggest of {} with {bytes} bytes; {limit_said}", sample.events);
+    let found =
+        format!("event {id} is the biggest of {} with {bytes} bytes; {limit_said}", sample.events);
     if bytes + HEADERS <= limit {
         return Finding::ok(CHECK, outbox, found);
     }
@@ -135,7 +187,8 @@ fn size(outbox: &str, sample: &Sample, max_payload: usize, stream: Option<&Strea
     Finding::fail(CHECK, outbox, format!("{found}, so it is dead on arrival"), remedy)
 }
 
-/// How far a server's clock is ahead of this machine's, in milliseconds, and how long the answer took.
+/// How far a server's clock is ahead of this machine's, in milliseconds, and how long the answer
+/// took.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
     ahead_ms: i64,
@@ -143,7 +196,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// `asked` is when the question was sent; the server looked at its clock somewhere between then and now.
+    /// `asked` is when the question was sent; the server looked at its clock somewhere between then
+    /// and now.
     fn new(server_ms: i64, asked: SystemTime) -> Self {
         let took = asked.elapsed().unwrap_or_default();
         let middle = (asked + took / 2).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -155,11 +209,20 @@ fn skew(check: &'static str, server: &str, clock: Clock) -> Finding {
     let looked_at = "clocks";
     let apart = Duration::from_millis(clock.ahead_ms.unsigned_abs());
     if apart <= MAX_SKEW + clock.took / 2 {
-        return Finding::ok(check, looked_at, format!("{server}'s and this machine's agree within a second"));
+        return Finding::ok(
+            check,
+            looked_at,
+            format!("{server}'s and this machine's agree within a second"),
+        );
     }
     let way = if clock.ahead_ms > 0 { "ahead of" } else { "behind" };
     let found = format!("{server}'s clock is {:.1} s {way} this machine's", apart.as_secs_f64());
-    Finding::warn(check, looked_at, found, "$ timedatectl set-ntp true   # on the machine whose clock is wrong")
+    Finding::warn(
+        check,
+        looked_at,
+        found,
+        "$ timedatectl set-ntp true   # on the machine whose clock is wrong",
+    )
 }
 
 /// Waits for a remote answer, but not for ever.
@@ -209,9 +272,16 @@ mod tests {
     #[test]
     fn clocks_are_compared_in_the_middle_of_the_question() {
         let now = SystemTime::now();
-        let ms = i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        for (ahead, level) in [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)] {
-            assert_eq!(skew("clock.nats", "nats-server", Clock::new(ms + ahead, now)).level, level, "{ahead}");
+        let ms =
+            i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        for (ahead, level) in
+            [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)]
+        {
+            assert_eq!(
+                skew("clock.nats", "nats-server", Clock::new(ms + ahead, now)).level,
+                level,
+                "{ahead}"
+            );
         }
     }
 }

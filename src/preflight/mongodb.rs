@@ -53,7 +53,11 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
             return seen;
         }
         Err(silent) => {
-            seen.findings.push(unreachable("mongod", &format!("the hosts of MONGODB_URI: {silent}"), None));
+            seen.findings.push(unreachable(
+                "mongod",
+                &format!("the hosts of MONGODB_URI: {silent}"),
+                None,
+            ));
             return seen;
         }
     };
@@ -63,7 +67,8 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     options.server_selection_timeout = Some(timeout.mul_f64(0.9));
     options.connect_timeout = Some(timeout);
     let probes = options.hosts.iter().map(|address| probe(&options, address, timeout));
-    let probes: Vec<_> = options.hosts.iter().map(ToString::to_string).zip(join_all(probes).await).collect();
+    let probes: Vec<_> =
+        options.hosts.iter().map(ToString::to_string).zip(join_all(probes).await).collect();
     let over_tls = matches!(options.tls, Some(Tls::Enabled(_)));
     let (mut hosts, mut silent, mut remedy) = (Vec::new(), Vec::new(), None);
     for (address, probed) in probes {
@@ -75,8 +80,10 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
             }
         }
     }
-    let Some(first) =
-        hosts.iter().find(|host| host.hello.get_bool("isWritablePrimary").unwrap_or(false)).or(hosts.first())
+    let Some(first) = hosts
+        .iter()
+        .find(|host| host.hello.get_bool("isWritablePrimary").unwrap_or(false))
+        .or(hosts.first())
     else {
         seen.findings.push(unreachable(&at, &silent.join("; "), remedy));
         return seen;
@@ -99,10 +106,16 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
 }
 
 /// Asks one host, without the user: whatever the deployment's state is, it answers `hello`.
-async fn probe(options: &ClientOptions, address: &ServerAddress, timeout: Duration) -> Result<Host, String> {
+async fn probe(
+    options: &ClientOptions,
+    address: &ServerAddress,
+    timeout: Duration,
+) -> Result<Host, String> {
     if let ServerAddress::Tcp { host, port } = address {
-        // The driver would try again until its time is over, and bury the reason in a description of everything.
-        let connected = within(timeout, TcpStream::connect((host.as_str(), port.unwrap_or(27017)))).await?;
+        // The driver would try again until its time is over, and bury the reason in a description
+        // of everything.
+        let connected =
+            within(timeout, TcpStream::connect((host.as_str(), port.unwrap_or(27017)))).await?;
         connected.map_err(|error| error.to_string())?;
     }
     let mut options = options.clone();
@@ -116,13 +129,16 @@ async fn probe(options: &ClientOptions, address: &ServerAddress, timeout: Durati
     // The first answer is slower by the making of the connection.
     ask(timeout, admin.run_command(doc! { "hello": 1 })).await.map_err(|trouble| trouble.said)?;
     let (began, asked) = (Instant::now(), SystemTime::now());
-    let hello = ask(timeout, admin.run_command(doc! { "hello": 1 })).await.map_err(|trouble| trouble.said)?;
-    let clock = hello.get_datetime("localTime").ok().map(|at| Clock::new(at.timestamp_millis(), asked));
+    let hello = ask(timeout, admin.run_command(doc! { "hello": 1 }))
+        .await
+        .map_err(|trouble| trouble.said)?;
+    let clock =
+        hello.get_datetime("localTime").ok().map(|at| Clock::new(at.timestamp_millis(), asked));
     Ok(Host { hello, took: began.elapsed(), clock })
 }
 
-/// Whether there are transactions and change streams. Sets the options so that the rest can be asked nevertheless, unless
-/// nobody could answer.
+/// Whether there are transactions and change streams. Sets the options so that the rest can be
+/// asked nevertheless, unless nobody could answer.
 fn topology(at: &str, hosts: &[Host], options: &mut ClientOptions) -> (Finding, bool) {
     const CHECK: &str = "mongodb.topology";
     let hellos = || hosts.iter().map(|host| &host.hello);
@@ -131,10 +147,16 @@ fn topology(at: &str, hosts: &[Host], options: &mut ClientOptions) -> (Finding, 
     }
     let named = hellos().find_map(|hello| Some((hello, hello.get_str("setName").ok()?)));
     let Some((hello, set)) = named else {
-        let (found, remedy) = match hellos().any(|hello| hello.get_bool("isreplicaset").unwrap_or(false)) {
-            true => ("a replica set that was never initiated: it takes no writes", "mongosh> rs.initiate()".to_owned()),
-            false => ("a standalone: no transactions and no change streams", to_replica_set(options)),
-        };
+        let (found, remedy) =
+            match hellos().any(|hello| hello.get_bool("isreplicaset").unwrap_or(false)) {
+                true => (
+                    "a replica set that was never initiated: it takes no writes",
+                    "mongosh> rs.initiate()".to_owned(),
+                ),
+                false => {
+                    ("a standalone: no transactions and no change streams", to_replica_set(options))
+                }
+            };
         options.repl_set_name = None;
         options.direct_connection = Some(true);
         return (Finding::fail(CHECK, at, found, remedy), true);
@@ -145,10 +167,17 @@ fn topology(at: &str, hosts: &[Host], options: &mut ClientOptions) -> (Finding, 
         let remedy = format!("MONGODB_URI: replicaSet={set}");
         return (Finding::fail(CHECK, at, found, remedy), true);
     }
-    if !hellos().any(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false) || hello.contains_key("primary")) {
+    if !hellos().any(|hello| {
+        hello.get_bool("isWritablePrimary").unwrap_or(false) || hello.contains_key("primary")
+    }) {
         let found = format!("replica set {set} has no primary: nothing can be written");
         return (
-            Finding::fail(CHECK, at, found, "mongosh> rs.status()   # a majority of the members must be up"),
+            Finding::fail(
+                CHECK,
+                at,
+                found,
+                "mongosh> rs.status()   # a majority of the members must be up",
+            ),
             false,
         );
     }
@@ -158,7 +187,11 @@ fn topology(at: &str, hosts: &[Host], options: &mut ClientOptions) -> (Finding, 
 }
 
 fn members(hello: &Document) -> usize {
-    ["hosts", "passives", "arbiters"].iter().filter_map(|name| hello.get_array(name).ok()).map(Vec::len).sum()
+    ["hosts", "passives", "arbiters"]
+        .iter()
+        .filter_map(|name| hello.get_array(name).ok())
+        .map(Vec::len)
+        .sum()
 }
 
 fn to_replica_set(options: &ClientOptions) -> String {
@@ -187,7 +220,9 @@ async fn deployment(
         Ok(client) => client.database(&config.mongodb.database),
         Err(error) => return seen.findings.push(unreachable(at, &error.kind.to_string(), None)),
     };
-    let status = ask(timeout, database.run_command(doc! { "connectionStatus": 1, "showPrivileges": true })).await;
+    let status =
+        ask(timeout, database.run_command(doc! { "connectionStatus": 1, "showPrivileges": true }))
+            .await;
     let status = match status {
         Ok(status) => status,
         Err(trouble) => return seen.findings.push(no_entry(at, user.as_deref(), &trouble)),
@@ -217,11 +252,17 @@ async fn version(database: &Database, at: &str, timeout: Duration) -> Finding {
         Err(trouble) => unknown(CHECK, at, &trouble),
         Ok(info) => {
             let version = info.get_str("version").unwrap_or("unknown").to_owned();
-            let major = info.get_array("versionArray").ok().and_then(|parts| parts.first()?.as_i32()).unwrap_or(0);
+            let major = info
+                .get_array("versionArray")
+                .ok()
+                .and_then(|parts| parts.first()?.as_i32())
+                .unwrap_or(0);
             match major >= OLDEST {
                 true => Finding::ok(CHECK, at, version),
                 false => {
-                    let found = format!("{version} is older than {OLDEST}.0, which the relay's queries need");
+                    let found = format!(
+                        "{version} is older than {OLDEST}.0, which the relay's queries need"
+                    );
                     Finding::fail(
                         CHECK,
                         at,
@@ -235,7 +276,12 @@ async fn version(database: &Database, at: &str, timeout: Duration) -> Finding {
 }
 
 /// The relay always asks for a majority; writers get what is the default.
-async fn write_concern(database: &Database, at: &str, hello: &Document, timeout: Duration) -> Finding {
+async fn write_concern(
+    database: &Database,
+    at: &str,
+    hello: &Document,
+    timeout: Duration,
+) -> Finding {
     const CHECK: &str = "mongodb.writes";
     if hello.get_str("setName").is_err() && hello.get_str("msg").is_err() {
         return Finding::ok(CHECK, at, "not looked at: a standalone has no majority");
@@ -255,10 +301,15 @@ async fn write_concern(database: &Database, at: &str, hello: &Document, timeout:
     match ask(timeout, admin.run_command(doc! { "getDefaultRWConcern": 1 })).await {
         Err(trouble) => unknown(CHECK, at, &trouble),
         Ok(concern) => {
-            let w = concern.get_document("defaultWriteConcern").ok().and_then(|concern| concern.get("w"));
+            let w = concern
+                .get_document("defaultWriteConcern")
+                .ok()
+                .and_then(|concern| concern.get("w"));
             match w.and_then(bson::Bson::as_i32) {
                 Some(few @ 0..=1) if bearing > 1 => {
-                    let found = format!("writers' default is w: {few}: a committed event can be rolled back");
+                    let found = format!(
+                        "writers' default is w: {few}: a committed event can be rolled back"
+                    );
                     Finding::warn(CHECK, at, found, MAJORITY)
                 }
                 _ => Finding::ok(CHECK, at, "a write is acknowledged by a majority"),
@@ -274,7 +325,9 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
         return Finding::ok(CHECK, at, "not looked at: this server has none of its own");
     }
     let log = database.client().database("local").collection::<Document>("oplog.rs");
-    let end = |way: i32| log.find_one(doc! {}).sort(doc! { "$natural": way }).projection(doc! { "ts": 1 });
+    let end = |way: i32| {
+        log.find_one(doc! {}).sort(doc! { "$natural": way }).projection(doc! { "ts": 1 })
+    };
     let read = async {
         let (first, last) = (end(1).await?, end(-1).await?);
         let mut stats = log.aggregate([doc! { "$collStats": { "storageStats": {} } }]).await?;
@@ -282,14 +335,16 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
             true => stats.deserialize_current()?,
             false => Document::new(),
         };
-        let status = database.client().database("admin").run_command(doc! { "serverStatus": 1 }).await?;
+        let status =
+            database.client().database("admin").run_command(doc! { "serverStatus": 1 }).await?;
         Ok((first, last, stats, status))
     };
     let (first, last, stats, status) = match ask(timeout, read).await {
         Ok(read) => read,
         Err(trouble) => return unknown(CHECK, at, &trouble),
     };
-    let seconds = |entry: &Option<Document>| Some(f64::from(entry.as_ref()?.get_timestamp("ts").ok()?.time));
+    let seconds =
+        |entry: &Option<Document>| Some(f64::from(entry.as_ref()?.get_timestamp("ts").ok()?.time));
     let (Some(first), Some(last)) = (seconds(&first), seconds(&last)) else {
         return Finding::ok(CHECK, at, "not looked at: it is empty");
     };
@@ -299,10 +354,17 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
         value.as_f64().or(value.as_i64().map(|n| n as f64)).or(value.as_i32().map(f64::from))
     };
     let storage = stats.get_document("storageStats").ok();
-    let filled = number(storage, "size").zip(number(storage, "maxSize")).map_or(1.0, |(size, max)| size / max);
-    let kept = number(status.get_document("oplogTruncation").ok(), "oplogMinRetentionHours").unwrap_or(0.0);
+    let filled = number(storage, "size")
+        .zip(number(storage, "maxSize"))
+        .map_or(1.0, |(size, max)| size / max);
+    let kept = number(status.get_document("oplogTruncation").ok(), "oplogMinRetentionHours")
+        .unwrap_or(0.0);
     if hours < 1.0 && filled < 0.5 {
-        return Finding::ok(CHECK, at, format!("{} old: too young to tell how far it will reach", span(hours)));
+        return Finding::ok(
+            CHECK,
+            at,
+            format!("{} old: too young to tell how far it will reach", span(hours)),
+        );
     }
     let full = (hours / filled.clamp(1e-6, 1.0)).max(kept);
     if full >= OPLOG_HOURS {
@@ -310,7 +372,9 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
         return Finding::ok(CHECK, at, format!("reaches back {}{more}", span(hours)));
     }
     let (full, hours) = (span(full), span(hours));
-    let found = format!("would reach back {full} at the rate of the last {hours}; a day outlasts most outages");
+    let found = format!(
+        "would reach back {full} at the rate of the last {hours}; a day outlasts most outages"
+    );
     let remedy = "mongosh> db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})   # on each member";
     Finding::warn(CHECK, at, found, remedy)
 }
@@ -318,7 +382,11 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
 /// In hours and minutes, or in seconds if it is less.
 fn span(hours: f64) -> impl std::fmt::Display {
     let seconds = (hours * 3600.0) as u64;
-    humantime::format_duration(Duration::from_secs(if seconds < 60 { seconds } else { seconds / 60 * 60 }))
+    humantime::format_duration(Duration::from_secs(if seconds < 60 {
+        seconds
+    } else {
+        seconds / 60 * 60
+    }))
 }
 
 /// Runs one question, with its reason when it fails.
@@ -348,9 +416,12 @@ fn short(said: &str) -> String {
 pub(super) fn unknown(check: &'static str, at: &str, trouble: &Trouble) -> Finding {
     match trouble.denied {
         true => Finding::ok(check, at, "not looked at: the user may not ask"),
-        false => {
-            Finding::warn(check, at, format!("could not be asked: {}", trouble.said), "$ outboxd check --timeout 30s")
-        }
+        false => Finding::warn(
+            check,
+            at,
+            format!("could not be asked: {}", trouble.said),
+            "$ outboxd check --timeout 30s",
+        ),
     }
 }
 

@@ -22,7 +22,8 @@ const OLDEST: (u64, u64, u64) = (2, 9, 0);
 const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
 /// What to do about an older one.
 const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
-/// The first version in which the copies of a stream agree after their leader has died (nats-server#4365).
+/// The first version in which the copies of a stream agree after their leader has died
+/// (nats-server#4365).
 const COPIES_AGREE: (u64, u64, u64) = (2, 9, 21);
 
 /// The client's words for a JetStream request that nobody takes.
@@ -40,12 +41,18 @@ pub(super) struct Seen {
 pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     let mut seen = Seen::default();
     let servers = config.nats.servers().unwrap_or_default();
-    let named: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+    let named: Vec<_> =
+        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
     let at = format!("nats-server {}", named.join(", "));
     let options = match config.nats.options().await {
         Ok(options) => options,
         Err(error) => {
-            seen.findings.push(Finding::fail("nats.auth", &at, error.to_string(), "NATS_CREDS: correct the file"));
+            seen.findings.push(Finding::fail(
+                "nats.auth",
+                &at,
+                error.to_string(),
+                "NATS_CREDS: correct the file",
+            ));
             return seen;
         }
     };
@@ -62,8 +69,13 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     let client = match within(timeout, options.connect(servers)).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => {
-            let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
-            seen.findings.extend(no_entry(&at, refused.contains(&error.kind()), &error.to_string()));
+            let refused =
+                [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
+            seen.findings.extend(no_entry(
+                &at,
+                refused.contains(&error.kind()),
+                &error.to_string(),
+            ));
             return seen;
         }
         Err(silent) => {
@@ -79,7 +91,12 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
         false => {
             let remedy = "nats-server.conf: authorization { user: outboxd, password: <bcrypt> }\n\
                           $ nats server passwd   # makes the bcrypt";
-            Finding::warn("nats.auth", &at, "off: whoever reaches the server may publish anything", remedy)
+            Finding::warn(
+                "nats.auth",
+                &at,
+                "off: whoever reaches the server may publish anything",
+                remedy,
+            )
         }
     });
     seen.findings.push(version(&at, &info.version));
@@ -110,7 +127,9 @@ async fn jetstream(
     let info = match within(timeout + timeout / 10, stream::info(context, name)).await {
         Ok(Ok(info)) => info,
         Ok(Err(error)) if error.kind() == ErrorKind::Stream => return seen.findings.push(off()),
-        Ok(Err(error)) if error.to_string().contains(NO_RESPONDERS) => return seen.findings.push(off()),
+        Ok(Err(error)) if error.to_string().contains(NO_RESPONDERS) => {
+            return seen.findings.push(off());
+        }
         other => {
             let said = match other {
                 Err(silent) => silent,
@@ -133,15 +152,29 @@ async fn jetstream(
     };
     seen.findings.push(Finding::ok(CHECK, at, "on"));
     let Some(info) = info else {
-        seen.findings.push(Finding::fail("stream.exists", &stream, "doesn't exist", "$ outboxd migrate"));
+        seen.findings.push(Finding::fail(
+            "stream.exists",
+            &stream,
+            "doesn't exist",
+            "$ outboxd migrate",
+        ));
         return;
     };
-    seen.findings.push(Finding::ok("stream.exists", &stream, format!("messages: {}", info.state.messages)));
+    seen.findings.push(Finding::ok(
+        "stream.exists",
+        &stream,
+        format!("messages: {}", info.state.messages),
+    ));
     let cluster = info.cluster.as_ref();
     let clustered = cluster.is_some_and(|cluster| cluster.name.is_some());
     if clustered && cluster.is_some_and(|cluster| cluster.leader.is_none()) {
         let remedy = format!("$ nats stream cluster step-down {}", super::shell(name));
-        seen.findings.push(Finding::fail("stream.leader", &stream, "has no leader: it takes no messages", remedy));
+        seen.findings.push(Finding::fail(
+            "stream.leader",
+            &stream,
+            "has no leader: it takes no messages",
+            remedy,
+        ));
     }
     seen.findings.extend(judge(&info.config, config));
     seen.findings.push(replicas(&info.config, clustered, server));
@@ -152,7 +185,11 @@ async fn jetstream(
 /// Servers since 2.10 say the time with a stream's state; the client doesn't keep it.
 async fn clock(context: &Context, stream: &str, timeout: Duration) -> Option<Clock> {
     let asked = SystemTime::now();
-    let info = within(timeout, context.request::<_, _, serde_json::Value>(format!("STREAM.INFO.{stream}"), &())).await;
+    let info = within(
+        timeout,
+        context.request::<_, _, serde_json::Value>(format!("STREAM.INFO.{stream}"), &()),
+    )
+    .await;
     let at = DateTime::parse_rfc3339_str(info.ok()?.ok()?.get("ts")?.as_str()?).ok()?;
     Some(Clock::new(at.timestamp_millis(), asked))
 }
@@ -162,7 +199,10 @@ fn no_entry(at: &str, refused: bool, why: &str) -> Vec<Finding> {
         let remedy = "NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_NKEY or NATS_CREDS: what the server knows\n\
                       nats-server.conf: authorization { user: <user>, password: <bcrypt> }";
         let found = format!("the server refused the credentials: {why}");
-        return vec![Finding::ok("nats.reachable", at, "answered"), Finding::fail("nats.auth", at, found, remedy)];
+        return vec![
+            Finding::ok("nats.reachable", at, "answered"),
+            Finding::fail("nats.auth", at, found, remedy),
+        ];
     }
     if let Some(fault) = Fault::of(why) {
         return vec![Finding::fail("nats.tls", at, tls::says(why), fault.nats())];
@@ -176,9 +216,19 @@ fn version(at: &str, version: &str) -> Finding {
     let found = parse(version);
     let fixed = if found >= (2, 12, 0) { FIXED[1] } else { FIXED[0] };
     if found < OLDEST {
-        Finding::fail(CHECK, at, format!("{version} is older than 2.9, which outboxd needs"), UPGRADE)
+        Finding::fail(
+            CHECK,
+            at,
+            format!("{version} is older than 2.9, which outboxd needs"),
+            UPGRADE,
+        )
     } else if found < fixed {
-        Finding::warn(CHECK, at, format!("{version} lacks security fixes of 2.11.15 and 2.12.6"), UPGRADE)
+        Finding::warn(
+            CHECK,
+            at,
+            format!("{version} lacks security fixes of 2.11.15 and 2.12.6"),
+            UPGRADE,
+        )
     } else {
         Finding::ok(CHECK, at, version)
     }
@@ -190,7 +240,8 @@ fn parse(version: &str) -> (u64, u64, u64) {
     (part(), part(), part())
 }
 
-/// How many copies there are, and whether the server keeps them alike. Only its answer tells that it is one of a cluster.
+/// How many copies there are, and whether the server keeps them alike. Only its answer tells that
+/// it is one of a cluster.
 fn replicas(found: &StreamFound, clustered: bool, server: &str) -> Finding {
     const CHECK: &str = "stream.replicas";
     let at = format!("stream {}", found.name);
@@ -241,7 +292,11 @@ mod tests {
             (3, true, "2.15.2", Level::Ok),
         ] {
             let found = StreamFound { num_replicas, ..StreamFound::default() };
-            assert_eq!(replicas(&found, clustered, server).level, level, "{num_replicas} on {server}");
+            assert_eq!(
+                replicas(&found, clustered, server).level,
+                level,
+                "{num_replicas} on {server}"
+            );
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::outbox::layout::Layout;
 use crate::outbox::record::OutboxRecord;
 use crate::outbox::store::shown_id;
 
-/// Events looked at. The first in the collection's own order, which are about the oldest: no scan, no sort.
+/// Events looked at. The first in the collection's own order, which are about the oldest: no scan,
+/// no sort.
 const SAMPLE: i64 = 1000;
 
 /// What waits in the outbox, of a bounded look.
@@ -37,7 +38,11 @@ struct Made {
     by: Vec<&'static str>,
 }
 
-pub(super) async fn look(config: &Config, database: &Database, timeout: Duration) -> (Vec<Finding>, Option<Sample>) {
+pub(super) async fn look(
+    config: &Config,
+    database: &Database,
+    timeout: Duration,
+) -> (Vec<Finding>, Option<Sample>) {
     let (collection, layout) = (&config.mongodb.collection, &*config.event.layout);
     let at = format!("outbox {}.{collection}", database.name());
     let (applied, made, sample) = tokio::join!(
@@ -61,35 +66,62 @@ pub(super) async fn look(config: &Config, database: &Database, timeout: Duration
 }
 
 /// Whether the migrations are applied, and whether some are not.
-async fn applied(config: &Config, database: &Database, at: &str, timeout: Duration) -> (Finding, bool) {
+async fn applied(
+    config: &Config,
+    database: &Database,
+    at: &str,
+    timeout: Duration,
+) -> (Finding, bool) {
     const CHECK: &str = "outbox.migrations";
     const MIGRATE: &str = "$ outboxd migrate";
-    let migrations = Migrations::new(database.clone(), &config.mongodb.collection, config.event.layout.clone());
+    let migrations =
+        Migrations::new(database.clone(), &config.mongodb.collection, config.event.layout.clone());
     let statuses = match super::within(timeout, migrations.status()).await {
         Ok(Ok(statuses)) => statuses,
-        Ok(Err(error)) => return (Finding::fail(CHECK, at, error.to_string(), "$ outboxd migrate --status"), false),
-        Err(silent) => return (Finding::fail(CHECK, at, silent, "$ outboxd check --timeout 30s"), false),
+        Ok(Err(error)) => {
+            return (
+                Finding::fail(CHECK, at, error.to_string(), "$ outboxd migrate --status"),
+                false,
+            );
+        }
+        Err(silent) => {
+            return (Finding::fail(CHECK, at, silent, "$ outboxd check --timeout 30s"), false);
+        }
     };
-    let pending: Vec<_> =
-        statuses.iter().filter(|(_, status)| *status == Status::Pending).map(|(migration, _)| migration.name).collect();
+    let pending: Vec<_> = statuses
+        .iter()
+        .filter(|(_, status)| *status == Status::Pending)
+        .map(|(migration, _)| migration.name)
+        .collect();
     match pending.is_empty() {
         true => (Finding::ok(CHECK, at, format!("all {} applied", statuses.len())), false),
-        false => (Finding::fail(CHECK, at, format!("not applied: {}", pending.join(", ")), MIGRATE), true),
+        false => (
+            Finding::fail(CHECK, at, format!("not applied: {}", pending.join(", ")), MIGRATE),
+            true,
+        ),
     }
 }
 
 /// Collections, validators and indexes against what the migrations make.
-async fn as_made(config: &Config, database: &Database, at: &str, timeout: Duration) -> Vec<Finding> {
+async fn as_made(
+    config: &Config,
+    database: &Database,
+    at: &str,
+    timeout: Duration,
+) -> Vec<Finding> {
     const CHECK: &str = "outbox.validators";
     let outbox = &config.mongodb.collection;
     let expected = match made(outbox, &config.event.layout) {
         Ok(expected) => expected,
-        Err(error) => return vec![Finding::fail(CHECK, at, error.to_string(), "install: outboxd again")],
+        Err(error) => {
+            return vec![Finding::fail(CHECK, at, error.to_string(), "install: outboxd again")];
+        }
     };
     let names: Vec<_> = expected.iter().map(|(name, _)| name.clone()).collect();
     let read = async {
-        let specs = database
-            .run_cursor_command(doc! { "listCollections": 1, "filter": { "name": { "$in": names } }, "cursor": {} });
+        let specs = database.run_cursor_command(
+            doc! { "listCollections": 1, "filter": { "name": { "$in": names } }, "cursor": {} },
+        );
         specs.await?.try_collect::<Vec<Document>>().await
     };
     let found = match ask(timeout, read).await {
@@ -135,10 +167,20 @@ async fn as_made(config: &Config, database: &Database, at: &str, timeout: Durati
     findings
 }
 
-async fn indexes(database: &Database, name: &str, wanted: &[Document], at: &str, timeout: Duration) -> Finding {
+async fn indexes(
+    database: &Database,
+    name: &str,
+    wanted: &[Document],
+    at: &str,
+    timeout: Duration,
+) -> Finding {
     const CHECK: &str = "outbox.index";
     let read = async {
-        database.run_cursor_command(doc! { "listIndexes": name, "cursor": {} }).await?.try_collect::<Vec<_>>().await
+        database
+            .run_cursor_command(doc! { "listIndexes": name, "cursor": {} })
+            .await?
+            .try_collect::<Vec<_>>()
+            .await
     };
     let found: Vec<Document> = match ask(timeout, read).await {
         Ok(found) => found,
@@ -156,16 +198,30 @@ async fn indexes(database: &Database, name: &str, wanted: &[Document], at: &str,
         return Finding::ok(CHECK, at, "the index of unlocked events is as migrated");
     };
     let named = first.get_str("name").unwrap_or_default();
-    let shell = |command: String| format!("mongosh> db.getSiblingDB({}).runCommand({command})", json(database.name()));
+    let shell = |command: String| {
+        format!("mongosh> db.getSiblingDB({}).runCommand({command})", json(database.name()))
+    };
     // As text at once: the order of an index's keys matters, and a JSON value doesn't keep it.
-    let specs: Vec<_> = lacking.iter().filter_map(|index| serde_json::to_string(index).ok()).collect();
-    let create = shell(format!("{{createIndexes: {}, indexes: [{}]}}", json(name), specs.join(", ")));
+    let specs: Vec<_> =
+        lacking.iter().filter_map(|index| serde_json::to_string(index).ok()).collect();
+    let create =
+        shell(format!("{{createIndexes: {}, indexes: [{}]}}", json(name), specs.join(", ")));
     match found.iter().any(|found| found.get_str("name").is_ok_and(|text| text == named)) {
         true => {
             let drop = shell(format!("{{dropIndexes: {}, index: {}}}", json(name), json(named)));
-            Finding::fail(CHECK, at, format!("{named} is not the migrations'"), format!("{drop}\n{create}"))
+            Finding::fail(
+                CHECK,
+                at,
+                format!("{named} is not the migrations'"),
+                format!("{drop}\n{create}"),
+            )
         }
-        false => Finding::fail(CHECK, at, format!("{named} is missing: retries scan the whole outbox"), create),
+        false => Finding::fail(
+            CHECK,
+            at,
+            format!("{named} is missing: retries scan the whole outbox"),
+            create,
+        ),
     }
 }
 
@@ -183,43 +239,64 @@ fn made(outbox: &str, layout: &Layout) -> crate::error::Result<Vec<(String, Made
             made.by.push(migration.name);
             match verb.as_str() {
                 "createIndexes" => {
-                    let indexes = command.get_array("indexes").map(Vec::as_slice).unwrap_or_default();
+                    let indexes =
+                        command.get_array("indexes").map(Vec::as_slice).unwrap_or_default();
                     made.indexes.extend(indexes.iter().filter_map(Bson::as_document).cloned());
                 }
-                _ => made.options = command.iter().skip(1).map(|(name, value)| (name.clone(), value.clone())).collect(),
+                _ => {
+                    made.options = command
+                        .iter()
+                        .skip(1)
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect()
+                }
             }
         }
     }
     Ok(order.into_iter().filter_map(|name| all.remove(&name).map(|made| (name, made))).collect())
 }
 
-/// Whether every part of `wanted` is so in `found`. Kinds of numbers don't matter; the order of an index's keys does.
+/// Whether every part of `wanted` is so in `found`. Kinds of numbers don't matter; the order of an
+/// index's keys does.
 fn same(wanted: &Document, found: &Document) -> bool {
-    let order =
-        |document: &Document| document.get_document("key").ok().map(|key| key.keys().cloned().collect::<Vec<_>>());
+    let order = |document: &Document| {
+        document.get_document("key").ok().map(|key| key.keys().cloned().collect::<Vec<_>>())
+    };
     order(wanted) == order(found)
-        && wanted.iter().all(|(name, value)| found.get(name).is_some_and(|found| plain(found) == plain(value)))
+        && wanted
+            .iter()
+            .all(|(name, value)| found.get(name).is_some_and(|found| plain(found) == plain(value)))
 }
 
 fn plain(value: &Bson) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-async fn sample(database: &Database, collection: &str, layout: &Layout) -> mongodb::error::Result<Sample> {
+async fn sample(
+    database: &Database,
+    collection: &str,
+    layout: &Layout,
+) -> mongodb::error::Result<Sample> {
     let events = database.collection::<Document>(collection);
     // Anybody's text: only what can be a subject is taken, and no more of it.
     let subject = layout.subject_of_document();
-    let subject = doc! { "$cond": [{ "$eq": [{ "$type": &subject }, "string"] }, subject, Bson::Null] };
+    let subject =
+        doc! { "$cond": [{ "$eq": [{ "$type": &subject }, "string"] }, subject, Bson::Null] };
     let each = [
         doc! { "$limit": SAMPLE },
         doc! { "$group": { "_id": subject, "events": { "$sum": 1 } } },
         doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
     ];
     let each: Vec<Document> = events.aggregate(each).await?.try_collect().await?;
-    let count = |group: &Document| group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok());
+    let count = |group: &Document| {
+        group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok())
+    };
     let total = each.iter().filter_map(count).sum();
-    let mut subjects: Vec<_> =
-        each.iter().filter_map(|group| group.get_str("_id").ok()).filter(|text| Subject::new(*text).is_ok()).collect();
+    let mut subjects: Vec<_> = each
+        .iter()
+        .filter_map(|group| group.get_str("_id").ok())
+        .filter(|text| Subject::new(*text).is_ok())
+        .collect();
     subjects.sort_unstable();
     let biggest = [
         doc! { "$limit": SAMPLE },
@@ -233,9 +310,14 @@ async fn sample(database: &Database, collection: &str, layout: &Layout) -> mongo
         true => OutboxRecord::parse(biggest.current(), layout).ok(),
         false => None,
     };
-    let biggest =
-        biggest.map(|record| (shown_id(&Bson::from(record.id)), record.payload.len() + record.headers.bytes()));
-    Ok(Sample { events: total, subjects: subjects.into_iter().map(str::to_owned).collect(), biggest })
+    let biggest = biggest.map(|record| {
+        (shown_id(&Bson::from(record.id)), record.payload.len() + record.headers.bytes())
+    });
+    Ok(Sample {
+        events: total,
+        subjects: subjects.into_iter().map(str::to_owned).collect(),
+        biggest,
+    })
 }
 
 fn json(text: &str) -> String {

@@ -20,46 +20,75 @@ const TOO_MUCH: [&str; 10] = [
     "hostManager",
 ];
 
-/// Judges the answer to `connectionStatus`. `denied` says whether a read of the outbox was. False when there is nothing
-/// more to ask.
-pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -> (Vec<Finding>, bool) {
+/// Judges the answer to `connectionStatus`. `denied` says whether a read of the outbox was. False
+/// when there is nothing more to ask.
+pub(super) fn look(
+    config: &Config,
+    at: &str,
+    status: &Document,
+    denied: bool,
+) -> (Vec<Finding>, bool) {
     const AUTH: &str = "mongodb.auth";
     const ROLE: &str = "mongodb.privileges";
     let info = status.get_document("authInfo").ok();
-    let array = |name: &str| info.and_then(|info| info.get_array(name).ok()).map(Vec::as_slice).unwrap_or_default();
+    let array = |name: &str| {
+        info.and_then(|info| info.get_array(name).ok()).map(Vec::as_slice).unwrap_or_default()
+    };
     let Some(user) = array("authenticatedUsers").first().and_then(Bson::as_document) else {
         if denied {
-            let remedy = "MONGODB_URI: mongodb://<user>:<password>@<host>/<database>?authSource=admin";
-            return (vec![Finding::fail(AUTH, at, "mongod wants a user, and MONGODB_URI has none", remedy)], false);
+            let remedy =
+                "MONGODB_URI: mongodb://<user>:<password>@<host>/<database>?authSource=admin";
+            return (
+                vec![Finding::fail(
+                    AUTH,
+                    at,
+                    "mongod wants a user, and MONGODB_URI has none",
+                    remedy,
+                )],
+                false,
+            );
         }
         let found = "off: whoever reaches mongod may write, and read, everything";
         let remedy = "mongod.conf: security: { authorization: enabled, keyFile: /etc/mongod.key }";
         return (vec![Finding::warn(AUTH, at, found, remedy)], true);
     };
-    let text = |document: &Document, name: &str| document.get_str(name).unwrap_or_default().to_owned();
+    let text =
+        |document: &Document, name: &str| document.get_str(name).unwrap_or_default().to_owned();
     let (name, home) = (text(user, "user"), text(user, "db"));
     let mut findings = vec![Finding::ok(AUTH, at, format!("as {name}, known in {home}"))];
     let database = &config.mongodb.database;
     let outbox = &config.mongodb.collection;
-    let granted: Vec<_> = array("authenticatedUserPrivileges").iter().filter_map(Bson::as_document).collect();
+    let granted: Vec<_> =
+        array("authenticatedUserPrivileges").iter().filter_map(Bson::as_document).collect();
     let may = |collection: &str, action: &str| {
-        granted.iter().any(|privilege| applies(privilege, database, collection) && allows(privilege, action))
+        granted
+            .iter()
+            .any(|privilege| applies(privilege, database, collection) && allows(privilege, action))
     };
     let mut missing = Vec::new();
     for (collection, actions) in Role::Relay.actions(outbox) {
-        let lacking: Vec<_> = actions.iter().filter(|action| !may(collection, action)).copied().collect();
+        let lacking: Vec<_> =
+            actions.iter().filter(|action| !may(collection, action)).copied().collect();
         if !lacking.is_empty() {
             missing.push(format!("{} on {database}.{collection}", lacking.join(", ")));
         }
     }
     let roles = array("authenticatedUserRoles").iter().filter_map(Bson::as_document);
-    let grand: Vec<_> = roles.map(|role| text(role, "role")).filter(|role| TOO_MUCH.contains(&role.as_str())).collect();
-    const MAKE_ROLE: &str = "$ outboxd privileges --role relay   # the role, to paste into mongosh\nmongosh> ";
+    let grand: Vec<_> = roles
+        .map(|role| text(role, "role"))
+        .filter(|role| TOO_MUCH.contains(&role.as_str()))
+        .collect();
+    const MAKE_ROLE: &str =
+        "$ outboxd privileges --role relay   # the role, to paste into mongosh\nmongosh> ";
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let role = Role::Relay.mongodb(config).role;
     let grant = || {
         let role = format!("{{role: {}, db: {}}}", json(&role), json(database));
-        format!("{MAKE_ROLE}db.getSiblingDB({}).grantRolesToUser({}, [{role}])", json(&home), json(&name))
+        format!(
+            "{MAKE_ROLE}db.getSiblingDB({}).grantRolesToUser({}, [{role}])",
+            json(&home),
+            json(&name)
+        )
     };
     // Never by taking rights from a user who may be an administrator's or the service's.
     let separate = || {
@@ -86,13 +115,16 @@ pub(super) fn look(config: &Config, at: &str, status: &Document, denied: bool) -
     (findings, true)
 }
 
-/// Whether a privilege is about this collection. An empty name stands for all that aren't the system's.
+/// Whether a privilege is about this collection. An empty name stands for all that aren't the
+/// system's.
 fn applies(privilege: &Document, database: &str, collection: &str) -> bool {
     let Ok(resource) = privilege.get_document("resource") else { return false };
     if resource.get_bool("anyResource").unwrap_or(false) {
         return true;
     }
-    let is = |name: &str, wanted: &str| resource.get_str(name).is_ok_and(|found| found.is_empty() || found == wanted);
+    let is = |name: &str, wanted: &str| {
+        resource.get_str(name).is_ok_and(|found| found.is_empty() || found == wanted)
+    };
     is("db", database) && is("collection", collection)
 }
 

@@ -7,7 +7,8 @@ use async_nats::jetstream::stream::{Config as Found, DiscardPolicy, RetentionPol
 use super::{Finding, go_duration, shell};
 use crate::config::Config;
 
-/// Findings that keep `run` from starting when they fail: with such a stream no event could be delivered.
+/// Findings that keep `run` from starting when they fail: with such a stream no event could be
+/// delivered.
 pub(crate) const REFUSED: [&str; 2] = ["stream.accepts", "stream.subjects"];
 
 /// Looks at everything of a stream's configuration that matters to an outbox.
@@ -37,15 +38,22 @@ fn accepts(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding
     }
     if let Some(origin) = &found.mirror {
         let remedy = format!("environment: NATS_CLUSTER_ID={}", shell(&origin.name));
-        return Finding::fail(CHECK, at, "is a mirror and takes no messages; name its origin", remedy);
+        return Finding::fail(
+            CHECK,
+            at,
+            "is a mirror and takes no messages; name its origin",
+            remedy,
+        );
     }
     Finding::ok(CHECK, at, "takes publishes and acknowledges them")
 }
 
 fn subjects(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> String) -> Finding {
     const CHECK: &str = "stream.subjects";
-    let wanted: &[String] = if config.stream.subjects_given { &config.stream.subjects } else { &[] };
-    let uncovered: Vec<_> = wanted.iter().filter(|subject| !any_covers(&found.subjects, subject)).cloned().collect();
+    let wanted: &[String] =
+        if config.stream.subjects_given { &config.stream.subjects } else { &[] };
+    let uncovered: Vec<_> =
+        wanted.iter().filter(|subject| !any_covers(&found.subjects, subject)).cloned().collect();
     match uncovered.first() {
         None => Finding::ok(CHECK, at, format!("takes {}", found.subjects.join(", "))),
         Some(first) => {
@@ -61,7 +69,8 @@ fn subjects(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> 
     }
 }
 
-/// An event may be sent again for as long as its fate is unknown: the grace, and what a relay that takes over waits for.
+/// An event may be sent again for as long as its fate is unknown: the grace, and what a relay that
+/// takes over waits for.
 fn span(config: &Config) -> Duration {
     config.retry.outage_grace + config.lease.ttl + config.nats.ack_timeout
 }
@@ -71,7 +80,12 @@ pub(crate) fn needed_window(config: &Config) -> Duration {
     span(config).max(config.retry.max_delay)
 }
 
-fn duplicate_window(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> String) -> Finding {
+fn duplicate_window(
+    at: &str,
+    found: &Found,
+    config: &Config,
+    edit: &impl Fn(String) -> String,
+) -> Finding {
     const CHECK: &str = "stream.dedupe";
     let window = found.duplicate_window;
     let shown = go_duration(window);
@@ -108,21 +122,26 @@ fn duplicate_window(at: &str, found: &Found, config: &Config, edit: &impl Fn(Str
         );
         Finding::warn(CHECK, at, said, edit(format!("--max-age {shown}")))
     } else {
-        Finding::ok(CHECK, at, format!("duplicate_window {shown} is longer than every retry's span"))
+        Finding::ok(
+            CHECK,
+            at,
+            format!("duplicate_window {shown} is longer than every retry's span"),
+        )
     }
 }
 
 fn retention(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding {
     const CHECK: &str = "stream.retention";
     match found.retention {
-        RetentionPolicy::Limits => Finding::ok(CHECK, at, "limits: messages stay for every consumer"),
+        RetentionPolicy::Limits => {
+            Finding::ok(CHECK, at, "limits: messages stay for every consumer")
+        }
         RetentionPolicy::Interest => {
             let said = "interest: an event that no consumer wants yet is acked and dropped unseen";
             Finding::fail(CHECK, at, said, edit("--retention limits".to_owned()))
         }
         RetentionPolicy::WorkQueue => {
-            let said =
-                "workqueue: only one consumer per subject sees an event, and it is gone then; it can't be edited";
+            let said = "workqueue: only one consumer per subject sees an event, and it is gone then; it can't be edited";
             Finding::warn(CHECK, at, said, anew(found))
         }
     }
@@ -143,11 +162,15 @@ fn limits(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding 
     let limits = limits.join(", ");
     match found.discard {
         _ if limits.is_empty() => Finding::ok(CHECK, at, "no limit on messages or bytes"),
-        DiscardPolicy::New => {
-            Finding::ok(CHECK, at, format!("{limits}, discard new: events wait in MongoDB when the stream is full"))
-        }
+        DiscardPolicy::New => Finding::ok(
+            CHECK,
+            at,
+            format!("{limits}, discard new: events wait in MongoDB when the stream is full"),
+        ),
         DiscardPolicy::Old => {
-            let said = format!("{limits}, discard old: the oldest messages are thrown away, whoever hasn't read them");
+            let said = format!(
+                "{limits}, discard old: the oldest messages are thrown away, whoever hasn't read them"
+            );
             Finding::warn(CHECK, at, said, edit("--discard new".to_owned()))
         }
     }
@@ -158,7 +181,8 @@ fn storage(at: &str, found: &Found) -> Finding {
     match found.storage {
         StorageType::File => Finding::ok(CHECK, at, "file"),
         StorageType::Memory => {
-            let said = "memory: delivered events are lost when the server restarts; it can't be edited";
+            let said =
+                "memory: delivered events are lost when the server restarts; it can't be edited";
             Finding::warn(CHECK, at, said, anew(found))
         }
     }
@@ -171,7 +195,12 @@ fn anew(found: &Found) -> String {
 }
 
 /// What is weaker than the configuration says; a longer window or another copy harms nobody.
-fn as_configured(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> String) -> Finding {
+fn as_configured(
+    at: &str,
+    found: &Found,
+    config: &Config,
+    edit: &impl Fn(String) -> String,
+) -> Finding {
     const CHECK: &str = "stream.as_configured";
     let wanted = &config.stream;
     let (mut said, mut flags) = (Vec::new(), Vec::new());
@@ -180,7 +209,8 @@ fn as_configured(at: &str, found: &Found, config: &Config, edit: &impl Fn(String
         flags.push(format!("--{flag} {wanted}"));
     };
     if found.duplicate_window < wanted.duplicate_window {
-        let (found, wanted) = (go_duration(found.duplicate_window), go_duration(wanted.duplicate_window));
+        let (found, wanted) =
+            (go_duration(found.duplicate_window), go_duration(wanted.duplicate_window));
         weaker("duplicate_window", "dupe-window", found, wanted);
     }
     if found.num_replicas < wanted.replicas {

@@ -1,8 +1,9 @@
 //! One subscription for the acks of all publishes of a client, and who waits for which.
 //!
-//! The client's own way of doing this costs an inbox name, a permit, a timer and a reply parsed twice for each event, and
-//! remembers a publish that is never answered for as long as it lives (nats.rs#1617). Here a publish is a number, known only
-//! while somebody waits for it, and what waits is small.
+//! The client's own way of doing this costs an inbox name, a permit, a timer and a reply parsed
+//! twice for each event, and remembers a publish that is never answered for as long as it lives
+//! (nats.rs#1617). Here a publish is a number, known only while somebody waits for it, and what
+//! waits is small.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,7 +47,8 @@ struct Outgoing {
     payload: Bytes,
 }
 
-/// Who waits for which ack, and until when. The numbers rise with the time, so the first is the next to be given up.
+/// Who waits for which ack, and until when. The numbers rise with the time, so the first is the
+/// next to be given up.
 #[derive(Debug, Default)]
 struct Waiting(Mutex<Numbered>);
 
@@ -72,7 +74,9 @@ impl Waiting {
     }
 
     fn is_wanted(&self, number: u64) -> bool {
-        self.with(|numbered| numbered.waits.get(&number).is_some_and(|(_, waits)| !waits.is_closed()))
+        self.with(|numbered| {
+            numbered.waits.get(&number).is_some_and(|(_, waits)| !waits.is_closed())
+        })
     }
 
     fn answer(&self, number: u64, answer: Answer) {
@@ -113,7 +117,10 @@ impl Acks {
     ///
     /// # Errors
     /// When the client has ended.
-    pub(crate) async fn subscribe(client: Client, timeout: Duration) -> Result<Self, SubscribeError> {
+    pub(crate) async fn subscribe(
+        client: Client,
+        timeout: Duration,
+    ) -> Result<Self, SubscribeError> {
         let inbox = format!("{}.", client.new_inbox());
         // Once more after each reconnect; the client sees to that.
         let replies = client.subscribe(format!("{inbox}*")).await?;
@@ -121,7 +128,12 @@ impl Acks {
         let (outgoing, messages) = mpsc::unbounded_channel();
         let reading = tokio::spawn(read(replies, inbox.len(), waiting.clone(), timeout));
         let writing = tokio::spawn(write(client, messages, inbox, waiting.clone()));
-        Ok(Self { waiting, outgoing, timeout, tasks: [reading.abort_handle(), writing.abort_handle()] })
+        Ok(Self {
+            waiting,
+            outgoing,
+            timeout,
+            tasks: [reading.abort_handle(), writing.abort_handle()],
+        })
     }
 
     /// Publishes; what is returned waits for the ack.
@@ -143,7 +155,8 @@ impl Acks {
                 return Err(ended());
             }
             let answer = answer.await.map_err(|_| ended())?;
-            // Kept until the ack: a client that is replaced meanwhile ends with the last of its acks.
+            // Kept until the ack: a client that is replaced meanwhile ends with the last of its
+            // acks.
             drop(self);
             ack(&answer?)
         }
@@ -151,7 +164,12 @@ impl Acks {
 }
 
 /// Hands messages to the client, as fast as it takes them.
-async fn write(client: Client, mut messages: mpsc::UnboundedReceiver<Outgoing>, inbox: String, waiting: Arc<Waiting>) {
+async fn write(
+    client: Client,
+    mut messages: mpsc::UnboundedReceiver<Outgoing>,
+    inbox: String,
+    waiting: Arc<Waiting>,
+) {
     while let Some(Outgoing { number, subject, headers, payload }) = messages.recv().await {
         // What was given up meanwhile must not leave: its event may be tried again by now.
         if !waiting.is_wanted(number) {
@@ -204,7 +222,9 @@ fn ack(reply: &Message) -> Result<PublishAck, PublishError> {
     match error {
         Some(error) => Err(PublishError::with_source(PublishErrorKind::Other, error)),
         // Not of JetStream, or of a message that isn't stored yet.
-        None if seq == 0 => Err(PublishError::with_source(PublishErrorKind::Other, "an ack without a sequence")),
+        None if seq == 0 => {
+            Err(PublishError::with_source(PublishErrorKind::Other, "an ack without a sequence"))
+        }
         None => Ok(PublishAck { stream, sequence: seq, duplicate, ..PublishAck::default() }),
     }
 }
@@ -228,7 +248,10 @@ mod tests {
         assert_eq!(waiting.expire(now), Some(now + Duration::from_secs(1)));
         let told = first_answer.try_recv().expect("an answer").expect_err("no ack");
         assert_eq!(told.kind(), PublishErrorKind::TimedOut);
-        assert!(!waiting.is_wanted(first) && waiting.is_wanted(second), "the first must not leave any more");
+        assert!(
+            !waiting.is_wanted(first) && waiting.is_wanted(second),
+            "the first must not leave any more"
+        );
         second_answer.close();
         assert!(!waiting.is_wanted(second), "nobody waits");
         waiting.answer(first, Err(PublishError::new(PublishErrorKind::Other)));

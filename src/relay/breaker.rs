@@ -1,4 +1,5 @@
-//! Whether the broker answers: while it doesn't, hardly anything new is sent, and what failed rests.
+//! Whether the broker answers: while it doesn't, hardly anything new is sent, and what failed
+//! rests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,12 +8,13 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics;
 
-/// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is sent: what waits in
-/// MongoDB costs neither memory nor attempts.
+/// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is
+/// sent: what waits in MongoDB costs neither memory nor attempts.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     troubled: AtomicBool,
-    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for the next tick.
+    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for
+    /// the next tick.
     recovered: Arc<Notify>,
     /// Woken when one more may be in flight.
     pub(super) probe: Notify,
@@ -22,7 +24,12 @@ pub(crate) struct Breaker {
 
 impl Breaker {
     pub(crate) fn new(recovered: Arc<Notify>) -> Self {
-        Self { troubled: AtomicBool::new(false), recovered, probe: Notify::new(), trying_again: AtomicUsize::new(0) }
+        Self {
+            troubled: AtomicBool::new(false),
+            recovered,
+            probe: Notify::new(),
+            trying_again: AtomicUsize::new(0),
+        }
     }
 
     /// A try ended without a definite answer.
@@ -37,8 +44,8 @@ impl Breaker {
         !self.troubled.load(Ordering::Relaxed)
     }
 
-    /// Publishes that may be in flight: without bound when the broker answers; else one more than those trying again, so
-    /// that one event without an answer doesn't hold up the rest.
+    /// Publishes that may be in flight: without bound when the broker answers; else one more than
+    /// those trying again, so that one event without an answer doesn't hold up the rest.
     pub(crate) fn limit(&self) -> usize {
         match self.troubled.load(Ordering::Relaxed) {
             true => self.trying_again.load(Ordering::Relaxed) + 1,
@@ -47,7 +54,8 @@ impl Breaker {
     }
 
     pub(super) fn answered(&self) {
-        // Read first: this is on every event's path, and a write would take the cache line from the other threads.
+        // Read first: this is on every event's path, and a write would take the cache line from the
+        // other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
             metrics::breaker(false);
             self.recovered.notify_one();

@@ -1,5 +1,5 @@
-//! The wall clock and chance, in one place so that the simulation can set both. Deadlines are on tokio's clock, never on
-//! this one.
+//! The wall clock and chance, in one place so that the simulation can set both. Deadlines are on
+//! tokio's clock, never on this one.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -44,7 +44,8 @@ pub(crate) mod simulated {
 
     thread_local!(static SIMULATED: RefCell<Option<Simulated>> = const { RefCell::new(None) });
 
-    /// From now on the clock begins at `began_ms` and runs with tokio's, and chance comes from `seed`.
+    /// From now on the clock begins at `began_ms` and runs with tokio's, and chance comes from
+    /// `seed`.
     pub(crate) fn set(began_ms: i64, seed: u64) {
         let random = StdRng::seed_from_u64(seed);
         SIMULATED.set(Some(Simulated { began: Instant::now(), began_ms, random }));
@@ -52,7 +53,9 @@ pub(crate) mod simulated {
 
     /// Sets the clock, back or forth.
     pub(crate) fn jump(by_ms: i64) {
-        SIMULATED.with_borrow_mut(|simulated| simulated.iter_mut().for_each(|simulated| simulated.began_ms += by_ms));
+        SIMULATED.with_borrow_mut(|simulated| {
+            simulated.iter_mut().for_each(|simulated| simulated.began_ms += by_ms)
+        });
     }
 
     /// Back to the machine's own.

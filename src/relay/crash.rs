@@ -1,7 +1,9 @@
-//! Named points at which the process can be made to die, so that tests can show that nothing is lost at any of them.
+//! Named points at which the process can be made to die, so that tests can show that nothing is
+//! lost at any of them.
 //!
-//! Does something only in a build with the feature `crash-points`, and only when asked: `OUTBOXD_CRASH_AT=acked:3` ends the
-//! process by SIGKILL when it comes to the point `acked` for the third time.
+//! Does something only in a build with the feature `crash-points`, and only when asked:
+//! `OUTBOXD_CRASH_AT=acked:3` ends the process by SIGKILL when it comes to the point `acked` for
+//! the third time.
 
 /// A point on an event's way, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +63,9 @@ mod armed {
                 let (name, times) = at.split_once(':')?;
                 Some((name.to_owned(), AtomicU32::new(times.parse().ok()?)))
             });
-            armed.as_ref().is_some_and(|(name, left)| *name == self.name() && left.fetch_sub(1, Ordering::SeqCst) == 1)
+            armed.as_ref().is_some_and(|(name, left)| {
+                *name == self.name() && left.fetch_sub(1, Ordering::SeqCst) == 1
+            })
         }
     }
 
@@ -83,7 +87,8 @@ mod armed {
     }
 
     fn die() {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
 

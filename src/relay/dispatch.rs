@@ -1,10 +1,13 @@
 //! What may be published now: lanes, bounds and twins. Pure state, no I/O, no clock.
 //!
 //! Guarantees, whatever order the calls come in:
-//! - of the events of one key at most one is in flight, and they leave in the order they were offered;
-//! - once an event of a key has failed, no later event of that key leaves before it: the lane is *stalled* and what comes
-//!   behind is *parked* (handed to the retrier through the database) instead of kept in memory;
-//! - an event is in here at most once, from its offer until its delete or mark is settled, whoever offers it again.
+//! - of the events of one key at most one is in flight, and they leave in the order they were
+//!   offered;
+//! - once an event of a key has failed, no later event of that key leaves before it: the lane is
+//!   *stalled* and what comes behind is *parked* (handed to the retrier through the database)
+//!   instead of kept in memory;
+//! - an event is in here at most once, from its offer until its delete or mark is settled, whoever
+//!   offers it again.
 //!
 //! ```text
 //!              head failed, or an unlocked event was seen
@@ -15,8 +18,9 @@
 //!     └──────────────────────────────────────────────────── draining
 //! ```
 //!
-//! Draining is not a state of its own: it is a stalled lane with something in its queue. A dead event keeps its lane
-//! stalled until a person decides (`on_dead = hold`), or is read past (`skip`).
+//! Draining is not a state of its own: it is a stalled lane with something in its queue. A dead
+//! event keeps its lane stalled until a person decides (`on_dead = hold`), or is read past
+//! (`skip`).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -29,8 +33,8 @@ use crate::outbox::record::{Custody, OutboxRecord};
 use crate::outbox::store::Room;
 use crate::outbox::{EventId, Key};
 
-/// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so that deletes never
-/// wait for publishes.
+/// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so
+/// that deletes never wait for publishes.
 const MAX_UNSETTLED: usize = 8192;
 /// What one lane read may bring.
 pub(crate) const LANE_READ: Room = Room { events: 100, bytes: 1 << 20 };
@@ -47,8 +51,8 @@ pub(crate) struct Pending {
     pub(crate) committed_ms: Option<i64>,
 }
 
-/// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes one, and
-/// [`Dispatch::finished`] takes it back.
+/// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes
+/// one, and [`Dispatch::finished`] takes it back.
 #[derive(Debug)]
 pub(crate) struct Dispatched {
     pub(crate) record: Box<OutboxRecord>,
@@ -104,7 +108,8 @@ impl Dispatch {
 
     /// How much more may be offered; none means that sweep, tail and retrier stop reading.
     pub(crate) fn room(&self) -> Room {
-        let unsettled = (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.twins.len());
+        let unsettled =
+            (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.twins.len());
         Room {
             events: self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled),
             bytes: self.limits.max_buffered_bytes.saturating_sub(self.buffered_bytes),
@@ -116,8 +121,9 @@ impl Dispatch {
         self.twins.retried() > 0
     }
 
-    /// Whether everything that waits in the outbox has been offered, or is about to be by the tail. Until then the retrier's
-    /// events and the safety sweep's must wait: an older one of their key may come.
+    /// Whether everything that waits in the outbox has been offered, or is about to be by the tail.
+    /// Until then the retrier's events and the safety sweep's must wait: an older one of their key
+    /// may come.
     pub(crate) fn has_swept(&self) -> bool {
         self.twins.has_swept()
     }
@@ -132,7 +138,8 @@ impl Dispatch {
         self.in_flight
     }
 
-    /// Events offered whose delete, mark or park isn't settled, those in flight and waiting included.
+    /// Events offered whose delete, mark or park isn't settled, those in flight and waiting
+    /// included.
     pub(crate) fn unsettled(&self) -> usize {
         self.twins.len()
     }
@@ -153,7 +160,8 @@ impl Dispatch {
         self.tick_shows = self.marks;
     }
 
-    /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is due or not.
+    /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is
+    /// due or not.
     pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
         if self.twins.is_new_to_follow(&pending.record.id, pending.origin) {
             self.admit(pending, now_ms);
@@ -164,7 +172,9 @@ impl Dispatch {
         let unlocked = match pending.record.custody {
             Custody::Live => false,
             Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
-            Custody::Unlocked { .. } | Custody::Discarding => return self.hold(pending.record.key.as_ref()),
+            Custody::Unlocked { .. } | Custody::Discarding => {
+                return self.hold(pending.record.key.as_ref());
+            }
             Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
         let lane = pending.record.key.as_ref().and_then(|key| self.lanes.get(key));
@@ -181,13 +191,15 @@ impl Dispatch {
         }
     }
 
-    /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy leaves it to the next
-    /// tick, and a sweep that is under way leaves all of them. Returns how many were taken.
+    /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy
+    /// leaves it to the next tick, and a sweep that is under way leaves all of them. Returns how
+    /// many were taken.
     pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) -> usize {
         let mut taken = 0;
         let swept = self.has_swept();
         for pending in due.into_iter().filter(|_| swept) {
-            if pending.record.custody == Custody::Discarding || !self.twins.is_new(&pending.record.id, self.tick_began)
+            if pending.record.custody == Custody::Discarding
+                || !self.twins.is_new(&pending.record.id, self.tick_began)
             {
                 continue;
             }
@@ -198,7 +210,11 @@ impl Dispatch {
                 }
                 // An older one that has just failed may still be locked in what was read.
                 let shown = |lane: &Lane| lane.marking == 0 && lane.marked <= self.tick_shows;
-                if !self.lanes.get(&key).is_some_and(|lane| lane.is_quiet() && !lane.blocked && shown(lane)) {
+                if !self
+                    .lanes
+                    .get(&key)
+                    .is_some_and(|lane| lane.is_quiet() && !lane.blocked && shown(lane))
+                {
                     continue;
                 }
             }
@@ -209,7 +225,8 @@ impl Dispatch {
         taken
     }
 
-    /// Takes what an operator wants removed. Returns those that nobody has in hand: they are known until settled.
+    /// Takes what an operator wants removed. Returns those that nobody has in hand: they are known
+    /// until settled.
     pub(crate) fn discards_ended(&mut self, mut ids: Vec<EventId>) -> Vec<EventId> {
         let began = self.tick_began;
         ids.retain(|id| self.twins.is_new(id, began));
@@ -218,8 +235,9 @@ impl Dispatch {
         ids
     }
 
-    /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns whether it was not known.
-    /// Takes none while a sweep is under way: it may yet bring an unlocked event that they must not pass.
+    /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns
+    /// whether it was not known. Takes none while a sweep is under way: it may yet bring an
+    /// unlocked event that they must not pass.
     pub(crate) fn offer_stray(&mut self, pending: Pending) -> bool {
         let taken = self.has_swept() && self.twins.is_new(&pending.record.id, self.tick_began);
         if taken {
@@ -263,8 +281,8 @@ impl Dispatch {
         }
     }
 
-    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if it failed,
-    /// [`Dispatch::marked`].
+    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if
+    /// it failed, [`Dispatch::marked`].
     pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> Box<OutboxRecord> {
         let Dispatched { record, bytes, .. } = dispatched;
         self.in_flight -= 1;

@@ -1,4 +1,5 @@
-//! What becomes of an event whose publish failed: when it is tried again or that it is dead, and who is told.
+//! What becomes of an event whose publish failed: when it is tried again or that it is dead, and
+//! who is told.
 
 use std::time::Duration;
 
@@ -47,7 +48,8 @@ pub(super) struct Judge {
     /// Who says so.
     relay: String,
     alerts: Alerts,
-    /// What the log hasn't been told yet: one entry per code and state, however many events fail alike.
+    /// What the log hasn't been told yet: one entry per code and state, however many events fail
+    /// alike.
     untold: Vec<Untold>,
 }
 
@@ -66,7 +68,12 @@ struct Untold {
 
 impl Judge {
     pub(super) fn new(retry: &RetryConfig, relay: &str, alerts: &Alerts) -> Self {
-        Self { retry: retry.clone(), relay: relay.to_owned(), alerts: alerts.clone(), untold: Vec::new() }
+        Self {
+            retry: retry.clone(),
+            relay: relay.to_owned(),
+            alerts: alerts.clone(),
+            untold: Vec::new(),
+        }
     }
 
     /// Logs what failed since the last time.
@@ -80,20 +87,35 @@ impl Judge {
     }
 
     fn keep_untold(&mut self, id: &str, rejection: &Rejection, dead: bool) {
-        match self.untold.iter_mut().find(|untold| untold.code == rejection.code && untold.dead == dead) {
+        match self
+            .untold
+            .iter_mut()
+            .find(|untold| untold.code == rejection.code && untold.dead == dead)
+        {
             Some(untold) => untold.events += 1,
             None => {
                 let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
                 let Rejection { code, error, .. } = rejection.clone();
-                self.untold.push(Untold { events: 1, id: id.to_owned(), class, code, error, remedy, dead });
+                self.untold.push(Untold {
+                    events: 1,
+                    id: id.to_owned(),
+                    class,
+                    code,
+                    error,
+                    remedy,
+                    dead,
+                });
             }
         }
     }
 
-    /// Tells a person that the stream has lost what it had acked: it is deleted from the outbox, and only a person can say
-    /// what that means for those who read the stream.
+    /// Tells a person that the stream has lost what it had acked: it is deleted from the outbox,
+    /// and only a person can say what that means for those who read the stream.
     pub(super) fn rewound(&self, stream: &str, Rewound { from, to }: Rewound) {
-        error!(stream, from, to, "the stream has gone back: it has lost messages that it had acked");
+        error!(
+            stream,
+            from, to, "the stream has gone back: it has lost messages that it had acked"
+        );
         let text = format!(
             "the stream {stream} has gone back from sequence {from} to {to}: it was made anew or restored from an old copy, \
              and has lost messages that it had acked; their events are no longer in the outbox"
@@ -101,7 +123,8 @@ impl Judge {
         self.alerts.raise(Alert { kind: Kind::Rewound, text, event: None, oldest_seconds: None });
     }
 
-    /// The mark to write. Raises an alert when the event comes into a state that a person should know of.
+    /// The mark to write. Raises an alert when the event comes into a state that a person should
+    /// know of.
     pub(super) fn mark(&mut self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
         rejection.error.truncate(rejection.error.floor_char_boundary(MAX_ERROR_BYTES));
         // An outage isn't the event's fault.
@@ -132,12 +155,24 @@ impl Judge {
             let s = if attempts == 1 { "" } else { "s" };
             // What is malformed may have none.
             let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
-            let text = format!("event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}");
+            let text = format!(
+                "event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}"
+            );
             let key = failed.key.map(|key| key.as_str().to_owned());
             let (class, code, error) = (Some(class), Some(code.clone()), Some(error.clone()));
-            let event = About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
+            let event =
+                About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
             self.alerts.raise(Alert { kind, text, event: Some(event), oldest_seconds: None });
         }
-        Mark { id: failed.id.clone(), at: clock::now(), attempts, class, code, error, relay: self.relay.clone(), next }
+        Mark {
+            id: failed.id.clone(),
+            at: clock::now(),
+            attempts,
+            class,
+            code,
+            error,
+            relay: self.relay.clone(),
+            next,
+        }
     }
 }

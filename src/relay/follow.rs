@@ -1,7 +1,8 @@
 //! Finds what is unpublished: sweep, then tail, and on any error both again.
 //!
-//! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together they neither leave a
-//! gap nor overlap. There is no resume token to store, lose or outlive: the outbox itself says what is unpublished.
+//! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together
+//! they neither leave a gap nor overlap. There is no resume token to store, lose or outlive: the
+//! outbox itself says what is unpublished.
 
 use std::time::Duration;
 
@@ -19,12 +20,14 @@ use crate::error::mongodb_says;
 use crate::outbox::record::Malformed;
 use crate::telemetry::metrics;
 
-/// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail has been reached.
+/// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail
+/// has been reached.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Bytes from which a document waits until everything before it was taken: 64 smaller ones come to 4 MiB.
+/// Bytes from which a document waits until everything before it was taken: 64 smaller ones come to
+/// 4 MiB.
 const BIG: usize = 64 << 10;
 
 /// MongoDB's code for an oplog that no longer reaches back far enough.
@@ -35,8 +38,8 @@ const TOO_LARGE: i32 = 10334;
 /// What the reads hand to the relay, in the order they found it.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A sweep with this number begins as soon as this is answered: by then everything found before is taken, and whatever
-    /// settles from now on may still be in the sweep.
+    /// A sweep with this number begins as soon as this is answered: by then everything found before
+    /// is taken, and whatever settles from now on may still be in the sweep.
     SweepBegan(u64, oneshot::Sender<()>),
     /// An event, and the server's time (ms since the epoch) by which it is due or not.
     Event(Pending, i64),
@@ -52,8 +55,8 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(super) struct Closed;
 
-/// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is dropped half-way costs its
-/// connection.
+/// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is
+/// dropped half-way costs its connection.
 pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>) {
     let mut wait = FIRST_WAIT;
     for number in 0.. {
@@ -92,12 +95,16 @@ fn reason(error: &mongodb::error::Error) -> &'static str {
 }
 
 /// What stands in a page.
-pub(super) fn as_document(value: bson::error::Result<RawBsonRef<'_>>) -> mongodb::error::Result<&RawDocument> {
+pub(super) fn as_document(
+    value: bson::error::Result<RawBsonRef<'_>>,
+) -> mongodb::error::Result<&RawDocument> {
     let document = value.map_err(Error::custom)?.as_document();
-    document.ok_or_else(|| Error::custom("a page of the server holds something other than documents"))
+    document
+        .ok_or_else(|| Error::custom("a page of the server holds something other than documents"))
 }
 
-/// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what it has taken.
+/// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what
+/// it has taken.
 pub(super) async fn hand_over(
     store: &impl EventStore,
     document: &RawDocument,

@@ -13,8 +13,8 @@ pub(crate) enum Ended {
     Delivered,
     /// It will be marked; the lane stalls.
     Failed,
-    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its lane stays taken, so
-    /// that nothing of its key leaves before it.
+    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its
+    /// lane stays taken, so that nothing of its key leaves before it.
     Abandoned,
 }
 
@@ -58,8 +58,8 @@ pub(super) struct Lane {
     pub(super) ready: bool,
     /// Whether an event of the key waits in the database, so that later ones are parked behind it.
     pub(super) stalled: bool,
-    /// Whether the server refused a mark or a park: what the database says of the key can't be relied on, so nothing of it
-    /// leaves before the next start.
+    /// Whether the server refused a mark or a park: what the database says of the key can't be
+    /// relied on, so nothing of it leaves before the next start.
     pub(super) blocked: bool,
     /// Marks and parks that aren't settled yet.
     pub(super) writing: usize,
@@ -67,12 +67,14 @@ pub(super) struct Lane {
     pub(super) marking: usize,
     /// Which mark of all was the last of this key.
     pub(super) marked: u64,
-    /// Whether something was marked or parked since the last read began, so that the read may have missed it.
+    /// Whether something was marked or parked since the last read began, so that the read may have
+    /// missed it.
     pub(super) written_since_read: bool,
     /// Whether a read of the key's unlocked events is asked for or under way.
     pub(super) reading: bool,
     pub(super) read_began: Began,
-    /// Whether such a read is to be asked for once another mark or park is settled, and no mark is left.
+    /// Whether such a read is to be asked for once another mark or park is settled, and no mark is
+    /// left.
     pub(super) read_wanted: bool,
 }
 

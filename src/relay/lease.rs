@@ -27,18 +27,19 @@
 //!
 //! # One document
 //!
-//! `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database. Every step is one
-//! update of it by a pipeline on the primary, with `w: majority`: a claim that finds it free, expired or its own sets
-//! `holder`, adds one to `term` and puts `expiresAt` a ttl ahead; a renewal puts `expiresAt` off if holder and term
-//! are still its own; a resignation sets `expiresAt` to now. `holder` is the relay's name and a number drawn at its
-//! start: a process that was started again is another holder, since the old one may still run.
+//! `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database.
+//! Every step is one update of it by a pipeline on the primary, with `w: majority`: a claim that
+//! finds it free, expired or its own sets `holder`, adds one to `term` and puts `expiresAt` a ttl
+//! ahead; a renewal puts `expiresAt` off if holder and term are still its own; a resignation sets
+//! `expiresAt` to now. `holder` is the relay's name and a number drawn at its start: a process that
+//! was started again is another holder, since the old one may still run.
 //!
 //! # Two clocks, and neither is the machine's
 //!
-//! Whether the lease has expired is the *server's* to say (`$$NOW`). A relay whose wall clock is an hour off claims,
-//! renews and loses like any other. Whether it still holds the lease, the holder must know without asking, at every
-//! publish: it trusts the lease until a deadline on its own monotonic clock, counted from *before* the claim or
-//! renewal was sent, less a fifth.
+//! Whether the lease has expired is the *server's* to say (`$$NOW`). A relay whose wall clock is an
+//! hour off claims, renews and loses like any other. Whether it still holds the lease, the holder
+//! must know without asking, at every publish: it trusts the lease until a deadline on its own
+//! monotonic clock, counted from *before* the claim or renewal was sent, less a fifth.
 //!
 //! ```text
 //!  holder    sent              trusted until
@@ -47,34 +48,38 @@
 //!                 done                          expires
 //! ```
 //!
-//! A renewal is done after it was sent, so the holder stops before anyone else can begin, as long as its clock runs no
-//! slower than four fifths of the server's. After a lost reply the holder trusts less than the server grants; never
-//! more.
+//! A renewal is done after it was sent, so the holder stops before anyone else can begin, as long
+//! as its clock runs no slower than four fifths of the server's. After a lost reply the holder
+//! trusts less than the server grants; never more.
 //!
 //! # When a step goes wrong
 //!
-//! - *The holder dies.* A standby that polls at `min(1 s, ttl / 3)` takes over within the ttl and one poll.
+//! - *The holder dies.* A standby that polls at `min(1 s, ttl / 3)` takes over within the ttl and
+//!   one poll.
 //! - *It stops cleanly.* It drains, then resigns: a standby takes over with its next poll.
-//! - *It is paused*, and wakes when another holds the lease. The deadline has passed on its own clock: the check
-//!   before each publish says so, before any task could have. What it had sent before is acked twice at worst, and
-//!   stored once.
-//! - *MongoDB can't be reached.* Renewals fail until the deadline; two may fail without harm. Then it publishes
-//!   nothing, though NATS may be well: a standby on the other side may be at work.
-//! - *The reply to a claim is lost.* The lease is this relay's and it doesn't know. It asks again, finds its own and
-//!   begins a new term; a renewal of the old term, if one is still on its way, finds nothing.
-//! - *A claim or renewal comes late*, after its sender gave up. A claim finds the lease held, or makes its sender's
-//!   next claim begin a new term; a renewal keeps others waiting for a ttl at most.
+//! - *It is paused*, and wakes when another holds the lease. The deadline has passed on its own
+//!   clock: the check before each publish says so, before any task could have. What it had sent
+//!   before is acked twice at worst, and stored once.
+//! - *MongoDB can't be reached.* Renewals fail until the deadline; two may fail without harm. Then
+//!   it publishes nothing, though NATS may be well: a standby on the other side may be at work.
+//! - *The reply to a claim is lost.* The lease is this relay's and it doesn't know. It asks again,
+//!   finds its own and begins a new term; a renewal of the old term, if one is still on its way,
+//!   finds nothing.
+//! - *A claim or renewal comes late*, after its sender gave up. A claim finds the lease held, or
+//!   makes its sender's next claim begin a new term; a renewal keeps others waiting for a ttl at
+//!   most.
 //! - *The primary steps down.* What a majority had stays; what it hadn't was never answered.
 //!
-//! Renewals go through a `Client` of their own, so none waits for a connection behind the outbox's queries, and are
-//! never dropped half-way: a command whose future is dropped costs its connection, and may happen all the same.
+//! Renewals go through a `Client` of their own, so none waits for a connection behind the outbox's
+//! queries, and are never dropped half-way: a command whose future is dropped costs its connection,
+//! and may happen all the same.
 //!
 //! # What it is for
 //!
-//! The lease makes duplicates rare and keeps one order. It is not what makes the relay safe: an event is deleted only
-//! on its own ack, message ids are the same from every relay, and marks and parks may be written twice.
-//! `tests/protocol` explores two relays with every step above lost or late; `relay/simulation` plays this very code
-//! through thousands of seeds.
+//! The lease makes duplicates rare and keeps one order. It is not what makes the relay safe: an
+//! event is deleted only on its own ack, message ids are the same from every relay, and marks and
+//! parks may be written twice. `tests/protocol` explores two relays with every step above lost or
+//! late; `relay/simulation` plays this very code through thousands of seeds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +101,8 @@ use crate::error::mongodb_says;
 /// Collection of the leases.
 pub const COLLECTION: &str = "outboxd_lease";
 
-/// Part of the ttl by which a holder stops early: clocks run at different speeds, and a publish takes a moment.
+/// Part of the ttl by which a holder stops early: clocks run at different speeds, and a publish
+/// takes a moment.
 const MARGIN: u32 = 5;
 /// Renewals per ttl: two may fail.
 const RENEWALS: u32 = 3;
@@ -146,8 +152,15 @@ pub(crate) struct Held {
 }
 
 impl Lease {
-    /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's queries.
-    pub(crate) fn new(client: &Client, database: &str, outbox: &str, holder: String, ttl: Duration) -> Self {
+    /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's
+    /// queries.
+    pub(crate) fn new(
+        client: &Client,
+        database: &str,
+        outbox: &str,
+        holder: String,
+        ttl: Duration,
+    ) -> Self {
         let collection = client.database(database).collection(COLLECTION);
         Self::of(LeaseDocument { collection, outbox: outbox.to_owned(), holder }, ttl)
     }
@@ -166,7 +179,8 @@ impl<L: LeaseStore> Lease<L> {
         Self { document, ttl, health: Arc::default() }
     }
 
-    /// Says how it goes to `health`: asking for the lease, or renewing it, is what is done all the time.
+    /// Says how it goes to `health`: asking for the lease, or renewing it, is what is done all the
+    /// time.
     pub(crate) fn watched(self, health: Arc<Health>) -> Self {
         Self { health, ..self }
     }
@@ -185,7 +199,10 @@ impl<L: LeaseStore> Lease<L> {
             match asked {
                 Ok(Some(number)) => return Some(self.hold(number, sent)),
                 Ok(None) if !said => {
-                    info!(relay = self.document.holder(), "another relay holds the lease; standing by");
+                    info!(
+                        relay = self.document.holder(),
+                        "another relay holds the lease; standing by"
+                    );
                     said = true;
                 }
                 Ok(None) => {}
@@ -224,7 +241,8 @@ impl<L: LeaseStore> Lease<L> {
                     () = tokio::time::sleep_until(next) => {}
                 }
                 let sent = Instant::now();
-                // Never dropped half-way: a command whose future is dropped costs its connection and may still happen.
+                // Never dropped half-way: a command whose future is dropped costs its connection
+                // and may still happen.
                 let renewal = tokio::spawn({
                     let lease = lease.clone();
                     async move { lease.document.renew(number, lease.ttl).await }
@@ -239,7 +257,11 @@ impl<L: LeaseStore> Lease<L> {
                         trust.send_replace(Instant::now());
                     }
                     Ok(Ok(Err(error))) => {
-                        warn!(error = mongodb_says(&error), term = number, "could not renew the lease")
+                        warn!(
+                            error = mongodb_says(&error),
+                            term = number,
+                            "could not renew the lease"
+                        )
                     }
                     Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
                 }
@@ -272,7 +294,8 @@ impl LeaseStore for LeaseDocument {
 
     async fn claim(&self, ttl: Duration) -> Result<Option<i64>> {
         let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
-        // One's own lease, after it was not trusted any more, begins anew: another term, another expiry.
+        // One's own lease, after it was not trusted any more, begins anew: another term, another
+        // expiry.
         let free = doc! { "$or": [expired, { "$eq": ["$holder", { "$literal": &self.holder }] }] };
         let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
         let claim = doc! { "$set": {
@@ -286,7 +309,8 @@ impl LeaseStore for LeaseDocument {
             .upsert(true)
             .return_document(ReturnDocument::After)
             .await?;
-        let mine = lease.filter(|lease| lease.get_str("holder").is_ok_and(|holder| holder == self.holder));
+        let mine =
+            lease.filter(|lease| lease.get_str("holder").is_ok_and(|holder| holder == self.holder));
         Ok(mine.and_then(|lease| match lease.get("term") {
             Some(Bson::Int32(term)) => Some(i64::from(*term)),
             Some(Bson::Int64(term)) => Some(*term),

@@ -8,8 +8,9 @@
 //!     └──────────────────── settle ◀───────┘
 //! ```
 //!
-//! One leadership is one pipeline: taking the lease builds it, losing the lease or a stop takes it down in the order of
-//! the data: intake ends, publishes under way finish, their fate is written, the lease is resigned.
+//! One leadership is one pipeline: taking the lease builds it, losing the lease or a stop takes it
+//! down in the order of the data: intake ends, publishes under way finish, their fate is written,
+//! the lease is resigned.
 
 mod acks;
 mod breaker;
@@ -59,7 +60,8 @@ use crate::telemetry::metrics;
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
-/// A relay with its connections made and its outbox and stream verified. It has written nothing yet.
+/// A relay with its connections made and its outbox and stream verified. It has written nothing
+/// yet.
 #[derive(Debug)]
 pub struct Relay {
     parts: Parts<Store, JetStream>,
@@ -105,28 +107,37 @@ impl std::ops::AddAssign for Totals {
 }
 
 impl Relay {
-    /// Connects to both sides, trying again until they can be reached, and verifies outbox and stream. `None` when stopped
-    /// before that.
+    /// Connects to both sides, trying again until they can be reached, and verifies outbox and
+    /// stream. `None` when stopped before that.
     ///
     /// # Errors
-    /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an outbox, refused
-    /// credentials files, an alert log that can't be written.
-    pub async fn connect(config: Config, health: Arc<Health>, stop: &CancellationToken) -> Result<Option<Self>> {
+    /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an
+    /// outbox, refused credentials files, an alert log that can't be written.
+    pub async fn connect(
+        config: Config,
+        health: Arc<Health>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>> {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
         let (alerts, alert_log) = Alerts::open(&config.alerts, &outbox, &config.nats.client_id)?;
-        let [follow, queries, lease] = ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
+        let [follow, queries, lease] =
+            ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
-        let migrations = Migrations::new(queries.database(database), collection, config.event.layout.clone());
+        let migrations =
+            Migrations::new(queries.database(database), collection, config.event.layout.clone());
         let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
         let store = Store::new(queries, &config);
-        // A restarted process with the same name is another holder: the old one may still be running.
+        // A restarted process with the same name is another holder: the old one may still be
+        // running.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
         health.mongodb(true);
-        let lease =
-            Arc::new(Lease::new(&lease, database, collection, holder, config.lease.ttl).watched(health.clone()));
+        let lease = Arc::new(
+            Lease::new(&lease, database, collection, holder, config.lease.ttl)
+                .watched(health.clone()),
+        );
         let stuck = Stuck {
             store: store.clone(),
             lease: lease.clone(),
@@ -140,7 +151,9 @@ impl Relay {
         let Some(nats) = until_reached(stop, &health, || Nats::connect(&config.nats)).await? else {
             return Ok(None);
         };
-        let Some(differences) = until_reached(stop, &health, || stream::verify(&nats, &config)).await? else {
+        let Some(differences) =
+            until_reached(stop, &health, || stream::verify(&nats, &config)).await?
+        else {
             return Ok(None);
         };
         for difference in differences {
@@ -152,12 +165,13 @@ impl Relay {
         Ok(Some(Self { parts, lease, alert_log, watching }))
     }
 
-    /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then drains: publishes under way
-    /// get `shutdown.grace` to finish and to be written down, and the lease is resigned.
+    /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then
+    /// drains: publishes under way get `shutdown.grace` to finish and to be written down, and the
+    /// lease is resigned.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`] when a stage ended that
-    /// never should, after what could be drained was.
+    /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`]
+    /// when a stage ended that never should, after what could be drained was.
     pub async fn run(self, stop: CancellationToken) -> Result<Totals> {
         let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
         let ended = self.parts.relay(&self.lease, &tick, &stop).await;
@@ -193,15 +207,23 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                     warn!(term, "lost the lease; standing by");
                     continue;
                 }
-                Stopped::GraceOver(left) => warn!(left, "the grace is over; what isn't settled stays in the outbox"),
+                Stopped::GraceOver(left) => {
+                    warn!(left, "the grace is over; what isn't settled stays in the outbox")
+                }
                 Stopped::Drained | Stopped::StageEnded(_) => {}
             }
             match lease.resign(held).await {
                 Ok(()) => info!(term, "resigned the lease"),
-                Err(error) => warn!(error = mongodb_says(&error), term, "could not resign the lease; it expires"),
+                Err(error) => warn!(
+                    error = mongodb_says(&error),
+                    term, "could not resign the lease; it expires"
+                ),
             }
             if let Stopped::StageEnded(stage) = stopped {
-                return Err(Error::new(ErrorKind::Internal, format!("the {stage} has ended; start the relay again")));
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    format!("the {stage} has ended; start the relay again"),
+                ));
             }
         }
         Ok(totals)
@@ -209,7 +231,11 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
 }
 
 /// Repeats what failed because a server can't be reached; at start the others may not be up yet.
-async fn until_reached<T, F>(stop: &CancellationToken, health: &Health, attempt: impl Fn() -> F) -> Result<Option<T>>
+async fn until_reached<T, F>(
+    stop: &CancellationToken,
+    health: &Health,
+    attempt: impl Fn() -> F,
+) -> Result<Option<T>>
 where
     F: Future<Output = Result<T>>,
 {

@@ -1,10 +1,10 @@
 //! The connection to NATS: whether it stands, and what the server refused without an answer.
 //!
-//! A publish that the account has no permission for gets no reply; the server only sends an error for the connection. So
-//! what it denied is kept here for the publish that waits in vain.
+//! A publish that the account has no permission for gets no reply; the server only sends an error
+//! for the connection. So what it denied is kept here for the publish that waits in vain.
 //!
-//! A client that could not reconnect for long is replaced by a new one. What was still queued in it goes with it: nothing
-//! leaves minutes after its caller gave up.
+//! A client that could not reconnect for long is replaced by a new one. What was still queued in it
+//! goes with it: nothing leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,17 +25,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics;
 use crate::tls;
 
-/// Publishes that may queue in the client. A queued publish can leave long after its caller gave up on it, so the queue
-/// is short.
+/// Publishes that may queue in the client. A queued publish can leave long after its caller gave up
+/// on it, so the queue is short.
 const CLIENT_CAPACITY: usize = 256;
-/// Attempts to reconnect before the client is replaced: half a minute when connections are refused, three when they are
-/// swallowed. Far below the 30 minutes for which the stream remembers message ids by default.
+/// Attempts to reconnect before the client is replaced: half a minute when connections are refused,
+/// three when they are swallowed. Far below the 30 minutes for which the stream remembers message
+/// ids by default.
 const MAX_RECONNECTS: usize = 20;
 /// Longest wait before an attempt to reconnect.
 const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
-/// How often the state of the connection is looked at besides the client's events, which it drops when many come at once.
+/// How often the state of the connection is looked at besides the client's events, which it drops
+/// when many come at once.
 const LOOK: Duration = Duration::from_secs(1);
-/// Denied subjects remembered: a service publishes to a handful. When there are more, all are forgotten and learned anew.
+/// Denied subjects remembered: a service publishes to a handful. When there are more, all are
+/// forgotten and learned anew.
 const MAX_DENIED: usize = 1024;
 /// What the server says before the subject it denied.
 const DENIED: &str = "permissions violation for publish to \"";
@@ -119,7 +122,8 @@ struct Signals {
 impl Signals {
     fn stands(&self, stands: bool) {
         self.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-        // One that was left behind when the relay began anew says nothing of the connection that is there now.
+        // One that was left behind when the relay began anew says nothing of the connection that is
+        // there now.
         if !self.stands.is_closed() {
             metrics::nats_connected(stands);
         }
@@ -129,8 +133,11 @@ impl Signals {
 /// A new client; the token is cancelled when it has ended for good.
 async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
-    let named =
-        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ");
+    let named = servers
+        .iter()
+        .map(|server| format!("{}:{}", server.host(), server.port()))
+        .collect::<Vec<_>>()
+        .join(", ");
     let gone = CancellationToken::new();
     // Dropped with the callback, which the client drops when it ends.
     let (guard, signals) = (gone.clone().drop_guard(), signals.clone());
@@ -154,8 +161,12 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
             }
             std::future::ready(())
         });
-    let unreachable =
-        |why: String| Error::new(ErrorKind::Nats, format!("NATS at {named} can't be reached: {}", tls::says(&why)));
+    let unreachable = |why: String| {
+        Error::new(
+            ErrorKind::Nats,
+            format!("NATS at {named} can't be reached: {}", tls::says(&why)),
+        )
+    };
     let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
     let acks = Acks::subscribe(client.clone(), nats.ack_timeout).await;
     let acks = acks.map_err(|error| unreachable(error.to_string()))?;
@@ -171,7 +182,12 @@ fn reconnect_wait(attempts: usize) -> Duration {
 }
 
 /// Watches over the client and replaces it when it has ended, until nobody wants one.
-async fn keep(nats: NatsConfig, current: watch::Sender<Current>, mut gone: CancellationToken, signals: Signals) {
+async fn keep(
+    nats: NatsConfig,
+    current: watch::Sender<Current>,
+    mut gone: CancellationToken,
+    signals: Signals,
+) {
     loop {
         tokio::select! {
             () = current.closed() => return,

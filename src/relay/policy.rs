@@ -1,8 +1,9 @@
 //! The one table from what went wrong with a publish to its class and the operator's remedy.
 //!
-//! Whoever wants to know what a failure means looks here: the relay when it decides, `failures` in the outbox by the code,
-//! `outboxd explain` for people. What isn't listed is [`Class::Unknown`] while it is tried again in place and
-//! [`Class::Config`] once it is marked: somebody should look at it.
+//! Whoever wants to know what a failure means looks here: the relay when it decides, `failures` in
+//! the outbox by the code, `outboxd explain` for people. What isn't listed is [`Class::Unknown`]
+//! while it is tried again in place and [`Class::Config`] once it is marked: somebody should look
+//! at it.
 
 use std::error::Error as StdError;
 
@@ -11,7 +12,8 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 /// What an outcome other than an ack means for the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The message may be in the stream: no answer came. Tried again in place with the same message id; not counted.
+    /// The message may be in the stream: no answer came. Tried again in place with the same message
+    /// id; not counted.
     Unknown,
     /// The broker can't take it now. Tried again in place; not counted against the event.
     Transient,
@@ -39,7 +41,9 @@ impl Class {
                 "tried again in place with the same message id; marked after retry.outage_grace, not counted"
             }
             Self::Transient => "tried again in place; marked after retry.outage_grace, not counted",
-            Self::Config => "marked and counted; tried again with growing waits, dead after retry.max_attempts",
+            Self::Config => {
+                "marked and counted; tried again with growing waits, dead after retry.max_attempts"
+            }
             Self::Poison => "dead at once: it stays in the outbox until a person decides",
         }
     }
@@ -58,7 +62,12 @@ pub struct Rule {
     pub remedy: &'static str,
 }
 
-const fn rule(code: &'static str, class: Class, meaning: &'static str, remedy: &'static str) -> Rule {
+const fn rule(
+    code: &'static str,
+    class: Class,
+    meaning: &'static str,
+    remedy: &'static str,
+) -> Rule {
     Rule { code, class, meaning, remedy }
 }
 
@@ -135,13 +144,19 @@ impl Rejection {
     /// With the class of its code.
     pub fn new(code: impl Into<String>, error: impl Into<String>) -> Self {
         let code = code.into();
-        Self { class: look_up(&code).map_or(Class::Unknown, |rule| rule.class), code, error: error.into() }
+        Self {
+            class: look_up(&code).map_or(Class::Unknown, |rule| rule.class),
+            code,
+            error: error.into(),
+        }
     }
 
     /// What the operator should do.
     pub fn remedy(&self) -> &'static str {
-        look_up(&self.code)
-            .map_or("it is not in outboxd's table: look the code up in the server's documentation", |rule| rule.remedy)
+        look_up(&self.code).map_or(
+            "it is not in outboxd's table: look the code up in the server's documentation",
+            |rule| rule.remedy,
+        )
     }
 
     /// What it is once it has been tried again for long enough.
@@ -157,7 +172,8 @@ impl Rejection {
 /// Classifies what the client returned.
 pub fn classify(error: &PublishError) -> Rejection {
     use PublishErrorKind as K;
-    let server = StdError::source(error).and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
+    let server = StdError::source(error)
+        .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
     if let Some(server) = server {
         return Rejection::new(server.error_code().0.to_string(), server.to_string());
     }
@@ -196,7 +212,11 @@ mod tests {
 
     #[test]
     fn errors_of_the_client_are_listed() {
-        for kind in [PublishErrorKind::TimedOut, PublishErrorKind::BrokenPipe, PublishErrorKind::MaxPayloadExceeded] {
+        for kind in [
+            PublishErrorKind::TimedOut,
+            PublishErrorKind::BrokenPipe,
+            PublishErrorKind::MaxPayloadExceeded,
+        ] {
             let rejection = classify(&PublishError::new(kind));
             assert!(look_up(&rejection.code).is_some(), "{rejection:?}");
         }

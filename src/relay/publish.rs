@@ -1,9 +1,10 @@
 //! One event becomes one message, and its fate is known: [`Outcome`].
 //!
-//! Publishes with `Nats-Msg-Id` = `<db>.<collection>.<_id>`, the same on every try and from every relay, and with
-//! `Nats-Expected-Stream`. A string `_id` stands in quotes there where it could be mistaken for another event's. While no
-//! definite answer comes, the same event is tried again in place, so its key waits and keeps its order; after
-//! `retry.outage_grace` it is given up for now and marked. Nothing is sent without a trusted lease.
+//! Publishes with `Nats-Msg-Id` = `<db>.<collection>.<_id>`, the same on every try and from every
+//! relay, and with `Nats-Expected-Stream`. A string `_id` stands in quotes there where it could be
+//! mistaken for another event's. While no definite answer comes, the same event is tried again in
+//! place, so its key waits and keeps its order; after `retry.outage_grace` it is given up for now
+//! and marked. Nothing is sent without a trusted lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +26,8 @@ use super::crash::{self, Point};
 use super::dispatch::Dispatched;
 use super::lease::Term;
 use super::policy::{
-    Class, DISCONNECTED, HEADER, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, classify,
+    Class, DISCONNECTED, HEADER, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM,
+    Rejection, classify,
 };
 use super::world::EventBus;
 use crate::outbox::EventId;
@@ -94,7 +96,8 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
-    /// The newest sequence that the stream acked, as long as it doesn't go back; 0 before the first ack.
+    /// The newest sequence that the stream acked, as long as it doesn't go back; 0 before the first
+    /// ack.
     pub(crate) newest: AtomicU64,
     pub(crate) term: Term,
     /// Makes a span of each publish, when those are exported.
@@ -110,13 +113,18 @@ impl<B: EventBus> Publisher<B> {
     }
 
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
-    pub(crate) async fn publish(self: Arc<Self>, mut dispatched: Dispatched) -> (Dispatched, Outcome) {
+    pub(crate) async fn publish(
+        self: Arc<Self>,
+        mut dispatched: Dispatched,
+    ) -> (Dispatched, Outcome) {
         crash::here(Point::Claimed);
         let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
         let record = &mut dispatched.record;
         // Boxed, so that a publish without a span isn't the larger for it.
-        let span =
-            self.tracer.as_ref().map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
+        let span = self
+            .tracer
+            .as_ref()
+            .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
         let outcome = self.to_the_end(&dispatched.record, payload).await;
         if let Some(span) = span {
             span.end(&outcome);
@@ -139,8 +147,10 @@ impl<B: EventBus> Publisher<B> {
                     Ok(headers) => headers,
                     Err(error) => return Outcome::Rejected(Rejection::new(HEADER, error)),
                 };
-                let sent = Sent { began, at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
-                let publishing = self.bus.publish(record.subject.as_str(), headers, payload.clone());
+                let sent =
+                    Sent { began, at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
+                let publishing =
+                    self.bus.publish(record.subject.as_str(), headers, payload.clone());
                 match self.once(record, sent, publishing).await {
                     Ok(acked) => {
                         self.breaker.answered();
@@ -159,7 +169,8 @@ impl<B: EventBus> Publisher<B> {
             trying_again.get_or_insert_with(|| TryingAgain::new(&self.breaker));
             self.breaker.trouble();
             if began.elapsed() >= self.grace {
-                let rejection = last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
+                let rejection =
+                    last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
                 return Outcome::Rejected(rejection.given_up());
             }
             tokio::select! {
@@ -189,15 +200,22 @@ impl<B: EventBus> Publisher<B> {
             }
         };
         if *ack.stream != *self.stream {
-            let error = format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
+            let error =
+                format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
             return Err(Rejection::new(OTHER_STREAM, error));
         }
         crash::here(Point::Acked);
         let rewound = self.went_back(sent.newest, &ack);
-        Ok(Acked { id: record.id.clone(), took: sent.began.elapsed(), duplicate: ack.duplicate, rewound })
+        Ok(Acked {
+            id: record.id.clone(),
+            took: sent.began.elapsed(),
+            duplicate: ack.duplicate,
+            rewound,
+        })
     }
 
-    /// A message that was sent when the stream had acked `newest` comes after that one, or messages are gone. Said once.
+    /// A message that was sent when the stream had acked `newest` comes after that one, or messages
+    /// are gone. Said once.
     fn went_back(&self, newest: u64, ack: &PublishAck) -> Option<Rewound> {
         // A duplicate's ack names the first of its kind.
         if ack.duplicate {
@@ -207,16 +225,28 @@ impl<B: EventBus> Publisher<B> {
             self.newest.fetch_max(ack.sequence, Ordering::Relaxed);
             return None;
         }
-        let first = self.newest.compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let first = self
+            .newest
+            .compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
         first.then_some(Rewound { from: newest, to: ack.sequence })
     }
 
-    /// What an answer that never came or came from nobody means. No ack in time: the server may have denied the subject.
-    /// No responders: either no leader just now, or nobody will ever take this subject; the stream itself tells.
-    async fn explain(&self, record: &OutboxRecord, sent: Instant, rejection: Rejection) -> Rejection {
+    /// What an answer that never came or came from nobody means. No ack in time: the server may
+    /// have denied the subject. No responders: either no leader just now, or nobody will ever take
+    /// this subject; the stream itself tells.
+    async fn explain(
+        &self,
+        record: &OutboxRecord,
+        sent: Instant,
+        rejection: Rejection,
+    ) -> Rejection {
         let subject = record.subject.as_str();
         if self.bus.denied(subject, sent) {
-            return Rejection::new(NO_PERMISSION, format!("the server denied a publish to {subject}"));
+            return Rejection::new(
+                NO_PERMISSION,
+                format!("the server denied a publish to {subject}"),
+            );
         }
         if rejection.code != NO_RESPONDERS || self.bus.covers(subject).await != Some(false) {
             return rejection;
@@ -233,14 +263,18 @@ impl<B: EventBus> Publisher<B> {
             let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
             headers.insert(name, value(text)?);
         }
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, value(&message_id(&self.id_prefix, &record.id))?);
+        headers.insert(
+            async_nats::header::NATS_MESSAGE_ID,
+            value(&message_id(&self.id_prefix, &record.id))?,
+        );
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, value(&self.stream)?);
         Ok(headers)
     }
 }
 
-/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id stands in quotes where it could be
-/// mistaken: for a longer collection's name and a shorter id, for a quoted one, or for the text of an ObjectId or UUID.
+/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id stands in
+/// quotes where it could be mistaken: for a longer collection's name and a shorter id, for a quoted
+/// one, or for the text of an ObjectId or UUID.
 fn message_id(prefix: &str, id: &EventId) -> String {
     match id {
         EventId::String(text) if text.contains(['.', '"']) || [24, 36].contains(&text.len()) => {
@@ -261,8 +295,20 @@ mod tests {
     fn no_two_events_of_a_database_share_a_message_id() {
         let hex = "6745f0a1b2c3d4e5f6a7b8c9";
         let uuid = bson::Uuid::from_bytes([7; 16]);
-        let texts =
-            ["order-1", "b", "a.b", "a", "\"a\"", "a\"", "\\", "a\\\".\"b", "b\"", hex, &uuid.to_string(), "\".\"a"];
+        let texts = [
+            "order-1",
+            "b",
+            "a.b",
+            "a",
+            "\"a\"",
+            "a\"",
+            "\\",
+            "a\\\".\"b",
+            "b\"",
+            hex,
+            &uuid.to_string(),
+            "\".\"a",
+        ];
         let mut ids: Vec<_> = texts.iter().map(|text| EventId::string(*text).unwrap()).collect();
         ids.push(EventId::ObjectId(ObjectId::parse_str(hex).unwrap()));
         ids.push(EventId::Uuid(uuid));

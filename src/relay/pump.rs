@@ -1,5 +1,5 @@
-//! The one loop of a leadership: whatever is found, answered, settled or lost comes in here, and what may be published now
-//! goes out.
+//! The one loop of a leadership: whatever is found, answered, settled or lost comes in here, and
+//! what may be published now goes out.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ mod intake;
 
 /// How often the pump says how it is doing.
 const BEAT: Duration = Duration::from_secs(1);
-/// Found events between the readers and dispatch, on top of its own bounds: enough that a reader doesn't wait for the loop
-/// to come round.
+/// Found events between the readers and dispatch, on top of its own bounds: enough that a reader
+/// doesn't wait for the loop to come round.
 const FOUND_CAPACITY: usize = 64;
 /// Messages of each kind taken per turn of the loop, so that no kind starves the others.
 const TURN: usize = 256;
@@ -89,7 +89,8 @@ impl<B: EventBus> Pump<B> {
     pub(super) fn build(parts: Parts<impl EventStore, B>, term: Term, tick: Arc<Notify>) -> Self {
         let Parts { config, follow: follow_from, store, bus, alerts, health } = parts;
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
-        // Bounded by what dispatch knows: each event is settled once, and each read is asked for by dispatch.
+        // Bounded by what dispatch knows: each event is settled once, and each read is asked for by
+        // dispatch.
         let (settlements, inbox) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
@@ -146,8 +147,10 @@ impl<B: EventBus> Pump<B> {
         let mut settled = Vec::with_capacity(TURN);
         let mut connected = self.publisher.bus.connected().clone();
         // The sweep that begins a leadership has just looked.
-        let mut stray =
-            tokio::time::interval_at(Instant::now() + self.config.sweep.interval, self.config.sweep.interval);
+        let mut stray = tokio::time::interval_at(
+            Instant::now() + self.config.sweep.interval,
+            self.config.sweep.interval,
+        );
         stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let publisher = self.publisher.clone();
         let mut beat = tokio::time::interval(BEAT);
@@ -158,8 +161,8 @@ impl<B: EventBus> Pump<B> {
             let (mut room, may_tick) = (self.dispatch.room(), self.may_tick());
             room.events = room.events.saturating_sub(self.malformed.len());
             tokio::select! {
-                // What comes rarely is looked at first, so that nothing has to wait for long; and a seed of the simulation
-                // does the same every time.
+                // What comes rarely is looked at first, so that nothing has to wait for long; and a
+                // seed of the simulation does the same every time.
                 biased;
                 () = stop.cancelled() => break,
                 () = lost.cancelled() => break,
@@ -175,7 +178,8 @@ impl<B: EventBus> Pump<B> {
                     found.drain(..).for_each(|found| self.found(found));
                 }
                 Some(first) = self.in_flight.next() => {
-                    // The others that are answered by now too: a turn of this loop costs more than one of them.
+                    // The others that are answered by now too: a turn of this loop costs more than
+                    // one of them.
                     let mut ended = Some(first);
                     let mut untrusted = false;
                     while let Some((dispatched, outcome)) = ended {
@@ -183,7 +187,8 @@ impl<B: EventBus> Pump<B> {
                         self.finished(dispatched, outcome, totals);
                         ended = self.in_flight.next().now_or_never().flatten();
                     }
-                    // The lease lapsed, if only for a moment: its lane stays taken, so this leadership is over.
+                    // The lease lapsed, if only for a moment: its lane stays taken, so this
+                    // leadership is over.
                     if untrusted {
                         break;
                     }
@@ -212,7 +217,11 @@ impl<B: EventBus> Pump<B> {
             self.drain(deadline, totals).await;
             return Stopped::LeaseLost;
         }
-        info!(in_flight = self.dispatch.in_flight(), unsettled = self.dispatch.unsettled(), "draining");
+        info!(
+            in_flight = self.dispatch.in_flight(),
+            unsettled = self.dispatch.unsettled(),
+            "draining"
+        );
         let deadline = Instant::now() + self.config.shutdown.grace;
         match self.drain(deadline, totals).await {
             0 => Stopped::Drained,
@@ -220,21 +229,25 @@ impl<B: EventBus> Pump<B> {
         }
     }
 
-    /// Ends intake, lets publishes under way finish and writes down how they ended. Returns how many events were left
-    /// without that at the deadline.
+    /// Ends intake, lets publishes under way finish and writes down how they ended. Returns how
+    /// many events were left without that at the deadline.
     async fn drain(mut self, deadline: Instant, totals: &mut Totals) -> usize {
         self.found.close();
         // Those waiting for an answer get it; no try begins anew.
         self.publisher.stop.cancel();
         let mut left = self.dispatch.in_flight();
-        while let Ok(Some((dispatched, outcome))) = tokio::time::timeout_at(deadline, self.in_flight.next()).await {
+        while let Ok(Some((dispatched, outcome))) =
+            tokio::time::timeout_at(deadline, self.in_flight.next()).await
+        {
             self.finished(dispatched, outcome, totals);
             left = self.dispatch.in_flight();
         }
         self.judge.tell();
         let Self { settlements, mut settling, give_up, .. } = self;
         drop(settlements);
-        if !settling.is_finished() && tokio::time::timeout_at(deadline, &mut settling).await.is_err() {
+        if !settling.is_finished()
+            && tokio::time::timeout_at(deadline, &mut settling).await.is_err()
+        {
             give_up.cancel();
             left = left.max(1);
             if let Err(error) = settling.await {
@@ -245,7 +258,9 @@ impl<B: EventBus> Pump<B> {
     }
 
     fn publish(&mut self) {
-        while self.publisher.is_connected() && self.dispatch.in_flight() < self.publisher.breaker.limit() {
+        while self.publisher.is_connected()
+            && self.dispatch.in_flight() < self.publisher.breaker.limit()
+        {
             let Some(dispatched) = self.dispatch.next() else {
                 break;
             };
@@ -259,7 +274,8 @@ impl<B: EventBus> Pump<B> {
         }
     }
 
-    /// While the broker doesn't answer, failed events rest too, unless there is nothing else left to find out with.
+    /// While the broker doesn't answer, failed events rest too, unless there is nothing else left
+    /// to find out with.
     fn may_tick(&self) -> bool {
         !self.ticking
             && self.dispatch.has_swept()
@@ -287,7 +303,9 @@ impl<B: EventBus> Pump<B> {
                 }
                 if let Some(committed_ms) = dispatched.committed_ms {
                     let millis = clock::now().timestamp_millis() - committed_ms;
-                    self.events.latency.record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+                    self.events
+                        .latency
+                        .record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
                 }
                 self.dispatch.finished(dispatched, Ended::Delivered);
                 self.settle(Settlement::Delivered(acked));
@@ -298,8 +316,12 @@ impl<B: EventBus> Pump<B> {
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.judge.mark(&Failed::new(&record), rejection);
                 self.events.dead.increment((mark.next == Next::Dead).into());
-                let marking =
-                    Marking { id: Some(record.id), malformed: None, key: record.key, dead: mark.next == Next::Dead };
+                let marking = Marking {
+                    id: Some(record.id),
+                    malformed: None,
+                    key: record.key,
+                    dead: mark.next == Next::Dead,
+                };
                 self.settle(Settlement::Failed(marking, Box::new(mark)));
                 // What the lane held is parked after its head is marked.
                 for park in self.dispatch.take_parks() {
@@ -315,7 +337,9 @@ impl<B: EventBus> Pump<B> {
 
     fn settled(&mut self, settled: Settled) {
         match settled {
-            Settled::Delivered(acked) => acked.iter().for_each(|acked| self.dispatch.settled(acked.id())),
+            Settled::Delivered(acked) => {
+                acked.iter().for_each(|acked| self.dispatch.settled(acked.id()))
+            }
             Settled::Discarded(id) => {
                 self.dispatch.settled(&id);
                 // What waited behind it.

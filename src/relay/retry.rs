@@ -1,8 +1,10 @@
-//! The retrier: reads what is unlocked and due, on a cron schedule or when asked, the rest of a key once its head got through,
-//! what an operator wants discarded, and for the safety sweep what nothing else brought.
+//! The retrier: reads what is unlocked and due, on a cron schedule or when asked, the rest of a key
+//! once its head got through, what an operator wants discarded, and for the safety sweep what
+//! nothing else brought.
 //!
-//! It only reads. What it finds goes through the same dispatch as live events, so the order of a key holds. One task, one
-//! read at a time: a tick that outlasts its interval doesn't overlap itself.
+//! It only reads. What it finds goes through the same dispatch as live events, so the order of a
+//! key holds. One task, one read at a time: a tick that outlasts its interval doesn't overlap
+//! itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +25,12 @@ use crate::outbox::Key;
 use crate::outbox::record::Custody;
 use crate::outbox::store::{Page, Room};
 
-/// Most events one tick reads. When there are more, the next tick follows as soon as these are settled.
+/// Most events one tick reads. When there are more, the next tick follows as soon as these are
+/// settled.
 pub(crate) const MAX_TICK: usize = 1000;
 
-/// How old a locked event must be for the safety sweep to pick it up: far older than what the tail is about to bring.
+/// How old a locked event must be for the safety sweep to pick it up: far older than what the tail
+/// is about to bring.
 const STRAY_AGE: Duration = Duration::from_secs(60);
 
 /// A read that the relay asks for.
@@ -59,25 +63,33 @@ pub(crate) async fn run(
 ) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(room) => Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                warn!(error = mongodb_says(&error), "could not look for due events; the next tick does");
-                Page::default()
-            })),
-            Ask::Discards(room) => {
-                Answer::Discards(store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(error = mongodb_says(&error), "could not look for events to discard; the next tick does");
-                    Page { more: true, ..Page::default() }
+            Ask::Due(room) => {
+                Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+                    warn!(
+                        error = mongodb_says(&error),
+                        "could not look for due events; the next tick does"
+                    );
+                    Page::default()
                 }))
             }
-            Ask::Stray(room) => {
-                Answer::Stray(store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+            Ask::Discards(room) => Answer::Discards(
+                store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+                    warn!(
+                        error = mongodb_says(&error),
+                        "could not look for events to discard; the next tick does"
+                    );
+                    Page { more: true, ..Page::default() }
+                }),
+            ),
+            Ask::Stray(room) => Answer::Stray(
+                store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
                         error = mongodb_says(&error),
                         "could not look for events passed over; the next safety sweep does"
                     );
                     Page::default()
-                }))
-            }
+                }),
+            ),
             Ask::Lane(key, room) => lane(&store, key, room).await,
         };
         if answers.send(answer).is_err() {
@@ -91,7 +103,10 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     let page = match store.unlocked(&key, room).await {
         Ok(page) => page,
         Err(error) => {
-            warn!(error = mongodb_says(&error), "could not read the parked events of a key; the next tick does");
+            warn!(
+                error = mongodb_says(&error),
+                "could not read the parked events of a key; the next tick does"
+            );
             return Answer::Lane(key, events, Behind::Held);
         }
     };
@@ -101,8 +116,13 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     let now_ms = clock::now().timestamp_millis();
     for parsed in page.events {
         match parsed {
-            Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) => {
-                events.push(Pending { record: record.into(), origin: Origin::Retry, committed_ms: None });
+            Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) =>
+            {
+                events.push(Pending {
+                    record: record.into(),
+                    origin: Origin::Retry,
+                    committed_ms: None,
+                });
             }
             Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
         }
@@ -110,13 +130,15 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     Answer::Lane(key, events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
-/// Starts the cron schedule; each tick wakes whoever waits on the returned handle, and a tick nobody waits for is kept
-/// once.
+/// Starts the cron schedule; each tick wakes whoever waits on the returned handle, and a tick
+/// nobody waits for is kept once.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the expression is refused.
 pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<Notify>)> {
-    let refused = |error| Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error);
+    let refused = |error| {
+        Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
+    };
     let tick = Arc::new(Notify::new());
     let wake = tick.clone();
     let job = Job::new(retry.cron.as_str(), move |_, _| wake.notify_one()).map_err(refused)?;
@@ -126,8 +148,8 @@ pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<N
     Ok((scheduler, tick))
 }
 
-/// How long a failed event waits: exponential in its counted attempts, capped, with jitter so that events that failed
-/// together don't return together.
+/// How long a failed event waits: exponential in its counted attempts, capped, with jitter so that
+/// events that failed together don't return together.
 pub(crate) fn backoff(retry: &RetryConfig, attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(30);
     let full = retry.base_delay.saturating_mul(1 << doublings).min(retry.max_delay);

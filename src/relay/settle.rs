@@ -1,12 +1,14 @@
-//! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what waits behind it, removes
-//! what an operator discarded.
+//! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what
+//! waits behind it, removes what an operator discarded.
 //!
-//! A batch holds whatever gathered while the last was under way, and for [`GATHER`] more: nobody waits for a delete, and a
-//! command for each event would cost the server more than the event does. Deletes need no order, so [`MAX_DELETES`] are under
-//! way at once: one alone keeps a single core of the server busy, which is slower than what is published. Marks are written
-//! before parks, so an event is never seen unlocked while the failure it waits behind is not. A write that fails is repeated
-//! until it succeeds: each may be repeated without harm, and until then the event is known and not sent again. After one that
-//! the server refuses for good, nothing more of its key is unlocked.
+//! A batch holds whatever gathered while the last was under way, and for [`GATHER`] more: nobody
+//! waits for a delete, and a command for each event would cost the server more than the event does.
+//! Deletes need no order, so [`MAX_DELETES`] are under way at once: one alone keeps a single core
+//! of the server busy, which is slower than what is published. Marks are written before parks, so
+//! an event is never seen unlocked while the failure it waits behind is not. A write that fails is
+//! repeated until it succeeds: each may be repeated without harm, and until then the event is known
+//! and not sent again. After one that the server refuses for good, nothing more of its key is
+//! unlocked.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -25,11 +27,12 @@ use crate::outbox::mark::{Mark, Refused};
 use crate::outbox::store::shown_id;
 use crate::outbox::{EventId, Key};
 
-/// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second were measured with
-/// batches of 500, 1,000 and 2,000.
+/// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second
+/// were measured with batches of 500, 1,000 and 2,000.
 const MAX_BATCH: usize = 1000;
-/// How long settled events gather when they are fewer than [`MAX_BATCH`]. At 500 a second it saves a quarter of mongod's
-/// processor time and a third of ours, measured beside none; 50 and 200 ms save no more.
+/// How long settled events gather when they are fewer than [`MAX_BATCH`]. At 500 a second it saves
+/// a quarter of mongod's processor time and a third of ours, measured beside none; 50 and 200 ms
+/// save no more.
 const GATHER: Duration = Duration::from_millis(20);
 /// Most deletes under way.
 const MAX_DELETES: usize = 2;
@@ -82,7 +85,8 @@ pub(crate) async fn run(
                 batch.push(settlement);
             }
         }
-        let (mut acked, mut markings, mut marks, mut parks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut acked, mut markings, mut marks, mut parks) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut discards = Vec::new();
         for settlement in batch.drain(..) {
             match settlement {
@@ -102,7 +106,9 @@ pub(crate) async fn run(
             crash::soon(Point::DeleteSent);
             deletes.spawn(delete(store.clone(), acked, reports.clone(), give_up.clone()));
         }
-        if !discards.is_empty() && until_done("discard", &give_up, || store.discard(&discards)).await.is_some() {
+        if !discards.is_empty()
+            && until_done("discard", &give_up, || store.discard(&discards)).await.is_some()
+        {
             report(&reports, discards.into_iter().map(Settled::Discarded));
         }
         if !marks.is_empty() {
@@ -113,7 +119,11 @@ pub(crate) async fn run(
         {
             for Refused { index, error } in refused {
                 let id = marks.get(index).map(|mark| shown_id(&mark.id));
-                error!(id, error, "an event can't be marked as failed; it is left as it is, and its key waits");
+                error!(
+                    id,
+                    error,
+                    "an event can't be marked as failed; it is left as it is, and its key waits"
+                );
                 if let Some(marking) = markings.get_mut(index).and_then(Option::take) {
                     blocked.extend(marking.key.clone());
                     report(&reports, [Settled::Refused(marking.key, marking.id)].into_iter());
@@ -151,7 +161,8 @@ fn joined(ended: Option<Result<(), JoinError>>) {
     }
 }
 
-/// Parks in the order of the events, as far as the server lets it: what is unlocked of a key comes before what is locked.
+/// Parks in the order of the events, as far as the server lets it: what is unlocked of a key comes
+/// before what is locked.
 async fn park(
     store: &impl EventStore,
     parks: Vec<Park>,
@@ -177,7 +188,8 @@ async fn park(
         let Some(refused) = until_done("park", give_up, || store.park(&ids)).await else { return };
         let done = refused.as_ref().map_or(ids.len(), |refused| refused.index.min(ids.len()));
         let mut rest = keys.into_iter().zip(ids);
-        let parked = rest.by_ref().take(done).map(|(key, id)| Settled::Park(Park { key, ids: vec![id] }));
+        let parked =
+            rest.by_ref().take(done).map(|(key, id)| Settled::Park(Park { key, ids: vec![id] }));
         report(reports, parked);
         if let (Some((key, id)), Some(Refused { error, .. })) = (rest.next(), refused) {
             error!(%id, error, "an event can't be parked behind a failed one; its key waits until the next start");
@@ -189,7 +201,11 @@ async fn park(
 }
 
 /// What the write returned, or `None` when it was given up.
-async fn until_done<T, F>(what: &str, give_up: &CancellationToken, write: impl Fn() -> F) -> Option<T>
+async fn until_done<T, F>(
+    what: &str,
+    give_up: &CancellationToken,
+    write: impl Fn() -> F,
+) -> Option<T>
 where
     F: Future<Output = mongodb::error::Result<T>>,
 {

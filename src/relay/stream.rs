@@ -1,4 +1,5 @@
-//! The JetStream stream: created once by `outboxd migrate`, from then on only verified, never altered.
+//! The JetStream stream: created once by `outboxd migrate`, from then on only verified, never
+//! altered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,16 +60,25 @@ pub async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
         return Ok(Ensured { created: false, config: info.config, differences });
     }
     match nats.context().create_stream(wanted(stream)).await {
-        Ok(made) => Ok(Ensured { created: true, config: made.cached_info().config.clone(), differences: Vec::new() }),
+        Ok(made) => Ok(Ensured {
+            created: true,
+            config: made.cached_info().config.clone(),
+            differences: Vec::new(),
+        }),
         // Another `outboxd migrate` was faster, with other settings.
         Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
         {
             let differences = verify(nats, config).await?;
-            let config = info(&nats.context(), &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
+            let config = info(&nats.context(), &stream.name)
+                .await?
+                .map_or_else(|| wanted(stream), |info| info.config);
             Ok(Ensured { created: false, config, differences })
         }
         Err(error) => {
-            let message = format!("the stream {} with subjects {:?} could not be made", stream.name, stream.subjects);
+            let message = format!(
+                "the stream {} with subjects {:?} could not be made",
+                stream.name, stream.subjects
+            );
             Err(Error::with_source(ErrorKind::Stream, message, error))
         }
     }
@@ -86,8 +96,10 @@ pub async fn verify(nats: &Nats, config: &OutboxdConfig) -> Result<Vec<String>> 
             verify_config(&info.config, config)
         }
         None => {
-            let message =
-                format!("the stream {} doesn't exist; run `outboxd migrate` with this configuration", stream.name);
+            let message = format!(
+                "the stream {} doesn't exist; run `outboxd migrate` with this configuration",
+                stream.name
+            );
             Err(Error::new(ErrorKind::Stream, message))
         }
     }
@@ -100,7 +112,10 @@ fn verify_config(found: &Config, config: &OutboxdConfig) -> Result<Vec<String>> 
         match level {
             Level::Ok => {}
             Level::Fail if REFUSED.contains(&check) => {
-                return Err(Error::new(ErrorKind::Stream, format!("the stream {} {said}: {remedy}", found.name)));
+                return Err(Error::new(
+                    ErrorKind::Stream,
+                    format!("the stream {} {said}: {remedy}", found.name),
+                ));
             }
             Level::Warn | Level::Fail => notes.push(format!("{said}: {remedy}")),
         }
@@ -113,16 +128,26 @@ pub(crate) async fn info(context: &Context, name: &str) -> Result<Option<Info>> 
     match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             GetStreamErrorKind::JetStream(error)
-                if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
-                    .contains(&error.error_code()) =>
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
             {
-                let message =
-                    "JetStream is off on this server or for this account; start nats-server with `-js` or enable it";
+                Ok(None)
+            }
+            GetStreamErrorKind::JetStream(error)
+                if [
+                    ErrorCode::JETSTREAM_NOT_ENABLED,
+                    ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+                ]
+                .contains(&error.error_code()) =>
+            {
+                let message = "JetStream is off on this server or for this account; start nats-server with `-js` or enable it";
                 Err(Error::with_source(ErrorKind::Stream, message, error))
             }
-            _ => Err(Error::with_source(ErrorKind::Nats, format!("NATS: asking for stream {name}"), error)),
+            _ => Err(Error::with_source(
+                ErrorKind::Nats,
+                format!("NATS: asking for stream {name}"),
+                error,
+            )),
         },
     }
 }
@@ -171,7 +196,10 @@ impl EventBus for JetStream {
         let mut known = self.subjects.lock().await;
         if known.as_ref().is_none_or(|known| known.asked.elapsed() > COVERAGE_AGE) {
             let info = info(&self.nats.context(), &self.name).await.ok().flatten();
-            *known = Some(Subjects { asked: Instant::now(), taken: info.map(|info| info.config.subjects) });
+            *known = Some(Subjects {
+                asked: Instant::now(),
+                taken: info.map(|info| info.config.subjects),
+            });
         }
         known.as_ref().and_then(|known| Some(any_covers(known.taken.as_ref()?, subject)))
     }

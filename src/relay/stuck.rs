@@ -1,7 +1,9 @@
-//! Watches the age of the oldest event, whoever is to blame: alerts once when one is stuck, once when none is any more.
+//! Watches the age of the oldest event, whoever is to blame: alerts once when one is stuck, once
+//! when none is any more.
 //!
-//! Runs from the moment the outbox is known, not only while this relay holds the lease: that nobody holds it, or that NATS
-//! has been away since the start, is what somebody should hear of. While another relay holds it, that one speaks.
+//! Runs from the moment the outbox is known, not only while this relay holds the lease: that nobody
+//! holds it, or that NATS has been away since the start, is what somebody should hear of. While
+//! another relay holds it, that one speaks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +42,9 @@ impl Stuck {
             }
             match self.look().await {
                 Ok(()) => {}
-                Err(error) => warn!(error = mongodb_says(&error), "could not look for stuck events"),
+                Err(error) => {
+                    warn!(error = mongodb_says(&error), "could not look for stuck events")
+                }
             }
         }
     }
@@ -52,13 +56,22 @@ impl Stuck {
         }
         let (events, dead, first_seconds) = self.store.backlog().await?;
         let oldest = self.store.oldest(self.after).await?;
-        metrics::outbox(events, dead, oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds));
+        metrics::outbox(
+            events,
+            dead,
+            oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds),
+        );
         match oldest {
             Some(oldest) if !self.was_stuck => self.stuck(oldest),
             None if self.was_stuck => {
                 info!("no event is stuck any more");
                 let text = "no event is older than alerts.stuck_after any more".to_owned();
-                self.alerts.raise(Alert { kind: Kind::Recovered, text, event: None, oldest_seconds: None });
+                self.alerts.raise(Alert {
+                    kind: Kind::Recovered,
+                    text,
+                    event: None,
+                    oldest_seconds: None,
+                });
                 self.was_stuck = false;
             }
             _ => {}
@@ -70,11 +83,26 @@ impl Stuck {
         let Oldest { id, subject, key, attempts, last_failure, age_seconds, events } = oldest;
         let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
         error!(id, age, events, last_failure, "events are stuck");
-        let text =
-            format!("{events} events have waited for longer than alerts.stuck_after; the oldest, {id}, for {age}");
-        let event = About { id, subject, key, attempts, class: None, code: None, error: last_failure, remedy: None };
+        let text = format!(
+            "{events} events have waited for longer than alerts.stuck_after; the oldest, {id}, for {age}"
+        );
+        let event = About {
+            id,
+            subject,
+            key,
+            attempts,
+            class: None,
+            code: None,
+            error: last_failure,
+            remedy: None,
+        };
         let kind = Kind::Stuck;
-        self.alerts.raise(Alert { kind, text, event: Some(event), oldest_seconds: Some(age_seconds) });
+        self.alerts.raise(Alert {
+            kind,
+            text,
+            event: Some(event),
+            oldest_seconds: Some(age_seconds),
+        });
         self.was_stuck = true;
     }
 }

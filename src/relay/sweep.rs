@@ -1,4 +1,5 @@
-//! Reads what the outbox holds as of one moment, oldest first: everything that was committed before the tail begins.
+//! Reads what the outbox holds as of one moment, oldest first: everything that was committed before
+//! the tail begins.
 
 use bson::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +24,9 @@ pub(super) async fn sweep(
     while let Some(page) = cursor.next().await? {
         for document in page.documents()? {
             let document = as_document(document)?;
-            if let Err(closed) = hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await {
+            if let Err(closed) =
+                hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await
+            {
                 return Ok(Err(closed));
             }
         }

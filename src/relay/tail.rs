@@ -1,7 +1,8 @@
 //! Follows what commits after the sweep, through a change stream.
 //!
-//! Reads raw replies: a typed stream skips what it can't parse, and copies each change twice. Ends only with an error or when
-//! nobody wants more; the caller sweeps again, so nothing depends on a resume token.
+//! Reads raw replies: a typed stream skips what it can't parse, and copies each change twice. Ends
+//! only with an error or when nobody wants more; the caller sweeps again, so nothing depends on a
+//! resume token.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ const WINDOW: Duration = Duration::from_millis(100);
 const BUSY: usize = 100;
 /// Changes of a reply from which the next is asked for at once: many wait to be read.
 const SMALL: usize = 32;
-/// Pause between small replies of a busy stream. It costs the writers of a busy server less: 0.87 of their rate without a
-/// relay were measured with it, 0.81 without.
+/// Pause between small replies of a busy stream. It costs the writers of a busy server less: 0.87
+/// of their rate without a relay were measured with it, 0.81 without.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Tails from just after `at`. Resets `wait` once the stream has been reached.
@@ -35,7 +36,8 @@ pub(super) async fn tail(
     let mut stream = store.tail(at).await?;
     let mut pace = Pace::new();
     while !found.is_closed() {
-        // Returns empty-handed about once a second, which is when a stop is seen. Never dropped half-way.
+        // Returns empty-handed about once a second, which is when a stop is seen. Never dropped
+        // half-way.
         let page = stream.next().await?.ok_or_else(|| Error::custom("the change stream ended"))?;
         *wait = FIRST_WAIT;
         let mut count = 0;
@@ -46,8 +48,11 @@ pub(super) async fn tail(
                 "insert" => {
                     let document = change.get_document("fullDocument")?;
                     let now_ms = clock::now().timestamp_millis();
-                    let committed_ms = change.get_datetime("wallTime").ok().map(bson::DateTime::timestamp_millis);
-                    if let Err(closed) = hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await {
+                    let committed_ms =
+                        change.get_datetime("wallTime").ok().map(bson::DateTime::timestamp_millis);
+                    if let Err(closed) =
+                        hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await
+                    {
                         return Ok(closed);
                     }
                 }
@@ -57,7 +62,9 @@ pub(super) async fn tail(
                     }
                 }
                 operation => {
-                    return Err(Error::custom(format!("the outbox collection is gone: {operation}")));
+                    return Err(Error::custom(format!(
+                        "the outbox collection is gone: {operation}"
+                    )));
                 }
             }
         }
@@ -68,7 +75,8 @@ pub(super) async fn tail(
     Ok(Closed)
 }
 
-/// How fast changes come. A stream answers as soon as there is one, so on a busy server each would be a reply of its own.
+/// How fast changes come. A stream answers as soon as there is one, so on a busy server each would
+/// be a reply of its own.
 struct Pace {
     /// When the present window began.
     since: Instant,

@@ -1,8 +1,9 @@
 //! Which events the relay already has, so that one found twice is published once.
 //!
-//! An event is *known* from its offer until its delete, mark or park is settled. A read that began before that may bring
-//! it once more, as it was: so while reads are under way, what settles is remembered with its place in the order of
-//! settlements, and a read's result is checked against what settled after it began.
+//! An event is *known* from its offer until its delete, mark or park is settled. A read that began
+//! before that may bring it once more, as it was: so while reads are under way, what settles is
+//! remembered with its place in the order of settlements, and a read's result is checked against
+//! what settled after it began.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,7 +36,8 @@ pub(super) struct Twins {
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
     settled: HashMap<EventId, u64, RandomState>,
-    /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until the next sweep.
+    /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
+    /// the next sweep.
     before_the_tail: HashSet<EventId>,
     sweep: Option<(u64, Began)>,
     /// Whether a sweep has ended.
@@ -88,7 +90,8 @@ impl Twins {
         self.forget_settled();
     }
 
-    /// Whether an event from the current sweep or the tail is no twin. The tail brings each event once, after any sweep.
+    /// Whether an event from the current sweep or the tail is no twin. The tail brings each event
+    /// once, after any sweep.
     pub(super) fn is_new_to_follow(&mut self, id: &EventId, origin: Origin) -> bool {
         match (origin, self.sweep) {
             (Origin::Sweep(_), Some((_, began))) => self.is_new(id, began),
@@ -98,7 +101,8 @@ impl Twins {
 
     /// Whether an event from a read that began then is no twin.
     pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
-        !self.known.contains_key(id) && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
+        !self.known.contains_key(id)
+            && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
     }
 
     /// How many of the known events the retrier brought.
@@ -130,9 +134,11 @@ impl Twins {
         if origin == Some(Origin::Stray) {
             self.before_the_tail.insert(id.clone());
         }
-        // A sweep brings each event once: its own can't come again in it. That keeps the memory of a long sweep small.
+        // A sweep brings each event once: its own can't come again in it. That keeps the memory of
+        // a long sweep small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
-        if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number)) {
+        if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number))
+        {
             self.settled.insert(id.clone(), self.settlements);
         }
     }

@@ -1,9 +1,12 @@
-//! What a person should look at: one line in the alert log, a count, and a post to the webhook, once per event and state.
+//! What a person should look at: one line in the alert log, a count, and a post to the webhook,
+//! once per event and state.
 //!
-//! Raising an alert never waits: lines go through a bounded queue to a task that appends them, and from there to the
-//! webhook at its own pace. What finds a queue full is counted and said; whatever raises an alert also logs a line.
+//! Raising an alert never waits: lines go through a bounded queue to a task that appends them, and
+//! from there to the webhook at its own pace. What finds a queue full is counted and said; whatever
+//! raises an alert also logs a line.
 //!
-//! The file holds JSON lines. Over 10 MiB it is renamed to `<file>.1`, over the one before, and begun anew.
+//! The file holds JSON lines. Over 10 MiB it is renamed to `<file>.1`, over the one before, and
+//! begun anew.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -112,30 +115,44 @@ pub(crate) struct AlertLog {
 }
 
 impl Alerts {
-    /// Opens the alert log of an outbox. A file that nobody asked for may fail to open: alerts then go elsewhere only.
+    /// Opens the alert log of an outbox. A file that nobody asked for may fail to open: alerts then
+    /// go elsewhere only.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the file that was asked for can't be written, or the webhook can't be used.
-    pub(crate) fn open(config: &AlertsConfig, outbox: &str, relay: &str) -> Result<(Self, AlertLog)> {
-        let (file, was_stuck) =
-            match was_stuck(&config.file, outbox).and_then(|was| Ok((Lines::open(&config.file)?, was))) {
-                Ok((file, was_stuck)) => (Some(file), was_stuck),
-                Err(error) if config.file_given => {
-                    let message = format!("alerts.file {} can't be written; name one that can", config.file.display());
-                    return Err(Error::with_source(ErrorKind::Config, message, error));
-                }
-                Err(error) => {
-                    let file = config.file.display();
-                    warn!(%error, %file, "there is no alert log; set alerts.file to a path that can be written");
-                    (None, false)
-                }
-            };
-        let webhook = config.webhook.as_ref().map(|url| webhook::start(url.expose_secret())).transpose()?;
+    /// [`ErrorKind::Config`] when the file that was asked for can't be written, or the webhook
+    /// can't be used.
+    pub(crate) fn open(
+        config: &AlertsConfig,
+        outbox: &str,
+        relay: &str,
+    ) -> Result<(Self, AlertLog)> {
+        let (file, was_stuck) = match was_stuck(&config.file, outbox)
+            .and_then(|was| Ok((Lines::open(&config.file)?, was)))
+        {
+            Ok((file, was_stuck)) => (Some(file), was_stuck),
+            Err(error) if config.file_given => {
+                let message = format!(
+                    "alerts.file {} can't be written; name one that can",
+                    config.file.display()
+                );
+                return Err(Error::with_source(ErrorKind::Config, message, error));
+            }
+            Err(error) => {
+                let file = config.file.display();
+                warn!(%error, %file, "there is no alert log; set alerts.file to a path that can be written");
+                (None, false)
+            }
+        };
+        let webhook =
+            config.webhook.as_ref().map(|url| webhook::start(url.expose_secret())).transpose()?;
         let (queue, inbox) = mpsc::channel(QUEUE);
         let omitted = Arc::new(AtomicU64::new(0));
         let from = From { outbox: outbox.to_owned(), relay: relay.to_owned() };
         let writing = tokio::spawn(write(from, file, inbox, webhook, omitted.clone()));
-        Ok((Self { queue, omitted, after_failures: config.after_failures }, AlertLog { writing, was_stuck }))
+        Ok((
+            Self { queue, omitted, after_failures: config.after_failures },
+            AlertLog { writing, was_stuck },
+        ))
     }
 
     /// Those that nobody hears.
@@ -195,7 +212,10 @@ async fn write(
         match omitted.swap(0, Ordering::Relaxed) {
             0 => {}
             alerts => {
-                warn!(alerts, "too many alerts at once for the log of alerts; `outboxd groups` shows what failed")
+                warn!(
+                    alerts,
+                    "too many alerts at once for the log of alerts; `outboxd groups` shows what failed"
+                )
             }
         }
     }
@@ -223,7 +243,9 @@ impl From {
         }
         let at = DateTime::now().try_to_rfc3339_string().unwrap_or_default();
         let line = Line { at, outbox: &self.outbox, relay: &self.relay, alert };
-        serde_json::to_string(&line).inspect_err(|error| warn!(%error, "an alert can't be written as JSON")).ok()
+        serde_json::to_string(&line)
+            .inspect_err(|error| warn!(%error, "an alert can't be written as JSON"))
+            .ok()
     }
 }
 
@@ -307,7 +329,12 @@ mod tests {
     use super::*;
 
     fn alert(kind: Kind) -> Alert {
-        Alert { kind, text: "one \"sentence\"\nover two lines".to_owned(), event: None, oldest_seconds: None }
+        Alert {
+            kind,
+            text: "one \"sentence\"\nover two lines".to_owned(),
+            event: None,
+            oldest_seconds: None,
+        }
     }
 
     #[test]
@@ -320,12 +347,19 @@ mod tests {
         let stuck = from.render(&alert(Kind::Stuck)).unwrap();
         lines.append(&format!("{stuck}\n{{cut off\n")).unwrap();
         assert!(was_stuck(&path, "shop.outbox").unwrap());
-        assert!(!was_stuck(&path, "other.outbox").unwrap(), "another outbox's line is not this one's");
+        assert!(
+            !was_stuck(&path, "other.outbox").unwrap(),
+            "another outbox's line is not this one's"
+        );
         lines.bytes = MAX_FILE_BYTES;
         let recovered = from.render(&alert(Kind::Recovered)).unwrap();
         lines.append(&recovered).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), recovered);
-        assert!(std::fs::read_to_string(folder.path().join("alerts.jsonl.1")).unwrap().starts_with(&stuck));
+        assert!(
+            std::fs::read_to_string(folder.path().join("alerts.jsonl.1"))
+                .unwrap()
+                .starts_with(&stuck)
+        );
         assert!(!was_stuck(&path, "shop.outbox").unwrap());
         assert_eq!(Lines::open(&path).unwrap().bytes, recovered.len() as u64);
     }

@@ -1,5 +1,5 @@
-//! Log lines on standard error: text for people, JSON for collectors. Messages are lowercase, details are fields, and
-//! never a payload or a secret.
+//! Log lines on standard error: text for people, JSON for collectors. Messages are lowercase,
+//! details are fields, and never a payload or a secret.
 
 use std::io::IsTerminal;
 

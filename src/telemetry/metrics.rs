@@ -1,12 +1,13 @@
 //! Every metric: its name, what it means, and what counts it.
 //!
-//! No metric has an id, a subject or a key as a label: their number would have no bound. Whatever counts an event is a handle
-//! made once, so counting is one atomic addition.
+//! No metric has an id, a subject or a key as a label: their number would have no bound. Whatever
+//! counts an event is a handle made once, so counting is one atomic addition.
 
 use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -14,9 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::relay::policy::Class;
 use crate::telemetry::alerts::Kind;
 
-/// Bounds of the latency histograms, in seconds: half a millisecond is what an idle pair of servers takes.
-const SECONDS: &[f64] =
-    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Bounds of the latency histograms, in seconds: half a millisecond is what an idle pair of servers
+/// takes.
+const SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
+];
 /// How often the exporter takes in what the histograms were given.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -48,7 +52,9 @@ pub(crate) struct Load {
 
 impl Events {
     pub(crate) fn new() -> Self {
-        let failed = |class: Class| (class, counter!("outboxd_publish_failures_total", "class" => class.as_str()));
+        let failed = |class: Class| {
+            (class, counter!("outboxd_publish_failures_total", "class" => class.as_str()))
+        };
         Self {
             published: counter!("outboxd_events_published_total"),
             duplicates: counter!("outboxd_duplicate_acks_total"),
@@ -148,7 +154,10 @@ fn describe() {
     for (name, meaning) in [
         ("outboxd_events_published_total", "Events acked by the stream."),
         ("outboxd_duplicate_acks_total", "Acks that said the stream had the event already."),
-        ("outboxd_events_retried_total", "Publishes of events that had failed or waited behind one that had."),
+        (
+            "outboxd_events_retried_total",
+            "Publishes of events that had failed or waited behind one that had.",
+        ),
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
         ("outboxd_events_dead_total", "Events that wait for a person from now on."),
         ("outboxd_events_discarded_total", "Events removed unpublished because an operator asked."),
@@ -163,20 +172,35 @@ fn describe() {
         ("outboxd_in_flight_events", "Publishes under way."),
         ("outboxd_buffered_events", "Events in memory."),
         ("outboxd_buffered_bytes", "Bytes of events in memory."),
-        ("outboxd_unsettled_events", "Events whose delete or mark isn't written yet, those in memory included."),
+        (
+            "outboxd_unsettled_events",
+            "Events whose delete or mark isn't written yet, those in memory included.",
+        ),
         ("outboxd_remembered_keys", "Keys with an event in memory or one that waits in MongoDB."),
         ("outboxd_leader", "1 while this relay holds the lease."),
         ("outboxd_lease_term", "The newest term this relay has led."),
         ("outboxd_backlog_events", "Events in the outbox, as last looked at."),
-        ("outboxd_dead_events", "Events that wait for a person, as last looked at; counted up to 10000."),
-        ("outboxd_breaker_open", "1 while NATS gives no definite answers, so that hardly anything new is sent."),
+        (
+            "outboxd_dead_events",
+            "Events that wait for a person, as last looked at; counted up to 10000.",
+        ),
+        (
+            "outboxd_breaker_open",
+            "1 while NATS gives no definite answers, so that hardly anything new is sent.",
+        ),
         ("outboxd_nats_connected", "1 while the connection to NATS stands."),
         (
             "outboxd_stream_duplicate_window_seconds",
             "How long the stream remembers message ids, when it was last verified.",
         ),
-        ("outboxd_needed_duplicate_window_seconds", "How long it has to, for no retry to be stored twice."),
-        ("outboxd_oldest_event_age_seconds", "Age of the oldest event that isn't dead, as last looked at."),
+        (
+            "outboxd_needed_duplicate_window_seconds",
+            "How long it has to, for no retry to be stored twice.",
+        ),
+        (
+            "outboxd_oldest_event_age_seconds",
+            "Age of the oldest event that isn't dead, as last looked at.",
+        ),
         ("outboxd_build_info", "1; the version is a label."),
     ] {
         describe_gauge!(name, meaning);
@@ -185,5 +209,8 @@ fn describe() {
         "outboxd_delivery_latency_seconds",
         "From commit (MongoDB's clock) to ack (this machine's), of events the change stream brought."
     );
-    describe_histogram!("outboxd_publish_duration_seconds", "From the first send of an event to its ack.");
+    describe_histogram!(
+        "outboxd_publish_duration_seconds",
+        "From the first send of an event to its ack."
+    );
 }

@@ -6,7 +6,8 @@ pub mod metrics;
 pub mod traces;
 mod webhook;
 
-/// TLS is compiled in and wants an implementation chosen before a client is made; an error only says that one is.
+/// TLS is compiled in and wants an implementation chosen before a client is made; an error only
+/// says that one is.
 pub(crate) fn choose_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,12 +1,13 @@
-//! Traces, as OTLP over HTTP. Off unless the environment names a collector, in OpenTelemetry's own words: `OTEL_…` says
-//! where to, which of the traces, and as whom; OpenTelemetry's SDK reads it.
+//! Traces, as OTLP over HTTP. Off unless the environment names a collector, in OpenTelemetry's own
+//! words: `OTEL_…` says where to, which of the traces, and as whom; OpenTelemetry's SDK reads it.
 //!
-//! The relay adds one producer span for each publish of an event. It is a child of the span that wrote the event, which the
-//! event carries in its `traceparent` header and which reaches the consumer unchanged: the trace goes from the request that
-//! wrote the record over the relay to whoever consumes. An event that carries none gets the relay's own span instead.
+//! The relay adds one producer span for each publish of an event. It is a child of the span that
+//! wrote the event, which the event carries in its `traceparent` header and which reaches the
+//! consumer unchanged: the trace goes from the request that wrote the record over the relay to
+//! whoever consumes. An event that carries none gets the relay's own span instead.
 //!
-//! Spans wait in a queue of bounded length and are sent by a thread of their own. When the collector is slow or away they
-//! are dropped; no event ever waits for it.
+//! Spans wait in a queue of bounded length and are sent by a thread of their own. When the
+//! collector is slow or away they are dropped; no event ever waits for it.
 
 use std::sync::OnceLock;
 
@@ -28,14 +29,16 @@ use crate::relay::publish::Outcome;
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
 /// Begins to export spans if the environment says where to: `OTEL_EXPORTER_OTLP_ENDPOINT`, or
-/// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`. `service` is the service's name unless `OTEL_SERVICE_NAME` says otherwise,
-/// `instance` the process's.
+/// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`. `service` is the service's name unless `OTEL_SERVICE_NAME`
+/// says otherwise, `instance` the process's.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when it says so in a way that can't be followed.
 pub fn start(service: &'static str, instance: &str) -> Result<()> {
     let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find_map(given);
+    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .into_iter()
+        .find_map(given);
     let disabled = given("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"))
         || given("OTEL_TRACES_EXPORTER").is_some_and(|text| text == "none");
     if endpoint.is_none() || disabled {
@@ -51,18 +54,21 @@ pub fn start(service: &'static str, instance: &str) -> Result<()> {
         }
     }
     choose_tls();
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .build()
-        .map_err(|error| Error::with_source(ErrorKind::Config, "environment OTEL_EXPORTER_OTLP_…", error))?;
+    let exporter = SpanExporter::builder().with_http().build().map_err(|error| {
+        Error::with_source(ErrorKind::Config, "environment OTEL_EXPORTER_OTLP_…", error)
+    })?;
     let mut resource = Resource::builder()
         .with_attribute(KeyValue::new("service.instance.id", instance.to_owned()))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     let named = |text: String| text.contains("service.name=");
-    if given("OTEL_SERVICE_NAME").is_none() && !given("OTEL_RESOURCE_ATTRIBUTES").is_some_and(named) {
+    if given("OTEL_SERVICE_NAME").is_none() && !given("OTEL_RESOURCE_ATTRIBUTES").is_some_and(named)
+    {
         resource = resource.with_service_name(service);
     }
-    let provider = SdkTracerProvider::builder().with_resource(resource.build()).with_batch_exporter(exporter).build();
+    let provider = SdkTracerProvider::builder()
+        .with_resource(resource.build())
+        .with_batch_exporter(exporter)
+        .build();
     let _ = PROVIDER.set(provider);
     Ok(())
 }
@@ -103,7 +109,12 @@ pub(crate) struct Publishing(Span);
 
 impl Publishing {
     /// Named after the stream, because a subject may hold ids.
-    pub(crate) fn begin(tracer: &SdkTracer, stream: &str, record: &mut OutboxRecord, bytes: usize) -> Self {
+    pub(crate) fn begin(
+        tracer: &SdkTracer,
+        stream: &str,
+        record: &mut OutboxRecord,
+        bytes: usize,
+    ) -> Self {
         let attributes = [
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.operation.name", "publish"),
@@ -125,7 +136,9 @@ impl Publishing {
     pub(crate) fn end(self, outcome: &Outcome) {
         let Self(mut span) = self;
         match outcome {
-            Outcome::Acked(acked) if acked.duplicate => span.set_attribute(KeyValue::new("outboxd.duplicate", true)),
+            Outcome::Acked(acked) if acked.duplicate => {
+                span.set_attribute(KeyValue::new("outboxd.duplicate", true))
+            }
             Outcome::Acked(_) => {}
             Outcome::Rejected(rejection) => {
                 span.set_attribute(KeyValue::new("error.type", rejection.code.to_string()));

@@ -36,8 +36,9 @@ pub(super) fn start(url: &str) -> Result<Webhook> {
     let agent = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
     let client = Client::builder().timeout(TIMEOUT).user_agent(agent).build();
     // The error may name the URL, which is a secret.
-    let client = client
-        .map_err(|error| Error::with_source(ErrorKind::Config, "alerts.webhook can't be used", error.without_url()))?;
+    let client = client.map_err(|error| {
+        Error::with_source(ErrorKind::Config, "alerts.webhook can't be used", error.without_url())
+    })?;
     let (queue, mut inbox) = mpsc::channel::<String>(QUEUE);
     let url = url.to_owned();
     let posting = tokio::spawn(async move {
@@ -68,10 +69,17 @@ impl Webhook {
 async fn post(client: &Client, url: &str, alert: String) {
     let mut wait = FIRST_WAIT;
     for attempt in 1..=TRIES {
-        let sent = client.post(url).header(CONTENT_TYPE, "application/json").body(alert.clone()).send().await;
+        let sent = client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .body(alert.clone())
+            .send()
+            .await;
         match sent.and_then(reqwest::Response::error_for_status) {
             Ok(_) => return,
-            Err(error) => warn!(error = %error.without_url(), attempt, of = TRIES, "could not post an alert"),
+            Err(error) => {
+                warn!(error = %error.without_url(), attempt, of = TRIES, "could not post an alert")
+            }
         }
         if attempt < TRIES {
             tokio::time::sleep(wait).await;

@@ -27,10 +27,13 @@ outboxd config schema             # JSON Schema of the file, for editors
 
 /// The whole page.
 pub(super) fn page(schema: &Value) -> String {
-    let names = |value: &Value| value["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let names = |value: &Value| {
+        value["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
     let mut sections = names(schema);
     sections.sort_by_key(|section| place(section, ""));
-    let listed: Vec<_> = sections.iter().map(|section| format!("[{section}](#{section})")).collect();
+    let listed: Vec<_> =
+        sections.iter().map(|section| format!("[{section}](#{section})")).collect();
     let mut page = format!("{HEAD}\n{}\n", wrap(&format!("Sections: {}.", listed.join(", "))));
     for section in sections {
         let settings = &schema["properties"][&section];
@@ -38,8 +41,9 @@ pub(super) fn page(schema: &Value) -> String {
         let mut names = names(settings);
         names.sort_by_key(|name| place(&section, name));
         // A secret's file stands with the secret.
-        let is_file =
-            |name: &String| name.strip_suffix("_file").is_some_and(|secret| names.contains(&secret.to_owned()));
+        let is_file = |name: &String| {
+            name.strip_suffix("_file").is_some_and(|secret| names.contains(&secret.to_owned()))
+        };
         for name in names.iter().filter(|name| !is_file(name)) {
             let is_secret = names.contains(&format!("{name}_file"));
             page += &format!(
@@ -53,8 +57,12 @@ pub(super) fn page(schema: &Value) -> String {
 
 /// Where a section, or a setting of it, stands in the shipped file.
 fn place(section: &str, name: &str) -> usize {
-    let Some((before, rest)) = SHIPPED.split_once(&format!("\n[{section}]\n")) else { return usize::MAX };
-    let line = rest.lines().position(|line| line.trim_start_matches("# ").starts_with(&format!("{name} = ")));
+    let Some((before, rest)) = SHIPPED.split_once(&format!("\n[{section}]\n")) else {
+        return usize::MAX;
+    };
+    let line = rest
+        .lines()
+        .position(|line| line.trim_start_matches("# ").starts_with(&format!("{name} = ")));
     before.len() + line.filter(|_| !name.is_empty()).unwrap_or(0)
 }
 
@@ -77,8 +85,12 @@ fn setting(section: &str, name: &str, schema: &Value, is_secret: bool) -> String
     }
     let key = format!("{section}.{name}");
     let own = format!("OUTBOXD_{}__{}", section.to_uppercase(), name.to_uppercase());
-    let variables: Vec<_> =
-        conventional(&key).into_iter().map(str::to_owned).chain([own]).map(|name| format!("`{name}`")).collect();
+    let variables: Vec<_> = conventional(&key)
+        .into_iter()
+        .map(str::to_owned)
+        .chain([own])
+        .map(|name| format!("`{name}`"))
+        .collect();
     facts += &format!(" Environment: {}.", variables.join(", "));
     if is_secret {
         facts += &format!(" From a file: `{key}_file`.");
@@ -103,7 +115,9 @@ fn kind(schema: &Value) -> String {
 
 /// The names people already use; of those the one that wins comes first.
 fn conventional(key: &str) -> Vec<&'static str> {
-    let pair = |line: &'static str| line.trim().strip_prefix("(\"")?.strip_suffix("\"),")?.split_once("\", \"");
+    let pair = |line: &'static str| {
+        line.trim().strip_prefix("(\"")?.strip_suffix("\"),")?.split_once("\", \"")
+    };
     let of_key = READER.lines().filter_map(pair).filter(|(_, of)| *of == key);
     let mut names: Vec<_> = of_key.map(|(name, _)| name).collect();
     names.reverse();
@@ -112,7 +126,9 @@ fn conventional(key: &str) -> Vec<&'static str> {
 
 /// With what Markdown would take for HTML kept as text.
 fn escaped(text: &str) -> String {
-    let escape = |(i, part): (usize, &str)| if i % 2 == 0 { part.replace('<', "\\<") } else { part.to_owned() };
+    let escape = |(i, part): (usize, &str)| {
+        if i % 2 == 0 { part.replace('<', "\\<") } else { part.to_owned() }
+    };
     text.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 

@@ -1,7 +1,9 @@
-//! Faults of relays, servers and the network between them, under load: nothing is lost, reordered or published twice.
+//! Faults of relays, servers and the network between them, under load: nothing is lost, reordered
+//! or published twice.
 //!
-//! Each test is named after what must hold, and fails if its fault never happened. A fault lasts `OUTBOXD_TEST_FAULT` seconds,
-//! 6 unless set; `make faults` takes longer and runs those too that are ignored otherwise. `docs/faults.md` lists them all.
+//! Each test is named after what must hold, and fails if its fault never happened. A fault lasts
+//! `OUTBOXD_TEST_FAULT` seconds, 6 unless set; `make faults` takes longer and runs those too that
+//! are ignored otherwise. `docs/faults.md` lists them all.
 
 mod mongodb;
 mod nats;
@@ -32,7 +34,9 @@ struct Trial {
 
 /// How long a fault lasts.
 fn length() -> Duration {
-    let seconds = std::env::var("OUTBOXD_TEST_FAULT").map(|seconds| seconds.parse().expect("seconds")).unwrap_or(6);
+    let seconds = std::env::var("OUTBOXD_TEST_FAULT")
+        .map(|seconds| seconds.parse().expect("seconds"))
+        .unwrap_or(6);
     Duration::from_secs(seconds)
 }
 
@@ -50,7 +54,10 @@ impl Trial {
     /// So many relays, with these settings each, and writers on 50 keys.
     async fn begin(scene: Scene, relays: usize, settings: &[(&str, &str)]) -> Self {
         let common = [("OUTBOXD_LEASE__TTL", "2s"), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "10000")];
-        let settings = common.iter().chain(settings).map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        let settings = common
+            .iter()
+            .chain(settings)
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
         let mut trial = Self {
             writers: Writers::start(&scene, KEYS, PER_SECOND).await,
             scene: Arc::new(scene),
@@ -69,7 +76,8 @@ impl Trial {
     /// A relay called `r<name>`.
     fn relay(&self, name: usize) -> Relay {
         let name = format!("r{name}");
-        let mut settings: Vec<_> = self.settings.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let mut settings: Vec<_> =
+            self.settings.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         settings.push(("NATS_CLIENT_ID", &name));
         Relay::start(&self.scene, &settings)
     }
@@ -81,7 +89,8 @@ impl Trial {
         lease.get_str("holder").ok()?.split(' ').next()?.strip_prefix('r')?.parse().ok()
     }
 
-    /// The load goes on for a moment, ends, and everything drains. `faults` says what happened, and how often.
+    /// The load goes on for a moment, ends, and everything drains. `faults` says what happened, and
+    /// how often.
     async fn end(self, faults: &[(&str, u64)]) -> Report {
         let rewound = self.relays.iter().any(|relay| relay.log().contains("has gone back"));
         if rewound {

@@ -6,12 +6,19 @@ use bson::doc;
 use tokio::time::sleep;
 
 use super::{Trial, again_and_again, length};
-use crate::support::{ALONE, Mongod, NatsServer, PASSWORD, Relay, ReplicaSet, Scene, checker, outboxd_with, until};
+use crate::support::{
+    ALONE, Mongod, NatsServer, PASSWORD, Relay, ReplicaSet, Scene, checker, outboxd_with, until,
+};
 
 const HISTORY_LOST: i32 = 286;
 
 async fn trial(set: &ReplicaSet, nats: &NatsServer, relays: usize) -> Trial {
-    Trial::begin(Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await, relays, &[]).await
+    Trial::begin(
+        Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await,
+        relays,
+        &[],
+    )
+    .await
 }
 
 #[tokio::test]
@@ -39,7 +46,8 @@ async fn a_killed_primary_costs_no_event() {
     trial.end(&[("primary killed", kills)]).await;
 }
 
-/// The primary alone has them, durably, when it dies; the others elect one that never heard of them.
+/// The primary alone has them, durably, when it dies; the others elect one that never heard of
+/// them.
 #[tokio::test]
 #[ignore = "make faults"]
 async fn what_is_rolled_back_after_a_failover_is_never_published() {
@@ -93,7 +101,9 @@ async fn without_a_majority_it_says_so_and_goes_on_when_there_is_one() {
     let lost: Vec<_> = (0..3).filter(|member| *member != primary).collect();
     lost.iter().for_each(|member| set.kill(*member));
     let address = trial.relays[0].admin().await;
-    let ready = async || Some(reqwest::get(format!("http://{address}/readyz")).await.ok()?.status().as_u16());
+    let ready = async || {
+        Some(reqwest::get(format!("http://{address}/readyz")).await.ok()?.status().as_u16())
+    };
     let _ = rustls::crypto::ring::default_provider().install_default();
     until("it isn't ready", async || (ready().await == Some(503)).then_some(())).await;
     sleep(length()).await;
@@ -111,7 +121,9 @@ async fn lost_history_is_swept_up_without_a_hot_loop() {
     let labels = ["NonResumableChangeStreamError"];
     let lost = doc! { "failCommands": ["getMore"], "errorCode": HISTORY_LOST, "errorLabels": labels, "appName": "outboxd r0 follow" };
     set.fail(doc! { "times": 1 }, lost.clone()).await;
-    let said = async || trial.relays[0].log().matches("following the outbox failed; sweeping again").count();
+    let said = async || {
+        trial.relays[0].log().matches("following the outbox failed; sweeping again").count()
+    };
     until("it is told once", async || (said().await == 1).then_some(())).await;
     sleep(length()).await;
     let times = said().await;
@@ -129,11 +141,15 @@ async fn an_oplog_that_rolled_over_while_the_relay_slept_costs_no_event() {
     trial.relays[0].pause();
     let oldest = async || {
         let oplog = trial.scene.client.database("local").collection::<bson::Document>("oplog.rs");
-        let first = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.expect("the oplog is read");
+        let first =
+            oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.expect("the oplog is read");
         first.expect("an entry").get_timestamp("ts").expect("its time")
     };
     let before = trial.scene.database.run_command(doc! { "hello": 1 }).await.expect("an answer");
-    let before = before.get_document("lastWrite").and_then(|write| write.get_document("opTime")).expect("a time");
+    let before = before
+        .get_document("lastWrite")
+        .and_then(|write| write.get_document("opTime"))
+        .expect("a time");
     let before = before.get_timestamp("ts").expect("a time");
     let flood = trial.scene.database.collection::<bson::Document>("flood");
     let much = "x".repeat(1 << 20);
@@ -143,7 +159,10 @@ async fn an_oplog_that_rolled_over_while_the_relay_slept_costs_no_event() {
     })
     .await;
     trial.relays[0].resume();
-    until("it has seen it", async || trial.relays[0].log().contains("sweeping again").then_some(())).await;
+    until("it has seen it", async || {
+        trial.relays[0].log().contains("sweeping again").then_some(())
+    })
+    .await;
     trial.end(&[("oplog rolled over", 1)]).await;
 }
 
@@ -161,7 +180,11 @@ async fn a_holder_that_cannot_renew_hands_over_and_publishes_nothing_meanwhile()
     until("the other holds it", async || trial.holder().await.filter(|now| *now != holder)).await;
     sleep(length()).await;
     let entered = set.fail("off", block).await;
-    assert!(trial.relays[holder].log().contains("lost the lease"), "{}", trial.relays[holder].log());
+    assert!(
+        trial.relays[holder].log().contains("lost the lease"),
+        "{}",
+        trial.relays[holder].log()
+    );
     trial.end(&[("renewal blocked", entered.unsigned_abs())]).await;
 }
 
@@ -239,11 +262,13 @@ async fn rights_that_are_revoked_stop_the_relay_until_they_are_given_back() {
     let admin_uri = mongod.uri("admin", PASSWORD, "shop");
     let (code, said) = outboxd_with(&scene, &["migrate"], &[("MONGODB_URI", &admin_uri)]);
     assert_eq!(code, Some(0), "{said}");
-    let admin = mongodb::Client::with_uri_str(&admin_uri).await.expect("a client").database("admin");
+    let admin =
+        mongodb::Client::with_uri_str(&admin_uri).await.expect("a client").database("admin");
     let roles = [doc! { "role": "readWrite", "db": "shop" }];
     let create = doc! { "createUser": "relay", "pwd": PASSWORD, "roles": roles.clone() };
     admin.run_command(create).await.expect("the user is made");
-    let mut relay = Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
+    let mut relay =
+        Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
     let events = admin.client().database("shop").collection::<bson::Document>("outbox");
     let write = async |number: i32| {
         let event = doc! {
@@ -252,16 +277,23 @@ async fn rights_that_are_revoked_stop_the_relay_until_they_are_given_back() {
         };
         events.insert_one(event).await.expect("it is written");
     };
-    let empty = async || (events.count_documents(doc! {}).await.expect("a count") == 0).then_some(());
+    let empty =
+        async || (events.count_documents(doc! {}).await.expect("a count") == 0).then_some(());
     write(1).await;
     until("it is out", empty).await;
-    admin.run_command(doc! { "revokeRolesFromUser": "relay", "roles": roles.clone() }).await.expect("they are revoked");
+    admin
+        .run_command(doc! { "revokeRolesFromUser": "relay", "roles": roles.clone() })
+        .await
+        .expect("they are revoked");
     until("it says so", async || relay.log().contains("not authorized").then_some(())).await;
     write(2).await;
     sleep(length()).await;
     assert!(relay.is_running(), "{}", relay.log());
     assert!(empty().await.is_none());
-    admin.run_command(doc! { "grantRolesToUser": "relay", "roles": roles }).await.expect("they are given back");
+    admin
+        .run_command(doc! { "grantRolesToUser": "relay", "roles": roles })
+        .await
+        .expect("they are given back");
     until("the other is out, too", empty).await;
     assert_eq!(scene.numbers().await["a"], [1, 2]);
 }
@@ -274,13 +306,16 @@ async fn events_that_wait_behind_a_failed_one_keep_their_order_while_the_primary
     let (set, nats) = (ReplicaSet::start(3).await, NatsServer::start().await);
     let scene = Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await;
     let never = scene.subject("never");
-    let settings = [("OUTBOXD_STREAM__SUBJECTS", never.as_str()), ("OUTBOXD_RETRY__MAX_DELAY", "1s")];
+    let settings =
+        [("OUTBOXD_STREAM__SUBJECTS", never.as_str()), ("OUTBOXD_RETRY__MAX_DELAY", "1s")];
     let trial = Trial::begin(scene, 2, &settings).await;
     let scene = trial.scene.clone();
     let mut spells = 0;
     let steps = again_and_again(Duration::from_millis(700), async || {
         spells += 1;
-        scene.cover(if spells % 2 == 0 { &["never", "made"] } else { &["never", "elsewhere"] }).await;
+        scene
+            .cover(if spells % 2 == 0 { &["never", "made"] } else { &["never", "elsewhere"] })
+            .await;
         // While there is something to park, and while it follows.
         spells % 3 == 0 && set.step_down().await
     })

@@ -1,4 +1,5 @@
-//! Networks that half work: replies that are lost, connections that are cut or go silent, on either side.
+//! Networks that half work: replies that are lost, connections that are cut or go silent, on either
+//! side.
 
 use std::time::Duration;
 
@@ -68,7 +69,8 @@ async fn acks_that_are_lost_are_asked_for_again_and_acked_as_duplicates() {
         true
     })
     .await;
-    // Time enough to ask again before the next are lost; on a busy machine the replies lost may be no acks.
+    // Time enough to ask again before the next are lost; on a busy machine the replies lost may be
+    // no acks.
     let duplicates = until("an event was asked for again", async || {
         lose_replies(&proxy).await;
         sleep(Duration::from_millis(1500)).await;
@@ -106,7 +108,8 @@ async fn a_relay_cut_off_from_mongodb_is_replaced_and_harms_nothing_when_it_is_b
     other.says("standing by").await;
     trial.relays.push(other);
     proxy.set(Toxic::BlackHole);
-    until("the other has taken over", async || (trial.holder().await == Some(1)).then_some(())).await;
+    until("the other has taken over", async || (trial.holder().await == Some(1)).then_some(()))
+        .await;
     sleep(length()).await;
     proxy.set(Toxic::None);
     trial.end(&[("silent", proxy.harmed())]).await;

@@ -24,12 +24,16 @@ async fn relays_that_are_killed_at_random_lose_and_reorder_nothing() {
     trial.end(&[("relay killed", kills)]).await;
 }
 
-/// Pauses whoever holds the lease of two relays until the other has it, and for so long after. Returns how often.
+/// Pauses whoever holds the lease of two relays until the other has it, and for so long after.
+/// Returns how often.
 async fn put_holders_to_sleep(trial: &Trial, after: Duration) -> u64 {
     again_and_again(Duration::from_millis(500), async || {
         let Some(holder) = trial.holder().await.filter(|holder| *holder < 2) else { return false };
         trial.relays[holder].pause();
-        until("the other has taken over", async || trial.holder().await.filter(|now| *now != holder)).await;
+        until("the other has taken over", async || {
+            trial.holder().await.filter(|now| *now != holder)
+        })
+        .await;
         sleep(after).await;
         trial.relays[holder].resume();
         true
@@ -45,7 +49,8 @@ async fn a_holder_that_sleeps_longer_than_its_lease_publishes_nothing_when_it_wa
     trial.end(&[("lease taken over", over)]).await;
 }
 
-/// The stream has forgotten what the sleeper sent last: some of that may come a second time, and nothing worse.
+/// The stream has forgotten what the sleeper sent last: some of that may come a second time, and
+/// nothing worse.
 #[tokio::test]
 #[ignore = "make faults"]
 async fn a_holder_that_sleeps_longer_than_the_stream_remembers_costs_copies_at_most() {
@@ -62,7 +67,10 @@ async fn a_holder_that_sleeps_longer_than_the_stream_remembers_costs_copies_at_m
     let copies = std::mem::take(&mut report.copies).len();
     println!("copies: {copies}");
     report.assert_all_delivered();
-    assert!(copies as u64 <= slept * u64::from(KEYS), "of each key one at most was under way: {copies}");
+    assert!(
+        copies as u64 <= slept * u64::from(KEYS),
+        "of each key one at most was under way: {copies}"
+    );
 }
 
 #[tokio::test]
@@ -75,7 +83,8 @@ async fn of_many_relays_that_start_at_once_one_leads() {
         trial.relays.push(relay);
     }
     sleep(length()).await;
-    let leading = trial.relays.iter().filter(|relay| relay.log().contains("holding the lease")).count();
+    let leading =
+        trial.relays.iter().filter(|relay| relay.log().contains("holding the lease")).count();
     assert_eq!(leading, 1, "each of the others stands by");
     let others = trial.relays.iter().filter(|relay| relay.log().contains("standing by")).count();
     assert_eq!(others, 7);
@@ -90,13 +99,19 @@ async fn a_rolling_restart_under_load_loses_nothing_and_each_hands_over() {
     let mut name = 2;
     let restarts = again_and_again(Duration::from_secs(1), async || {
         let Some(holder) = trial.holder().await else { return false };
-        let Some(at) = trial.relays.iter().position(|relay| relay.name() == format!("r{holder}")) else { return false };
+        let Some(at) = trial.relays.iter().position(|relay| relay.name() == format!("r{holder}"))
+        else {
+            return false;
+        };
         let next = trial.relay(name);
         name += 1;
         let stopped = std::mem::replace(&mut trial.relays[at], next);
         assert_eq!(stopped.stop(), Some(0));
         // The lease is so long that only a resignation explains it.
-        until("another holds the lease", async || trial.holder().await.filter(|now| *now != holder)).await;
+        until("another holds the lease", async || {
+            trial.holder().await.filter(|now| *now != holder)
+        })
+        .await;
         true
     })
     .await;

@@ -1,7 +1,9 @@
-//! Faults at random, from a seed, for as long as asked: three mongods, three nats-servers, three relays.
+//! Faults at random, from a seed, for as long as asked: three mongods, three nats-servers, three
+//! relays.
 //!
-//! `OUTBOXD_TEST_SOAK` minutes, 1 unless set; `OUTBOXD_TEST_SEED` plays the same faults again. Run by `make soak`. It ends in
-//! liveness mode: one server of each kind and one relay are gone for good, and everything must drain all the same.
+//! `OUTBOXD_TEST_SOAK` minutes, 1 unless set; `OUTBOXD_TEST_SEED` plays the same faults again. Run
+//! by `make soak`. It ends in liveness mode: one server of each kind and one relay are gone for
+//! good, and everything must drain all the same.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,7 +31,8 @@ struct Soak {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 impl Soak {
@@ -104,7 +107,14 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     let (set, cluster) = (ReplicaSet::remembering(3, 4000).await, NatsCluster::start().await);
     let scene = Scene::among(set.uri(), cluster.url(), Some(cluster.users.clone()), "3").await;
     let trial = Trial::begin(scene, 3, &[("OUTBOXD_STREAM__REPLICAS", "3")]).await;
-    let mut soak = Soak { set, cluster, trial, faults: BTreeMap::new(), holders: Vec::new(), curve: Vec::new() };
+    let mut soak = Soak {
+        set,
+        cluster,
+        trial,
+        faults: BTreeMap::new(),
+        holders: Vec::new(),
+        curve: Vec::new(),
+    };
     let began = Instant::now();
     let mut told = began;
     while began.elapsed() < length {
@@ -127,8 +137,9 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
         }
     }
 
-    // Liveness: what is gone stays gone. A member that was killed a moment ago is still being caught up, and hours of messages
-    // take a while: with another one gone there would be no majority.
+    // Liveness: what is gone stays gone. A member that was killed a moment ago is still being
+    // caught up, and hours of messages take a while: with another one gone there would be no
+    // majority.
     let healing = Instant::now();
     while !(soak.set.is_whole().await && soak.cluster.is_whole(&soak.trial.scene).await) {
         assert!(healing.elapsed() < HEALED, "the servers are still not whole");
@@ -145,11 +156,20 @@ async fn whatever_happens_at_random_nothing_is_lost_and_all_of_it_drains() {
     println!("take-overs of the lease: {}", holders.len().saturating_sub(1));
     let quarter = |from: usize, to: usize| {
         let part = &curve[curve.len() * from / 4..curve.len() * to / 4];
-        let mean = |of: fn(&(u64, u64, usize)) -> u64| part.iter().map(of).sum::<u64>() / part.len().max(1) as u64;
+        let mean = |of: fn(&(u64, u64, usize)) -> u64| {
+            part.iter().map(of).sum::<u64>() / part.len().max(1) as u64
+        };
         format!("{} kB, {} descriptors", mean(|at| at.1), mean(|at| at.2 as u64))
     };
-    println!("a relay that lived all the time: {} in the second quarter, {} in the last", quarter(1, 2), quarter(3, 4));
-    println!("duplicate acks it saw: {}", trial.relays[SURVIVOR].metric("outboxd_duplicate_acks_total").await);
+    println!(
+        "a relay that lived all the time: {} in the second quarter, {} in the last",
+        quarter(1, 2),
+        quarter(3, 4)
+    );
+    println!(
+        "duplicate acks it saw: {}",
+        trial.relays[SURVIVOR].metric("outboxd_duplicate_acks_total").await
+    );
     let faults: Vec<_> = faults.iter().map(|(name, times)| (*name, *times)).collect();
     let report = soak.trial.judge(&faults).await;
     report.assert_all_delivered();

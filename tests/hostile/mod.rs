@@ -1,4 +1,5 @@
-//! A hostile document is dead with its reason or published as it is; it harms neither the connection nor any other event.
+//! A hostile document is dead with its reason or published as it is; it harms neither the
+//! connection nor any other event.
 
 mod parser;
 mod raw;
@@ -44,7 +45,9 @@ impl Trial {
         for row in rows {
             match (&row.fate, self.insert(&row.document).await) {
                 (Fate::NotStored(said, _), Some(error)) if error.contains(said) => {}
-                (Fate::NotStored(..), other) => self.wrong.push(format!("{}: stored, or else {other:?}", row.name)),
+                (Fate::NotStored(..), other) => {
+                    self.wrong.push(format!("{}: stored, or else {other:?}", row.name))
+                }
                 (_, Some(error)) => self.wrong.push(format!("{}: not stored: {error}", row.name)),
                 (_, None) => self.stored.push(row),
             }
@@ -55,7 +58,8 @@ impl Trial {
         self.scene.commit([event]).await;
     }
 
-    /// As any client can: past the validator, and past what a driver checks. The error, if MongoDB doesn't store it.
+    /// As any client can: past the validator, and past what a driver checks. The error, if MongoDB
+    /// doesn't store it.
     async fn insert(&self, event: &[u8]) -> Option<String> {
         let command = document(&[
             element(STRING, "insert", text("outbox")),
@@ -86,7 +90,11 @@ impl Trial {
             met.then_some(())
         });
         if tokio::time::timeout(FATE, met).await.is_err() {
-            let well = if left(&self.scene).await.contains_key("") { "; a well-behaved event is not out" } else { "" };
+            let well = if left(&self.scene).await.contains_key("") {
+                "; a well-behaved event is not out"
+            } else {
+                ""
+            };
             self.wrong.push(format!("not all have met their fate{well}"));
         }
     }
@@ -98,8 +106,10 @@ impl Trial {
         for Row { name, fate, .. } in self.stored {
             let death = left.get(&name).map(|found| death(found));
             match (fate, death) {
-                (Fate::Malformed(said), Some(Some((code, error)))) if code == "malformed" && error.contains(said) => {}
-                (Fate::TooLong, Some(Some((code, error)))) if code == "max-payload" && error.contains("1048576") => {}
+                (Fate::Malformed(said), Some(Some((code, error))))
+                    if code == "malformed" && error.contains(said) => {}
+                (Fate::TooLong, Some(Some((code, error))))
+                    if code == "max-payload" && error.contains("1048576") => {}
                 (Fate::Published(payload), None) => sent.push(payload),
                 (Fate::Unmarked(said), Some(None)) if relay.log().contains(said) => {}
                 (_, None) => self.wrong.push(format!("{name}: gone")),
@@ -108,13 +118,19 @@ impl Trial {
         }
         let (nats, relay) = (self.nats.log(), relay.log());
         let harm = nats.lines().filter(|line| is_harm(line));
-        let harm = harm.chain(relay.lines().filter(|line| line.contains("disconnected") || line.contains("panicked")));
+        let harm = harm.chain(
+            relay.lines().filter(|line| line.contains("disconnected") || line.contains("panicked")),
+        );
         self.wrong.extend(harm.map(str::to_owned));
         let mut messages = messages(&self.scene).await;
         messages.sort();
         sent.sort();
         if messages != sent {
-            self.wrong.push(format!("{} messages of {} events, or not as they were", messages.len(), sent.len()));
+            self.wrong.push(format!(
+                "{} messages of {} events, or not as they were",
+                messages.len(),
+                sent.len()
+            ));
         }
         assert!(self.wrong.is_empty(), "{} wrong:\n{}", self.wrong.len(), self.wrong.join("\n"));
     }
@@ -142,9 +158,11 @@ fn death(found: &RawDocument) -> Option<(String, String)> {
     Some((failure.get_str("code").ok()?.to_owned(), failure.get_str("error").ok()?.to_owned()))
 }
 
-/// Whether a line of nats-server's log tells of a breach of the protocol, or of a connection that it ended.
+/// Whether a line of nats-server's log tells of a breach of the protocol, or of a connection that
+/// it ended.
 fn is_harm(line: &str) -> bool {
-    line.contains("[ERR]") || (line.contains("Client connection closed") && !line.contains("closed: Client Closed"))
+    line.contains("[ERR]")
+        || (line.contains("Client connection closed") && !line.contains("closed: Client Closed"))
 }
 
 /// Payloads in the stream, byte for byte.
@@ -152,7 +170,14 @@ async fn messages(scene: &Scene) -> Vec<Vec<u8>> {
     let stream = scene.context.get_stream(&scene.stream).await.expect("the scene's stream");
     let mut messages = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
-        messages.push(stream.get_raw_message(sequence).await.expect("a message of the stream").payload.to_vec());
+        messages.push(
+            stream
+                .get_raw_message(sequence)
+                .await
+                .expect("a message of the stream")
+                .payload
+                .to_vec(),
+        );
     }
     messages
 }
@@ -189,7 +214,10 @@ async fn the_headers_of_an_event_arrive_as_they_are() {
     trial.scene.commit([event]).await;
     trial.scene.drained().await;
     let messages = trial.scene.messages().await;
-    assert_eq!(messages[0].headers.len(), 64 + "Nats-Msg-Id Nats-Expected-Stream".split(' ').count());
+    assert_eq!(
+        messages[0].headers.len(),
+        64 + "Nats-Msg-Id Nats-Expected-Stream".split(' ').count()
+    );
     for i in 0..64 {
         assert_eq!(messages[0].headers[&format!("h{i}")], format!("é: 票 {}", "x".repeat(480)));
     }
@@ -198,18 +226,26 @@ async fn the_headers_of_an_event_arrive_as_they_are() {
 /// Thirty events of a size that fits 4 KB, and one in the midst that doesn't any more.
 async fn commit_one_that_is_too_long(scene: &Scene) {
     let long = |number| if number == 10 { 100_000 } else { 10 };
-    let event =
-        |number: usize| Event::new("made.x", &"x".repeat(long(number))).unwrap().key(number.to_string()).unwrap();
+    let event = |number: usize| {
+        Event::new("made.x", &"x".repeat(long(number))).unwrap().key(number.to_string()).unwrap()
+    };
     scene.commit((0..30).map(event)).await;
 }
 
 async fn only_the_long_one_is_left_and_dead(scene: &Scene) {
     until("only the dead is left", async || {
-        let others = doc! { "$or": [{ "deadAt": { "$exists": false } }, { "key": { "$ne": "10" } }] };
+        let others =
+            doc! { "$or": [{ "deadAt": { "$exists": false } }, { "key": { "$ne": "10" } }] };
         (scene.events.count_documents(others).await.unwrap() == 0).then_some(())
     })
     .await;
-    let dead = scene.events.clone_with_type::<RawDocumentBuf>().find_one(doc! {}).await.unwrap().expect("the long one");
+    let dead = scene
+        .events
+        .clone_with_type::<RawDocumentBuf>()
+        .find_one(doc! {})
+        .await
+        .unwrap()
+        .expect("the long one");
     let (code, error) = death(&dead).expect("poison");
     assert_eq!(code, "max-payload");
     assert!(error.contains("limit of 4096"), "{error}");
@@ -235,7 +271,10 @@ async fn what_is_over_a_limit_lowered_under_the_connection_costs_it_once_and_is_
     let trial = Trial::new().await;
     let relay = Relay::leading(&trial.scene, &[]).await;
     trial.nats.reload("debug: true\nmax_payload: 4096");
-    until("the limit is lower", async || trial.nats.log().contains("Reloaded: max_payload").then_some(())).await;
+    until("the limit is lower", async || {
+        trial.nats.log().contains("Reloaded: max_payload").then_some(())
+    })
+    .await;
     commit_one_that_is_too_long(&trial.scene).await;
     only_the_long_one_is_left_and_dead(&trial.scene).await;
     let nats = trial.nats.log();

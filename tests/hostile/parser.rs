@@ -35,14 +35,18 @@ fn each_hostile_document_is_read_as_what_it_is() {
             }
             (Fate::Published(payload), Ok(record)) => assert_eq!(record.payload, payload, "{name}"),
             (Fate::TooLong, Ok(_)) => {}
-            (_, read) => panic!("{name}: {:?}", read.map(|record| record.id).map_err(|found| found.reason)),
+            (_, read) => {
+                panic!("{name}: {:?}", read.map(|record| record.id).map_err(|found| found.reason))
+            }
         }
     }
 }
 
 #[test]
 fn no_mutation_of_them_makes_it_panic_or_pass_what_is_not_allowed() {
-    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let number = |name: &str, default| {
+        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    };
     let (inputs, seed) = (number("OUTBOXD_FUZZ_INPUTS", INPUTS), number("OUTBOXD_FUZZ_SEED", 1));
     let corpus = corpus();
     let (mut events, mut malformed) = (0_u64, 0_u64);
@@ -62,7 +66,10 @@ fn no_mutation_of_them_makes_it_panic_or_pass_what_is_not_allowed() {
         }
     }
     println!("{inputs} inputs: {events} events, {malformed} malformed, the rest no documents");
-    assert!(events > inputs / 20 && malformed > inputs / 20, "the mutations should reach both: {events}, {malformed}");
+    assert!(
+        events > inputs / 20 && malformed > inputs / 20,
+        "the mutations should reach both: {events}, {malformed}"
+    );
 }
 
 /// Tells how to repeat what failed.
@@ -75,7 +82,10 @@ impl Drop for Case {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let alone = self.seed.wrapping_add(self.input);
-            eprintln!("input {} of seed {}: OUTBOXD_FUZZ_SEED={alone} OUTBOXD_FUZZ_INPUTS=1", self.input, self.seed);
+            eprintln!(
+                "input {} of seed {}: OUTBOXD_FUZZ_SEED={alone} OUTBOXD_FUZZ_INPUTS=1",
+                self.input, self.seed
+            );
         }
     }
 }
@@ -88,7 +98,10 @@ fn check(record: &OutboxRecord, raw: &RawDocument) {
     }
     assert!(record.id.to_string().bytes().all(|byte| byte.is_ascii_graphic()), "{}", record.id);
     for (name, value) in record.headers.iter() {
-        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name:?}");
+        assert!(
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
+            "{name:?}"
+        );
         assert!(!name.to_ascii_lowercase().starts_with("nats-"), "{name:?}");
         assert!(!value.contains(['\r', '\n', '\0']), "{value:?}");
     }
@@ -98,7 +111,11 @@ fn check(record: &OutboxRecord, raw: &RawDocument) {
 }
 
 fn check_malformed(found: &Malformed) {
-    assert!(!found.reason.is_empty() && found.reason.len() <= MAX_REASON_BYTES, "{:?}", found.reason);
+    assert!(
+        !found.reason.is_empty() && found.reason.len() <= MAX_REASON_BYTES,
+        "{:?}",
+        found.reason
+    );
 }
 
 /// The short hostile documents, and one with all there is in it.
@@ -108,8 +125,12 @@ fn corpus() -> Vec<Vec<u8>> {
         .filter(|(.., plain)| plain.is_some())
         .map(|(name, kind, value, _)| element(*kind, name, value))
         .collect();
-    let payload = document(&[element(DOCUMENT, "document", document(&all)), element(ARRAY, "array", document(&all))]);
-    let headers = document(&[element(STRING, "traceparent", text("00-1")), element(STRING, "b", text("é"))]);
+    let payload = document(&[
+        element(DOCUMENT, "document", document(&all)),
+        element(ARRAY, "array", document(&all)),
+    ]);
+    let headers =
+        document(&[element(STRING, "traceparent", text("00-1")), element(STRING, "b", text("é"))]);
     let event = document(&[
         element(0x07, "_id", [7; 12]),
         element(TIMESTAMP, "ts", [1; 8]),
@@ -137,7 +158,10 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
             0 => bytes[at] ^= 1 << rng.random_range(0..8),
             1 => bytes[at] = rng.random(),
             2 => bytes.truncate(at.max(1)),
-            3 => drop(bytes.splice(at..to, std::iter::repeat_with(|| rng.random()).take(8).collect::<Vec<u8>>())),
+            3 => drop(bytes.splice(
+                at..to,
+                std::iter::repeat_with(|| rng.random()).take(8).collect::<Vec<u8>>(),
+            )),
             4 => {
                 let other = &corpus[rng.random_range(0..corpus.len())];
                 let from = rng.random_range(0..other.len());
@@ -150,8 +174,16 @@ fn mutated(corpus: &[Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
             }
             // A length that is off by little: what comes behind is read as something else.
             _ => {
-                if let Some(old) = bytes.get(at..at + 4).and_then(|old| old.try_into().ok()).map(i32::from_le_bytes) {
-                    overwrite(&mut bytes, at, old.wrapping_add(rng.random_range(-16..=16)).to_le_bytes());
+                if let Some(old) = bytes
+                    .get(at..at + 4)
+                    .and_then(|old| old.try_into().ok())
+                    .map(i32::from_le_bytes)
+                {
+                    overwrite(
+                        &mut bytes,
+                        at,
+                        old.wrapping_add(rng.random_range(-16..=16)).to_le_bytes(),
+                    );
                 }
             }
         }

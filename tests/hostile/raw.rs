@@ -24,7 +24,8 @@ pub(super) fn document(elements: &[Vec<u8>]) -> Vec<u8> {
 }
 
 pub(super) fn array(kind: u8, values: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
-    let elements = values.into_iter().enumerate().map(|(i, value)| element(kind, i.to_string(), value));
+    let elements =
+        values.into_iter().enumerate().map(|(i, value)| element(kind, i.to_string(), value));
     document(&elements.collect::<Vec<_>>())
 }
 
@@ -47,7 +48,8 @@ pub(super) fn length(length: usize) -> [u8; 4] {
     i32::try_from(length).expect("a BSON length").to_le_bytes()
 }
 
-/// One value of every kind of BSON: MongoDB's name of it, the kind, the bytes, and its plain JSON if it has any.
+/// One value of every kind of BSON: MongoDB's name of it, the kind, the bytes, and its plain JSON
+/// if it has any.
 pub(super) fn kinds() -> Vec<(&'static str, u8, Vec<u8>, Option<&'static str>)> {
     let pointer = [text("db.c"), vec![7; 12]].concat();
     let scoped = [text("x"), nested(1)].concat();

@@ -1,8 +1,8 @@
 //! The hostile documents: a row is a name, a document, and what must become of it.
 
 use super::raw::{
-    ARRAY, BINARY, BOOL, DATE, DECIMAL, DOCUMENT, DOUBLE, INT, STRING, TIMESTAMP, binary, document, element, kinds,
-    nested, text,
+    ARRAY, BINARY, BOOL, DATE, DECIMAL, DOCUMENT, DOUBLE, INT, STRING, TIMESTAMP, binary, document,
+    element, kinds, nested, text,
 };
 use super::shapes;
 
@@ -22,9 +22,11 @@ pub(super) enum Fate {
     TooLong,
     /// In the stream with these bytes.
     Published(Vec<u8>),
-    /// Never sent, and left as it is, because MongoDB or the relay can't mark it; the relay's log says this.
+    /// Never sent, and left as it is, because MongoDB or the relay can't mark it; the relay's log
+    /// says this.
     Unmarked(&'static str),
-    /// MongoDB doesn't store it, with an error that has the first in it; a parser that saw it anyway would say the second.
+    /// MongoDB doesn't store it, with an error that has the first in it; a parser that saw it
+    /// anyway would say the second.
     NotStored(&'static str, &'static str),
 }
 
@@ -134,7 +136,9 @@ fn types() -> Vec<Row> {
                 ("_id", "array" | "undefined" | "regex") => NotStored("_id", said),
                 _ => Malformed(said),
             };
-            rows.push(row(format!("{field} of type {kind}"), fate, |event| event.set(field, number, &value)));
+            rows.push(row(format!("{field} of type {kind}"), fate, |event| {
+                event.set(field, number, &value)
+            }));
         }
     }
     rows
@@ -148,7 +152,9 @@ fn values() -> Vec<Row> {
             Some(plain) => json(&format!(r#"{{"v":{plain}}}"#)),
             None => Malformed("has no plain form in JSON"),
         };
-        rows.push(row(format!("payload with {kind}"), fate, |event| event.payload(&[element(number, "v", &value)])));
+        rows.push(row(format!("payload with {kind}"), fate, |event| {
+            event.payload(&[element(number, "v", &value)])
+        }));
     }
     let refused = || Malformed("has no plain form in JSON");
     let bad_date = || Malformed("date outside the years 0 to 9999");
@@ -159,16 +165,28 @@ fn values() -> Vec<Row> {
         ("the smallest double", DOUBLE, 5e-324_f64.to_le_bytes().into(), json(r#"{"v":5e-324}"#)),
         ("minus zero", DOUBLE, (-0.0_f64).to_le_bytes().into(), json(r#"{"v":-0.0}"#)),
         ("decimal NaN", DECIMAL, [vec![0; 15], vec![0x7c]].concat(), json(r#"{"v":"NaN"}"#)),
-        ("decimal infinity", DECIMAL, [vec![0; 15], vec![0x78]].concat(), json(r#"{"v":"Infinity"}"#)),
+        (
+            "decimal infinity",
+            DECIMAL,
+            [vec![0; 15], vec![0x78]].concat(),
+            json(r#"{"v":"Infinity"}"#),
+        ),
         ("the first date", DATE, i64::MIN.to_le_bytes().into(), bad_date()),
         ("the last date", DATE, i64::MAX.to_le_bytes().into(), bad_date()),
         ("year -1", DATE, (-62_167_219_200_001_i64).to_le_bytes().into(), bad_date()),
         ("year 10000", DATE, 253_402_300_800_000_i64.to_le_bytes().into(), bad_date()),
-        ("year 9999", DATE, 253_402_300_799_999_i64.to_le_bytes().into(), json(r#"{"v":"9999-12-31T23:59:59.999Z"}"#)),
+        (
+            "year 9999",
+            DATE,
+            253_402_300_799_999_i64.to_le_bytes().into(),
+            json(r#"{"v":"9999-12-31T23:59:59.999Z"}"#),
+        ),
         ("NUL in text", STRING, text("a\0b"), json(r#"{"v":"a\u0000b"}"#)),
         ("a UUID too short", BINARY, binary(4, &[1, 2, 3]), json(r#"{"v":"AQID"}"#)),
     ] {
-        rows.push(row(format!("payload with {name}"), fate, |event| event.payload(&[element(kind, "v", &value)])));
+        rows.push(row(format!("payload with {name}"), fate, |event| {
+            event.payload(&[element(kind, "v", &value)])
+        }));
     }
     let one = || 1_i32.to_le_bytes();
     for (name, names, fate) in [
@@ -222,10 +240,14 @@ fn subjects() -> Vec<Row> {
     .into_iter()
     .enumerate()
     .map(|(i, (subject, said))| {
-        row(format!("subject {i}"), Malformed(said), |event| event.set("subject", STRING, text(subject)))
+        row(format!("subject {i}"), Malformed(said), |event| {
+            event.set("subject", STRING, text(subject))
+        })
     })
     .collect();
-    for (i, subject) in [fits.as_str(), "made.$JS", "made._INBOX", "made.{}[]|\\\"'`~", "made.-ERR"].iter().enumerate()
+    for (i, subject) in [fits.as_str(), "made.$JS", "made._INBOX", "made.{}[]|\\\"'`~", "made.-ERR"]
+        .iter()
+        .enumerate()
     {
         rows.push(row(format!("subject that is well {i}"), json(r#"{"n":5}"#), |event| {
             event.set("subject", STRING, text(subject));
@@ -253,25 +275,39 @@ fn headers() -> Vec<Row> {
         }));
     }
     for name in ["a:b", "a b", "a\r\nb", "", " a", "a\t", "é", "a\u{7f}"] {
-        rows.push(row(format!("header {name:?}"), Malformed("a name is letters, digits"), |event| {
-            event.header(name, STRING, text("x"));
-        }));
+        rows.push(row(
+            format!("header {name:?}"),
+            Malformed("a name is letters, digits"),
+            |event| {
+                event.header(name, STRING, text("x"));
+            },
+        ));
     }
     for value in ["x\r\nNats-Rollup: all", "x\n", "\r", "a\0b", "a\tb", "a\u{85}b", "\u{7f}"] {
-        rows.push(row(format!("header of {value:?}"), Malformed("no control characters"), |event| {
-            event.header("a", STRING, text(value));
-        }));
+        rows.push(row(
+            format!("header of {value:?}"),
+            Malformed("no control characters"),
+            |event| {
+                event.header("a", STRING, text(value));
+            },
+        ));
     }
     for (kind, number, value, _) in kinds() {
         if kind != "string" {
-            rows.push(row(format!("header of type {kind}"), Malformed("its value is not a string"), |event| {
-                event.header("a", number, &value);
-            }));
+            rows.push(row(
+                format!("header of type {kind}"),
+                Malformed("its value is not a string"),
+                |event| {
+                    event.header("a", number, &value);
+                },
+            ));
         }
     }
     let many = |count: usize, size: usize| {
         let value = text("x".repeat(size));
-        document(&(0..count).map(|i| element(STRING, format!("h{i:03}"), &value)).collect::<Vec<_>>())
+        document(
+            &(0..count).map(|i| element(STRING, format!("h{i:03}"), &value)).collect::<Vec<_>>(),
+        )
     };
     let sent = || json(r#"{"n":5}"#);
     for (name, headers, fate) in [

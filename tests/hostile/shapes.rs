@@ -1,8 +1,8 @@
 //! More hostile documents: odd shapes, bookkeeping fields, text that is none, and sizes.
 
 use super::raw::{
-    ARRAY, BINARY, BOOL, DATE, DOCUMENT, INT, NULL, STRING, TIMESTAMP, array, binary, document, element, kinds, nested,
-    text,
+    ARRAY, BINARY, BOOL, DATE, DOCUMENT, INT, NULL, STRING, TIMESTAMP, array, binary, document,
+    element, kinds, nested, text,
 };
 use super::rows::Fate::{Malformed, NotStored, Published, TooLong};
 use super::rows::{Fields, Row, SUBJECT, json, row};
@@ -26,8 +26,16 @@ pub(super) fn fields() -> Vec<Row> {
     for (name, key, fate) in [
         ("an empty key", String::new(), Malformed("invalid key: it is empty")),
         ("a key of 255 bytes", "k".repeat(255), sent()),
-        ("a key of 256 bytes", "k".repeat(256), Malformed("invalid key: it is longer than 255 bytes")),
-        ("a key of 5 KB", "k".repeat(5 * 1024), Malformed("invalid key: it is longer than 255 bytes")),
+        (
+            "a key of 256 bytes",
+            "k".repeat(256),
+            Malformed("invalid key: it is longer than 255 bytes"),
+        ),
+        (
+            "a key of 5 KB",
+            "k".repeat(5 * 1024),
+            Malformed("invalid key: it is longer than 255 bytes"),
+        ),
         ("a key with NUL and line breaks", "a\0\r\nb".into(), sent()),
         ("a key with an operator's name", "$gt".into(), sent()),
     ] {
@@ -36,28 +44,54 @@ pub(super) fn fields() -> Vec<Row> {
     let operator = document(&[element(STRING, "$gt", text(""))]);
     for (name, kind, id, fate) in [
         ("an empty id", STRING, text(""), Malformed("a string id has 1 to 255 bytes")),
-        ("an id of 5 KB", STRING, text("i".repeat(5 * 1024)), Malformed("a string id has 1 to 255 bytes")),
-        ("an id with a line break", STRING, text("a\r\nb"), Malformed("printable ASCII without spaces")),
+        (
+            "an id of 5 KB",
+            STRING,
+            text("i".repeat(5 * 1024)),
+            Malformed("a string id has 1 to 255 bytes"),
+        ),
+        (
+            "an id with a line break",
+            STRING,
+            text("a\r\nb"),
+            Malformed("printable ASCII without spaces"),
+        ),
         ("an id with NUL", STRING, text("a\0b"), Malformed("printable ASCII without spaces")),
         ("an id that is a UUID", BINARY, binary(4, &[9; 16]), sent()),
-        ("an id that is a short UUID", BINARY, binary(4, &[9; 3]), Malformed("a UUID of the wrong length")),
+        (
+            "an id that is a short UUID",
+            BINARY,
+            binary(4, &[9; 3]),
+            Malformed("a UUID of the wrong length"),
+        ),
         (
             "an id that is an old UUID",
             BINARY,
             binary(3, &[9; 16]),
             Malformed("must be an ObjectId, a UUID or a string"),
         ),
-        ("an id that is an operator", DOCUMENT, operator.clone(), NotStored("_id", "must be an ObjectId")),
+        (
+            "an id that is an operator",
+            DOCUMENT,
+            operator.clone(),
+            NotStored("_id", "must be an ObjectId"),
+        ),
     ] {
         rows.push(row(name, fate, |event| event.set("_id", kind, id)));
     }
-    let deep = |levels: usize| format!("{}{{}}{}", "{\"d\":".repeat(levels - 1), "}".repeat(levels - 1));
+    let deep =
+        |levels: usize| format!("{}{{}}{}", "{\"d\":".repeat(levels - 1), "}".repeat(levels - 1));
     for (name, field, levels, fate) in [
         ("100 levels", "payload", 100, json(&deep(100))),
         ("101 levels", "payload", 101, Malformed("nested deeper than 100 levels")),
         ("180 levels", "payload", 180, Malformed("nested deeper than 100 levels")),
         ("180 levels elsewhere", "extra", 180, sent()),
-        ("181 levels", "payload", 181, NotStored("exceeds 180 levels of nesting", "nested deeper than 100 levels")),
+        (
+            "181 levels",
+            "payload",
+            181,
+            NotStored("exceeds 180 levels of nesting", "nested deeper than 100 levels"),
+        ),
     ] {
         rows.push(row(name, fate, |event| event.set(field, DOCUMENT, nested(levels))));
     }
@@ -71,7 +105,11 @@ pub(super) fn fields() -> Vec<Row> {
         event.set("payload", ARRAY, array(DOCUMENT, vec![nested(1); 100_000]));
     }));
     rows.push(row("an array numbered wrongly", json("[1,1]"), |event| {
-        event.set("payload", ARRAY, document(&[element(INT, "7", one()), element(INT, "x", one())]));
+        event.set(
+            "payload",
+            ARRAY,
+            document(&[element(INT, "7", one()), element(INT, "x", one())]),
+        );
     }));
     rows.push(row("100,000 fields", sent(), |event| {
         (0..100_000).for_each(|i| event.add(format!("f{i}"), NULL, []));
@@ -88,9 +126,11 @@ pub(super) fn fields() -> Vec<Row> {
         event.add("key", STRING, text("first"));
         event.add("key", STRING, text("second"));
     }));
-    for (name, field) in
-        [("a field with a dollar", "$set"), ("a field with a dot", "failures.0"), ("a field without a name", "")]
-    {
+    for (name, field) in [
+        ("a field with a dollar", "$set"),
+        ("a field with a dot", "failures.0"),
+        ("a field without a name", ""),
+    ] {
         rows.push(row(name, sent(), |event| event.add(field, INT, one())));
         rows.push(row(format!("poison and {name}"), Malformed("invalid subject"), |event| {
             event.add(field, INT, one());
@@ -132,15 +172,21 @@ pub(super) fn bookkeeping() -> Vec<Row> {
                 (_, "null" | "date") | ("failures" | "attempts", _) => sent(),
                 _ => Malformed("it must be a date, or left out"),
             };
-            rows.push(row(format!("{field} of type {kind}"), fate(), |event| event.set(field, number, &value)));
+            rows.push(row(format!("{field} of type {kind}"), fate(), |event| {
+                event.set(field, number, &value)
+            }));
             rows.push(row(format!("unlocked and {field} of type {kind}"), fate(), |event| {
                 event.set(field, number, &value);
                 event.set("isLocked", BOOL, [0]);
             }));
-            rows.push(row(format!("poison and {field} of type {kind}"), Malformed("invalid subject"), |event| {
-                event.set(field, number, &value);
-                poison(event);
-            }));
+            rows.push(row(
+                format!("poison and {field} of type {kind}"),
+                Malformed("invalid subject"),
+                |event| {
+                    event.set(field, number, &value);
+                    poison(event);
+                },
+            ));
         }
     }
     for (name, field, kind, value) in [
@@ -167,23 +213,33 @@ pub(super) fn bookkeeping() -> Vec<Row> {
 /// Bytes that are no UTF-8 where text should be.
 pub(super) fn invalid_text() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (bytes, how) in [(&b"\xff\xfe"[..], "stray bytes"), (b"\xc0\x80", "overlong"), (b"\xed\xa0\x80", "a surrogate")]
-    {
+    for (bytes, how) in [
+        (&b"\xff\xfe"[..], "stray bytes"),
+        (b"\xc0\x80", "overlong"),
+        (b"\xed\xa0\x80", "a surrogate"),
+    ] {
         for field in ["subject", "key", "payload", "extra"] {
             rows.push(row(format!("{field} of {how}"), Malformed("not valid BSON"), |event| {
                 event.set(field, STRING, text(bytes));
             }));
         }
         for field in ["payload", "headers"] {
-            for (place, inner) in
-                [("a value", element(STRING, "a", text(bytes))), ("a name", element(STRING, bytes, text("x")))]
-            {
-                rows.push(row(format!("{field} with {place} of {how}"), Malformed("not valid BSON"), |event| {
-                    event.set(field, DOCUMENT, document(&[inner]));
-                }));
+            for (place, inner) in [
+                ("a value", element(STRING, "a", text(bytes))),
+                ("a name", element(STRING, bytes, text("x"))),
+            ] {
+                rows.push(row(
+                    format!("{field} with {place} of {how}"),
+                    Malformed("not valid BSON"),
+                    |event| {
+                        event.set(field, DOCUMENT, document(&[inner]));
+                    },
+                ));
             }
         }
-        rows.push(row(format!("a name of {how}"), Malformed("not valid BSON"), |event| event.add(bytes, INT, one())));
+        rows.push(row(format!("a name of {how}"), Malformed("not valid BSON"), |event| {
+            event.add(bytes, INT, one())
+        }));
     }
     rows
 }
@@ -196,7 +252,12 @@ pub(super) fn sizes() -> Vec<Row> {
         ("empty binary", BINARY, binary(0, b""), b""),
         ("an empty document", DOCUMENT, nested(1), b"{}"),
         ("an empty array", ARRAY, nested(1), b"[]"),
-        ("binary of protocol", BINARY, binary(0, b"\r\nPUB x 0\r\n\r\n\xff\0"), b"\r\nPUB x 0\r\n\r\n\xff\0"),
+        (
+            "binary of protocol",
+            BINARY,
+            binary(0, b"\r\nPUB x 0\r\n\r\n\xff\0"),
+            b"\r\nPUB x 0\r\n\r\n\xff\0",
+        ),
         ("text of protocol", STRING, text("\r\n-ERR\r\n\0"), b"\r\n-ERR\r\n\0"),
         ("old binary", BINARY, binary(2, &[3, 0, 0, 0, 1, 2, 3]), &[1, 2, 3]),
     ] {
@@ -211,7 +272,11 @@ pub(super) fn sizes() -> Vec<Row> {
     for (name, kind, value) in [
         ("15.9 MB of text", STRING, text("x".repeat(MOST))),
         ("15.9 MB of binary", BINARY, binary(0, &vec![0; MOST])),
-        ("15.9 MB that JSON escapes", DOCUMENT, document(&[element(STRING, "v", text(vec![1; MOST]))])),
+        (
+            "15.9 MB that JSON escapes",
+            DOCUMENT,
+            document(&[element(STRING, "v", text(vec![1; MOST]))]),
+        ),
     ] {
         rows.push(row(name, TooLong, |event| event.set("payload", kind, value)));
     }
@@ -219,12 +284,18 @@ pub(super) fn sizes() -> Vec<Row> {
         event.set("payload", STRING, text("x".repeat(MOST)));
         poison(event);
     }));
-    rows.push(row("15.9 MB elsewhere", json(r#"{"n":5}"#), |event| event.set("extra", STRING, text("x".repeat(MOST)))));
+    rows.push(row("15.9 MB elsewhere", json(r#"{"n":5}"#), |event| {
+        event.set("extra", STRING, text("x".repeat(MOST)))
+    }));
     rows
 }
 
-/// Bytes of the header block of an event without headers of its own. Names of databases and streams are those of a scene.
+/// Bytes of the header block of an event without headers of its own. Names of databases and streams
+/// are those of a scene.
 fn headers_of(name: &str) -> usize {
     let scene = format!("t{}", bson::oid::ObjectId::from_bytes([0; 12]));
-    format!("NATS/1.0\r\nNats-Msg-Id: {scene}.outbox.{name}\r\nNats-Expected-Stream: {scene}\r\n\r\n").len()
+    format!(
+        "NATS/1.0\r\nNats-Msg-Id: {scene}.outbox.{name}\r\nNats-Expected-Stream: {scene}\r\n\r\n"
+    )
+    .len()
 }

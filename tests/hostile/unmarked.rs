@@ -1,4 +1,5 @@
-//! Malformed documents that can't be marked: they stay as they are, hold their key, and harm no other.
+//! Malformed documents that can't be marked: they stay as they are, hold their key, and harm no
+//! other.
 
 use bson::doc;
 use outboxd::Event;
@@ -33,7 +34,9 @@ async fn events_with_huge_ids_are_left_and_hold_up_no_other() {
 #[tokio::test]
 async fn an_event_whose_id_is_no_text_is_left() {
     let no_text = |(i, bytes): (usize, &[u8])| {
-        row(format!("an id of no text {i}"), Unmarked("not valid BSON"), |event| event.set("_id", STRING, text(bytes)))
+        row(format!("an id of no text {i}"), Unmarked("not valid BSON"), |event| {
+            event.set("_id", STRING, text(bytes))
+        })
     };
     fare(NOT_TEXT.into_iter().enumerate().map(no_text).collect()).await;
 }
@@ -52,11 +55,14 @@ async fn an_event_that_no_index_takes_is_left() {
 /// Nobody can say where such a document ends being one; its key isn't looked for behind that name.
 #[tokio::test]
 async fn an_event_with_a_name_that_is_no_text_is_dead() {
-    fare(vec![row("a name of no text", Malformed("not valid BSON"), |event| event.set(NOT_TEXT[0], INT, [0; 4]))])
-        .await;
+    fare(vec![row("a name of no text", Malformed("not valid BSON"), |event| {
+        event.set(NOT_TEXT[0], INT, [0; 4])
+    })])
+    .await;
 }
 
-/// Writes a malformed event of the key, then a good one. Whether the good one still waits after the retrier looked twice.
+/// Writes a malformed event of the key, then a good one. Whether the good one still waits after the
+/// retrier looked twice.
 async fn waits_behind(malformed: Row) -> bool {
     let mut trial = Trial::new().await;
     let relay = Relay::leading(&trial.scene, &[("OUTBOXD_LOG__LEVEL", "debug")]).await;
@@ -66,7 +72,8 @@ async fn waits_behind(malformed: Row) -> bool {
     let (behind_id, last_id) = (behind.id().clone(), last.id().clone());
     trial.scene.commit([behind]).await;
     trial.scene.commit([last]).await;
-    let is_there = async |id: &outboxd::EventId| trial.scene.one(doc! { "_id": id.clone() }).await.is_some();
+    let is_there =
+        async |id: &outboxd::EventId| trial.scene.one(doc! { "_id": id.clone() }).await.is_some();
     until("what was written last is out", async || (!is_there(&last_id).await).then_some(())).await;
     let looks = || relay.log().matches("looked for due events").count();
     let before = looks();

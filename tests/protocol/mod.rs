@@ -1,9 +1,9 @@
-//! The protocol as a model, every history of it within bounds: two relays, two keys with two events each, a lease that can pass
-//! from one to the other at any moment, publishes and acks that are late, lost or refused, crashes, and a dedupe window that
-//! ends.
+//! The protocol as a model, every history of it within bounds: two relays, two keys with two events
+//! each, a lease that can pass from one to the other at any moment, publishes and acks that are
+//! late, lost or refused, crashes, and a dedupe window that ends.
 //!
-//! What it leaves out: how reads and writes overlap inside one relay. That is checked against the real code by
-//! `relay/dispatch/model.rs`.
+//! What it leaves out: how reads and writes overlap inside one relay. That is checked against the
+//! real code by `relay/dispatch/model.rs`.
 
 mod model;
 mod state;
@@ -18,12 +18,19 @@ const ALL: Faults = Faults { crashes: 1, losses: 1, refusals: 1, expiries: 1, fo
 const NONE: Faults = Faults { crashes: 0, losses: 0, refusals: 0, expiries: 0, forgotten: 0 };
 
 /// Every history; returns what must always hold and didn't, and what should happen and did.
-fn explore(variant: Variant, faults: Faults, keys: usize) -> (Vec<&'static str>, Vec<&'static str>) {
+fn explore(
+    variant: Variant,
+    faults: Faults,
+    keys: usize,
+) -> (Vec<&'static str>, Vec<&'static str>) {
     let checker = Protocol { variant, faults: faults.clone(), keys }.checker().threads(2);
     // The first failure is the shortest one, and enough.
     let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let states = checker.unique_state_count();
-    println!("{variant:?}, {keys} keys, {faults:?}: {states} states, {} steps deep", checker.max_depth());
+    println!(
+        "{variant:?}, {keys} keys, {faults:?}: {states} states, {} steps deep",
+        checker.max_depth()
+    );
     let mut found: Vec<_> = checker.discoveries().into_keys().collect();
     found.sort_unstable();
     found.into_iter().partition(|name| !name.starts_with("it happens"))
@@ -69,5 +76,8 @@ fn a_failed_event_that_holds_nothing_is_found_out() {
 
 #[test]
 fn a_publish_without_the_lease_is_found_out() {
-    assert_eq!(explore(Variant::NoLease, ALL, 1).0, ["who doesn't trust its lease begins no publish"]);
+    assert_eq!(
+        explore(Variant::NoLease, ALL, 1).0,
+        ["who doesn't trust its lease begins no publish"]
+    );
 }

@@ -58,8 +58,12 @@ impl Protocol {
     /// What a read would bring that isn't known: of a stalled key the unlocked, else all.
     fn unknown(state: &State, relay: usize, key: usize) -> Vec<u8> {
         let of = &state.relays[relay];
-        let there = state.all().filter(|(of, _, row)| *of == key && !matches!(row, Row::Unwritten | Row::Gone));
-        let unknown = |event: &u8| !of.lanes[key].known.contains(event) && !of.deletes.contains(&(key, *event));
+        let there = state
+            .all()
+            .filter(|(of, _, row)| *of == key && !matches!(row, Row::Unwritten | Row::Gone));
+        let unknown = |event: &u8| {
+            !of.lanes[key].known.contains(event) && !of.deletes.contains(&(key, *event))
+        };
         there.map(|(_, event, _)| event).filter(unknown).collect()
     }
 }
@@ -69,7 +73,8 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        // The second key's are there from the start: when each is written makes a difference to one key at a time.
+        // The second key's are there from the start: when each is written makes a difference to one
+        // key at a time.
         let second = if self.keys == KEYS { Row::Locked } else { Row::Gone };
         let stored = (0..EVENTS).map(|event| (1, event)).filter(|_| second == Row::Gone);
         vec![State {
@@ -117,14 +122,17 @@ impl Model for Protocol {
                     steps.push(Step::Publish(relay, key));
                 }
                 let waits = |event: &u8| {
-                    let mine =
-                        |message: &&Message| message.relay == relay && message.life == of.life && message.key == key;
+                    let mine = |message: &&Message| {
+                        message.relay == relay && message.life == of.life && message.key == key
+                    };
                     !state.wire.iter().filter(mine).any(|message| message.event == *event)
                 };
                 if of.trusts && of.lanes[key].in_flight.iter().any(waits) {
                     steps.push(Step::Again(relay, key));
                 }
-                if of.trusts && (of.lanes[key].stalled || !Self::unknown(state, relay, key).is_empty()) {
+                if of.trusts
+                    && (of.lanes[key].stalled || !Self::unknown(state, relay, key).is_empty())
+                {
                     steps.push(Step::Read(relay, key));
                 }
             }
@@ -241,13 +249,24 @@ impl Model for Protocol {
             Property::always("no committed event is lost", |_, state: &State| {
                 state.all().all(|(key, event, row)| row != Row::Gone || state.has(key, event))
             }),
-            Property::always("events of a key arrive in their order", |_, state: &State| state.is_ordered()),
-            Property::always("nothing is stored twice while ids are remembered", |_, state: &State| {
-                let copies = (0..KEYS).flat_map(|key| (0..EVENTS).map(move |event| (key, event)));
-                state.faults.forgotten == 0
-                    || copies.into_iter().all(|id| state.stream.iter().filter(|stored| **stored == id).count() <= 1)
+            Property::always("events of a key arrive in their order", |_, state: &State| {
+                state.is_ordered()
             }),
-            Property::always("who doesn't trust its lease begins no publish", |_, state: &State| !state.trespassed),
+            Property::always(
+                "nothing is stored twice while ids are remembered",
+                |_, state: &State| {
+                    let copies =
+                        (0..KEYS).flat_map(|key| (0..EVENTS).map(move |event| (key, event)));
+                    state.faults.forgotten == 0
+                        || copies.into_iter().all(|id| {
+                            state.stream.iter().filter(|stored| **stored == id).count() <= 1
+                        })
+                },
+            ),
+            Property::always(
+                "who doesn't trust its lease begins no publish",
+                |_, state: &State| !state.trespassed,
+            ),
             // Each step uses something up, so every history ends: in this.
             Property::always(
                 "where nothing more can happen, everything is delivered",
@@ -263,7 +282,9 @@ impl Model for Protocol {
             Property::sometimes("it happens: everything is delivered", |_, state: &State| {
                 state.all().all(|(.., row)| row == Row::Gone)
             }),
-            Property::sometimes("it happens: one is stored twice", |_, state: &State| state.stream.len() > 4),
+            Property::sometimes("it happens: one is stored twice", |_, state: &State| {
+                state.stream.len() > 4
+            }),
             Property::sometimes("it happens: one waits behind a failed one", |_, state: &State| {
                 state.all().any(|(.., row)| row == Row::Parked)
             }),

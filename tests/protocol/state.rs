@@ -115,6 +115,8 @@ impl State {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, u8, Row)> {
-        (0..KEYS).flat_map(move |key| (0..EVENTS).map(move |event| (key, event, self.rows[key][usize::from(event)])))
+        (0..KEYS).flat_map(move |key| {
+            (0..EVENTS).map(move |event| (key, event, self.rows[key][usize::from(event)]))
+        })
     }
 }

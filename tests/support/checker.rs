@@ -1,7 +1,8 @@
 //! Compares what was committed with what came out, knowing nothing of the relay's code.
 //!
-//! [`judge`] and [`Report::look_back`] are the whole of it, over plain values: the ledger of the writers, the stream, the
-//! outbox, its history, and how often each fault really happened. [`check`] reads them from the servers first.
+//! [`judge`] and [`Report::look_back`] are the whole of it, over plain values: the ledger of the
+//! writers, the stream, the outbox, its history, and how often each fault really happened.
+//! [`check`] reads them from the servers first.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -86,7 +87,8 @@ pub(crate) struct Past {
 
 /// Reads the scene's stream, outbox and oplog, and judges.
 pub(crate) async fn check(scene: &Scene, ledger: &Ledger, faults: &[(&str, u64)]) -> Report {
-    // The outbox first: an event that goes out in between is then found in both, rather than in neither.
+    // The outbox first: an event that goes out in between is then found in both, rather than in
+    // neither.
     let left = left(scene).await;
     let stream = stream(scene).await;
     let mut report = judge(ledger, &stream, &left, faults);
@@ -97,22 +99,35 @@ pub(crate) async fn check(scene: &Scene, ledger: &Ledger, faults: &[(&str, u64)]
 /// The whole stream, in its order.
 pub(crate) async fn stream(scene: &Scene) -> Vec<Published> {
     // The connection may not be back yet.
-    let stream = until("the stream answers", async || scene.context.get_stream(&scene.stream).await.ok()).await;
+    let stream =
+        until("the stream answers", async || scene.context.get_stream(&scene.stream).await.ok())
+            .await;
     let state = &stream.cached_info().state;
     let (count, last) = (state.messages, state.last_sequence);
     let mut published = Vec::new();
     if count == 0 {
         return published;
     }
-    let config =
-        pull::Config { deliver_policy: DeliverPolicy::All, ack_policy: AckPolicy::None, ..pull::Config::default() };
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::None,
+        ..pull::Config::default()
+    };
     // A cluster that lost a member may take a while.
-    let consumer = until("there is a consumer", async || stream.create_consumer(config.clone()).await.ok()).await;
-    let mut messages = consumer.stream().max_messages_per_batch(2000).messages().await.expect("its messages");
+    let consumer =
+        until("there is a consumer", async || stream.create_consumer(config.clone()).await.ok())
+            .await;
+    let mut messages =
+        consumer.stream().max_messages_per_batch(2000).messages().await.expect("its messages");
     while let Some(message) = messages.next().await {
         let message = message.expect("a message");
         let info = message.info().expect("a message of a stream");
-        published.push(read(&scene.name, &message, info.stream_sequence, info.published.unix_timestamp_nanos()));
+        published.push(read(
+            &scene.name,
+            &message,
+            info.stream_sequence,
+            info.published.unix_timestamp_nanos(),
+        ));
         if info.stream_sequence >= last {
             break;
         }
@@ -121,10 +136,20 @@ pub(crate) async fn stream(scene: &Scene) -> Vec<Published> {
 }
 
 /// What a message of this scene says.
-pub(crate) fn read(scene: &str, message: &async_nats::Message, sequence: u64, at: i128) -> Published {
-    let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).map_or("", |id| id.as_str());
+pub(crate) fn read(
+    scene: &str,
+    message: &async_nats::Message,
+    sequence: u64,
+    at: i128,
+) -> Published {
+    let id = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get("Nats-Msg-Id"))
+        .map_or("", |id| id.as_str());
     let id = id.strip_prefix(&format!("{scene}.outbox.")).unwrap_or(id).to_owned();
-    let payload: serde_json::Value = serde_json::from_slice(&message.payload).expect("a JSON payload");
+    let payload: serde_json::Value =
+        serde_json::from_slice(&message.payload).expect("a JSON payload");
     let number = payload["number"].as_u64().and_then(|number| u32::try_from(number).ok());
     let number = number.expect("the event's number");
     let key = payload["key"].as_str().expect("the event's key").to_owned();
@@ -153,16 +178,27 @@ pub(crate) async fn left(scene: &Scene) -> Vec<Left> {
 }
 
 /// What becomes of every event of the ledger and every message of the stream.
-pub(crate) fn judge(ledger: &Ledger, stream: &[Published], left: &[Left], faults: &[(&str, u64)]) -> Report {
-    let written: HashMap<_, _> = ledger.transactions.iter().map(|written| (written.id.as_str(), written)).collect();
-    let count = |outcome| ledger.transactions.iter().filter(|written| written.outcome == outcome).count();
+pub(crate) fn judge(
+    ledger: &Ledger,
+    stream: &[Published],
+    left: &[Left],
+    faults: &[(&str, u64)],
+) -> Report {
+    let written: HashMap<_, _> =
+        ledger.transactions.iter().map(|written| (written.id.as_str(), written)).collect();
+    let count =
+        |outcome| ledger.transactions.iter().filter(|written| written.outcome == outcome).count();
     let (mut copies, mut phantom, mut reordered) = (Vec::new(), Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     let mut latest = HashMap::new();
     for message in stream {
-        let shown = || format!("{} ({} {} at {})", message.id, message.key, message.number, message.sequence);
+        let shown = || {
+            format!("{} ({} {} at {})", message.id, message.key, message.number, message.sequence)
+        };
         let as_written = |written: &&Transaction| {
-            written.outcome != Outcome::Aborted && written.key == message.key && written.number == message.number
+            written.outcome != Outcome::Aborted
+                && written.key == message.key
+                && written.number == message.number
         };
         if written.get(message.id.as_str()).filter(|written| as_written(written)).is_none() {
             phantom.push(shown());
@@ -177,8 +213,11 @@ pub(crate) fn judge(ledger: &Ledger, stream: &[Published], left: &[Left], faults
         }
     }
     let kept: HashSet<_> = left.iter().map(|left| left.id.as_str()).collect();
-    let gone = ledger.committed().filter(|event| ![&seen, &kept].iter().any(|there| there.contains(event.id.as_str())));
-    let those = |which: fn(&&Left) -> bool| left.iter().filter(which).map(|left| left.id.clone()).collect();
+    let gone = ledger
+        .committed()
+        .filter(|event| ![&seen, &kept].iter().any(|there| there.contains(event.id.as_str())));
+    let those =
+        |which: fn(&&Left) -> bool| left.iter().filter(which).map(|left| left.id.clone()).collect();
     Report {
         committed: count(Outcome::Committed),
         aborted: count(Outcome::Aborted),
@@ -198,10 +237,12 @@ pub(crate) fn judge(ledger: &Ledger, stream: &[Published], left: &[Left], faults
     }
 }
 
-/// Of every committed event that is in the stream, how long after its commit the server stored it: in milliseconds, the
-/// shortest first. Below zero when the relay was faster than the answer to the commit.
+/// Of every committed event that is in the stream, how long after its commit the server stored it:
+/// in milliseconds, the shortest first. Below zero when the relay was faster than the answer to the
+/// commit.
 pub(crate) fn delays(ledger: &Ledger, stream: &[Published]) -> Vec<f64> {
-    let stored: HashMap<_, _> = stream.iter().rev().map(|message| (message.id.as_str(), message.at)).collect();
+    let stored: HashMap<_, _> =
+        stream.iter().rev().map(|message| (message.id.as_str(), message.at)).collect();
     let delay = |event: &Transaction| {
         let committed = event.at.duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos();
         Some((stored.get(event.id.as_str())? - committed.cast_signed()) as f64 / 1e6)
@@ -212,9 +253,11 @@ pub(crate) fn delays(ledger: &Ledger, stream: &[Published]) -> Vec<f64> {
 }
 
 impl Report {
-    /// Judges the outbox's history too. The clocks are one machine's, and the oplog's goes by whole milliseconds.
+    /// Judges the outbox's history too. The clocks are one machine's, and the oplog's goes by whole
+    /// milliseconds.
     pub(crate) fn look_back(&mut self, ledger: &Ledger, stream: &[Published], history: &History) {
-        let stored: HashMap<_, _> = stream.iter().rev().map(|message| (message.id.as_str(), message.at)).collect();
+        let stored: HashMap<_, _> =
+            stream.iter().rev().map(|message| (message.id.as_str(), message.at)).collect();
         let is_early = |(id, at): &(&String, &i64)| {
             stored.get(id.as_str()).is_none_or(|stored| *stored >= i128::from(**at + 1) * 1_000_000)
         };
@@ -231,11 +274,17 @@ impl Report {
             parks: history.parks,
             early: history.deleted.iter().filter(is_early).map(|(id, _)| id.clone()).collect(),
             locked_again: history.locked_again.clone(),
-            made_up: history.inserted.iter().filter(|id| !written.contains(id.as_str())).cloned().collect(),
+            made_up: history
+                .inserted
+                .iter()
+                .filter(|id| !written.contains(id.as_str()))
+                .cloned()
+                .collect(),
         });
     }
 
-    /// Each committed event is in the stream, once and in the order of its key, nothing else is, and the outbox is empty.
+    /// Each committed event is in the stream, once and in the order of its key, nothing else is,
+    /// and the outbox is empty.
     pub(crate) fn assert_all_delivered(&self) {
         self.assert(true);
     }
@@ -253,18 +302,29 @@ impl Report {
             ("reordered", &self.reordered),
         ];
         if drained {
-            wrong.extend([("locked", &self.locked), ("unlocked", &self.unlocked), ("dead", &self.dead)]);
+            wrong.extend([
+                ("locked", &self.locked),
+                ("unlocked", &self.unlocked),
+                ("dead", &self.dead),
+            ]);
         }
         if let Some(Past { early, locked_again, made_up, .. }) = &self.past {
-            wrong.extend([("deleted early", early), ("locked again", locked_again), ("made up", made_up)]);
+            wrong.extend([
+                ("deleted early", early),
+                ("locked again", locked_again),
+                ("made up", made_up),
+            ]);
         }
         wrong.retain(|(_, events)| !events.is_empty());
         let named: String = wrong
             .iter()
-            .map(|(what, events)| format!("\n{what}: {}", events[..events.len().min(NAMED)].join(", ")))
+            .map(|(what, events)| {
+                format!("\n{what}: {}", events[..events.len().min(NAMED)].join(", "))
+            })
             .collect();
         let idle = self.faults.iter().filter(|(_, times)| *times == 0);
-        let idle: String = idle.map(|(name, _)| format!("\nthe fault {name:?} never happened")).collect();
+        let idle: String =
+            idle.map(|(name, _)| format!("\nthe fault {name:?} never happened")).collect();
         assert!(named.is_empty() && idle.is_empty(), "\n{self}{named}{idle}");
     }
 }

@@ -1,4 +1,5 @@
-//! Three of each: a replica set and a NATS cluster of a test's own, whose members can be killed and paused.
+//! Three of each: a replica set and a NATS cluster of a test's own, whose members can be killed and
+//! paused.
 
 use std::process::{Child, Command, Stdio};
 
@@ -62,9 +63,13 @@ impl ReplicaSet {
         let set = Self(members.collect(), oplog);
         // As nobody, who may do just this on a server without users.
         let first = set.member(0, "").await;
-        until("the first member answers", async || first.run_command(doc! { "ping": 1 }).await.ok()).await;
-        let hosts: Vec<_> =
-            (0..count).map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", ports[i]) }).collect();
+        until("the first member answers", async || {
+            first.run_command(doc! { "ping": 1 }).await.ok()
+        })
+        .await;
+        let hosts: Vec<_> = (0..count)
+            .map(|i| doc! { "_id": i as i32, "host": format!("127.0.0.1:{}", ports[i]) })
+            .collect();
         let settings = doc! { "electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 500 };
         let config = doc! { "_id": "rs0", "members": hosts, "settings": settings };
         until("the set is initiated", async || {
@@ -87,8 +92,12 @@ impl ReplicaSet {
 
     /// Of all members, without a database.
     pub(crate) fn uri(&self) -> String {
-        let hosts: Vec<_> = self.0.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
-        format!("mongodb://{ROOT}{}/?replicaSet=rs0&retryWrites=true&authSource=admin", hosts.join(","))
+        let hosts: Vec<_> =
+            self.0.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        format!(
+            "mongodb://{ROOT}{}/?replicaSet=rs0&retryWrites=true&authSource=admin",
+            hosts.join(",")
+        )
     }
 
     /// Which member takes writes, if one does.
@@ -134,7 +143,8 @@ impl ReplicaSet {
         signal(&self.0[member].child, "-CONT");
     }
 
-    /// Makes commands fail, as `data` says, so often; returns how often this failpoint was entered before.
+    /// Makes commands fail, as `data` says, so often; returns how often this failpoint was entered
+    /// before.
     pub(crate) async fn fail(&self, mode: impl Into<Bson>, data: Document) -> i64 {
         let point = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
         let status = self.direct(0).await.run_command(point).await.expect("the failpoint is set");
@@ -145,9 +155,13 @@ impl ReplicaSet {
     pub(crate) async fn is_whole(&self) -> bool {
         let Some(primary) = self.primary().await else { return false };
         let status = self.direct(primary).await.run_command(doc! { "replSetGetStatus": 1 }).await;
-        let members = status.ok().and_then(|status| status.get_array("members").ok().cloned()).unwrap_or_default();
-        let works =
-            |member: &Bson| member.as_document().is_some_and(|member| matches!(member.get_i32("state"), Ok(1 | 2)));
+        let members = status
+            .ok()
+            .and_then(|status| status.get_array("members").ok().cloned())
+            .unwrap_or_default();
+        let works = |member: &Bson| {
+            member.as_document().is_some_and(|member| matches!(member.get_i32("state"), Ok(1 | 2)))
+        };
         members.len() == self.0.len() && members.iter().all(works)
     }
 
@@ -166,9 +180,17 @@ impl ReplicaSet {
 }
 
 fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
-    let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
+    let binary = std::env::var("OUTBOXD_MONGOD")
+        .expect("run the tests with `make test`, which finds mongod");
     Command::new(binary)
-        .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "0.25"])
+        .args([
+            "--bind_ip",
+            "127.0.0.1",
+            "--nounixsocket",
+            "--quiet",
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+        ])
         .args(["--setParameter", "enableTestCommands=1"])
         .args(of_a_set(data))
         .args(["--oplogSize", &oplog.to_string(), "--port", &port.to_string(), "--dbpath"])
@@ -194,11 +216,18 @@ impl NatsCluster {
         let config = users.config();
         let members = (0..3).map(|i| {
             let data = tempfile::tempdir().expect("a folder for the data");
-            Member { child: nats_server(i, ports[i], routes, &config, data.path()), port: ports[i], data }
+            Member {
+                child: nats_server(i, ports[i], routes, &config, data.path()),
+                port: ports[i],
+                data,
+            }
         });
         let cluster = Self { members: members.collect(), routes: routes.to_vec(), users };
         let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        let client = client.connect(cluster.url().split(',').collect::<Vec<_>>()).await.expect("the cluster");
+        let client = client
+            .connect(cluster.url().split(',').collect::<Vec<_>>())
+            .await
+            .expect("the cluster");
         until("JetStream has a leader", async || {
             let answer = client.request("$JS.API.INFO", "".into()).await.ok()?;
             let answer: serde_json::Value = serde_json::from_slice(&answer.payload).ok()?;
@@ -209,7 +238,8 @@ impl NatsCluster {
     }
 
     pub(crate) fn url(&self) -> String {
-        let urls: Vec<_> = self.members.iter().map(|member| format!("nats://127.0.0.1:{}", member.port)).collect();
+        let urls: Vec<_> =
+            self.members.iter().map(|member| format!("nats://127.0.0.1:{}", member.port)).collect();
         urls.join(",")
     }
 
@@ -219,7 +249,8 @@ impl NatsCluster {
 
     pub(crate) fn start_again(&mut self, member: usize) {
         let Member { port, data, .. } = &self.members[member];
-        self.members[member].child = nats_server(member, *port, &self.routes, &self.users.config(), data.path());
+        self.members[member].child =
+            nats_server(member, *port, &self.routes, &self.users.config(), data.path());
     }
 
     pub(crate) fn pause(&self, member: usize) {
@@ -241,7 +272,8 @@ impl NatsCluster {
     pub(crate) async fn is_whole(&self, scene: &super::Scene) -> bool {
         let Ok(stream) = scene.context.get_stream(&scene.stream).await else { return false };
         stream.cached_info().cluster.as_ref().is_some_and(|cluster| {
-            let others = cluster.replicas.iter().filter(|copy| copy.current && !copy.offline).count();
+            let others =
+                cluster.replicas.iter().filter(|copy| copy.current && !copy.offline).count();
             cluster.leader.is_some() && others + 1 == self.members.len()
         })
     }
@@ -252,12 +284,14 @@ impl NatsCluster {
         let Ok(answer) = scene.context.client().request(subject, "".into()).await else {
             return false;
         };
-        serde_json::from_slice::<serde_json::Value>(&answer.payload).is_ok_and(|answer| answer["success"] == true)
+        serde_json::from_slice::<serde_json::Value>(&answer.payload)
+            .is_ok_and(|answer| answer["success"] == true)
     }
 }
 
 fn nats_server(i: usize, port: u16, routes: &[u16], users: &str, data: &std::path::Path) -> Child {
-    let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
+    let binary = std::env::var("OUTBOXD_NATS_SERVER")
+        .expect("run the tests with `make test`, which finds nats-server");
     let urls: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
     let config = format!(
         "server_name: n{i}\nport: {port}\nhost: 127.0.0.1\njetstream {{ store_dir: \"{}\" }}\n\
@@ -268,7 +302,12 @@ fn nats_server(i: usize, port: u16, routes: &[u16], users: &str, data: &std::pat
     );
     std::fs::write(data.join("conf"), config).expect("the configuration is written");
     Command::new(binary)
-        .args(["--config", &format!("{}/conf", data.display()), "--log", &format!("{}/log", data.display())])
+        .args([
+            "--config",
+            &format!("{}/conf", data.display()),
+            "--log",
+            &format!("{}/log", data.display()),
+        ])
         .spawn()
         .expect("nats-server starts")
 }

@@ -1,4 +1,5 @@
-//! A scene for one test: its own database and stream on the servers of `make test`, and relays as processes.
+//! A scene for one test: its own database and stream on the servers of `make test`, and relays as
+//! processes.
 
 pub(crate) mod checker;
 mod cluster;
@@ -32,7 +33,8 @@ pub(crate) use self::writers::{Ledger, Outcome, Writers};
 /// Long enough for a lease to expire on a busy machine; a test that waits this long fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One at a time of the tests that keep a small machine busy, with three servers of each kind or with what they measure.
+/// One at a time of the tests that keep a small machine busy, with three servers of each kind or
+/// with what they measure.
 pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// One test's place to play.
@@ -69,7 +71,8 @@ pub(crate) struct Message {
 }
 
 pub(crate) fn mongodb_uri() -> String {
-    std::env::var("OUTBOXD_TEST_MONGODB_URI").expect("run the tests with `make test`, which starts the servers")
+    std::env::var("OUTBOXD_TEST_MONGODB_URI")
+        .expect("run the tests with `make test`, which starts the servers")
 }
 
 /// Polls until `check` gives something. Fails the test, naming `what`, when it doesn't.
@@ -116,19 +119,28 @@ impl Scene {
         Self::of(mongodb_uri(), nats.url.clone(), nats.users.clone(), ConnectOptions::new()).await
     }
 
-    /// A second service's: with a database of its own, before `outboxd migrate`, on the same stream.
+    /// A second service's: with a database of its own, before `outboxd migrate`, on the same
+    /// stream.
     pub(crate) async fn beside(&self) -> Self {
-        let scene = Self::of(self.mongodb_uri.clone(), self.nats_url.clone(), None, ConnectOptions::new()).await;
+        let scene =
+            Self::of(self.mongodb_uri.clone(), self.nats_url.clone(), None, ConnectOptions::new())
+                .await;
         let (stream, subjects) = (self.stream.clone(), self.subjects.clone());
         Self { stream, subjects, has_nats_users: self.has_nats_users, ..scene }
     }
 
     /// Migrated, on servers that no other test uses. `replicas` is that of the stream.
-    pub(crate) async fn among(mongodb_uri: String, nats_url: String, users: Option<NatsUsers>, replicas: &str) -> Self {
+    pub(crate) async fn among(
+        mongodb_uri: String,
+        nats_url: String,
+        users: Option<NatsUsers>,
+        replicas: &str,
+    ) -> Self {
         let scene = Self::of(mongodb_uri, nats_url, users, ConnectOptions::new()).await;
         // A cluster may take a moment to agree on who leads what.
         until("the scene is made", async || {
-            let (code, _) = outboxd_with(&scene, &["migrate"], &[("OUTBOXD_STREAM__REPLICAS", replicas)]);
+            let (code, _) =
+                outboxd_with(&scene, &["migrate"], &[("OUTBOXD_STREAM__REPLICAS", replicas)]);
             (code == Some(0)).then_some(())
         })
         .await;
@@ -136,16 +148,29 @@ impl Scene {
     }
 
     /// Before `outboxd migrate`, with the test's own connection to NATS made as `options` say.
-    pub(crate) async fn reached(mongodb_uri: String, nats_url: String, options: ConnectOptions) -> Self {
+    pub(crate) async fn reached(
+        mongodb_uri: String,
+        nats_url: String,
+        options: ConnectOptions,
+    ) -> Self {
         Self::of(mongodb_uri, nats_url, None, options).await
     }
 
-    async fn of(mongodb_uri: String, nats_url: String, users: Option<NatsUsers>, options: ConnectOptions) -> Self {
+    async fn of(
+        mongodb_uri: String,
+        nats_url: String,
+        users: Option<NatsUsers>,
+        options: ConnectOptions,
+    ) -> Self {
         let has_nats_users = users.is_some();
         let NatsUsers { stream: name, subjects } = users.unwrap_or_else(|| NatsUsers::new(None));
         let client = Client::with_uri_str(&mongodb_uri).await.expect("the test's mongod");
         let servers: Vec<_> = nats_url.split(',').collect();
-        let nats = options.retry_on_initial_connect().connect(servers).await.expect("the test's nats-server");
+        let nats = options
+            .retry_on_initial_connect()
+            .connect(servers)
+            .await
+            .expect("the test's nats-server");
         let database = client.database(&name);
         if privileges::has_users(&mongodb_uri) {
             privileges::grant(&database).await;
@@ -195,7 +220,8 @@ impl Scene {
         let mut env: HashMap<_, _> = self.env().into_iter().collect();
         let role = privileges::role(verb);
         if privileges::has_users(&self.mongodb_uri) {
-            env.entry("MONGODB_URI".to_owned()).and_modify(|uri| *uri = privileges::mongodb_uri(uri, role, &self.name));
+            env.entry("MONGODB_URI".to_owned())
+                .and_modify(|uri| *uri = privileges::mongodb_uri(uri, role, &self.name));
         }
         if self.has_nats_users {
             env.extend(privileges::nats_env(role));
@@ -268,7 +294,8 @@ impl Scene {
             messages.push(Message {
                 subject: message.subject.to_string(),
                 headers: headers.collect(),
-                payload: String::from_utf8(message.payload.to_vec()).expect("the tests publish text"),
+                payload: String::from_utf8(message.payload.to_vec())
+                    .expect("the tests publish text"),
             });
         }
         messages
@@ -278,7 +305,8 @@ impl Scene {
     pub(crate) async fn numbers(&self) -> HashMap<String, Vec<u32>> {
         let mut numbers: HashMap<String, Vec<u32>> = HashMap::new();
         for message in self.messages().await {
-            let payload: serde_json::Value = serde_json::from_str(&message.payload).expect("a JSON payload");
+            let payload: serde_json::Value =
+                serde_json::from_str(&message.payload).expect("a JSON payload");
             let key = payload["key"].as_str().expect("the event's key").to_owned();
             let number = payload["number"].as_u64().and_then(|number| u32::try_from(number).ok());
             numbers.entry(key).or_default().push(number.expect("the event's number"));

@@ -46,8 +46,12 @@ impl Mongod {
         mongod
     }
 
-    /// A mongod that wants TLS and a client's certificate, and is told nothing else. Nothing if it wouldn't start.
-    pub(crate) async fn with_certificates(authority: &Authority, server: &Identity) -> Option<Self> {
+    /// A mongod that wants TLS and a client's certificate, and is told nothing else. Nothing if it
+    /// wouldn't start.
+    pub(crate) async fn with_certificates(
+        authority: &Authority,
+        server: &Identity,
+    ) -> Option<Self> {
         let mut mongod = Self::start(|_| tls(authority, server));
         for _ in 0..600 {
             if tokio::net::TcpStream::connect(&mongod.address).await.is_ok() {
@@ -68,30 +72,46 @@ impl Mongod {
         let set = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
         admin.run_command(set).await.expect("the set is initiated");
         let user = doc! { "createUser": user, "pwd": password, "roles": ["root"] };
-        until("the set has a primary and a user", async || admin.run_command(user.clone()).await.ok()).await;
+        until("the set has a primary and a user", async || {
+            admin.run_command(user.clone()).await.ok()
+        })
+        .await;
     }
 
     /// A URI for this database, as this user.
     pub(crate) fn uri(&self, user: &str, password: &str, database: &str) -> String {
-        format!("mongodb://{user}:{password}@{}/{database}?replicaSet=rs0&authSource=admin", self.address)
+        format!(
+            "mongodb://{user}:{password}@{}/{database}?replicaSet=rs0&authSource=admin",
+            self.address
+        )
     }
 
     /// Connects once it answers.
     async fn client(&self, options: &str) -> Client {
-        let client = Client::with_uri_str(format!("mongodb://{}/?{options}", self.address)).await.expect("a client");
+        let client = Client::with_uri_str(format!("mongodb://{}/?{options}", self.address))
+            .await
+            .expect("a client");
         let admin = client.database("admin");
         until("mongod answers", async || admin.run_command(doc! { "ping": 1 }).await.ok()).await;
         client
     }
 
     fn start(args: impl Fn(&Path) -> Vec<String>) -> Self {
-        let binary = std::env::var("OUTBOXD_MONGOD").expect("run the tests with `make test`, which finds mongod");
+        let binary = std::env::var("OUTBOXD_MONGOD")
+            .expect("run the tests with `make test`, which finds mongod");
         let data = tempfile::tempdir().expect("a folder for the data");
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("its address");
         drop(free);
         let child = Command::new(binary)
-            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet", "--wiredTigerCacheSizeGB", "0.25"])
+            .args([
+                "--bind_ip",
+                "127.0.0.1",
+                "--nounixsocket",
+                "--quiet",
+                "--wiredTigerCacheSizeGB",
+                "0.25",
+            ])
             .args(["--port", &address.port().to_string(), "--dbpath"])
             .arg(data.path())
             .args(args(data.path()))
@@ -113,8 +133,12 @@ pub(super) fn of_a_set(data: &Path) -> Vec<String> {
 
 fn tls(authority: &Authority, server: &Identity) -> Vec<String> {
     let (both, authority) = (&server.both, authority.file());
-    ["--tlsMode=requireTLS".to_owned(), format!("--tlsCertificateKeyFile={both}"), format!("--tlsCAFile={authority}")]
-        .into()
+    [
+        "--tlsMode=requireTLS".to_owned(),
+        format!("--tlsCertificateKeyFile={both}"),
+        format!("--tlsCAFile={authority}"),
+    ]
+    .into()
 }
 
 impl Drop for Mongod {

@@ -32,7 +32,8 @@ pub(crate) async fn history(scene: &Scene) -> History {
 async fn read(scene: &Scene) -> mongodb::error::Result<History> {
     let oplog = scene.client.database("local").collection::<Document>("oplog.rs");
     let first = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await?;
-    let first = first.and_then(|first| first.get_timestamp("ts").ok()).expect("an oplog begins somewhere");
+    let first =
+        first.and_then(|first| first.get_timestamp("ts").ok()).expect("an oplog begins somewhere");
     let mut history = History { whole: first <= scene.began, ..History::default() };
     let outbox = scene.events.namespace().to_string();
     let wanted = doc! { "ts": { "$gte": scene.began }, "$or": [{ "ns": &outbox }, { "o.applyOps.ns": &outbox }] };
@@ -41,7 +42,10 @@ async fn read(scene: &Scene) -> mongodb::error::Result<History> {
         let wall_ms = entry.get_datetime("wall").expect("the time of a write").timestamp_millis();
         match entry.get_document("o").ok().and_then(|done| done.get_array("applyOps").ok()) {
             Some(writes) => {
-                writes.iter().filter_map(Bson::as_document).for_each(|write| history.add(&outbox, write, wall_ms));
+                writes
+                    .iter()
+                    .filter_map(Bson::as_document)
+                    .for_each(|write| history.add(&outbox, write, wall_ms));
             }
             None => history.add(&outbox, &entry, wall_ms),
         }
@@ -55,7 +59,11 @@ impl History {
         if write.get_str("ns").ok() != Some(outbox) || op == "c" {
             return;
         }
-        let about = if op == "u" { write.get_document("o2").expect("what an update is about") } else { done };
+        let about = if op == "u" {
+            write.get_document("o2").expect("what an update is about")
+        } else {
+            done
+        };
         let id = match about.get("_id") {
             Some(Bson::ObjectId(id)) => id.to_hex(),
             Some(Bson::String(id)) => id.clone(),
@@ -66,7 +74,9 @@ impl History {
             "d" => _ = self.deleted.insert(id, wall_ms),
             "u" => match changed(done, "isLocked") {
                 Some(Bson::Boolean(true)) => self.locked_again.push(id),
-                _ if changed(done, "attempts").is_some() || touches_failures(done) => self.marks += 1,
+                _ if changed(done, "attempts").is_some() || touches_failures(done) => {
+                    self.marks += 1
+                }
                 Some(_) => self.parks += 1,
                 None => {}
             },
@@ -75,7 +85,8 @@ impl History {
     }
 }
 
-/// What an update sets a field to, as the oplog tells it: `u` for fields that were there, `i` for new ones.
+/// What an update sets a field to, as the oplog tells it: `u` for fields that were there, `i` for
+/// new ones.
 fn changed<'a>(update: &'a Document, field: &str) -> Option<&'a Bson> {
     let diff = update.get_document("diff").ok()?;
     ["u", "i"].iter().find_map(|part| diff.get_document(part).ok()?.get(field))
@@ -88,6 +99,10 @@ fn touches_failures(update: &Document) -> bool {
 
 /// The cluster's time now.
 pub(crate) async fn cluster_time(client: &mongodb::Client) -> Timestamp {
-    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.expect("the server says hello");
+    let hello = client
+        .database("admin")
+        .run_command(doc! { "hello": 1 })
+        .await
+        .expect("the server says hello");
     hello.get_timestamp("operationTime").expect("a replica set has a time")
 }

@@ -46,7 +46,8 @@ impl Collector {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let collector = Self { url: format!("http://{address}"), spans: Arc::default() };
-        let router = axum::Router::new().route("/v1/traces", post(take)).with_state(collector.clone());
+        let router =
+            axum::Router::new().route("/v1/traces", post(take)).with_state(collector.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         collector
     }
@@ -62,7 +63,9 @@ impl Collector {
 
     /// The span of this service and trace with this name, if it has arrived.
     pub(crate) fn span(&self, service: &str, trace: &str, name: &str) -> Option<Span> {
-        self.spans().into_iter().find(|span| span.service == service && span.trace == trace && span.name == name)
+        self.spans()
+            .into_iter()
+            .find(|span| span.service == service && span.trace == trace && span.name == name)
     }
 }
 

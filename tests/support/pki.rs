@@ -1,4 +1,5 @@
-//! A private certificate authority, and NATS operators: who vouches for whom, made anew for each test.
+//! A private certificate authority, and NATS operators: who vouches for whom, made anew for each
+//! test.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,7 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair as Nkey;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
 use serde_json::{Value, json};
 
 /// A certificate authority that nobody knows who isn't told.
@@ -82,7 +86,8 @@ impl Identity {
     }
 }
 
-/// Clients are of another organisation than servers: mongod takes those of its own for members of its cluster.
+/// Clients are of another organisation than servers: mongod takes those of its own for members of
+/// its cluster.
 fn params(organisation: &str, name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("good names");
@@ -102,7 +107,11 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn new() -> Self {
-        Self { operator: Nkey::new_operator(), account: Nkey::new_account(), system: Nkey::new_account() }
+        Self {
+            operator: Nkey::new_operator(),
+            account: Nkey::new_account(),
+            system: Nkey::new_account(),
+        }
     }
 
     /// The part of a nats-server's configuration; these users are turned away.
@@ -137,7 +146,8 @@ impl Operator {
     }
 }
 
-/// Writes a file and puts it where another may be, at once: whoever reads there sees the one or the other.
+/// Writes a file and puts it where another may be, at once: whoever reads there sees the one or the
+/// other.
 pub(crate) fn replace(path: &std::path::Path, text: &str) {
     let beside = PathBuf::from(format!("{}.new", path.display()));
     std::fs::write(&beside, text).expect("a file is written");
@@ -152,7 +162,8 @@ fn jwt(issuer: &Nkey, subject: &Nkey, mut claims: Value) -> String {
         "name": "a name", "nats": claims,
     });
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let said = format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
+    let said =
+        format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
     let signature = issuer.sign(said.as_bytes()).expect("a signature");
     format!("{said}.{}", URL_SAFE_NO_PAD.encode(signature))
 }

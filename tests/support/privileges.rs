@@ -1,4 +1,5 @@
-//! Users on the tests' servers, with what `outboxd privileges` says and no more: each verb runs as the one it is for.
+//! Users on the tests' servers, with what `outboxd privileges` says and no more: each verb runs as
+//! the one it is for.
 
 use std::process::Command;
 
@@ -50,7 +51,8 @@ pub(super) fn mongodb_uri(uri: &str, role: &str, database: &str) -> String {
 pub(super) async fn grant(database: &Database) {
     for privileges in print(database.name(), "*") {
         let role = privileges["mongodb"]["role"].as_str().expect("a role");
-        let granted = bson::serialize_to_bson(&privileges["mongodb"]["privileges"]).expect("privileges");
+        let granted =
+            bson::serialize_to_bson(&privileges["mongodb"]["privileges"]).expect("privileges");
         let make = doc! { "createRole": role, "privileges": granted, "roles": [] };
         database.run_command(make).await.expect("the role is made");
         let user = doc! { "createUser": role, "pwd": PASSWORD, "roles": [role], "mechanisms": ["SCRAM-SHA-256"] };
@@ -73,7 +75,8 @@ impl NatsUsers {
         Self { stream, subjects }
     }
 
-    /// In a configuration of nats-server: whoever says no name may do everything, as the tests themselves.
+    /// In a configuration of nats-server: whoever says no name may do everything, as the tests
+    /// themselves.
     pub(super) fn config(&self) -> String {
         let mut users = vec![json!({ "user": "root", "password": PASSWORD })];
         for privileges in print(&self.stream, &self.subjects) {
@@ -88,6 +91,8 @@ impl NatsUsers {
 /// The environment of a verb on such a nats-server.
 pub(super) fn nats_env(role: &str) -> impl Iterator<Item = (String, String)> {
     // An operator doesn't go there.
-    let user = [("NATS_USER", role), ("NATS_PASSWORD", PASSWORD)].into_iter().filter(move |_| role != "operator");
+    let user = [("NATS_USER", role), ("NATS_PASSWORD", PASSWORD)]
+        .into_iter()
+        .filter(move |_| role != "operator");
     user.map(|(name, text)| (name.to_owned(), text.to_owned()))
 }

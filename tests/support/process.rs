@@ -18,10 +18,19 @@ pub(crate) fn outboxd(scene: &Scene, args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// The same, with settings on top of the scene's.
-pub(crate) fn outboxd_with(scene: &Scene, args: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
+pub(crate) fn outboxd_with(
+    scene: &Scene,
+    args: &[&str],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, String) {
     let verb = args.first().copied().unwrap_or_default();
-    let output = command(scene, verb).args(args).envs(settings.iter().copied()).output().expect("outboxd runs");
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let output = command(scene, verb)
+        .args(args)
+        .envs(settings.iter().copied())
+        .output()
+        .expect("outboxd runs");
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     (output.status.code(), said.concat())
 }
 
@@ -41,7 +50,8 @@ pub(crate) struct NatsServer {
 }
 
 impl NatsServer {
-    /// Where each verb's user may do what `outboxd privileges` says, for a scene's stream of all that begins with its name.
+    /// Where each verb's user may do what `outboxd privileges` says, for a scene's stream of all
+    /// that begins with its name.
     pub(crate) async fn start() -> Self {
         Self::with(Some(NatsUsers::new(None)), "").await
     }
@@ -62,8 +72,10 @@ impl NatsServer {
         let child = nats_server(data.path(), "-1");
         let url = until("nats-server says its port", async || {
             // The file is named after the binary and the process.
-            let mut files = std::fs::read_dir(data.path()).ok()?.flatten().map(|entry| entry.path());
-            let ports = files.find(|path| path.extension().is_some_and(|extension| extension == "ports"))?;
+            let mut files =
+                std::fs::read_dir(data.path()).ok()?.flatten().map(|entry| entry.path());
+            let ports = files
+                .find(|path| path.extension().is_some_and(|extension| extension == "ports"))?;
             let ports = std::fs::read_to_string(ports).ok()?;
             let ports: serde_json::Value = serde_json::from_str(&ports).ok()?;
             ports["nats"][0].as_str().map(str::to_owned)
@@ -103,7 +115,8 @@ impl NatsServer {
     pub(crate) fn limit_files(&self, bytes: u64) {
         let limit = rustix::process::Rlimit { current: Some(bytes), maximum: None };
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).expect("the limit is set");
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit)
+            .expect("the limit is set");
     }
 
     /// A copy of everything JetStream has stored.
@@ -144,7 +157,8 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn nats_server(data: &Path, port: &str) -> Child {
-    let binary = std::env::var("OUTBOXD_NATS_SERVER").expect("run the tests with `make test`, which finds nats-server");
+    let binary = std::env::var("OUTBOXD_NATS_SERVER")
+        .expect("run the tests with `make test`, which finds nats-server");
     let folder = data.to_str().expect("a path in UTF-8");
     Command::new(binary)
         .args(["--addr", "127.0.0.1", "--port", port, "--ports_file_dir", folder])
@@ -154,7 +168,8 @@ fn nats_server(data: &Path, port: &str) -> Child {
 }
 
 pub(super) fn signal(child: &Child, signal: &str) {
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill runs");
+    let sent =
+        Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill runs");
     assert!(sent.success());
 }
 
@@ -182,7 +197,11 @@ impl Relay {
             .stderr(File::options().append(true).open(log.path()).expect("the log opens"))
             .spawn()
             .expect("outboxd starts");
-        let name = settings.iter().find(|(name, _)| *name == "NATS_CLIENT_ID").map_or("", |(_, name)| name).to_owned();
+        let name = settings
+            .iter()
+            .find(|(name, _)| *name == "NATS_CLIENT_ID")
+            .map_or("", |(_, name)| name)
+            .to_owned();
         Self { child, name, log }
     }
 
@@ -195,7 +214,10 @@ impl Relay {
 
     /// Waits for a line in its log.
     pub(crate) async fn says(&self, what: &str) {
-        until(&format!("the relay says {what:?}"), async || self.log().contains(what).then_some(())).await;
+        until(&format!("the relay says {what:?}"), async || {
+            self.log().contains(what).then_some(())
+        })
+        .await;
     }
 
     /// Where its admin endpoint listens.
@@ -211,7 +233,9 @@ impl Relay {
     /// What one of its metrics without labels is at; 0 for what it never counted.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let metrics = reqwest::get(format!("http://{}/metrics", self.admin().await)).await.expect("an answer");
+        let metrics = reqwest::get(format!("http://{}/metrics", self.admin().await))
+            .await
+            .expect("an answer");
         let metrics = metrics.text().await.expect("its text");
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().expect("a whole number"))
@@ -261,7 +285,9 @@ impl Relay {
     /// Waits until it has ended by itself; returns the signal that ended it.
     pub(crate) async fn ended_by(&mut self) -> Option<i32> {
         let child = Mutex::new(&mut self.child);
-        let status = until("the relay has ended", async || child.lock().ok()?.try_wait().expect("a child")).await;
+        let status =
+            until("the relay has ended", async || child.lock().ok()?.try_wait().expect("a child"))
+                .await;
         status.signal()
     }
 

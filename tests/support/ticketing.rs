@@ -1,4 +1,5 @@
-//! The ticketing services as processes, with a nats-server of their own: their subjects are the same in every test.
+//! The ticketing services as processes, with a nats-server of their own: their subjects are the
+//! same in every test.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -31,11 +32,16 @@ pub(crate) struct Answer {
 impl Answer {
     /// The first complaint of a refusal.
     pub(crate) fn complaint(&self) -> &str {
-        self.body["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("a refusal says why: {self:?}"))
+        self.body["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a refusal says why: {self:?}"))
     }
 
     pub(crate) fn id(&self) -> String {
-        self.body["id"].as_str().unwrap_or_else(|| panic!("a record has an id: {self:?}")).to_owned()
+        self.body["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a record has an id: {self:?}"))
+            .to_owned()
     }
 }
 
@@ -82,7 +88,11 @@ impl Ticketing {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("its output is piped");
         BufReader::new(stdout).read_line(&mut line).expect("the service says where it listens");
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        let url = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("{line:?}"))
+            .to_owned();
         Self { scene, url, http, service: child }
     }
 
@@ -94,7 +104,8 @@ impl Ticketing {
     pub(crate) async fn everything(&self) -> Vec<Document> {
         let mut all = Vec::new();
         for name in ["tickets", "orders", "outbox"] {
-            let mut cursor = self.records(name).find(doc! {}).sort(doc! { "_id": 1 }).await.expect("a read");
+            let mut cursor =
+                self.records(name).find(doc! {}).sort(doc! { "_id": 1 }).await.expect("a read");
             while cursor.advance().await.expect("a read") {
                 all.push(cursor.deserialize_current().expect("a document"));
             }
@@ -121,12 +132,20 @@ impl Ticketing {
     /// A POST whose headers and body are as given.
     pub(crate) async fn raw(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let request = self.http.post(self.at(path)).body(body.to_owned());
-        self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+        self.send(
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)),
+        )
+        .await
     }
 
     /// Puts a message into the stream as the other service's relay would.
     pub(crate) async fn hears(&self, subject: &'static str, message: Value) {
-        let ack = self.scene.context.publish(subject, message.to_string().into()).await.expect("a publish");
+        let ack = self
+            .scene
+            .context
+            .publish(subject, message.to_string().into())
+            .await
+            .expect("a publish");
         ack.await.expect("an ack");
     }
 
@@ -146,7 +165,8 @@ impl Ticketing {
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
         let text = response.text().await.expect("a body");
-        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("every answer is JSON: {status} {text:?}"));
+        let body = serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("every answer is JSON: {status} {text:?}"));
         Answer { status, body }
     }
 }
@@ -162,5 +182,6 @@ impl Drop for Ticketing {
 pub(crate) fn token(user: &str, seconds: i64) -> String {
     let now = i64::try_from(jsonwebtoken::get_current_timestamp()).expect("the time fits");
     let claims = json!({ "sub": user, "exp": now + seconds });
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(KEY.as_bytes())).expect("a token")
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(KEY.as_bytes()))
+        .expect("a token")
 }

@@ -16,7 +16,8 @@ use super::Scene;
 
 /// Transactions under way at once: enough that slow commits don't lower the pace.
 const TASKS: usize = 16;
-/// Every so many transactions one is rolled back, so that there is something that must never be published.
+/// Every so many transactions one is rolled back, so that there is something that must never be
+/// published.
 const ROLLED_BACK: u64 = 20;
 
 /// What a transaction came to, as its writer knows it.
@@ -65,7 +66,8 @@ impl Ledger {
     }
 }
 
-/// Services at work: each transaction changes an aggregate in `records` and enqueues the event that tells of it.
+/// Services at work: each transaction changes an aggregate in `records` and enqueues the event that
+/// tells of it.
 pub(crate) struct Writers {
     work: Arc<Work>,
     tasks: Vec<JoinHandle<Ledger>>,
@@ -91,8 +93,13 @@ impl Writers {
     }
 
     /// These keys in turn, each with its subject.
-    pub(crate) async fn start_with(scene: &Scene, per_second: u32, keys: Vec<(String, String)>) -> Self {
-        // Made beforehand, or the first transactions conflict over making it. The second writers of a scene find it made.
+    pub(crate) async fn start_with(
+        scene: &Scene,
+        per_second: u32,
+        keys: Vec<(String, String)>,
+    ) -> Self {
+        // Made beforehand, or the first transactions conflict over making it. The second writers of
+        // a scene find it made.
         let _ = scene.database.create_collection("records").await;
         let work = Arc::new(Work {
             client: scene.client.clone(),
@@ -120,7 +127,8 @@ impl Writers {
 }
 
 impl Work {
-    /// Takes one turn after the other. A turn's time counts from the beginning: what a slow commit held up is made up for.
+    /// Takes one turn after the other. A turn's time counts from the beginning: what a slow commit
+    /// held up is made up for.
     async fn run(self: Arc<Self>) -> Ledger {
         let mut ledger = Ledger::default();
         while !self.stopped.load(Ordering::Relaxed) {
@@ -137,7 +145,9 @@ impl Work {
         let id = ObjectId::new();
         let mut session = self.client.start_session().await.expect("a session");
         let (number, outcome) = match self.write(&mut session, id, key, subject).await {
-            Ok(number) if !turn.is_multiple_of(ROLLED_BACK) => (number, end(session.commit_transaction().await)),
+            Ok(number) if !turn.is_multiple_of(ROLLED_BACK) => {
+                (number, end(session.commit_transaction().await))
+            }
             // The server rolls back what doesn't hear of it.
             written => {
                 let _ = session.abort_transaction().await;
@@ -147,7 +157,13 @@ impl Work {
         ledger.record(id, key, number, outcome);
     }
 
-    async fn write(&self, session: &mut ClientSession, id: ObjectId, key: &str, subject: &str) -> Result<u32> {
+    async fn write(
+        &self,
+        session: &mut ClientSession,
+        id: ObjectId,
+        key: &str,
+        subject: &str,
+    ) -> Result<u32> {
         session.start_transaction().await?;
         let record = self
             .records
@@ -156,10 +172,13 @@ impl Work {
             .return_document(ReturnDocument::After)
             .session(&mut *session)
             .await?;
-        let version = record.expect("an upsert leaves a record").get_i32("version").expect("its version");
+        let version =
+            record.expect("an upsert leaves a record").get_i32("version").expect("its version");
         let number = u32::try_from(version).expect("a version counts up");
-        let event = Event::new(subject, &doc! { "key": key, "number": number }).and_then(|event| event.key(key));
-        let event = event.and_then(|event| event.with_id(EventId::ObjectId(id))).expect("a good event");
+        let event = Event::new(subject, &doc! { "key": key, "number": number })
+            .and_then(|event| event.key(key));
+        let event =
+            event.and_then(|event| event.with_id(EventId::ObjectId(id))).expect("a good event");
         self.outbox.enqueue(session, event).await?;
         Ok(number)
     }

@@ -17,8 +17,13 @@ type Settings<'a> = [(&'a str, &'a str)];
 /// What outboxd would connect to NATS with.
 async fn options(settings: &Settings<'_>) -> ConnectOptions {
     let others = [("MONGODB_URI", "mongodb://localhost/shop"), ("NATS_CLUSTER_ID", "SHOP")];
-    let env = others.iter().chain(settings).map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-    let config = Config::load(&Sources { env, ..Sources::default() }).expect("a good configuration");
+    let env = others
+        .iter()
+        .chain(settings)
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+        .collect();
+    let config =
+        Config::load(&Sources { env, ..Sources::default() }).expect("a good configuration");
     config.nats.options().await.expect("options")
 }
 
@@ -39,14 +44,19 @@ async fn relays(scene: &Scene, settings: &Settings<'_>, what: &str) {
     assert_eq!(scene.messages().await.len(), 1, "{what}");
     let (code, said) = outboxd_with(scene, &["check"], settings);
     assert!(code == Some(0) && said.contains(" 0 fail"), "{what}: {said}");
-    assert!(!relay.log().contains(PASSWORD) && !said.contains(PASSWORD), "{what}: {said}{}", relay.log());
+    assert!(
+        !relay.log().contains(PASSWORD) && !said.contains(PASSWORD),
+        "{what}: {said}{}",
+        relay.log()
+    );
     assert_eq!(relay.stop(), Some(0), "{what}");
 }
 
 #[tokio::test]
 async fn nats_is_spoken_to_over_tls_with_each_kind_of_credentials() {
     let authority = Authority::new();
-    let (ca, server, client) = (authority.file(), authority.server(&["127.0.0.1"]), authority.client("relay"));
+    let (ca, server, client) =
+        (authority.file(), authority.server(&["127.0.0.1"]), authority.client("relay"));
     let (key, operator, user) = (KeyPair::new_user(), Operator::new(), KeyPair::new_user());
     let folder = tempfile::tempdir().unwrap();
     let creds = folder.path().join("creds");
@@ -60,7 +70,11 @@ async fn nats_is_spoken_to_over_tls_with_each_kind_of_credentials() {
             format!("{plain} authorization {{ user: svc, password: {PASSWORD} }}"),
             vec![("NATS_USER", "svc"), ("NATS_PASSWORD", PASSWORD)],
         ),
-        ("token", format!("{plain} authorization {{ token: {PASSWORD} }}"), vec![("NATS_TOKEN", PASSWORD)]),
+        (
+            "token",
+            format!("{plain} authorization {{ token: {PASSWORD} }}"),
+            vec![("NATS_TOKEN", PASSWORD)],
+        ),
         (
             "nkey",
             format!("{plain} authorization {{ users: [{{ nkey: {} }}] }}", key.public_key()),
@@ -84,13 +98,17 @@ async fn nats_is_spoken_to_over_tls_with_each_kind_of_credentials() {
 
 /// A URI of this mongod: as whom, and with what of TLS.
 fn uri(mongod: &Mongod, who: &str, options: &str) -> String {
-    format!("mongodb://{who}{}/?replicaSet=rs0&serverSelectionTimeoutMS=2000&{options}", mongod.address)
+    format!(
+        "mongodb://{who}{}/?replicaSet=rs0&serverSelectionTimeoutMS=2000&{options}",
+        mongod.address
+    )
 }
 
 #[tokio::test]
 async fn mongodb_is_spoken_to_over_tls_with_a_password_or_a_certificate() {
     let authority = Authority::new();
-    let (ca, server, client) = (authority.file(), authority.server(&["127.0.0.1"]), authority.client("relay"));
+    let (ca, server, client) =
+        (authority.file(), authority.server(&["127.0.0.1"]), authority.client("relay"));
     let (mongod, nats) = (Mongod::with_tls(&authority, &server).await, NatsServer::start().await);
     let root = uri(&mongod, "root:root@", &format!("authSource=admin&tls=true&tlsCAFile={ca}"));
     let scene = Scene::reached(root, nats.url.clone(), ConnectOptions::new()).await;
@@ -103,8 +121,10 @@ async fn mongodb_is_spoken_to_over_tls_with_a_password_or_a_certificate() {
     let user = doc! { "createUser": "CN=relay,O=Shop", "roles": [{ "role": "outbox-relay", "db": &scene.name }] };
     scene.client.database("$external").run_command(user).await.unwrap();
     let Identity { both, .. } = &client;
-    let by_certificate = format!("authMechanism=MONGODB-X509&tlsCertificateKeyFile={both}&tlsCAFile={ca}");
-    let by_certificate = uri(&mongod, "", &by_certificate).replace("/?", &format!("/{}?", scene.name));
+    let by_certificate =
+        format!("authMechanism=MONGODB-X509&tlsCertificateKeyFile={both}&tlsCAFile={ca}");
+    let by_certificate =
+        uri(&mongod, "", &by_certificate).replace("/?", &format!("/{}?", scene.name));
     relays(&scene, &[("MONGODB_URI", &by_certificate)], "X.509").await;
     let (_, said) = outboxd_with(&scene, &["check"], &[("MONGODB_URI", &by_certificate)]);
     assert!(said.contains("as CN=relay,O=Shop, known in $external"), "{said}");

@@ -1,4 +1,5 @@
-//! Whom outboxd has no reason to trust it doesn't speak to, neither over TLS nor without, and it says why.
+//! Whom outboxd has no reason to trust it doesn't speak to, neither over TLS nor without, and it
+//! says why.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -9,7 +10,9 @@ use serde_json::Value;
 
 use super::{options, relays, uri, with_ca};
 use crate::support::pki::Authority;
-use crate::support::{Mongod, NatsServer, PASSWORD, Relay, Scene, mongodb_uri, outboxd_with, until};
+use crate::support::{
+    Mongod, NatsServer, PASSWORD, Relay, Scene, mongodb_uri, outboxd_with, until,
+};
 
 /// Settings with which a server must be refused.
 struct Case {
@@ -25,7 +28,8 @@ impl Case {
     }
 }
 
-/// Each check fails with its finding, and each relay waits for someone to mend it and does nothing meanwhile.
+/// Each check fails with its finding, and each relay waits for someone to mend it and does nothing
+/// meanwhile.
 async fn refused(scene: &Scene, cases: &[Case]) {
     let args = ["check", "--output", "json", "--timeout", "2s"];
     let checked: Vec<_> = std::thread::scope(|threads| {
@@ -34,7 +38,8 @@ async fn refused(scene: &Scene, cases: &[Case]) {
         checks.into_iter().map(|check| check.join().unwrap()).collect()
     });
     let relays: Vec<_> = cases.iter().map(|case| Relay::start(scene, &case.settings())).collect();
-    for ((Case { what, finding, .. }, (code, said)), relay) in cases.iter().zip(checked).zip(relays) {
+    for ((Case { what, finding, .. }, (code, said)), relay) in cases.iter().zip(checked).zip(relays)
+    {
         let (check, found, remedy) = finding;
         assert_eq!(code, Some(1), "{what}: {said}");
         let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
@@ -42,8 +47,12 @@ async fn refused(scene: &Scene, cases: &[Case]) {
         let finding = finding.unwrap_or_else(|| panic!("{what}: no {check} in {said}"));
         let text = |name: &str| finding[name].as_str().unwrap().to_owned();
         assert_eq!(text("level"), "fail", "{what}: {said}");
-        assert!(text("found").contains(found) && text("remedy").contains(remedy), "{what}: {finding}");
-        let names = |text: &str| ["127.0.0.1:", "localhost:"].iter().any(|host| text.contains(host));
+        assert!(
+            text("found").contains(found) && text("remedy").contains(remedy),
+            "{what}: {finding}"
+        );
+        let names =
+            |text: &str| ["127.0.0.1:", "localhost:"].iter().any(|host| text.contains(host));
         assert!(names(&text("looked_at")), "{what}: {finding}");
         relay.says(found).await;
         let log = relay.log();
@@ -64,8 +73,12 @@ async fn a_nats_server_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     let here = authority.server(&["127.0.0.1"]);
     let good = serve(&here.nats("")).await;
     let misnamed = serve(&authority.server(&["nats.example"]).nats("")).await;
-    let expired =
-        serve(&authority.server_until(&["127.0.0.1"], SystemTime::now() - Duration::from_secs(60)).nats("")).await;
+    let expired = serve(
+        &authority
+            .server_until(&["127.0.0.1"], SystemTime::now() - Duration::from_secs(60))
+            .nats(""),
+    )
+    .await;
     let demanding = serve(&here.nats(&format!("ca_file: {ca:?}, verify: true"))).await;
     let plain = serve("").await;
 
@@ -107,17 +120,33 @@ async fn a_nats_server_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     ];
     let cases = cases.map(|(what, url, authority, finding)| {
         let [user, password] = user.map(|(name, text)| (name, text.to_owned()));
-        Case { what, settings: vec![("NATS_URL", url), ("NATS_CA", authority.to_owned()), user, password], finding }
+        Case {
+            what,
+            settings: vec![("NATS_URL", url), ("NATS_CA", authority.to_owned()), user, password],
+            finding,
+        }
     });
     refused(&scene, &cases).await;
     for unwilling in [&misnamed, &expired, &demanding, &plain] {
-        assert!(!unwilling.log().contains("authorization"), "nobody said a name: {}", unwilling.log());
+        assert!(
+            !unwilling.log().contains("authorization"),
+            "nobody said a name: {}",
+            unwilling.log()
+        );
     }
     // With a certificate, the demanding one is a server like any other.
-    let certificate = [("NATS_CERT", client.cert.as_str()), ("NATS_KEY", &client.key), ("NATS_URL", &demanding.url)];
+    let certificate = [
+        ("NATS_CERT", client.cert.as_str()),
+        ("NATS_KEY", &client.key),
+        ("NATS_URL", &demanding.url),
+    ];
     let (code, said) = outboxd_with(&scene, &["migrate"], &[&trusting[..], &certificate].concat());
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(scene.events.count_documents(bson::doc! {}).await.unwrap(), 1, "the event has waited");
+    assert_eq!(
+        scene.events.count_documents(bson::doc! {}).await.unwrap(),
+        1,
+        "the event has waited"
+    );
     scene.events.delete_many(bson::doc! {}).await.unwrap();
     relays(&scene, &trusting, "the right CA").await;
 }
@@ -154,17 +183,42 @@ async fn a_mongod_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     let plain = uri_of_all.split('@').next_back().unwrap().split('/').next().unwrap();
     let name = &scene.name;
     let at_host = |host: &str, options: &str| {
-        format!("mongodb://svc:{PASSWORD}@{host}/{name}?serverSelectionTimeoutMS=1000&authSource=admin{options}")
+        format!(
+            "mongodb://svc:{PASSWORD}@{host}/{name}?serverSelectionTimeoutMS=1000&authSource=admin{options}"
+        )
     };
     let tls = |authority: &str| format!("&tls=true&tlsCAFile={authority}");
     let by_name = good.address.replace("127.0.0.1", "localhost");
-    until("it has expired", async || (SystemTime::now() > end + Duration::from_secs(1)).then_some(())).await;
+    until("it has expired", async || {
+        (SystemTime::now() > end + Duration::from_secs(1)).then_some(())
+    })
+    .await;
     let cases = [
-        ("wrong name", at_host(&by_name, &tls(&ca)), ("not valid for name \"localhost\"", "MONGODB_URI: a host that")),
-        ("expired", at_host(&expired.address, &tls(&ca)), ("its certificate has expired", "rotateCertificates")),
-        ("another CA", at_host(&good.address, &tls(&other_ca)), ("nobody who is trusted here", "tlsCAFile=")),
-        ("public CAs", at_host(&good.address, "&tls=true"), ("nobody who is trusted here", "tlsCAFile=")),
-        ("no certificate", at_host(&demanding.address, &tls(&ca)), ("wants", "tlsCertificateKeyFile=")),
+        (
+            "wrong name",
+            at_host(&by_name, &tls(&ca)),
+            ("not valid for name \"localhost\"", "MONGODB_URI: a host that"),
+        ),
+        (
+            "expired",
+            at_host(&expired.address, &tls(&ca)),
+            ("its certificate has expired", "rotateCertificates"),
+        ),
+        (
+            "another CA",
+            at_host(&good.address, &tls(&other_ca)),
+            ("nobody who is trusted here", "tlsCAFile="),
+        ),
+        (
+            "public CAs",
+            at_host(&good.address, "&tls=true"),
+            ("nobody who is trusted here", "tlsCAFile="),
+        ),
+        (
+            "no certificate",
+            at_host(&demanding.address, &tls(&ca)),
+            ("wants", "tlsCertificateKeyFile="),
+        ),
         ("plaintext", at_host(plain, &tls(&ca)), ("does not speak TLS", "mode: requireTLS")),
         ("nothing said of TLS", at_host(&good.address, ""), ("wants TLS", "tls=true&tlsCAFile=")),
     ];
@@ -185,10 +239,12 @@ async fn the_other_servers_of_a_cluster_are_not_spoken_to_without_tls() {
     let [one, other] = routes.each_ref().map(|listener| listener.local_addr().unwrap());
     drop(routes);
     let member = |name: &str, listens, to| {
-        let routes = format!("cluster {{ name: c, listen: \"{listens}\", routes: [\"nats://{to}\"] }}");
+        let routes =
+            format!("cluster {{ name: c, listen: \"{listens}\", routes: [\"nats://{to}\"] }}");
         format!("jetstream: false\nserver_name: {name}\n{routes}\n")
     };
-    let mut secure = NatsServer::with_config(&format!("{}{}", member("one", one, other), server.nats(""))).await;
+    let mut secure =
+        NatsServer::with_config(&format!("{}{}", member("one", one, other), server.nats(""))).await;
     let plain = NatsServer::with_config(&member("other", other, one)).await;
     let url = secure.url.replace("nats://", "tls://");
     let port = plain.url.rsplit(':').next().unwrap();
@@ -196,11 +252,19 @@ async fn the_other_servers_of_a_cluster_are_not_spoken_to_without_tls() {
         // Not by NATS_CA, which wants TLS by itself.
         let options = options(&[("NATS_URL", &url)]).await.add_root_certificates(ca.clone().into());
         let client = options.connect(&url).await.ok()?;
-        client.server_info().connect_urls.iter().any(|other| other.ends_with(port)).then_some(client)
+        client
+            .server_info()
+            .connect_urls
+            .iter()
+            .any(|other| other.ends_with(port))
+            .then_some(client)
     })
     .await;
     secure.kill();
-    until("it tried the other with TLS", async || plain.log().contains("parser ERROR").then_some(())).await;
+    until("it tried the other with TLS", async || {
+        plain.log().contains("parser ERROR").then_some(())
+    })
+    .await;
     assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
 }
 
@@ -213,7 +277,9 @@ async fn a_password_is_never_sent_in_plaintext_where_tls_was_asked_for() {
     let nats = format!("tls://svc:{PASSWORD}@ADDRESS");
     let beside = format!("tls://127.0.0.1:1,nats://svc:{PASSWORD}@ADDRESS");
     let plain = format!("nats://svc:{PASSWORD}@ADDRESS");
-    let mongodb = format!("mongodb://svc:{PASSWORD}@ADDRESS/shop?authMechanism=PLAIN&authSource=$external&tls=true");
+    let mongodb = format!(
+        "mongodb://svc:{PASSWORD}@ADDRESS/shop?authMechanism=PLAIN&authSource=$external&tls=true"
+    );
     for (settings, greets) in [
         (vec![("NATS_URL", nats)], true),
         (vec![("NATS_URL", beside)], true),
@@ -228,7 +294,8 @@ async fn a_password_is_never_sent_in_plaintext_where_tls_was_asked_for() {
                 let info = r#"INFO {"server_id":"x","version":"2.12.6","tls_required":false,"max_payload":1048576}"#;
                 client.write_all(format!("{info}\r\n").as_bytes()).unwrap();
             }
-            // The driver's client says something on another connection than the check's own first one.
+            // The driver's client says something on another connection than the check's own first
+            // one.
             let mut heard = vec![0; 4096];
             let mut length = client.read(&mut heard).unwrap_or(0);
             if length == 0 {
@@ -237,12 +304,18 @@ async fn a_password_is_never_sent_in_plaintext_where_tls_was_asked_for() {
             heard.truncate(length);
             heard
         });
-        let settings: Vec<_> = settings.iter().map(|(name, text)| (*name, text.replace("ADDRESS", &address))).collect();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, text)| (*name, text.replace("ADDRESS", &address)))
+            .collect();
         let settings: Vec<_> = settings.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let (code, said) = outboxd_with(&scene, &["check", "--timeout", "1s"], &settings);
         let heard = hears.join().unwrap();
         assert_eq!(code, Some(1), "{said}");
         assert_eq!(heard.first(), Some(&0x16), "not the beginning of a TLS handshake: {heard:?}");
-        assert!(!heard.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes()), "{heard:?}");
+        assert!(
+            !heard.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes()),
+            "{heard:?}"
+        );
     }
 }

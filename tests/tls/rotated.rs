@@ -1,4 +1,5 @@
-//! Secrets are rotated under a running relay: it goes on with the new ones, and loses nothing on the way.
+//! Secrets are rotated under a running relay: it goes on with the new ones, and loses nothing on
+//! the way.
 
 use std::path::Path;
 
@@ -21,7 +22,10 @@ async fn commit(scene: &Scene, from: u32) {
 /// Everything up to this number is in the stream, once and in order.
 async fn all(scene: &Scene, to: u32) {
     scene.drained().await;
-    until("the test is connected again, too", async || scene.context.get_stream(&scene.stream).await.ok()).await;
+    until("the test is connected again, too", async || {
+        scene.context.get_stream(&scene.stream).await.ok()
+    })
+    .await;
     assert_eq!(scene.numbers().await["a"], (0..to).collect::<Vec<_>>());
 }
 
@@ -37,8 +41,11 @@ async fn a_rotated_nats_password_is_picked_up() {
     let scene = Scene::alone(&nats).await;
     let file = scene.folder.path().join("password");
     std::fs::write(&file, "wrong").unwrap();
-    let settings =
-        [("NATS_USER", "svc"), ("NATS_PASSWORD_FILE", file.to_str().unwrap()), ("OUTBOXD_SHUTDOWN__GRACE", "1s")];
+    let settings = [
+        ("NATS_USER", "svc"),
+        ("NATS_PASSWORD_FILE", file.to_str().unwrap()),
+        ("OUTBOXD_SHUTDOWN__GRACE", "1s"),
+    ];
     let mut relay = Relay::start(&scene, &settings);
     relay.says("authorization violation").await;
     commit(&scene, 0).await;
@@ -53,14 +60,19 @@ async fn a_rotated_nats_password_is_picked_up() {
     assert_eq!(relay.log().matches(&said).count(), 2, "{}", relay.log());
     commit(&scene, 20).await;
     all(&scene, 30).await;
-    assert!(relay.is_running() && !relay.log().contains(PASSWORD) && !relay.log().contains(ANEW), "{}", relay.log());
+    assert!(
+        relay.is_running() && !relay.log().contains(PASSWORD) && !relay.log().contains(ANEW),
+        "{}",
+        relay.log()
+    );
     assert_eq!(relay.stop(), Some(0));
 }
 
 /// Links are swapped as in a volume of Kubernetes.
 #[tokio::test]
 async fn rotated_nats_credentials_are_picked_up_by_a_relay_that_waits_and_by_one_that_runs() {
-    let (operator, [first, second, third]) = (Operator::new(), [(); 3].map(|()| KeyPair::new_user()));
+    let (operator, [first, second, third]) =
+        (Operator::new(), [(); 3].map(|()| KeyPair::new_user()));
     let mut nats = NatsServer::with_config(&operator.nats(&[&first])).await;
     let folder = tempfile::tempdir().unwrap();
     let point = |user: &KeyPair| {
@@ -105,7 +117,9 @@ async fn a_rotated_mongodb_uri_is_picked_up_and_half_of_it_is_not() {
     let host = old.split('@').next_back().unwrap().split('/').next().unwrap();
     // Connections that stand stay a user's, whatever becomes of the password.
     let proxy = Proxy::start(host).await;
-    let old = old.replace(host, &proxy.address).replace("directConnection=false", "directConnection=true");
+    let old = old
+        .replace(host, &proxy.address)
+        .replace("directConnection=false", "directConnection=true");
     let file = scene.folder.path().join("uri");
     std::fs::write(&file, &old).unwrap();
     let settings = [("MONGODB_URI", ""), ("MONGODB_URI_FILE", file.to_str().unwrap())];
@@ -130,7 +144,10 @@ async fn a_rotated_mongodb_uri_is_picked_up_and_half_of_it_is_not() {
     all(&scene, 30).await;
     assert_eq!(relay.log().matches("can't be used; going on").count(), 1, "once: {}", relay.log());
     let status = reqwest::get(format!("http://{}/status", relay.admin().await)).await.unwrap();
-    assert!(status.status().is_success(), "the admin endpoint asks with the new password, too: {status:?}");
+    assert!(
+        status.status().is_success(),
+        "the admin endpoint asks with the new password, too: {status:?}"
+    );
     assert!(!relay.log().contains(PASSWORD) && !relay.log().contains(ANEW), "{}", relay.log());
     assert_eq!(relay.stop(), Some(0));
 }
@@ -176,7 +193,8 @@ async fn a_nats_server_and_its_clients_go_over_to_another_ca() {
 
 #[test]
 fn every_file_that_a_setting_names_is_watched() {
-    let (authority, operator, folder) = (Authority::new(), Operator::new(), tempfile::tempdir().unwrap());
+    let (authority, operator, folder) =
+        (Authority::new(), Operator::new(), tempfile::tempdir().unwrap());
     let client = authority.client("relay");
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -213,7 +231,10 @@ fn every_file_that_a_setting_names_is_watched() {
         replace(file, &text);
         assert_eq!(config.rotated().len(), changed, "{file:?}");
         replace(file, &format!("{text} "));
-        assert!(config.rotated().iter().any(|rotated| *rotated.to_string() == *file.to_str().unwrap()), "{file:?}");
+        assert!(
+            config.rotated().iter().any(|rotated| *rotated.to_string() == *file.to_str().unwrap()),
+            "{file:?}"
+        );
     }
     std::fs::remove_file(folder.path().join("uri")).unwrap();
     assert_eq!(config.rotated().len(), 13, "one that is gone is another, too");
@@ -231,8 +252,14 @@ fn files_that_hold_something_else_than_their_setting_wants_are_mistakes() {
     let half = half.to_str().unwrap();
     let in_uri = |options: &str| format!("mongodb://localhost/shop?{options}");
     for (settings, mistake) in [
-        (vec![("NATS_CA", half.to_owned())], "nats.tls_ca: ".to_owned() + half + " holds no certificate"),
-        (vec![("NATS_TOKEN_FILE", "/dev/null".to_owned())], "nats.token_file: /dev/null is empty".to_owned()),
+        (
+            vec![("NATS_CA", half.to_owned())],
+            "nats.tls_ca: ".to_owned() + half + " holds no certificate",
+        ),
+        (
+            vec![("NATS_TOKEN_FILE", "/dev/null".to_owned())],
+            "nats.token_file: /dev/null is empty".to_owned(),
+        ),
         (vec![("NATS_CREDS", ca.clone())], format!("nats.creds: {ca} is not a credentials file")),
         (
             vec![("NATS_CERT", mine.cert.clone()), ("NATS_KEY", others.key.clone())],
@@ -254,12 +281,19 @@ fn files_that_hold_something_else_than_their_setting_wants_are_mistakes() {
             vec![("MONGODB_URI", in_uri("tlsCAFile=/nowhere"))],
             "mongodb.uri: the file /nowhere can't be read".to_owned(),
         ),
-        (vec![("NATS_URL", "wss://localhost".to_owned())], "nats.url: is not one or more URLs".to_owned()),
+        (
+            vec![("NATS_URL", "wss://localhost".to_owned())],
+            "nats.url: is not one or more URLs".to_owned(),
+        ),
     ] {
         let env = [("MONGODB_URI", in_uri("")), ("NATS_CLUSTER_ID", "SHOP".to_owned())];
-        let env = env.into_iter().filter(|(name, _)| settings.iter().all(|(other, _)| other != name));
+        let env =
+            env.into_iter().filter(|(name, _)| settings.iter().all(|(other, _)| other != name));
         let env = env.chain(settings.clone()).map(|(name, text)| (name.to_owned(), text)).collect();
         let error = Config::load(&Sources { env, ..Sources::default() }).unwrap_err().to_string();
-        assert!(error.starts_with("1 mistake") && error.contains(&mistake), "{mistake:?} in {error}");
+        assert!(
+            error.starts_with("1 mistake") && error.contains(&mistake),
+            "{mistake:?} in {error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The services as their users see them: requests over HTTP, again and again while a service is away.
+//! The services as their users see them: requests over HTTP, again and again while a service is
+//! away.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +17,9 @@ use crate::token;
 
 /// How long a request may take. A service gives up after 15 s.
 const REQUEST_TIME: Duration = Duration::from_secs(20);
-/// How long a service that doesn't answer is tried again: it may have been killed and be started again, and the record of
-/// a transaction that was under way then stays locked until MongoDB ends that transaction, after 60 to 90 s.
+/// How long a service that doesn't answer is tried again: it may have been killed and be started
+/// again, and the record of a transaction that was under way then stays locked until MongoDB ends
+/// that transaction, after 60 to 90 s.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Wait before a service that didn't answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -46,7 +48,9 @@ impl<T> Answer<T> {
     pub(crate) fn done(self) -> Result<T, Failure> {
         match self {
             Self::Done(done) => Ok(done),
-            Self::Refused(status, message) => Err(format!("a request was refused: {status} {message}").into()),
+            Self::Refused(status, message) => {
+                Err(format!("a request was refused: {status} {message}").into())
+            }
         }
     }
 }
@@ -67,12 +71,17 @@ impl Api {
 
     pub(crate) async fn create(&self, title: &str, price: f64) -> Result<TicketMessage, Failure> {
         let body = json!({ "title": title, "price": price });
-        let ticket: TicketMessage = self.send(Method::POST, self.tickets.clone(), Some(body)).await?.done()?;
+        let ticket: TicketMessage =
+            self.send(Method::POST, self.tickets.clone(), Some(body)).await?.done()?;
         Ok(ticket)
     }
 
     /// Sets the price of a ticket in exactly the version that was seen.
-    pub(crate) async fn edit(&self, ticket: &TicketMessage, price: f64) -> Result<Answer<TicketMessage>, Failure> {
+    pub(crate) async fn edit(
+        &self,
+        ticket: &TicketMessage,
+        price: f64,
+    ) -> Result<Answer<TicketMessage>, Failure> {
         let body = json!({ "title": ticket.title, "price": price, "version": ticket.version });
         self.send(Method::PUT, format!("{}/{}", self.tickets, ticket.id), Some(body)).await
     }
@@ -82,7 +91,8 @@ impl Api {
     }
 
     pub(crate) async fn order(&self, ticket: ObjectId) -> Result<Answer<OrderMessage>, Failure> {
-        self.send(Method::POST, self.orders.clone(), Some(json!({ "ticketId": ticket.to_hex() }))).await
+        self.send(Method::POST, self.orders.clone(), Some(json!({ "ticketId": ticket.to_hex() })))
+            .await
     }
 
     pub(crate) async fn cancel(&self, order: ObjectId) -> Result<OrderMessage, Failure> {
@@ -111,7 +121,9 @@ impl Api {
                 Err(failure) => failure,
             };
             if Instant::now() > deadline {
-                return Err(format!("{method} {url} had no answer in {PATIENCE:?}: {failure}").into());
+                return Err(
+                    format!("{method} {url} had no answer in {PATIENCE:?}: {failure}").into()
+                );
             }
             self.interrupted.fetch_add(1, Ordering::Relaxed);
             sleep(PAUSE).await;

@@ -61,7 +61,8 @@ pub(crate) struct Counts {
 pub(crate) struct Found {
     pub(crate) tickets: Counts,
     pub(crate) orders: Counts,
-    /// Records that differ, or that only one database has; and tickets whose reservation isn't that of their order.
+    /// Records that differ, or that only one database has; and tickets whose reservation isn't that
+    /// of their order.
     pub(crate) differences: usize,
     /// Some of them, told.
     pub(crate) examples: Vec<String>,
@@ -79,10 +80,16 @@ impl Found {
     }
 }
 
-/// Waits until both outboxes are empty and the copies agree, at most for `patience`, and returns what is there then.
-pub(crate) async fn settle(mongodb: &Client, servers: &Servers, patience: Duration) -> Result<Found, Failure> {
+/// Waits until both outboxes are empty and the copies agree, at most for `patience`, and returns
+/// what is there then.
+pub(crate) async fn settle(
+    mongodb: &Client,
+    servers: &Servers,
+    patience: Duration,
+) -> Result<Found, Failure> {
     let deadline = Instant::now() + patience;
-    let databases = [&servers.tickets_database, &servers.orders_database].map(|name| mongodb.database(name));
+    let databases =
+        [&servers.tickets_database, &servers.orders_database].map(|name| mongodb.database(name));
     loop {
         let left = outbox_left(&databases[0]).await? + outbox_left(&databases[1]).await?;
         if left > 0 && Instant::now() < deadline {
@@ -124,19 +131,28 @@ impl Found {
         for id in ids {
             let (owned, copy) = (owned.get(id), copies.get(id));
             if owned != copy {
-                self.difference(format!("{what} {id}: its owner has {owned:?}, the copy is {copy:?}"));
+                self.difference(format!(
+                    "{what} {id}: its owner has {owned:?}, the copy is {copy:?}"
+                ));
             }
         }
     }
 
     /// A ticket is reserved by its one active order, or by none.
-    fn reservations(&mut self, tickets: &HashMap<ObjectId, Ticket>, orders: &HashMap<ObjectId, Order>) {
+    fn reservations(
+        &mut self,
+        tickets: &HashMap<ObjectId, Ticket>,
+        orders: &HashMap<ObjectId, Order>,
+    ) {
         let active = orders.values().filter(|order| order.status != OrderStatus::Cancelled);
         let by_ticket: HashMap<_, _> = active.map(|order| (order.ticket_id, order.id)).collect();
         for (id, ticket) in tickets {
             let order = by_ticket.get(id).copied();
             if ticket.order_id != order {
-                self.difference(format!("ticket {id}: reserved by {:?}, its order is {order:?}", ticket.order_id));
+                self.difference(format!(
+                    "ticket {id}: reserved by {:?}, its order is {order:?}",
+                    ticket.order_id
+                ));
             }
         }
     }
@@ -149,7 +165,11 @@ impl Found {
     }
 }
 
-fn count(tickets: &HashMap<ObjectId, Ticket>, orders: &HashMap<ObjectId, Order>, outbox_left: u64) -> Counts {
+fn count(
+    tickets: &HashMap<ObjectId, Ticket>,
+    orders: &HashMap<ObjectId, Order>,
+    outbox_left: u64,
+) -> Counts {
     let at = |price: f64| tickets.values().filter(|ticket| ticket.price == price).count();
     Counts {
         tickets: tickets.len(),
@@ -164,7 +184,8 @@ fn count(tickets: &HashMap<ObjectId, Ticket>, orders: &HashMap<ObjectId, Order>,
 }
 
 async fn all_tickets(database: &Database) -> Result<HashMap<ObjectId, Ticket>, Failure> {
-    let all: Vec<Ticket> = database.collection("tickets").find(doc! {}).await?.try_collect().await?;
+    let all: Vec<Ticket> =
+        database.collection("tickets").find(doc! {}).await?.try_collect().await?;
     Ok(all.into_iter().map(|ticket| (ticket.id, ticket)).collect())
 }
 

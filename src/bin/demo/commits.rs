@@ -1,5 +1,6 @@
-//! When each change was committed, as the database itself wrote it down: the wall clock of the transaction's entry in the
-//! oplog. Neither the service's answer nor its clock is involved. In whole milliseconds, rounded down.
+//! When each change was committed, as the database itself wrote it down: the wall clock of the
+//! transaction's entry in the oplog. Neither the service's answer nor its clock is involved. In
+//! whole milliseconds, rounded down.
 
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
@@ -38,8 +39,13 @@ struct Write {
 }
 
 /// Every commit since `since` that wrote an event to one of the two outboxes.
-pub(crate) async fn read(mongodb: &Client, servers: &Servers, since: DateTime) -> Result<Vec<Commit>, Failure> {
-    let outboxes = [&servers.tickets_database, &servers.orders_database].map(|name| format!("{name}.outbox"));
+pub(crate) async fn read(
+    mongodb: &Client,
+    servers: &Servers,
+    since: DateTime,
+) -> Result<Vec<Commit>, Failure> {
+    let outboxes =
+        [&servers.tickets_database, &servers.orders_database].map(|name| format!("{name}.outbox"));
     let oplog = mongodb.database("local").collection::<Entry>("oplog.rs");
     let filter = doc! { "wall": { "$gte": since }, "o.applyOps.ns": { "$in": &outboxes[..] } };
     let wanted = doc! { "wall": 1, "o.applyOps.ns": 1, "o.applyOps.o": 1 };
@@ -47,7 +53,9 @@ pub(crate) async fn read(mongodb: &Client, servers: &Servers, since: DateTime) -
     let mut commits = Vec::new();
     while let Some(Entry { wall, o: transaction }) = entries.try_next().await? {
         let events = transaction.writes.iter().filter(|write| outboxes.contains(&write.ns));
-        commits.extend(events.filter_map(|event| Some(Commit { version: version(&event.o)?, at: wall })));
+        commits.extend(
+            events.filter_map(|event| Some(Commit { version: version(&event.o)?, at: wall })),
+        );
     }
     Ok(commits)
 }

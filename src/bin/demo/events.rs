@@ -43,15 +43,26 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// How many of the events that the records' versions stand for are not there: one for each version from 0.
+    /// How many of the events that the records' versions stand for are not there: one for each
+    /// version from 0.
     pub(crate) fn missing(&self, records: &HashMap<ObjectId, i64>) -> usize {
-        let versions = records.iter().flat_map(|(id, last)| (0..=*last).map(|version| Version { id: *id, version }));
+        let versions = records
+            .iter()
+            .flat_map(|(id, last)| (0..=*last).map(|version| Version { id: *id, version }));
         versions.filter(|version| !self.versions.contains(version)).count()
     }
 
-    fn take(&mut self, message: &async_nats::Message, seen: &mut HashSet<String>, last: &mut HashMap<ObjectId, i64>) {
+    fn take(
+        &mut self,
+        message: &async_nats::Message,
+        seen: &mut HashSet<String>,
+        last: &mut HashMap<ObjectId, i64>,
+    ) {
         self.events += 1;
-        let id = message.headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+        let id = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
         let Ok(event) = serde_json::from_slice::<Version>(&message.payload) else {
             self.foreign += 1;
             return;
@@ -78,7 +89,9 @@ pub(crate) async fn read(nats: &Context, stream: &str) -> Result<Held, Failure> 
     let (mut seen, mut last) = (HashSet::new(), HashMap::new());
     let mut messages = consumer(nats, stream, DeliverPolicy::All).await?;
     loop {
-        let next = timeout(NEXT_TIME, messages.next()).await.map_err(|_| "the stream stopped giving messages")?;
+        let next = timeout(NEXT_TIME, messages.next())
+            .await
+            .map_err(|_| "the stream stopped giving messages")?;
         let message = next.ok_or("the stream ended")??;
         held.take(&message, &mut seen, &mut last);
         if message.info()?.pending == 0 {
@@ -104,7 +117,11 @@ impl Watch {
                 let now = micros();
                 let Ok(message) = message else { continue };
                 if let Ok(event) = serde_json::from_slice(&message.payload) {
-                    noted.lock().unwrap_or_else(PoisonError::into_inner).entry(event).or_insert(now);
+                    noted
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .entry(event)
+                        .or_insert(now);
                 }
             }
         });
@@ -112,7 +129,10 @@ impl Watch {
     }
 
     /// From commit to here, in microseconds, for each of these commits whose event arrived.
-    pub(crate) fn latency<'c>(&self, commits: impl IntoIterator<Item = &'c Commit>) -> Result<Histogram<u64>, Failure> {
+    pub(crate) fn latency<'c>(
+        &self,
+        commits: impl IntoIterator<Item = &'c Commit>,
+    ) -> Result<Histogram<u64>, Failure> {
         let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         let mut latency = Histogram::new(3)?;
         for Commit { version, at } in commits {
@@ -132,8 +152,11 @@ impl Drop for Watch {
 }
 
 async fn consumer(nats: &Context, stream: &str, from: DeliverPolicy) -> Result<Ordered, Failure> {
-    let config =
-        OrderedConfig { deliver_policy: from, replay_policy: ReplayPolicy::Instant, ..OrderedConfig::default() };
+    let config = OrderedConfig {
+        deliver_policy: from,
+        replay_policy: ReplayPolicy::Instant,
+        ..OrderedConfig::default()
+    };
     Ok(nats.get_stream_no_info(stream).await?.create_consumer(config).await?.messages().await?)
 }
 

@@ -1,5 +1,5 @@
-//! The load: stories of tickets, many at once. Create a ticket at 5, set it to 10, set it to 15; on some, place an order,
-//! see an edit of the reserved ticket refused, and cancel half of the orders.
+//! The load: stories of tickets, many at once. Create a ticket at 5, set it to 10, set it to 15; on
+//! some, place an order, see an edit of the reserved ticket refused, and cancel half of the orders.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +15,14 @@ use crate::api::{Answer, Api};
 use crate::messages::{OrderMessage, TicketMessage};
 use crate::progress::Progress;
 
-/// Tickets that are worked on at once. More than a sidecar's usual load, few enough for the machine's two cores.
+/// Tickets that are worked on at once. More than a sidecar's usual load, few enough for the
+/// machine's two cores.
 const AT_ONCE: usize = 50;
-/// Orders that wait for a service to hear from the other, at once; while a daemon is down they add up, and those over
-/// this are not placed.
+/// Orders that wait for a service to hear from the other, at once; while a daemon is down they add
+/// up, and those over this are not placed.
 const ORDERS_AT_ONCE: usize = 200;
-/// How long one service may take to hear from the other. Covers a killed daemon's lease, and a record that a killed
-/// service left locked.
+/// How long one service may take to hear from the other. Covers a killed daemon's lease, and a
+/// record that a killed service left locked.
 const HEAR_TIME: Duration = Duration::from_secs(120);
 /// First and longest wait before looking again whether a service has heard.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -110,7 +111,8 @@ pub(crate) async fn run(api: &Arc<Api>, amount: Amount) -> Result<Done, Failure>
     Ok(Done { refused: load.refused.load(Ordering::Relaxed), free })
 }
 
-/// Sets free tickets to 15 once more, one at a time: shows how long an event takes when nothing is waiting.
+/// Sets free tickets to 15 once more, one at a time: shows how long an event takes when nothing is
+/// waiting.
 pub(crate) async fn unhurried(api: &Api, free: &[TicketMessage]) -> Result<(), Failure> {
     for ticket in free.iter().take(UNHURRIED) {
         set(api, ticket, 15.0).await?;
@@ -118,8 +120,8 @@ pub(crate) async fn unhurried(api: &Api, free: &[TicketMessage]) -> Result<(), F
     Ok(())
 }
 
-/// Sets a free ticket's price. A request without an answer may have been carried out: then the next one is refused for
-/// its version, and the ticket itself tells.
+/// Sets a free ticket's price. A request without an answer may have been carried out: then the next
+/// one is refused for its version, and the ticket itself tells.
 async fn set(api: &Api, ticket: &TicketMessage, price: f64) -> Result<TicketMessage, Failure> {
     let mut ticket = ticket.clone();
     loop {
@@ -175,8 +177,12 @@ impl Load {
             wait.again().await?;
         };
         match self.api.edit(&reserved, 10.0).await? {
-            Answer::Refused(StatusCode::CONFLICT, _) => self.refused.fetch_add(1, Ordering::Relaxed),
-            Answer::Refused(status, message) => return Err(format!("an edit got {status} {message}").into()),
+            Answer::Refused(StatusCode::CONFLICT, _) => {
+                self.refused.fetch_add(1, Ordering::Relaxed)
+            }
+            Answer::Refused(status, message) => {
+                return Err(format!("an edit got {status} {message}").into());
+            }
             Answer::Done(_) => return Err("an edit of a reserved ticket was accepted".into()),
         };
         self.progress.step();
@@ -187,8 +193,8 @@ impl Load {
         Ok(())
     }
 
-    /// Places an order once the orders service knows the ticket. `None` if a request was interrupted and the ticket is
-    /// taken: then it is by that very request.
+    /// Places an order once the orders service knows the ticket. `None` if a request was
+    /// interrupted and the ticket is taken: then it is by that very request.
     async fn placed(&self, ticket: &TicketMessage) -> Result<Option<OrderMessage>, Failure> {
         let mut wait = Wait::new("the orders service did not hear of a ticket");
         loop {
@@ -196,8 +202,14 @@ impl Load {
             match self.api.order(ticket.id).await? {
                 Answer::Done(order) => return Ok(Some(order)),
                 Answer::Refused(StatusCode::NOT_FOUND, _) => wait.again().await?,
-                Answer::Refused(StatusCode::CONFLICT, _) if self.api.interrupted() > interrupted => return Ok(None),
-                Answer::Refused(status, message) => return Err(format!("an order got {status} {message}").into()),
+                Answer::Refused(StatusCode::CONFLICT, _)
+                    if self.api.interrupted() > interrupted =>
+                {
+                    return Ok(None);
+                }
+                Answer::Refused(status, message) => {
+                    return Err(format!("an order got {status} {message}").into());
+                }
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Drives tickets, orders and their outboxd as separate processes, the way they run in production, and checks what is
-//! left: 200 times a ticket is created at 5, set to 10 and set to 15, all at once, with orders in between. No copy may
-//! stay at 10, nothing may be lost, doubled or out of order.
+//! Drives tickets, orders and their outboxd as separate processes, the way they run in production,
+//! and checks what is left: 200 times a ticket is created at 5, set to 10 and set to 15, all at
+//! once, with orders in between. No copy may stay at 10, nothing may be lost, doubled or out of
+//! order.
 //!
-//! `run` is the story from nothing to a report; `up`, `load`, `kill`, `start` and `down` are its parts, for trying things
-//! by hand: what happens to the load when a daemon is killed?
+//! `run` is the story from nothing to a report; `up`, `load`, `kill`, `start` and `down` are its
+//! parts, for trying things by hand: what happens to the load when a daemon is killed?
 
 mod api;
 mod check;
@@ -40,7 +41,8 @@ struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Verb {
-    /// Start everything on the servers of OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL, load it, check it, end it
+    /// Start everything on the servers of OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL, load
+    /// it, check it, end it
     Run,
     /// Start everything, servers too, and leave it running
     Up,
@@ -87,9 +89,11 @@ async fn main() -> ExitCode {
 
 /// Ends when someone asks this process to.
 async fn interrupted() -> Failure {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
         return "signals can't be received".into();
     };
     tokio::select! {

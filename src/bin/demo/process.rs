@@ -1,4 +1,5 @@
-//! One process: its start, its log, its end. A process that outlives the demo is known again by its id and start time.
+//! One process: its start, its log, its end. A process that outlives the demo is known again by its
+//! id and start time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -64,12 +65,19 @@ impl Plan {
         command
     }
 
-    /// Starts it, in a process group of its own: a Ctrl-C is for the demo, which then ends the others in order.
+    /// Starts it, in a process group of its own: a Ctrl-C is for the demo, which then ends the
+    /// others in order.
     pub(crate) fn start(self, lifetime: Lifetime) -> Result<Process, Failure> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.command();
-        command.stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(lifetime == Lifetime::Ours);
-        let child = command.spawn().map_err(|error| format!("{} can't be started: {error}", self.program.display()))?;
+        command
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .kill_on_drop(lifetime == Lifetime::Ours);
+        let child = command
+            .spawn()
+            .map_err(|error| format!("{} can't be started: {error}", self.program.display()))?;
         let pid = child.id().ok_or("a process ended while it was started")?;
         let started = started(pid).unwrap_or_default();
         Ok(Process { plan: self, pid, started, child: Some(child) })
@@ -82,8 +90,14 @@ impl Process {
         started(self.pid) == Some(self.started)
     }
 
-    /// Waits for the first line of its log from `offset` on that begins with `start`, and returns the rest of that line.
-    pub(crate) async fn line(&self, start: &str, offset: usize, patience: Duration) -> Result<String, Failure> {
+    /// Waits for the first line of its log from `offset` on that begins with `start`, and returns
+    /// the rest of that line.
+    pub(crate) async fn line(
+        &self,
+        start: &str,
+        offset: usize,
+        patience: Duration,
+    ) -> Result<String, Failure> {
         let deadline = Instant::now() + patience;
         loop {
             let alive = self.is_alive();
@@ -96,9 +110,12 @@ impl Process {
                 return Err(self.died());
             }
             if Instant::now() > deadline {
-                return Err(
-                    format!("{} was not ready in {patience:?}; its log:\n{}", self.plan.name, self.tail()).into()
-                );
+                return Err(format!(
+                    "{} was not ready in {patience:?}; its log:\n{}",
+                    self.plan.name,
+                    self.tail()
+                )
+                .into());
             }
             sleep(LOOK).await;
         }
@@ -125,14 +142,23 @@ impl Process {
         while self.is_alive() {
             if Instant::now() > deadline {
                 self.kill().await?;
-                return Err(format!("{} did not stop in {STOP_TIME:?} and was killed", self.plan.name).into());
+                return Err(format!(
+                    "{} did not stop in {STOP_TIME:?} and was killed",
+                    self.plan.name
+                )
+                .into());
             }
             sleep(LOOK).await;
         }
         match &mut self.child {
             Some(child) => match child.wait().await? {
                 status if status.success() => Ok(()),
-                status => Err(format!("{} stopped with {status}; its log:\n{}", self.plan.name, self.tail()).into()),
+                status => Err(format!(
+                    "{} stopped with {status}; its log:\n{}",
+                    self.plan.name,
+                    self.tail()
+                )
+                .into()),
             },
             None => Ok(()),
         }
@@ -160,7 +186,8 @@ impl Process {
 
 /// The start time of a process that runs.
 fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    let stat =
+        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut fields = after_name.split(' ');
     if fields.next()? == "Z" { None } else { fields.nth(18)?.parse().ok() }

@@ -1,5 +1,5 @@
-//! What the demo says while it works: a line on standard error for each part, and how far the load is: a bar on a
-//! terminal, a line now and then elsewhere.
+//! What the demo says while it works: a line on standard error for each part, and how far the load
+//! is: a bar on a terminal, a line now and then elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,12 @@ impl Progress {
     /// `total` steps, or as many as there will be.
     pub(crate) fn new(total: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(total));
-        Self { bar, done: AtomicU64::new(0), each: total.map_or(1000, |total| total.div_ceil(4).max(1)), total }
+        Self {
+            bar,
+            done: AtomicU64::new(0),
+            each: total.map_or(1000, |total| total.div_ceil(4).max(1)),
+            total,
+        }
     }
 
     pub(crate) fn step(&self) {
@@ -40,7 +45,9 @@ impl Progress {
             (None, Some(total)) if done.is_multiple_of(self.each) || done == total => {
                 note(format_args!("  {done} of {total}"))
             }
-            (None, None) if done.is_multiple_of(self.each) => note(format_args!("  {done} requests")),
+            (None, None) if done.is_multiple_of(self.each) => {
+                note(format_args!("  {done} requests"))
+            }
             _ => {}
         }
     }

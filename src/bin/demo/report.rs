@@ -62,7 +62,13 @@ impl Latency {
     fn of(micros: &Histogram<u64>) -> Self {
         let milliseconds = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1e3;
         let at = |quantile| milliseconds(micros.value_at_quantile(quantile));
-        Self { samples: micros.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: milliseconds(micros.max()) }
+        Self {
+            samples: micros.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: milliseconds(micros.max()),
+        }
     }
 }
 
@@ -84,7 +90,8 @@ pub(crate) struct Measured {
 impl Report {
     /// Judges what was measured.
     pub(crate) fn new(measured: Measured) -> Self {
-        let Measured { amount, took, refused, interrupted, found, held, loaded, unhurried } = measured;
+        let Measured { amount, took, refused, interrupted, found, held, loaded, unhurried } =
+            measured;
         let mut report = Self {
             tickets: found.tickets.tickets,
             orders: found.orders.orders,
@@ -118,12 +125,15 @@ impl Report {
             (self.missing as u64, "events are missing from the stream"),
             (self.foreign, "messages are no event of ours"),
         ];
-        self.failures.extend(zero.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+        self.failures
+            .extend(zero.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
         if self.latency_ms.samples == 0 {
             self.failures.push("no event's latency was measured".to_owned());
         }
         let Amount::Tickets(wanted) = amount else { return };
-        for (name, counts) in [("tickets", &self.databases.tickets), ("orders", &self.databases.orders)] {
+        for (name, counts) in
+            [("tickets", &self.databases.tickets), ("orders", &self.databases.orders)]
+        {
             if counts.tickets_at_15 as u64 != wanted || counts.lowest_version < 2 {
                 self.failures.push(format!(
                     "database {name} has {} tickets at price 15, the lowest version is {}; there should be {wanted} from \
@@ -133,7 +143,8 @@ impl Report {
             }
         }
         if self.refused_edits != self.orders as u64 {
-            self.failures.push(format!("{} edits were refused, not one for each order", self.refused_edits));
+            self.failures
+                .push(format!("{} edits were refused, not one for each order", self.refused_edits));
         }
     }
 
@@ -182,7 +193,10 @@ impl fmt::Display for Report {
             writeln!(f, "  {name:<28}{value:>18}")?;
         }
         writeln!(f, "\n  {:<28}{:>9}{:>9}", "commit to consumer, in ms", "p50", "p99")?;
-        let latencies = [("under the load", &self.latency_ms), ("one change at a time", &self.unhurried_latency_ms)];
+        let latencies = [
+            ("under the load", &self.latency_ms),
+            ("one change at a time", &self.unhurried_latency_ms),
+        ];
         for (name, latency) in latencies {
             writeln!(f, "  {name:<28}{:>9.1}{:>9.1}", latency.p50, latency.p99)?;
         }
@@ -193,7 +207,11 @@ impl fmt::Display for Report {
             self.load_seconds, self.latency_ms.samples
         )?;
         if self.interrupted_requests > 0 {
-            writeln!(f, "  {} requests got no answer and were sent again.", self.interrupted_requests)?;
+            writeln!(
+                f,
+                "  {} requests got no answer and were sent again.",
+                self.interrupted_requests
+            )?;
         }
         self.failures.iter().try_for_each(|failure| writeln!(f, "  NOT AS PROMISED: {failure}"))
     }

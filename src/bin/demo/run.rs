@@ -1,4 +1,5 @@
-//! `demo run`: the story from nothing to a report. Leaves no process and no file but the report; the logs too if it fails.
+//! `demo run`: the story from nothing to a report. Leaves no process and no file but the report;
+//! the logs too if it fails.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -71,7 +72,11 @@ async fn story(stage: &mut Stage) -> Result<Measured, Failure> {
 }
 
 /// Puts the load on, waits until everything has settled, and looks at what is left.
-pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration) -> Result<Measured, Failure> {
+pub(crate) async fn measure(
+    stage: &Stage,
+    amount: Amount,
+    settle_time: Duration,
+) -> Result<Measured, Failure> {
     let (mongodb, nats) = stage.servers.connect().await?;
     let watch = Watch::start(&nats, &stage.servers.stream).await?;
     let api = Arc::new(Api::new(stage)?);
@@ -79,7 +84,9 @@ pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration
         Amount::Tickets(tickets) => {
             note(format!("{tickets} tickets at once: create at 5, set to 10, set to 15; orders"))
         }
-        Amount::Time(time) => note(format!("for {time:?}: tickets at 5, set to 10, set to 15; orders")),
+        Amount::Time(time) => {
+            note(format!("for {time:?}: tickets at 5, set to 10, set to 15; orders"))
+        }
     }
     let (began, since) = (Instant::now(), DateTime::now());
     let done = load::run(&api, amount).await?;
@@ -105,7 +112,8 @@ pub(crate) async fn measure(stage: &Stage, amount: Amount, settle_time: Duration
     })
 }
 
-/// Makes a directory that only this user can read: logs and state hold the token's key and connection strings.
+/// Makes a directory that only this user can read: logs and state hold the token's key and
+/// connection strings.
 pub(crate) fn private_dir(path: &Path) -> Result<(), Failure> {
     let made = DirBuilder::new().mode(0o700).create(path);
     made.map_err(|error| format!("{} can't be made: {error}", path.display()).into())
@@ -119,9 +127,13 @@ pub(crate) fn write(report: &Report, path: &Path) -> Result<(), Failure> {
 
 fn servers() -> Result<Servers, Failure> {
     let given = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let (Some(mongodb_uri), Some(nats_url)) = (given("OUTBOXD_TEST_MONGODB_URI"), given("OUTBOXD_TEST_NATS_URL"))
+    let (Some(mongodb_uri), Some(nats_url)) =
+        (given("OUTBOXD_TEST_MONGODB_URI"), given("OUTBOXD_TEST_NATS_URL"))
     else {
-        return Err("OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL are not set; run it by `make demo`".into());
+        return Err(
+            "OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL are not set; run it by `make demo`"
+                .into(),
+        );
     };
     // The servers may be someone's own, with other databases on them.
     let run = format!("{:08x}", rand::random::<u32>());

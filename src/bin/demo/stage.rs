@@ -1,4 +1,5 @@
-//! What the demo runs: two databases and a stream, and four processes on them: each service with its outboxd.
+//! What the demo runs: two databases and a stream, and four processes on them: each service with
+//! its outboxd.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use tokio::time::{Instant, sleep};
 use crate::Failure;
 use crate::process::{Lifetime, Plan, Process};
 
-/// The processes, in the order they are started; they are stopped in the reverse order, so that outboxd publishes what
-/// its service wrote last.
+/// The processes, in the order they are started; they are stopped in the reverse order, so that
+/// outboxd publishes what its service wrote last.
 pub(crate) const NAMES: [&str; 4] = ["outboxd-tickets", "outboxd-orders", "tickets", "orders"];
 /// How long a process may take to be ready.
 const READY_TIME: Duration = Duration::from_secs(30);
@@ -47,7 +48,9 @@ pub(crate) struct Stage {
 
 impl Servers {
     /// Connects.
-    pub(crate) async fn connect(&self) -> Result<(Client, async_nats::jetstream::Context), Failure> {
+    pub(crate) async fn connect(
+        &self,
+    ) -> Result<(Client, async_nats::jetstream::Context), Failure> {
         let mongodb = Client::with_uri_str(&self.mongodb_uri).await?;
         let nats = async_nats::connect(&self.nats_url).await?;
         Ok((mongodb, async_nats::jetstream::new(nats)))
@@ -56,7 +59,9 @@ impl Servers {
     /// Removes the databases and the stream.
     pub(crate) async fn clear(&self) -> Result<(), Failure> {
         let cleared = tokio::time::timeout(CLEAR_TIME, self.remove()).await;
-        cleared.map_err(|_| format!("the databases and the stream were not removed in {CLEAR_TIME:?}"))?
+        cleared.map_err(|_| {
+            format!("the databases and the stream were not removed in {CLEAR_TIME:?}")
+        })?
     }
 
     async fn remove(&self) -> Result<(), Failure> {
@@ -76,7 +81,14 @@ impl Stage {
     /// Nothing runs yet.
     pub(crate) fn new(servers: Servers, logs: PathBuf) -> Self {
         let jwt_key = format!("{:032x}", rand::random::<u128>());
-        Self { servers, jwt_key, logs, tickets_url: String::new(), orders_url: String::new(), processes: Vec::new() }
+        Self {
+            servers,
+            jwt_key,
+            logs,
+            tickets_url: String::new(),
+            orders_url: String::new(),
+            processes: Vec::new(),
+        }
     }
 
     /// Migrates both outboxes, starts the processes and waits until all are ready.
@@ -88,7 +100,11 @@ impl Stage {
             let migrate = self.plan(&format!("outboxd-{service}"), "migrate")?;
             let output = migrate.command().output().await?;
             if !output.status.success() {
-                return Err(format!("`outboxd migrate`: {}", String::from_utf8_lossy(&output.stderr).trim()).into());
+                return Err(format!(
+                    "`outboxd migrate`: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                )
+                .into());
             }
         }
         for name in NAMES {
@@ -152,7 +168,8 @@ impl Stage {
     /// The plan of the process `name`; `verb` is what outboxd does.
     fn plan(&self, name: &str, verb: &str) -> Result<Plan, Failure> {
         let service = name.trim_start_matches("outboxd-");
-        let (program, args) = if service == name { (name, vec![]) } else { ("outboxd", vec![verb.to_owned()]) };
+        let (program, args) =
+            if service == name { (name, vec![]) } else { ("outboxd", vec![verb.to_owned()]) };
         let own = std::env::current_exe()?;
         let program = own.parent().unwrap_or(Path::new(".")).join(program);
         let uri = with_database(&self.servers.mongodb_uri, self.servers.database(service));
@@ -163,7 +180,11 @@ impl Stage {
             ("NATS_CLIENT_ID", name.to_owned()),
         ]);
         if service == name {
-            env.extend([("JWT_KEY", self.jwt_key.clone()), ("HOST", "127.0.0.1".into()), ("PORT", "0".into())]);
+            env.extend([
+                ("JWT_KEY", self.jwt_key.clone()),
+                ("HOST", "127.0.0.1".into()),
+                ("PORT", "0".into()),
+            ]);
         } else {
             let alerts = self.logs.join(format!("{name}.alerts.jsonl"));
             env.extend([
@@ -215,7 +236,8 @@ async fn has_lease(database: &Database) -> Result<bool, Failure> {
 
 /// The connection string with this database as its path.
 fn with_database(uri: &str, database: &str) -> String {
-    let (address, options) = uri.split_once('?').map_or((uri, None), |(address, options)| (address, Some(options)));
+    let (address, options) =
+        uri.split_once('?').map_or((uri, None), |(address, options)| (address, Some(options)));
     let (scheme, hosts) = address.split_once("://").unwrap_or(("mongodb", address));
     let hosts = hosts.split('/').next().unwrap_or_default();
     let options = options.map(|options| format!("?{options}")).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! `demo up`, `load`, `kill`, `start`, `down`: the same, left running, for trying things by hand.
 //!
-//! All state is in `target/demo-up`: what runs, its logs, and the servers with their data. `down` removes it.
+//! All state is in `target/demo-up`: what runs, its logs, and the servers with their data. `down`
+//! removes it.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -65,7 +66,10 @@ pub(crate) async fn down() -> Result<(), Failure> {
     stopped
 }
 
-pub(crate) async fn load(time: Duration, interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
+pub(crate) async fn load(
+    time: Duration,
+    interrupted: impl Future<Output = Failure>,
+) -> Result<(), Failure> {
     let stage = there()?;
     let measured = tokio::select! {
         measured = measure(&stage, Amount::Time(time), SETTLE_TIME) => measured?,
@@ -104,14 +108,16 @@ pub(crate) async fn start(name: &str) -> Result<(), Failure> {
 async fn start_all() -> Result<Stage, Failure> {
     let directory = Path::new(STATE).join("servers");
     let output = Command::new(SERVERS).arg("up").arg(&directory).output().await;
-    let output = output.map_err(|error| format!("{SERVERS}: {error}; run this in the project's root"))?;
+    let output =
+        output.map_err(|error| format!("{SERVERS}: {error}; run this in the project's root"))?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
     }
     let variable = async |name: &str| -> Result<String, Failure> {
         // The file is shell: let the shell read it.
         let script = format!(". \"$0\" && printf %s \"${name}\"");
-        let output = Command::new("sh").arg("-c").arg(script).arg(directory.join("env")).output().await?;
+        let output =
+            Command::new("sh").arg("-c").arg(script).arg(directory.join("env")).output().await?;
         Ok(String::from_utf8(output.stdout)?)
     };
     let servers = Servers {
@@ -164,7 +170,9 @@ fn describe(stage: &Stage) -> Result<String, Failure> {
 async fn clear() -> Result<(), Failure> {
     let state = Path::new(STATE);
     let servers = state.join("servers");
-    if servers.join("pids").exists() && !Command::new(SERVERS).arg("down").arg(&servers).status().await?.success() {
+    if servers.join("pids").exists()
+        && !Command::new(SERVERS).arg("down").arg(&servers).status().await?.success()
+    {
         return Err(format!("`{SERVERS} down {}` failed", servers.display()).into());
     }
     match std::fs::remove_dir_all(state) {
@@ -197,7 +205,13 @@ fn read() -> Result<Option<Stage>, Failure> {
 fn write(stage: &Stage) -> Result<(), Failure> {
     let path = Path::new(STATE).join("state.json");
     let (new, text) = (path.with_extension("new"), serde_json::to_vec_pretty(stage)?);
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?
+        .write_all(&text)?;
     std::fs::rename(new, path)?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The orders service: owns the orders. It keeps a copy of the tickets, and reserves a ticket for one order at a time.
+//! The orders service: owns the orders. It keeps a copy of the tickets, and reserves a ticket for
+//! one order at a time.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -7,7 +8,8 @@
 //! | `GET /api/orders/{id}` | 200 and the order; only by its owner |
 //! | `GET /api/orders?limit=&after=` | 200 and a list of the user's own orders |
 //!
-//! Emits `order:created` and `order:cancelled`; listens to `ticket:created` and `ticket:updated` as `orders-service`.
+//! Emits `order:created` and `order:cancelled`; listens to `ticket:created` and `ticket:updated` as
+//! `orders-service`.
 
 mod follow;
 mod routes;

@@ -40,17 +40,29 @@ async fn create(
     Ok((StatusCode::CREATED, Json(done)))
 }
 
-async fn cancel(State(orders): State<Orders>, User(user): User, Id(id): Id) -> Result<Json<OrderMessage>, ApiError> {
+async fn cancel(
+    State(orders): State<Orders>,
+    User(user): User,
+    Id(id): Id,
+) -> Result<Json<OrderMessage>, ApiError> {
     let done = to_the_end(async move { Ok(orders.store.cancel(id, user).await?) }).await?;
     Ok(Json(done))
 }
 
-async fn show(State(orders): State<Orders>, User(user): User, Id(id): Id) -> Result<Json<OrderMessage>, ApiError> {
+async fn show(
+    State(orders): State<Orders>,
+    User(user): User,
+    Id(id): Id,
+) -> Result<Json<OrderMessage>, ApiError> {
     let order = to_the_end(async move { Ok(orders.store.find(id, &user).await?) }).await?;
     Ok(Json(OrderMessage::from(&order)))
 }
 
-async fn list(State(orders): State<Orders>, User(user): User, page: Page) -> Result<Json<Vec<OrderMessage>>, ApiError> {
+async fn list(
+    State(orders): State<Orders>,
+    User(user): User,
+    page: Page,
+) -> Result<Json<Vec<OrderMessage>>, ApiError> {
     let found = to_the_end(async move { Ok(orders.store.list(&user, page).await?) }).await?;
     Ok(Json(found.iter().map(OrderMessage::from).collect()))
 }

@@ -1,8 +1,9 @@
-//! The orders and their changes. Owns the collections `orders` and `tickets` (a copy of the tickets).
+//! The orders and their changes. Owns the collections `orders` and `tickets` (a copy of the
+//! tickets).
 //!
-//! Each change of an order raises its version by one and enqueues one event, built from the order as stored. Events are
-//! keyed by the *ticket*: its orders follow one another, and the tickets service must hear that one was cancelled before
-//! it hears of the next.
+//! Each change of an order raises its version by one and enqueues one event, built from the order
+//! as stored. Events are keyed by the *ticket*: its orders follow one another, and the tickets
+//! service must hear that one was cancelled before it hears of the next.
 
 use std::time::Duration;
 
@@ -88,7 +89,10 @@ impl Store {
             .name("one_active_order_per_ticket".to_owned())
             .unique(true)
             .partial_filter_expression(active);
-        let one_per_ticket = IndexModel::builder().keys(doc! { "ticketId": 1 }).options(one_per_ticket.build()).build();
+        let one_per_ticket = IndexModel::builder()
+            .keys(doc! { "ticketId": 1 })
+            .options(one_per_ticket.build())
+            .build();
         let by_user = IndexModel::builder().keys(doc! { "userId": 1, "_id": 1 }).build();
         orders.create_indexes([one_per_ticket, by_user]).await?;
         Ok(Self {
@@ -120,7 +124,11 @@ impl Store {
         };
         transaction::run(&self.client, PATIENCE, (self, order), |session, (store, order)| {
             async move {
-                let ticket = store.tickets.find_one(doc! { "_id": order.ticket_id }).session(&mut *session).await?;
+                let ticket = store
+                    .tickets
+                    .find_one(doc! { "_id": order.ticket_id })
+                    .session(&mut *session)
+                    .await?;
                 if ticket.is_none() {
                     return Err(ApiError::not_found("ticket").into());
                 }
@@ -140,15 +148,19 @@ impl Store {
     pub(crate) async fn cancel(&self, id: ObjectId, user: String) -> Result<OrderMessage> {
         transaction::run(&self.client, PATIENCE, (self, user), |session, (store, user)| {
             async move {
-                let found = store.orders.find_one(doc! { "_id": id }).session(&mut *session).await?;
+                let found =
+                    store.orders.find_one(doc! { "_id": id }).session(&mut *session).await?;
                 let order = own(found, user)?;
                 match order.status {
                     OrderStatus::Cancelled => return Ok(OrderMessage::from(&order)),
-                    OrderStatus::Complete => return Err(ApiError::conflict("the order is paid").into()),
+                    OrderStatus::Complete => {
+                        return Err(ApiError::conflict("the order is paid").into());
+                    }
                     OrderStatus::Created | OrderStatus::AwaitingPayment => {}
                 }
                 let status = bson::serialize_to_bson(&OrderStatus::Cancelled)?;
-                let stored = store.change(session, &order, doc! { "$set": { "status": status } }).await?;
+                let stored =
+                    store.change(session, &order, doc! { "$set": { "status": status } }).await?;
                 store.emit(session, ORDER_CANCELLED, &stored).await
             }
             .boxed()
@@ -156,7 +168,12 @@ impl Store {
         .await
     }
 
-    async fn change(&self, session: &mut ClientSession, order: &Order, mut update: Document) -> Result<Order> {
+    async fn change(
+        &self,
+        session: &mut ClientSession,
+        order: &Order,
+        mut update: Document,
+    ) -> Result<Order> {
         update.insert("$inc", doc! { "version": 1_i64 });
         let stored = self
             .orders
@@ -167,9 +184,16 @@ impl Store {
         stored.ok_or_else(|| ApiError::conflict("the order has changed; look at it again").into())
     }
 
-    async fn emit(&self, session: &mut ClientSession, subject: &str, order: &Order) -> Result<OrderMessage> {
+    async fn emit(
+        &self,
+        session: &mut ClientSession,
+        subject: &str,
+        order: &Order,
+    ) -> Result<OrderMessage> {
         let message = OrderMessage::from(order);
-        self.outbox.enqueue(session, transaction::event(subject, &order.ticket_id.to_hex(), &message)?).await?;
+        self.outbox
+            .enqueue(session, transaction::event(subject, &order.ticket_id.to_hex(), &message)?)
+            .await?;
         Ok(message)
     }
 }
@@ -177,7 +201,9 @@ impl Store {
 fn own(found: Option<Order>, user: &str) -> Result<Order> {
     match found {
         None => Err(ApiError::not_found("order").into()),
-        Some(order) if order.user_id != user => Err(ApiError::forbidden("the order is someone else's").into()),
+        Some(order) if order.user_id != user => {
+            Err(ApiError::forbidden("the order is someone else's").into())
+        }
         Some(order) => Ok(order),
     }
 }

@@ -1,11 +1,13 @@
-//! The fields of a request's body, taken one by one; every mistake is reported at once, each with its field.
+//! The fields of a request's body, taken one by one; every mistake is reported at once, each with
+//! its field.
 
 use bson::oid::ObjectId;
 use serde_json::{Map, Value};
 
 use super::http::{ApiError, Complaint};
 
-/// A JSON object under examination. A field that is wrong yields a stand-in; [`Fields::check`] tells.
+/// A JSON object under examination. A field that is wrong yields a stand-in; [`Fields::check`]
+/// tells.
 #[derive(Debug)]
 pub(crate) struct Fields {
     object: Map<String, Value>,
@@ -21,7 +23,9 @@ impl Fields {
     /// A text of 1 to `max` characters, without white space around it.
     pub(crate) fn text(&mut self, field: &'static str, max: usize) -> String {
         match self.object.get(field) {
-            Some(Value::String(text)) if !text.trim().is_empty() && text.trim().chars().count() <= max => {
+            Some(Value::String(text))
+                if !text.trim().is_empty() && text.trim().chars().count() <= max =>
+            {
                 text.trim().to_owned()
             }
             _ => {
@@ -54,7 +58,11 @@ impl Fields {
 
     /// A record's id.
     pub(crate) fn id(&mut self, field: &'static str) -> ObjectId {
-        let id = self.object.get(field).and_then(Value::as_str).and_then(|text| ObjectId::parse_str(text).ok());
+        let id = self
+            .object
+            .get(field)
+            .and_then(Value::as_str)
+            .and_then(|text| ObjectId::parse_str(text).ok());
         id.unwrap_or_else(|| {
             self.complain(field, "must be an id of 24 hexadecimal digits");
             ObjectId::default()
@@ -63,10 +71,15 @@ impl Fields {
 
     /// Passes if nothing was wrong.
     pub(crate) fn check(self) -> Result<(), ApiError> {
-        if self.complaints.is_empty() { Ok(()) } else { Err(ApiError::bad_request(self.complaints)) }
+        if self.complaints.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::bad_request(self.complaints))
+        }
     }
 
     fn complain(&mut self, field: &'static str, reason: impl std::fmt::Display) {
-        self.complaints.push(Complaint { message: format!("{field} {reason}"), field: Some(field) });
+        self.complaints
+            .push(Complaint { message: format!("{field} {reason}"), field: Some(field) });
     }
 }

@@ -1,12 +1,15 @@
 //! The shape of the services' HTTP: what a request must look like, and the one shape of a refusal.
 //!
-//! Every answer that isn't a success is `{"errors": [{"message": "…", "field": "…"}]}`; `field` is there when one is to
-//! blame. That holds for unknown routes, wrong methods and bodies that aren't JSON too.
+//! Every answer that isn't a success is `{"errors": [{"message": "…", "field": "…"}]}`; `field` is
+//! there when one is to blame. That holds for unknown routes, wrong methods and bodies that aren't
+//! JSON too.
 
 use std::fmt;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, MatchedPath, Path, Request};
+use axum::extract::{
+    DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, MatchedPath, Path, Request,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
@@ -32,7 +35,8 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long the work of one request may take. MongoDB elects a new primary in about 10 s.
 const WORK_TIME: Duration = Duration::from_secs(15);
-/// Requests that are worked on at once; the others wait for their turn. Several times the connections to MongoDB.
+/// Requests that are worked on at once; the others wait for their turn. Several times the
+/// connections to MongoDB.
 const WORK_AT_ONCE: u32 = 256;
 /// How long a request tries to get past others that change the same record.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,7 +96,8 @@ impl ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let messages: Vec<_> = self.errors.iter().map(|complaint| complaint.message.as_str()).collect();
+        let messages: Vec<_> =
+            self.errors.iter().map(|complaint| complaint.message.as_str()).collect();
         f.write_str(&messages.join("; "))
     }
 }
@@ -121,15 +126,22 @@ impl From<mongodb::error::Error> for ApiError {
         }
         error!(%error, "request failed");
         match &*error.kind {
-            ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database can't be reached; try again")
-            }
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; its reason is in the service's log"),
+            ErrorKind::ServerSelection { .. }
+            | ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database can't be reached; try again",
+            ),
+            _ => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the request failed; its reason is in the service's log",
+            ),
         }
     }
 }
 
-/// The routes of a service with what every service has: `/healthz`, limits, and JSON for what isn't there.
+/// The routes of a service with what every service has: `/healthz`, limits, and JSON for what isn't
+/// there.
 pub(crate) fn router(routes: Router) -> Router {
     routes
         .route("/healthz", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
@@ -137,7 +149,10 @@ pub(crate) fn router(routes: Router) -> Router {
             ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
         })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{} does not take {method}", uri.path()),
+            )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(traced))
@@ -179,7 +194,8 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// Runs the work of a request to its end even if the client hangs up: a transaction is finished, not left behind.
+/// Runs the work of a request to its end even if the client hangs up: a transaction is finished,
+/// not left behind.
 ///
 /// # Errors
 /// What `work` says; 503 when it takes too long.
@@ -258,30 +274,43 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             let message = "send the body as `Content-Type: application/json`";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let bytes = match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await {
+        let bytes = match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await
+        {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
                 return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
             }
-            Ok(Err(rejection)) => return Err(ApiError::new(rejection.status(), "the body can't be read")),
-            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+            Ok(Err(rejection)) => {
+                return Err(ApiError::new(rejection.status(), "the body can't be read"));
+            }
+            Err(_) => {
+                return Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body did not come in time",
+                ));
+            }
         };
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Self(Fields::new(object))),
             Ok(_) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body must be a JSON object")),
-            Err(error) => Err(ApiError::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))),
+            Err(error) => Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not JSON: {error}"),
+            )),
         }
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
-/// Which records of a list: `?limit=` of them, those after the id `?after=`, in the order of their ids.
+/// Which records of a list: `?limit=` of them, those after the id `?after=`, in the order of their
+/// ids.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page {
     pub(crate) limit: i64,
@@ -297,13 +326,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
             match pair.split_once('=') {
                 Some(("limit", text)) => {
                     let limit = text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
-                    page.limit = limit
-                        .ok_or_else(|| ApiError::bad_field("limit", format!("limit is a number of 1 to {MAX_PAGE}")))?;
+                    page.limit = limit.ok_or_else(|| {
+                        ApiError::bad_field(
+                            "limit",
+                            format!("limit is a number of 1 to {MAX_PAGE}"),
+                        )
+                    })?;
                 }
                 Some(("after", text)) => {
                     let id = ObjectId::parse_str(text);
-                    page.after =
-                        Some(id.map_err(|_| ApiError::bad_field("after", "after is an id of 24 hexadecimal digits"))?);
+                    page.after = Some(id.map_err(|_| {
+                        ApiError::bad_field("after", "after is an id of 24 hexadecimal digits")
+                    })?);
                 }
                 _ => {}
             }

@@ -1,11 +1,13 @@
 //! Hears what the other service says and applies it, in order and once.
 //!
-//! A listener is a durable JetStream consumer named by its queue group; every instance of the service shares it. It takes
-//! one message at a time and acks it only after what it says was committed. A message that comes too early is asked for
-//! again later; one that was applied before is done. The consumer takes every subject of the stream, because a consumer
-//! with several filters needs nats-server 2.10, and two consumers would lose the order between created and cancelled.
+//! A listener is a durable JetStream consumer named by its queue group; every instance of the
+//! service shares it. It takes one message at a time and acks it only after what it says was
+//! committed. A message that comes too early is asked for again later; one that was applied before
+//! is done. The consumer takes every subject of the stream, because a consumer with several filters
+//! needs nats-server 2.10, and two consumers would lose the order between created and cancelled.
 //!
-//! The service runs without it: while NATS is away, requests are answered and events wait in the outbox.
+//! The service runs without it: while NATS is away, requests are answered and events wait in the
+//! outbox.
 
 use std::time::Duration;
 
@@ -22,17 +24,19 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::http::ApiError;
 
-/// When the server gives a message to someone else because no ack came: how long the messages of a killed instance wait.
+/// When the server gives a message to someone else because no ack came: how long the messages of a
+/// killed instance wait.
 const ACK_WAIT: Duration = Duration::from_secs(5);
-/// Messages asked for at once. They wait here for their turn, a few milliseconds each, well within [`ACK_WAIT`].
+/// Messages asked for at once. They wait here for their turn, a few milliseconds each, well within
+/// [`ACK_WAIT`].
 const BATCH: usize = 32;
-/// Messages without an ack, of all instances, those to be heard again later among them. When a killed instance leaves
-/// gaps, everything behind a gap waits like that.
+/// Messages without an ack, of all instances, those to be heard again later among them. When a
+/// killed instance leaves gaps, everything behind a gap waits like that.
 const MAX_PENDING: i64 = 4096;
 /// When a message that came too early is heard again.
 const LATER: Duration = Duration::from_millis(250);
-/// When a message that could not be applied is heard again, once more for each time before; and when a lost consumer is
-/// looked for again.
+/// When a message that could not be applied is heard again, once more for each time before; and
+/// when a lost consumer is looked for again.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The longest of those waits, as a multiple.
 const MAX_WAITS: i64 = 10;
@@ -60,7 +64,11 @@ pub(crate) enum ApplyError {
 /// Applies messages.
 pub(crate) trait Apply: Send + Sync + 'static {
     /// Applies one message, all of it or nothing. The same message may come again.
-    fn apply(&self, subject: &str, payload: &[u8]) -> impl Future<Output = Result<Verdict, ApplyError>> + Send;
+    fn apply(
+        &self,
+        subject: &str,
+        payload: &[u8],
+    ) -> impl Future<Output = Result<Verdict, ApplyError>> + Send;
 }
 
 /// Listens until `stop`. Starts over whenever the consumer is lost.
@@ -102,7 +110,8 @@ async fn consume(
         max_ack_pending: MAX_PENDING,
         ..pull::Config::default()
     };
-    let consumer = nats.get_stream_no_info(stream).await?.get_or_create_consumer(group, config).await?;
+    let consumer =
+        nats.get_stream_no_info(stream).await?.get_or_create_consumer(group, config).await?;
     let mut messages = consumer.stream().max_messages_per_batch(BATCH).messages().await?;
     info!(stream, group, "listening");
     loop {
@@ -120,7 +129,8 @@ async fn consume(
             None => return Ok(()),
         }
     }
-    // What waits here is for another instance, at once; and for none but another, so this one asks for no more.
+    // What waits here is for another instance, at once; and for none but another, so this one asks
+    // for no more.
     let mut waiting = Vec::new();
     while let Some(Some(Ok(message))) = messages.next().now_or_never() {
         waiting.push(message);
@@ -172,7 +182,9 @@ async fn handle(message: Message, to: &impl Apply) -> Result<(), async_nats::Err
             AckKind::Term
         }
         Err(ApplyError::Database(error)) => {
-            let error = error.get_custom::<ApiError>().map_or_else(|| error.to_string(), ApiError::to_string);
+            let error = error
+                .get_custom::<ApiError>()
+                .map_or_else(|| error.to_string(), ApiError::to_string);
             warn!(error, subject = %message.subject, "not applied; asking for it again");
             let before = message.info().map_or(1, |info| info.delivered).clamp(1, MAX_WAITS);
             AckKind::Nak(Some(AFTER_FAILURE * u32::try_from(before)?))

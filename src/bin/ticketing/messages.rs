@@ -1,7 +1,7 @@
 //! What the services say to each other, and to whoever asks over HTTP: the records as JSON.
 //!
-//! A message is built from the record as stored. `version` counts the record's events: 0 with the first, one more with
-//! each later one.
+//! A message is built from the record as stored. `version` counts the record's events: 0 with the
+//! first, one more with each later one.
 
 use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize, Serializer};

@@ -58,7 +58,8 @@ pub(crate) fn exit(name: &str, outcome: Result<(), Failure>) -> ExitCode {
 }
 
 impl Service {
-    /// Reads the environment and connects. `collections` are made if they are missing; the outbox must be there.
+    /// Reads the environment and connects. `collections` are made if they are missing; the outbox
+    /// must be there.
     pub(crate) async fn connect(name: &'static str, collections: &[&str]) -> Result<Self, Failure> {
         let settings = Settings::read(|name| std::env::var(name).ok())?;
         start_telemetry(name, &settings.client_id)?;
@@ -66,7 +67,11 @@ impl Service {
         let database = connect_mongodb(&settings).await?;
         let there = database.list_collection_names().await?;
         if !there.iter().any(|there| there == OUTBOX) {
-            return Err(format!("database {} has no outbox; run `outboxd migrate` on it", settings.database).into());
+            return Err(format!(
+                "database {} has no outbox; run `outboxd migrate` on it",
+                settings.database
+            )
+            .into());
         }
         for name in collections {
             match database.create_collection(*name).await {
@@ -91,7 +96,12 @@ impl Service {
     }
 
     /// Answers requests and listens as `group` until SIGTERM, then finishes what is under way.
-    pub(crate) async fn run(self, routes: Router, group: &'static str, applies: impl Apply) -> Result<(), Failure> {
+    pub(crate) async fn run(
+        self,
+        routes: Router,
+        group: &'static str,
+        applies: impl Apply,
+    ) -> Result<(), Failure> {
         let Self { settings, nats, stop, .. } = self;
         let socket = TcpListener::bind(settings.address)
             .await
@@ -102,7 +112,8 @@ impl Service {
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
         info!(%address, database = settings.database, name = settings.client_id, "ready");
         let stopping = stop.clone();
-        let server = axum::serve(socket, http::router(routes)).with_graceful_shutdown(stop.cancelled_owned());
+        let server = axum::serve(socket, http::router(routes))
+            .with_graceful_shutdown(stop.cancelled_owned());
         let over = async {
             stopping.cancelled().await;
             tokio::time::sleep(STOP_TIME).await;
@@ -140,7 +151,10 @@ async fn connect_mongodb(settings: &Settings) -> Result<Database, Failure> {
     options.max_pool_size.get_or_insert(POOL);
     options.server_selection_timeout.get_or_insert(SELECTION_TIME);
     let database = Client::with_options(options)?.database(&settings.database);
-    database.run_command(doc! { "ping": 1 }).await.map_err(|error| format!("MongoDB can't be reached: {error}"))?;
+    database
+        .run_command(doc! { "ping": 1 })
+        .await
+        .map_err(|error| format!("MongoDB can't be reached: {error}"))?;
     Ok(database)
 }
 
@@ -148,18 +162,25 @@ async fn connect_mongodb(settings: &Settings) -> Result<Database, Failure> {
 fn start_telemetry(name: &'static str, instance: &str) -> Result<(), Failure> {
     traces::start(name, instance)?;
     let level = Targets::new().with_default(Level::WARN).with_target(name, Level::INFO);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
     let lines = lines.with_filter(level).with_filter(filter_fn(|of| of.is_event()));
     let spans = traces::tracer().map(|tracer| {
         let own = Targets::new().with_target(name, Level::INFO);
-        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(own).with_filter(filter_fn(|of| of.is_span()))
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_filter(own)
+            .with_filter(filter_fn(|of| of.is_span()))
     });
     let _ = tracing_subscriber::registry().with(lines).with(spans).try_init();
     Ok(())
 }
 
 fn stop_on_signals() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {

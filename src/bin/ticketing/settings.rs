@@ -40,7 +40,8 @@ impl Settings {
             })
         };
         let (mongodb_uri, nats_url) = (need("MONGODB_URI"), need("NATS_URL"));
-        let (stream, client_id, jwt_key) = (need("NATS_CLUSTER_ID"), need("NATS_CLIENT_ID"), need("JWT_KEY"));
+        let (stream, client_id, jwt_key) =
+            (need("NATS_CLUSTER_ID"), need("NATS_CLIENT_ID"), need("JWT_KEY"));
         let host = given("HOST").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |host| host.parse());
         let port = given("PORT").map_or(Ok(DEFAULT_PORT), |port| port.parse());
         let database = match ConnectionString::parse(&mongodb_uri) {
@@ -58,7 +59,15 @@ impl Settings {
         match (host, port) {
             (Ok(host), Ok(port)) if mistakes.is_empty() => {
                 let address = SocketAddr::new(host, port);
-                return Ok(Self { mongodb_uri, database, nats_url, stream, client_id, jwt_key, address });
+                return Ok(Self {
+                    mongodb_uri,
+                    database,
+                    nats_url,
+                    stream,
+                    client_id,
+                    jwt_key,
+                    address,
+                });
             }
             (Ok(_), Ok(_)) => {}
             (host, port) => {

@@ -1,4 +1,5 @@
-//! Who asks: a user is a JWT signed with `JWT_KEY` (HS256), its subject (`sub`) is the user's id, and it expires (`exp`).
+//! Who asks: a user is a JWT signed with `JWT_KEY` (HS256), its subject (`sub`) is the user's id,
+//! and it expires (`exp`).
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -34,15 +35,17 @@ impl Verifier {
 
     /// The user's id, or what is wrong with the token; never a part of it.
     pub(crate) fn user(&self, token: &str) -> Result<String, &'static str> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(|error| {
-            use jsonwebtoken::errors::ErrorKind;
-            match error.kind() {
-                ErrorKind::ExpiredSignature => "the token has expired",
-                ErrorKind::InvalidSignature => "the token's signature is not ours",
-                ErrorKind::MissingRequiredClaim(_) => "the token needs the claims sub and exp",
-                _ => "the token is not a valid JWT with sub and exp",
-            }
-        })?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(
+            |error| {
+                use jsonwebtoken::errors::ErrorKind;
+                match error.kind() {
+                    ErrorKind::ExpiredSignature => "the token has expired",
+                    ErrorKind::InvalidSignature => "the token's signature is not ours",
+                    ErrorKind::MissingRequiredClaim(_) => "the token needs the claims sub and exp",
+                    _ => "the token is not a valid JWT with sub and exp",
+                }
+            },
+        )?;
         match claims.claims.sub.len() {
             1..=MAX_USER_BYTES => Ok(claims.claims.sub),
             _ => Err("the token's sub is not a user id of 1 to 128 bytes"),
@@ -52,8 +55,16 @@ impl Verifier {
 
 /// Makes a token for `user` that is valid for `seconds`.
 #[allow(dead_code, reason = "the services only verify")]
-pub(crate) fn sign(key: &str, user: &str, seconds: u64) -> Result<String, jsonwebtoken::errors::Error> {
+pub(crate) fn sign(
+    key: &str,
+    user: &str,
+    seconds: u64,
+) -> Result<String, jsonwebtoken::errors::Error> {
     let exp = jsonwebtoken::get_current_timestamp() + seconds;
     let claims = Claims { sub: user.to_owned(), exp };
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.as_bytes()))
+    jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &claims,
+        &EncodingKey::from_secret(key.as_bytes()),
+    )
 }

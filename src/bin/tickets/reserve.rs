@@ -1,7 +1,8 @@
-//! Reserves a ticket for an order and gives it free again: what `order:created` and `order:cancelled` mean here.
+//! Reserves a ticket for an order and gives it free again: what `order:created` and
+//! `order:cancelled` mean here.
 //!
-//! The orders heard of are kept with their versions. So a message that comes twice changes nothing, and an old
-//! `order:created` can't reserve a ticket whose order was cancelled since.
+//! The orders heard of are kept with their versions. So a message that comes twice changes nothing,
+//! and an old `order:created` can't reserve a ticket whose order was cancelled since.
 
 use std::time::Duration;
 
@@ -29,22 +30,36 @@ enum Change {
 }
 
 impl Apply for Reserve {
-    async fn apply(&self, subject: &str, payload: &[u8]) -> std::result::Result<Verdict, ApplyError> {
+    async fn apply(
+        &self,
+        subject: &str,
+        payload: &[u8],
+    ) -> std::result::Result<Verdict, ApplyError> {
         match subject {
             ORDER_CREATED => self.heard(serde_json::from_slice(payload)?, Change::Created).await,
-            ORDER_CANCELLED => self.heard(serde_json::from_slice(payload)?, Change::Cancelled).await,
+            ORDER_CANCELLED => {
+                self.heard(serde_json::from_slice(payload)?, Change::Cancelled).await
+            }
             _ => Ok(Verdict::Done),
         }
     }
 }
 
 impl Reserve {
-    async fn heard(&self, order: OrderMessage, change: Change) -> std::result::Result<Verdict, ApplyError> {
-        let done =
-            transaction::run(&self.0.client, PATIENCE, (self, order), |session, (reserve, order)| match change {
+    async fn heard(
+        &self,
+        order: OrderMessage,
+        change: Change,
+    ) -> std::result::Result<Verdict, ApplyError> {
+        let done = transaction::run(
+            &self.0.client,
+            PATIENCE,
+            (self, order),
+            |session, (reserve, order)| match change {
                 Change::Created => reserve.created(session, order).boxed(),
                 Change::Cancelled => reserve.cancelled(session, order).boxed(),
-            });
+            },
+        );
         Ok(done.await?)
     }
 
@@ -58,8 +73,12 @@ impl Reserve {
             // The order before this one was cancelled, but that has not been heard yet.
             return Ok(Verdict::Later);
         }
-        let known =
-            KnownOrder { id: order.id, ticket_id: order.ticket_id, status: order.status, version: order.version };
+        let known = KnownOrder {
+            id: order.id,
+            ticket_id: order.ticket_id,
+            status: order.status,
+            version: order.version,
+        };
         store.orders.insert_one(known).session(&mut *session).await?;
         if let Some(ticket) = ticket {
             store.change(session, &ticket, doc! { "$set": { "orderId": order.id } }).await?;
@@ -67,7 +86,11 @@ impl Reserve {
         Ok(Verdict::Done)
     }
 
-    async fn cancelled(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Verdict> {
+    async fn cancelled(
+        &self,
+        session: &mut ClientSession,
+        order: &OrderMessage,
+    ) -> Result<Verdict> {
         let Self(store) = self;
         let known = store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?;
         match known.map(|known| known.version) {
@@ -87,8 +110,13 @@ impl Reserve {
     }
 
     /// The order's ticket. One that isn't here was never offered by this service.
-    async fn ticket(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Option<Ticket>> {
-        let ticket = self.0.tickets.find_one(doc! { "_id": order.ticket_id }).session(session).await?;
+    async fn ticket(
+        &self,
+        session: &mut ClientSession,
+        order: &OrderMessage,
+    ) -> Result<Option<Ticket>> {
+        let ticket =
+            self.0.tickets.find_one(doc! { "_id": order.ticket_id }).session(session).await?;
         if ticket.is_none() {
             warn!(order = %order.id, ticket = %order.ticket_id, "an order for a ticket that was never here");
         }

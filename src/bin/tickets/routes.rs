@@ -52,7 +52,8 @@ async fn edit(
 ) -> Result<Json<TicketMessage>, ApiError> {
     let (offer, expected) = (offer(&mut fields), fields.version_if_given("version"));
     fields.check()?;
-    let done = to_the_end(async move { Ok(tickets.store.edit(id, user, offer, expected).await?) }).await?;
+    let done =
+        to_the_end(async move { Ok(tickets.store.edit(id, user, offer, expected).await?) }).await?;
     Ok(Json(done))
 }
 
@@ -62,7 +63,10 @@ async fn show(State(tickets): State<Tickets>, Id(id): Id) -> Result<Json<TicketM
     Ok(Json(TicketMessage::from(&ticket)))
 }
 
-async fn list(State(tickets): State<Tickets>, page: Page) -> Result<Json<Vec<TicketMessage>>, ApiError> {
+async fn list(
+    State(tickets): State<Tickets>,
+    page: Page,
+) -> Result<Json<Vec<TicketMessage>>, ApiError> {
     let found = to_the_end(async move { Ok(tickets.store.list(page).await?) }).await?;
     Ok(Json(found.iter().map(TicketMessage::from).collect()))
 }

@@ -1,6 +1,8 @@
-//! The tickets and their changes. Owns the collections `tickets` and `orders` (what is known of the orders).
+//! The tickets and their changes. Owns the collections `tickets` and `orders` (what is known of the
+//! orders).
 //!
-//! Each change of a ticket raises its version by one and enqueues one event, built from the ticket as stored.
+//! Each change of a ticket raises its version by one and enqueues one event, built from the ticket
+//! as stored.
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
@@ -78,7 +80,11 @@ impl From<&Ticket> for TicketMessage {
 }
 
 impl Ticket {
-    fn may_be_edited(&self, user: &str, expected: Option<i64>) -> std::result::Result<(), ApiError> {
+    fn may_be_edited(
+        &self,
+        user: &str,
+        expected: Option<i64>,
+    ) -> std::result::Result<(), ApiError> {
         if self.user_id != user {
             return Err(ApiError::forbidden("only its owner may edit a ticket"));
         }
@@ -86,9 +92,10 @@ impl Ticket {
             return Err(ApiError::conflict("the ticket is reserved; it can't be edited now"));
         }
         match expected {
-            Some(expected) if expected != self.version => {
-                Err(ApiError::conflict(format!("the ticket has changed; its version is {} now", self.version)))
-            }
+            Some(expected) if expected != self.version => Err(ApiError::conflict(format!(
+                "the ticket has changed; its version is {} now",
+                self.version
+            ))),
             _ => Ok(()),
         }
     }
@@ -109,7 +116,12 @@ impl Store {
     }
 
     pub(crate) async fn list(&self, page: Page) -> Result<Vec<Ticket>> {
-        let found = self.tickets.find(page.narrow(doc! {})).sort(doc! { "_id": 1 }).limit(page.limit).await?;
+        let found = self
+            .tickets
+            .find(page.narrow(doc! {}))
+            .sort(doc! { "_id": 1 })
+            .limit(page.limit)
+            .await?;
         found.try_collect().await
     }
 
@@ -140,20 +152,27 @@ impl Store {
         offer: Offer,
         expected: Option<i64>,
     ) -> Result<TicketMessage> {
-        transaction::run(&self.client, PATIENCE, (self, user, offer), |session, (store, user, offer)| {
-            async move {
-                let found = store.tickets.find_one(doc! { "_id": id }).session(&mut *session).await?;
-                let ticket = found.ok_or_else(|| ApiError::not_found("ticket"))?;
-                ticket.may_be_edited(user, expected)?;
-                let set = doc! { "$set": { "title": &offer.title, "price": offer.price } };
-                store.change(session, &ticket, set).await
-            }
-            .boxed()
-        })
+        transaction::run(
+            &self.client,
+            PATIENCE,
+            (self, user, offer),
+            |session, (store, user, offer)| {
+                async move {
+                    let found =
+                        store.tickets.find_one(doc! { "_id": id }).session(&mut *session).await?;
+                    let ticket = found.ok_or_else(|| ApiError::not_found("ticket"))?;
+                    ticket.may_be_edited(user, expected)?;
+                    let set = doc! { "$set": { "title": &offer.title, "price": offer.price } };
+                    store.change(session, &ticket, set).await
+                }
+                .boxed()
+            },
+        )
         .await
     }
 
-    /// Changes a ticket that was read in this transaction, raises its version and enqueues the event.
+    /// Changes a ticket that was read in this transaction, raises its version and enqueues the
+    /// event.
     pub(crate) async fn change(
         &self,
         session: &mut ClientSession,
@@ -167,13 +186,21 @@ impl Store {
             .return_document(ReturnDocument::After)
             .session(&mut *session)
             .await?;
-        let stored = stored.ok_or_else(|| ApiError::conflict("the ticket has changed; look at it again"))?;
+        let stored =
+            stored.ok_or_else(|| ApiError::conflict("the ticket has changed; look at it again"))?;
         self.emit(session, TICKET_UPDATED, &stored).await
     }
 
-    async fn emit(&self, session: &mut ClientSession, subject: &str, ticket: &Ticket) -> Result<TicketMessage> {
+    async fn emit(
+        &self,
+        session: &mut ClientSession,
+        subject: &str,
+        ticket: &Ticket,
+    ) -> Result<TicketMessage> {
         let message = TicketMessage::from(ticket);
-        self.outbox.enqueue(session, transaction::event(subject, &ticket.id.to_hex(), &message)?).await?;
+        self.outbox
+            .enqueue(session, transaction::event(subject, &ticket.id.to_hex(), &message)?)
+            .await?;
         Ok(message)
     }
 }

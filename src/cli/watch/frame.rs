@@ -45,7 +45,12 @@ enum Colour {
 type Line = Vec<(Colour, String)>;
 
 /// The lines, each cut to `width` and all to `height`; without colour when `plain`.
-pub(super) fn picture(view: &View, width: usize, height: Option<usize>, plain: bool) -> Vec<String> {
+pub(super) fn picture(
+    view: &View,
+    width: usize,
+    height: Option<usize>,
+    plain: bool,
+) -> Vec<String> {
     let mut lines = vec![head(view, width, height.is_some()), relayed_by(view), Vec::new()];
     flow(view, &mut lines);
     lines.push(Vec::new());
@@ -58,7 +63,10 @@ pub(super) fn picture(view: &View, width: usize, height: Option<usize>, plain: b
         Ok(None) => {}
         Err(error) => {
             lines.push(vec![(Colour::Red, error.clone())]);
-            lines.push(vec![(Colour::None, "what is in the outbox is unknown; `outboxd check` says more".to_owned())]);
+            lines.push(vec![(
+                Colour::None,
+                "what is in the outbox is unknown; `outboxd check` says more".to_owned(),
+            )]);
         }
     }
     lines.truncate(height.unwrap_or(usize::MAX));
@@ -82,10 +90,16 @@ fn relayed_by(view: &View) -> Line {
         }
         Some(lease) => {
             let ago = age(lease.expires_in_seconds.unsigned_abs());
-            let text = format!("NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder);
+            let text = format!(
+                "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`",
+                lease.holder
+            );
             vec![(Colour::Red, text)]
         }
-        None => vec![(Colour::Red, "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned())],
+        None => vec![(
+            Colour::Red,
+            "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned(),
+        )],
     }
 }
 
@@ -94,7 +108,10 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
         Ok(flow) => flow,
         Err(why) => {
             lines.push(named("rates", format!("unknown: {} {why}", view.admin)));
-            lines.push(named("", "(the relay's admin endpoint; --admin URL names another)".to_owned()));
+            lines.push(named(
+                "",
+                "(the relay's admin endpoint; --admin URL names another)".to_owned(),
+            ));
             return;
         }
     };
@@ -103,20 +120,28 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
         lines.push(named("", "(--admin URL names the one that relays)".to_owned()));
         return;
     }
-    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", number(rate)));
+    let rate = |rate: Option<f64>| {
+        rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", number(rate)))
+    };
     let mut published = named("published", format!("{:>10}   ", rate(flow.published)));
     published.push((Colour::Dim, chart(&view.history)));
     lines.push(published);
     let failing = flow.failed.is_some_and(|rate| rate > 0.0);
     let mut failed = named("failed", String::new());
-    failed.push((if failing { Colour::Yellow } else { Colour::None }, format!("{:>10}", rate(flow.failed))));
+    failed.push((
+        if failing { Colour::Yellow } else { Colour::None },
+        format!("{:>10}", rate(flow.failed)),
+    ));
     lines.push(failed);
     let latency = match flow.latency {
-        Some((p50, p99)) => format!("{:>10}   median from commit to ack, p99 {}", seconds(p50), seconds(p99)),
+        Some((p50, p99)) => {
+            format!("{:>10}   median from commit to ack, p99 {}", seconds(p50), seconds(p99))
+        }
         None => "         -".to_owned(),
     };
     lines.push(named("latency", latency));
-    let in_flight = format!("{:>10}   {} in memory", number(flow.in_flight), events(flow.buffered as u64));
+    let in_flight =
+        format!("{:>10}   {} in memory", number(flow.in_flight), events(flow.buffered as u64));
     lines.push(named("in flight", in_flight));
 }
 
@@ -147,13 +172,20 @@ fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
     let shown = if wide { room } else { (room / 2).max(1) };
     let row = |events: &str, dead: &str, code: &str, id: &str, error: &str| {
         let error = if wide { error } else { "" };
-        format!("{events:>7}  {dead:>7}  {:<16}  {:<SAMPLE$}  {error}", cut(code, 16), cut(id, SAMPLE))
+        format!(
+            "{events:>7}  {dead:>7}  {:<16}  {:<SAMPLE$}  {error}",
+            cut(code, 16),
+            cut(id, SAMPLE)
+        )
     };
     lines.push(vec![(Colour::Dim, row("EVENTS", "DEAD", "CODE", "SAMPLE", "ERROR"))]);
     for Group { events, dead, code, error, sample, .. } in groups.iter().take(shown) {
         let [code, error, sample] = [code, error, sample].map(|text| printable(text));
         let colour = if *dead > 0 { Colour::Red } else { Colour::Yellow };
-        lines.push(vec![(colour, row(&number(*events as f64), &number(*dead as f64), &code, &sample, &error))]);
+        lines.push(vec![(
+            colour,
+            row(&number(*events as f64), &number(*dead as f64), &code, &sample, &error),
+        )]);
         if !wide {
             lines.push(vec![(Colour::None, format!("{:>18}{error}", ""))]);
         }
@@ -169,7 +201,9 @@ fn named(name: &str, value: String) -> Line {
 
 fn chart(history: &VecDeque<f64>) -> String {
     let most = history.iter().copied().fold(0.0, f64::max);
-    let bar = |rate: &f64| if most > 0.0 { BARS[((rate / most * 7.0).round() as usize).min(7)] } else { BARS[0] };
+    let bar = |rate: &f64| {
+        if most > 0.0 { BARS[((rate / most * 7.0).round() as usize).min(7)] } else { BARS[0] }
+    };
     history.iter().map(bar).collect()
 }
 
@@ -235,7 +269,13 @@ mod tests {
             sample: "6745f0a1b2c3d4e5f6a7b8c9".to_owned(),
             example: String::new(),
         };
-        let stats = Stats { backlog: 1_234_567, failed: 3, dead: 1, oldest_seconds: Some(75), ..Stats::default() };
+        let stats = Stats {
+            backlog: 1_234_567,
+            failed: 3,
+            dead: 1,
+            oldest_seconds: Some(75),
+            ..Stats::default()
+        };
         let published = Some(1204.0);
         View {
             outbox: "shop.outbox".to_owned(),
@@ -243,7 +283,12 @@ mod tests {
             admin: "http://127.0.0.1:9464".to_owned(),
             now: "03:12:44".to_owned(),
             outbox_says: Ok(Some((stats, vec![group; 30]))),
-            relay_says: Ok(Flow { leads: true, published, latency: Some((0.0008, 2.0)), ..Flow::default() }),
+            relay_says: Ok(Flow {
+                leads: true,
+                published,
+                latency: Some((0.0008, 2.0)),
+                ..Flow::default()
+            }),
             history: [0.0, 10.0, 20.0].into(),
         }
     }

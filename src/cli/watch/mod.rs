@@ -1,8 +1,9 @@
 //! `outboxd watch`: the outbox and its relay, live.
 //!
-//! What is in the outbox is asked of MongoDB, rates and latencies of the relay's admin endpoint; without the one or the other
-//! the rest is still shown. On a terminal the picture is redrawn in place until `q`; elsewhere one plain picture follows the
-//! other. MongoDB is left alone for several times as long as the last answer took.
+//! What is in the outbox is asked of MongoDB, rates and latencies of the relay's admin endpoint;
+//! without the one or the other the rest is still shown. On a terminal the picture is redrawn in
+//! place until `q`; elsewhere one plain picture follows the other. MongoDB is left alone for
+//! several times as long as the last answer took.
 
 mod frame;
 mod scrape;
@@ -48,7 +49,11 @@ pub(super) struct Args {
 
 fn interval(text: &str) -> std::result::Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if duration >= Duration::from_millis(100) && duration <= Duration::from_secs(3600) => Ok(duration),
+        Ok(duration)
+            if duration >= Duration::from_millis(100) && duration <= Duration::from_secs(3600) =>
+        {
+            Ok(duration)
+        }
         _ => Err("give a duration from 100ms to 1h, such as 2s".to_owned()),
     }
 }
@@ -66,7 +71,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         history: VecDeque::with_capacity(HISTORY),
     };
     let mut terminal = Terminal::start(stdout().is_terminal())?;
-    let plain = !terminal.is_live() || sources.env.iter().any(|(name, text)| name == "NO_COLOR" && !text.is_empty());
+    let plain = !terminal.is_live()
+        || sources.env.iter().any(|(name, text)| name == "NO_COLOR" && !text.is_empty());
     let mut shown = 0;
     let mut before: Option<Sample> = None;
     loop {

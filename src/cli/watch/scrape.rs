@@ -20,7 +20,8 @@ pub(super) struct Flow {
     pub(super) published: Option<f64>,
     /// Events a second that were marked as failed.
     pub(super) failed: Option<f64>,
-    /// Commit to ack, in seconds: the median and the 99th percentile. `None` when nothing was published.
+    /// Commit to ack, in seconds: the median and the 99th percentile. `None` when nothing was
+    /// published.
     pub(super) latency: Option<(f64, f64)>,
     pub(super) in_flight: f64,
     pub(super) buffered: f64,
@@ -53,11 +54,12 @@ impl Sample {
 
     /// The upper bounds of a histogram's buckets, and how many fell in each or below.
     fn buckets(&self) -> Vec<(f64, f64)> {
-        let buckets = self.of("outboxd_delivery_latency_seconds_bucket").filter_map(|(labels, count)| {
-            let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
-            // Rust reads "+Inf", too.
-            Some((bound.parse().ok()?, count))
-        });
+        let buckets =
+            self.of("outboxd_delivery_latency_seconds_bucket").filter_map(|(labels, count)| {
+                let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
+                // Rust reads "+Inf", too.
+                Some((bound.parse().ok()?, count))
+            });
         buckets.collect()
     }
 
@@ -72,7 +74,8 @@ impl Sample {
             .buckets()
             .into_iter()
             .map(|(bound, count)| {
-                let had = earlier.iter().find(|(of, _)| *of == bound).map_or(0.0, |(_, count)| *count);
+                let had =
+                    earlier.iter().find(|(of, _)| *of == bound).map_or(0.0, |(_, count)| *count);
                 (bound, count - had)
             })
             .collect();
@@ -98,7 +101,11 @@ fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     let (low, below) = if i == 0 { (0.0, 0.0) } else { buckets[i - 1] };
     let (high, count) = buckets[i];
     // Over the largest bound all that is known is the bound.
-    Some(if high.is_finite() { low + (high - low) * (rank - below) / (count - below).max(1.0) } else { low })
+    Some(if high.is_finite() {
+        low + (high - low) * (rank - below) / (count - below).max(1.0)
+    } else {
+        low
+    })
 }
 
 #[cfg(test)]

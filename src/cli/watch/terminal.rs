@@ -4,7 +4,8 @@ use std::io::stdout;
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::terminal::{
-    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
+    enable_raw_mode, size,
 };
 use crossterm::{cursor, execute, queue};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,10 +34,14 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn start(live: bool) -> Result<Self> {
-        let refused = |error| Error::with_source(ErrorKind::Os, "the terminal can't be used", error);
+        let refused =
+            |error| Error::with_source(ErrorKind::Os, "the terminal can't be used", error);
         let listen = |kind| signal(kind).map_err(refused);
-        let signals =
-            [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?];
+        let signals = [
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::hangup())?,
+        ];
         let (heard, inputs) = mpsc::unbounded_channel();
         let terminal = Self { live, inputs, signals };
         if live {
@@ -105,7 +110,9 @@ fn input(event: &Event) -> Option<Input> {
         Event::Resize(..) => Some(Input::Resized),
         Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) => match code {
             KeyCode::Char('q') | KeyCode::Esc => Some(Input::Quit),
-            KeyCode::Char('c' | 'd') if modifiers.contains(KeyModifiers::CONTROL) => Some(Input::Quit),
+            KeyCode::Char('c' | 'd') if modifiers.contains(KeyModifiers::CONTROL) => {
+                Some(Input::Quit)
+            }
             _ => None,
         },
         _ => None,

@@ -42,7 +42,11 @@ fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
 #[test]
 fn what_a_layout_lacks_is_named() {
     for (field, value, said) in [
-        ("type", Bson::Null, "`type` is of type null; it must be a string, an ObjectId, a UUID or a whole number"),
+        (
+            "type",
+            Bson::Null,
+            "`type` is of type null; it must be a string, an ObjectId, a UUID or a whole number",
+        ),
         ("type", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
         (
             "aggregateid",
@@ -59,7 +63,9 @@ fn what_a_layout_lacks_is_named() {
 
 #[test]
 fn a_template_that_makes_no_sense_is_refused() {
-    for template in ["a.{b", "a}.b", "{}", "{a.b}", "{$a}", "{isLocked}", "{a}{b}{c}{d}{e}{f}{g}{h}{i}"] {
+    for template in
+        ["a.{b", "a}.b", "{}", "{a.b}", "{$a}", "{isLocked}", "{a}{b}{c}{d}{e}{f}{g}{h}{i}"]
+    {
         assert!(Layout::default().with_subject("", template).is_err(), "{template}");
     }
     assert!(Layout::default().with_subject("{a}", "{subject}").is_err());
@@ -71,7 +77,8 @@ fn a_template_that_makes_no_sense_is_refused() {
 fn cloudevents_attributes_are_headers() {
     let layout = orders().with_cloudevents("/shop/orders", Some("com.example.{type}")).unwrap();
     let ts = Timestamp { time: 1_700_000_000, increment: 1 };
-    let record = read(order_with(doc! { "ts": ts, "aggregateid": "50 % größer" }), &layout).unwrap();
+    let record =
+        read(order_with(doc! { "ts": ts, "aggregateid": "50 % größer" }), &layout).unwrap();
     let id = record.id.to_string();
     let expected = [
         ("ce-specversion", "1.0"),

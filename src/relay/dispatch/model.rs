@@ -1,5 +1,6 @@
-//! Dispatch against a model of the outbox, in random order: what was read is offered late, what was decided is written
-//! late, publishes fail, sweeps start over. The same invariants must hold in every order.
+//! Dispatch against a model of the outbox, in random order: what was read is offered late, what was
+//! decided is written late, publishes fail, sweeps start over. The same invariants must hold in
+//! every order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -141,7 +142,8 @@ impl World {
             return self.dispatch.hold_dead(row.key.as_ref());
         }
         let key = self.dispatch.hold_until_marked(row.key.clone());
-        self.writes.push_back(Write::Mark(seq, Marking { id: None, malformed: None, key, dead: true }));
+        self.writes
+            .push_back(Write::Mark(seq, Marking { id: None, malformed: None, key, dead: true }));
     }
 
     fn publish(&mut self) {
@@ -150,7 +152,8 @@ impl World {
             assert!(self.in_flight.len() < LIMITS.max_in_flight);
             assert!(!self.delivered.contains_key(&seq), "{seq} is published again after its ack");
             if let Some(key) = &dispatched.record.key {
-                let busy = self.in_flight.iter().any(|other| other.record.key.as_ref() == Some(key));
+                let busy =
+                    self.in_flight.iter().any(|other| other.record.key.as_ref() == Some(key));
                 assert!(!busy, "two in flight of {key:?}");
                 let earlier = self.rows.iter().find(|(other, row)| {
                     let skipped = (row.dead || row.malformed) && self.on_dead == OnDead::Skip;
@@ -167,7 +170,9 @@ impl World {
         while let Some(key) = self.dispatch.next_lane_read() {
             let mut events = Vec::new();
             let mut behind = Behind::Nothing;
-            for (seq, row) in self.rows.iter().filter(|(_, row)| row.key.as_ref() == Some(&key) && !row.locked) {
+            for (seq, row) in
+                self.rows.iter().filter(|(_, row)| row.key.as_ref() == Some(&key) && !row.locked)
+            {
                 if row.dead && self.on_dead == OnDead::Skip {
                     continue;
                 }
@@ -281,7 +286,8 @@ impl World {
         }
         self.ticking = true;
         self.dispatch.tick_began();
-        let locked = self.rows.iter().filter(|(_, row)| row.locked).take(self.dispatch.room().events);
+        let locked =
+            self.rows.iter().filter(|(_, row)| row.locked).take(self.dispatch.room().events);
         let stray = locked.map(|row| Self::found(row, Origin::Stray)).collect();
         self.reads.push_back(Read::Stray(stray));
     }
@@ -348,7 +354,8 @@ impl World {
         }
         // The next leadership finds what this one left.
         let on_dead = self.on_dead;
-        (self.dispatch, self.ticking) = (Dispatch::new(DispatchConfig { on_dead, ..LIMITS }), false);
+        (self.dispatch, self.ticking) =
+            (Dispatch::new(DispatchConfig { on_dead, ..LIMITS }), false);
         self.reads.clear();
         self.blocked.clear();
         self.start_sweep();
@@ -363,7 +370,8 @@ impl World {
         }
         let dead = |seq: &u32, row: &Row| {
             let behind = |(other, before): (&u32, &Row)| {
-                before.dead && (other == seq || (row.key.is_some() && row.key == before.key && other < seq))
+                before.dead
+                    && (other == seq || (row.key.is_some() && row.key == before.key && other < seq))
             };
             row.dead || (on_dead == OnDead::Hold && self.rows.iter().any(behind))
         };
@@ -371,7 +379,10 @@ impl World {
         assert!(stuck.is_empty(), "stuck: {stuck:?} in {:?}", self.dispatch);
         assert!(self.delivered.values().all(|copies| *copies == 1), "{:?}", self.delivered);
         assert_eq!(self.delivered.len() + self.rows.len(), self.next_seq as usize);
-        assert_eq!((self.dispatch.unsettled(), self.dispatch.buffered, self.dispatch.buffered_bytes), (0, 0, 0));
+        assert_eq!(
+            (self.dispatch.unsettled(), self.dispatch.buffered, self.dispatch.buffered_bytes),
+            (0, 0, 0)
+        );
         assert_eq!(self.dispatch.twins.remembered(), 0);
     }
 }

@@ -7,7 +7,8 @@ use crate::relay::lane::{Behind, Marking, Park};
 pub(super) const MAX_LANE_READS: usize = 4;
 
 impl Dispatch {
-    /// Notes that an event of this key waits in the database: what is offered after it waits behind it.
+    /// Notes that an event of this key waits in the database: what is offered after it waits behind
+    /// it.
     pub(crate) fn hold(&mut self, key: Option<&Key>) {
         if let Some(key) = key {
             self.lanes.entry(key.clone()).or_default().stalled = true;
@@ -21,8 +22,8 @@ impl Dispatch {
         }
     }
 
-    /// The same for a malformed event that is about to be marked as dead. Returns the key if that is held until the mark is
-    /// written.
+    /// The same for a malformed event that is about to be marked as dead. Returns the key if that
+    /// is held until the mark is written.
     pub(crate) fn hold_until_marked(&mut self, key: Option<Key>) -> Option<Key> {
         let key = key.filter(|_| self.limits.on_dead == OnDead::Hold)?;
         self.lanes.entry(key.clone()).or_default().stalled = true;
@@ -30,7 +31,8 @@ impl Dispatch {
         Some(key)
     }
 
-    /// A mark is written. If it says that the event is dead and those are skipped, the ones behind it go on.
+    /// A mark is written. If it says that the event is dead and those are skipped, the ones behind
+    /// it go on.
     pub(crate) fn marked(&mut self, marking: &Marking) {
         if let Some(id) = &marking.id {
             self.settled(id);
@@ -40,7 +42,12 @@ impl Dispatch {
         let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
         (lane.marking, lane.marked) = (lane.marking - 1, self.marks);
         let skipped = marking.dead && self.limits.on_dead == OnDead::Skip;
-        if skipped && self.lanes.get(key).is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty()) {
+        if skipped
+            && self
+                .lanes
+                .get(key)
+                .is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty())
+        {
             self.want_read(key);
         }
         self.written(key, 1);
@@ -59,8 +66,9 @@ impl Dispatch {
         self.written(&park.key, park.ids.len());
     }
 
-    /// The server refused to mark or park an event of this key, or that wasn't tried because it follows one of those. From
-    /// now on nothing of the key leaves or is parked: it stays in the outbox as it is, for the next start.
+    /// The server refused to mark or park an event of this key, or that wasn't tried because it
+    /// follows one of those. From now on nothing of the key leaves or is parked: it stays in the
+    /// outbox as it is, for the next start.
     pub(crate) fn refused(&mut self, key: Option<&Key>, id: Option<&EventId>) {
         // Without a key it stays known, or the safety sweep would bring it again.
         let Some(key) = key else { return };
@@ -128,7 +136,9 @@ impl Dispatch {
             match pending.record.custody {
                 Custody::Live => ids.push(pending.record.id),
                 // The retrier has it already.
-                Custody::Unlocked { .. } | Custody::Discarding | Custody::Dead => self.twins.remove(&pending.record.id),
+                Custody::Unlocked { .. } | Custody::Discarding | Custody::Dead => {
+                    self.twins.remove(&pending.record.id)
+                }
             }
         }
         if !ids.is_empty() {
@@ -154,8 +164,9 @@ impl Dispatch {
         self.lanes.get_mut(key).expect("only called for a lane that is there").marking += 1;
     }
 
-    /// Reads while parks are on their way, too: those are written in the order of the events, so a read sees the first of them
-    /// and misses the last. Not while a mark is: a read would show those behind the failed event and not that it failed.
+    /// Reads while parks are on their way, too: those are written in the order of the events, so a
+    /// read sees the first of them and misses the last. Not while a mark is: a read would show
+    /// those behind the failed event and not that it failed.
     pub(super) fn want_read(&mut self, key: &Key) {
         let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
         if lane.marking > 0 {

@@ -70,7 +70,8 @@ fn what_comes_behind_a_failure_is_parked() {
     let head = dispatch.next().expect("the head");
     dispatch.finished(head, Ended::Failed);
     dispatch.offer(pending(3, Some(key(1)), Custody::Live, Origin::Tail), 0);
-    let parked: Vec<u32> = dispatch.take_parks().iter().flat_map(|park| park.ids.iter().map(seq_of)).collect();
+    let parked: Vec<u32> =
+        dispatch.take_parks().iter().flat_map(|park| park.ids.iter().map(seq_of)).collect();
     assert_eq!(parked, [2, 3]);
     assert!(dispatch.next().is_none());
 }
@@ -78,7 +79,8 @@ fn what_comes_behind_a_failure_is_parked() {
 #[test]
 fn intake_stops_at_each_bound() {
     let mut by_count = Dispatch::new(DispatchConfig { max_buffered_events: 2, ..LIMITS });
-    let mut by_bytes = Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
+    let mut by_bytes =
+        Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
     for dispatch in [&mut by_count, &mut by_bytes] {
         dispatch.offer(pending(1, None, Custody::Live, Origin::Tail), 0);
         assert!(!dispatch.room().is_none());
@@ -117,7 +119,12 @@ fn what_is_due_waits_until_everything_older_is_offered() {
     let mut dispatch = Dispatch::new(LIMITS);
     let tick = |dispatch: &mut Dispatch| {
         dispatch.tick_began();
-        dispatch.tick_ended([pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)])
+        dispatch.tick_ended([pending(
+            2,
+            Some(key(1)),
+            Custody::Unlocked { due_at_ms: 0 },
+            Origin::Retry,
+        )])
     };
     assert_eq!(tick(&mut dispatch), 0, "before the first sweep");
     dispatch.sweep_began(0);
@@ -147,7 +154,12 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let mut dispatch = swept(LIMITS);
     dispatch.hold(Some(&key(1)));
     dispatch.tick_began();
-    dispatch.tick_ended([pending(1, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)]);
+    dispatch.tick_ended([pending(
+        1,
+        Some(key(1)),
+        Custody::Unlocked { due_at_ms: 0 },
+        Origin::Retry,
+    )]);
     // There is always one more on its way to the database.
     dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
     let first = dispatch.take_parks();

@@ -1,4 +1,5 @@
-//! What comes into the pump from the readers: found events, the retrier's answers, and what can't be published at all.
+//! What comes into the pump from the readers: found events, the retrier's answers, and what can't
+//! be published at all.
 
 use bson::doc;
 use tracing::{debug, error, info};
@@ -44,9 +45,11 @@ impl<B: EventBus> Pump<B> {
                 let mut due = Vec::new();
                 for parsed in page.events {
                     match parsed {
-                        Ok(record) => {
-                            due.push(Pending { record: record.into(), origin: Origin::Retry, committed_ms: None })
-                        }
+                        Ok(record) => due.push(Pending {
+                            record: record.into(),
+                            origin: Origin::Retry,
+                            committed_ms: None,
+                        }),
                         Err(malformed) => self.malformed(*malformed),
                     }
                 }
@@ -66,7 +69,8 @@ impl<B: EventBus> Pump<B> {
                 }
                 let count = wanted.len();
                 let ids = self.dispatch.discards_ended(wanted);
-                // What is in flight, or was too much for once, is looked at again with the next tick.
+                // What is in flight, or was too much for once, is looked at again with the next
+                // tick.
                 self.wants_discards = page.more || ids.len() < count;
                 self.events.discarded.increment(ids.len() as u64);
                 if !ids.is_empty() {
@@ -94,7 +98,10 @@ impl<B: EventBus> Pump<B> {
                 }
                 self.dispatch.stray_ended();
                 if events > 0 {
-                    info!(events, "the safety sweep found locked events that nothing had brought yet");
+                    info!(
+                        events,
+                        "the safety sweep found locked events that nothing had brought yet"
+                    );
                 }
             }
             Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),
@@ -107,14 +114,20 @@ impl<B: EventBus> Pump<B> {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
         // Found again while it is being marked, or after the server refused that.
-        let known = malformed.id.as_ref().and_then(|id| bson::serialize_to_vec(&doc! { field::ID: id }).ok());
+        let known = malformed
+            .id
+            .as_ref()
+            .and_then(|id| bson::serialize_to_vec(&doc! { field::ID: id }).ok());
         if known.as_ref().is_some_and(|id| self.malformed.contains(id)) {
             return;
         }
         let held = self.dispatch.hold_until_marked(malformed.key);
         let Some(id) = malformed.id else {
             let (reason, key) = (malformed.reason, held.as_ref().map(Key::as_str));
-            error!(reason, key, "an event with a huge or unreadable _id can't be marked; it is left as it is");
+            error!(
+                reason,
+                key, "an event with a huge or unreadable _id can't be marked; it is left as it is"
+            );
             return self.dispatch.refused(held.as_ref(), None);
         };
         let rejection = Rejection::new(MALFORMED, malformed.reason);

@@ -1,5 +1,5 @@
-//! A stream in memory, behind a network that loses messages and acks, and delivers some long after their sender has given
-//! up.
+//! A stream in memory, behind a network that loses messages and acks, and delivers some long after
+//! their sender has given up.
 
 use std::time::Duration;
 
@@ -93,8 +93,10 @@ impl Bus {
     /// Whoever begins to publish must hold the lease, by the server's clock.
     fn check_lease(&self) {
         let mut state = self.world.lock();
-        let mine =
-            state.lease.as_ref().is_some_and(|lease| lease.holder == self.holder && lease.until > Instant::now());
+        let mine = state
+            .lease
+            .as_ref()
+            .is_some_and(|lease| lease.holder == self.holder && lease.until > Instant::now());
         if !mine {
             state.wrong.push(format!("{} publishes without the lease", self.holder));
         }
@@ -102,11 +104,20 @@ impl Bus {
 }
 
 impl EventBus for Bus {
-    async fn publish(&self, subject: &str, headers: HeaderMap, _payload: Bytes) -> Result<PublishAck, PublishError> {
+    async fn publish(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        _payload: Bytes,
+    ) -> Result<PublishAck, PublishError> {
         let Self { world, life, .. } = self;
         self.check_lease();
         world.alive(*life).await;
-        let message_id = headers.get(NATS_MESSAGE_ID).expect("every publish has a message id").as_str().to_owned();
+        let message_id = headers
+            .get(NATS_MESSAGE_ID)
+            .expect("every publish has a message id")
+            .as_str()
+            .to_owned();
         let event = number(message_id.rsplit('.').next().expect("an id"));
         world.lock().note(&format!("publish {message_id}"), *life);
         world.travel().await;
@@ -116,7 +127,12 @@ impl EventBus for Bus {
                 let mut state = world.lock();
                 let duplicate = state.arrive(&message_id, event);
                 let sequence = state.stream.values().map(|times| u64::from(*times)).sum();
-                Some(PublishAck { stream: STREAM.to_owned(), sequence, duplicate, ..PublishAck::default() })
+                Some(PublishAck {
+                    stream: STREAM.to_owned(),
+                    sequence,
+                    duplicate,
+                    ..PublishAck::default()
+                })
             }
             Fate::AckLost => {
                 world.lock().arrive(&message_id, event);

@@ -1,9 +1,11 @@
-//! The relay's core, as it ships, against a world in memory: a clock that is turned, a store and a bus that lose, delay,
-//! repeat and reorder, relays that die, sleep and start again. Everything follows from a seed.
+//! The relay's core, as it ships, against a world in memory: a clock that is turned, a store and a
+//! bus that lose, delay, repeat and reorder, relays that die, sleep and start again. Everything
+//! follows from a seed.
 //!
-//! Real are the pump, dispatch, the publisher with its breaker, the judge, the settler, the retrier, sweep and tail, and the
-//! lease. The world checks at every step that nothing is published without the lease or before what comes earlier in its key,
-//! and that nothing is deleted that isn't in the stream; and in the end that everything has arrived and the outbox is empty.
+//! Real are the pump, dispatch, the publisher with its breaker, the judge, the settler, the
+//! retrier, sweep and tail, and the lease. The world checks at every step that nothing is published
+//! without the lease or before what comes earlier in its key, and that nothing is deleted that
+//! isn't in the stream; and in the end that everything has arrived and the outbox is empty.
 //!
 //! `OUTBOXD_SIMULATE=<seed>` plays one seed, `OUTBOXD_SIMULATE=<from>..<to>` others than the usual.
 //! `OUTBOXD_SIMULATE_TRACE=1` prints every step.
@@ -30,7 +32,8 @@ use crate::config::{Config, OnDead, Sources};
 
 /// Seeds that are played unless others are asked for.
 const SEEDS: Range<u64> = 0..2000;
-/// How long everything may take to drain once the trouble is over. The safety sweep takes what is a minute old.
+/// How long everything may take to drain once the trouble is over. The safety sweep takes what is a
+/// minute old.
 const DRAIN: Duration = Duration::from_secs(240);
 /// How often the operator looks then.
 const LOOK: Duration = Duration::from_secs(5);
@@ -52,11 +55,18 @@ struct Played {
 }
 
 fn config(world: &World) -> Config {
-    let env = [("NATS_CLIENT_ID", "relay"), ("NATS_URL", "nats://n"), ("MONGODB_URI", "mongodb://m/shop")];
+    let env = [
+        ("NATS_CLIENT_ID", "relay"),
+        ("NATS_URL", "nats://n"),
+        ("MONGODB_URI", "mongodb://m/shop"),
+    ];
     let env = env.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();
-    let mut config =
-        Config::load(&Sources { env, set: vec![format!("stream.name={}", bus::STREAM)], ..Sources::default() })
-            .expect("a configuration");
+    let mut config = Config::load(&Sources {
+        env,
+        set: vec![format!("stream.name={}", bus::STREAM)],
+        ..Sources::default()
+    })
+    .expect("a configuration");
     let mut state = world.lock();
     let random = &mut state.random;
     config.dispatch.max_in_flight = random.random_range(1..8);
@@ -75,7 +85,8 @@ fn config(world: &World) -> Config {
 
 /// Plays one seed on this thread.
 fn play(seed: u64, lie: Option<Lie>) -> Played {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let played = runtime.expect("a runtime").block_on(async {
         clock::simulated::set(BEGAN_MS, seed);
         let on_dead = if seed.is_multiple_of(4) { OnDead::Skip } else { OnDead::Hold };
@@ -117,10 +128,14 @@ fn judge(world: &World) -> Played {
     let mut state = world.lock();
     let mut wrong = std::mem::take(&mut state.wrong);
     let gone = |number: &&u32| {
-        !state.stream.contains_key(number) && !state.excused.contains(number) && !state.rows.contains_key(number)
+        !state.stream.contains_key(number)
+            && !state.excused.contains(number)
+            && !state.rows.contains_key(number)
     };
     wrong.extend(state.committed.keys().filter(gone).map(|number| format!("e{number} is lost")));
-    wrong.extend(state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")));
+    wrong.extend(
+        state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")),
+    );
     let copies = state.stream.iter().filter(|(_, times)| **times > 1 && state.window == LONG);
     wrong.extend(copies.map(|(number, times)| format!("e{number} is in the stream {times} times")));
     let published = u64::try_from(state.stream.len()).expect("few events");
@@ -131,8 +146,9 @@ fn judge(world: &World) -> Played {
 /// The seeds that were asked for.
 fn seeds() -> Range<u64> {
     let Ok(asked) = std::env::var("OUTBOXD_SIMULATE") else { return SEEDS };
-    let number =
-        |text: &str| text.parse().unwrap_or_else(|_| panic!("OUTBOXD_SIMULATE={asked}: <seed> or <from>..<to>"));
+    let number = |text: &str| {
+        text.parse().unwrap_or_else(|_| panic!("OUTBOXD_SIMULATE={asked}: <seed> or <from>..<to>"))
+    };
     match asked.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => number(&asked)..number(&asked) + 1,
@@ -155,14 +171,23 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
                 }
                 let played = play(seed, None);
                 let again = format!("make simulate SEEDS={seed}");
-                assert!(played.wrong.is_empty(), "seed {seed}: {:#?}\nagain with: {again}", played.wrong);
-                played.counts.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+                assert!(
+                    played.wrong.is_empty(),
+                    "seed {seed}: {:#?}\nagain with: {again}",
+                    played.wrong
+                );
+                played
+                    .counts
+                    .into_iter()
+                    .for_each(|(what, count)| *counts.entry(what).or_default() += count);
             }
         };
         let players: Vec<_> = (0..threads).map(|_| scope.spawn(play_some)).collect();
         for player in players {
             match player.join() {
-                Ok(some) => some.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count),
+                Ok(some) => some
+                    .into_iter()
+                    .for_each(|(what, count)| *counts.entry(what).or_default() += count),
                 Err(panicked) => std::panic::resume_unwind(panicked),
             }
         }
@@ -182,11 +207,15 @@ fn a_seed_plays_the_same_every_time() {
     assert_ne!(play(0, None).trace, play(1, None).trace);
 }
 
-/// That a world which breaks its word is found out shows that the checks can fail; and that each promise is needed.
+/// That a world which breaks its word is found out shows that the checks can fail; and that each
+/// promise is needed.
 #[test]
 fn a_world_that_breaks_its_word_is_found_out() {
-    for (lie, wrong) in [(Lie::Ack, "is lost"), (Lie::Forget, "is in the stream 2 times"), (Lie::Stale, "passed")] {
-        let found = (0..200).any(|seed| play(seed, Some(lie)).wrong.iter().any(|said| said.contains(wrong)));
+    for (lie, wrong) in
+        [(Lie::Ack, "is lost"), (Lie::Forget, "is in the stream 2 times"), (Lie::Stale, "passed")]
+    {
+        let found = (0..200)
+            .any(|seed| play(seed, Some(lie)).wrong.iter().any(|said| said.contains(wrong)));
         assert!(found, "{lie:?} is never found out");
     }
 }

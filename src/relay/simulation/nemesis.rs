@@ -1,4 +1,5 @@
-//! Who makes trouble: services that commit in bursts, processes that die and sleep, servers that go away, operators.
+//! Who makes trouble: services that commit in bursts, processes that die and sleep, servers that go
+//! away, operators.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,8 @@ impl Relay {
         let holder = format!("relay {life}");
         let store = Store { world: world.clone(), life };
         let bus = Bus { world: world.clone(), life, holder: holder.clone(), connected: stands };
-        let lease = Arc::new(Lease::of(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
+        let lease =
+            Arc::new(Lease::of(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
         let (follow, config, health, alerts) =
             (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
         let parts = Parts { config, follow, store, bus, health, alerts };
@@ -99,7 +101,8 @@ pub(super) async fn commit(world: World, events: u32) {
     while left > 0 {
         let wait = {
             let mut state = world.lock();
-            let burst = if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
+            let burst =
+                if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
             for _ in 0..burst {
                 let key = state.random.random_range(0..=KEYS);
                 let subject = state.random.random_range(0..SUBJECTS);
@@ -181,11 +184,13 @@ fn disturb(world: &World, state: &mut State, what: usize, life: usize, long: Dur
         }
         9 | 10 => {
             state.count("subjects the stream doesn't take");
-            state.weather.uncovered = state.chance(0.6).then(|| state.random.random_range(0..SUBJECTS));
+            state.weather.uncovered =
+                state.chance(0.6).then(|| state.random.random_range(0..SUBJECTS));
         }
         11 => {
             state.count("messages too large");
-            state.weather.too_large = state.chance(0.4).then(|| state.random.random_range(0..SUBJECTS));
+            state.weather.too_large =
+                state.chance(0.4).then(|| state.random.random_range(0..SUBJECTS));
         }
         12 => {
             state.count("clock set");

@@ -1,5 +1,5 @@
-//! An outbox and a lease in memory, behind a network that loses requests and replies, and delivers some long after their
-//! sender has given up.
+//! An outbox and a lease in memory, behind a network that loses requests and replies, and delivers
+//! some long after their sender has given up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -104,11 +104,17 @@ impl Store {
 
     fn tell(&self, what: impl FnOnce() -> String) {
         if std::env::var_os("OUTBOXD_SIMULATE_TRACE").is_some() {
-            println!("{:>9.3} {:>3} {}", self.world.lock().began.elapsed().as_secs_f64(), self.life, what());
+            println!(
+                "{:>9.3} {:>3} {}",
+                self.world.lock().began.elapsed().as_secs_f64(),
+                self.life,
+                what()
+            );
         }
     }
 
-    /// A read of one moment: of the rows that `which` finds, in their order, as many as there is room for.
+    /// A read of one moment: of the rows that `which` finds, in their order, as many as there is
+    /// room for.
     async fn read(
         &self,
         name: &'static str,
@@ -160,20 +166,29 @@ impl EventStore for Store {
     }
 
     async fn tail(&self, at: Timestamp) -> Result<Tail> {
-        let (next, cuts) =
-            self.command("tail", move |state| (state.changes.partition_point(|(of, _)| *of <= at), state.cuts)).await?;
+        let (next, cuts) = self
+            .command("tail", move |state| {
+                (state.changes.partition_point(|(of, _)| *of <= at), state.cuts)
+            })
+            .await?;
         Ok(Tail { store: self.clone(), next, cuts })
     }
 
     async fn delete(&self, acked: &[Acked]) -> Result<()> {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.tell(|| format!("to delete {ids:?}"));
-        self.command("delete", move |state| ids.into_iter().for_each(|number| state.delete(number))).await
+        self.command("delete", move |state| ids.into_iter().for_each(|number| state.delete(number)))
+            .await
     }
 
     async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
         let marks = marks.to_vec();
-        self.tell(|| format!("to mark {:?}", marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>()));
+        self.tell(|| {
+            format!(
+                "to mark {:?}",
+                marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>()
+            )
+        });
         self.command("mark", move |state| {
             let now_ms = state.now_ms();
             let mut refused = Vec::new();
@@ -184,8 +199,10 @@ impl EventStore for Store {
                     refused.push(Refused { index, error: "cursed".to_owned() });
                     continue;
                 }
-                let Some(row) =
-                    state.rows.get_mut(&number).filter(|row| !row.marks.contains(&mark.at.timestamp_millis()))
+                let Some(row) = state
+                    .rows
+                    .get_mut(&number)
+                    .filter(|row| !row.marks.contains(&mark.at.timestamp_millis()))
                 else {
                     continue;
                 };
@@ -252,12 +269,15 @@ impl EventStore for Store {
         let on_dead = self.world.lock().on_dead;
         self.read("due", Room { events: half * 2, ..room }, move |rows, now_ms| {
             let mut heads = BTreeMap::new();
-            for (number, row) in rows.iter().filter(|(_, row)| !row.locked && (on_dead == OnDead::Hold || !row.dead)) {
+            for (number, row) in
+                rows.iter().filter(|(_, row)| !row.locked && (on_dead == OnDead::Hold || !row.dead))
+            {
                 if let Some(key) = row.key {
                     heads.entry(key).or_insert((*number, is_due(row, now_ms)));
                 }
             }
-            let heads = heads.into_values().filter(|(_, due)| *due).map(|(number, _)| number).take(half);
+            let heads =
+                heads.into_values().filter(|(_, due)| *due).map(|(number, _)| number).take(half);
             let others = of(rows, |row| row.key.is_none() && is_due(row, now_ms));
             heads.chain(others.into_iter().take(half)).collect()
         })
@@ -265,7 +285,10 @@ impl EventStore for Store {
     }
 
     async fn discards(&self, room: Room) -> Result<Page> {
-        self.read("discards", room, |rows, _| of(rows, |row| !row.locked && !row.dead && row.discard)).await
+        self.read("discards", room, |rows, _| {
+            of(rows, |row| !row.locked && !row.dead && row.discard)
+        })
+        .await
     }
 
     async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
@@ -278,10 +301,13 @@ impl EventStore for Store {
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
-        let key = key.as_str().trim_start_matches('k').parse::<u8>().expect("keys are k and a number");
+        let key =
+            key.as_str().trim_start_matches('k').parse::<u8>().expect("keys are k and a number");
         let on_dead = self.world.lock().on_dead;
         self.read("unlocked", room, move |rows, _| {
-            of(rows, |row| row.key == Some(key) && !row.locked && (on_dead == OnDead::Hold || !row.dead))
+            of(rows, |row| {
+                row.key == Some(key) && !row.locked && (on_dead == OnDead::Hold || !row.dead)
+            })
         })
         .await
     }
@@ -340,7 +366,9 @@ impl EventTail for Tail {
         let mut page = RawArrayBuf::new();
         match change {
             Some(Change::Insert(event)) => {
-                page.push(rawdoc! { "operationType": "insert", "wallTime": wall, "fullDocument": event });
+                page.push(
+                    rawdoc! { "operationType": "insert", "wallTime": wall, "fullDocument": event },
+                );
             }
             Some(Change::Requested) => page.push(rawdoc! { "operationType": "update" }),
             None => {}
@@ -382,7 +410,8 @@ impl LeaseStore for LeaseRow {
     async fn renew(&self, term: i64, ttl: Duration) -> Result<bool> {
         let holder = self.holder.clone();
         let renew = self.store.command("renew", move |state| {
-            let mine = state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
+            let mine =
+                state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
             mine.map(|lease| lease.until = Instant::now() + ttl).is_some()
         });
         renew.await
@@ -391,7 +420,8 @@ impl LeaseStore for LeaseRow {
     async fn release(&self, term: i64) -> Result<()> {
         let holder = self.holder.clone();
         let release = self.store.command("release", move |state| {
-            let mine = state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
+            let mine =
+                state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
             mine.into_iter().for_each(|lease| lease.until = Instant::now());
         });
         release.await

@@ -1,4 +1,5 @@
-//! What is outside the relays: the outbox, the stream, the lease and the weather, with the promises checked as it goes.
+//! What is outside the relays: the outbox, the stream, the lease and the weather, with the promises
+//! checked as it goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -157,7 +158,8 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A process that is stopped does nothing until it goes on; one that was killed never does anything again.
+    /// A process that is stopped does nothing until it goes on; one that was killed never does
+    /// anything again.
     pub(super) async fn alive(&self, life: usize) {
         loop {
             let until = match &self.lock().lives[life] {
@@ -208,13 +210,18 @@ impl State {
     }
 
     pub(super) fn now_ms(&self) -> i64 {
-        BEGAN_MS + i64::try_from(self.began.elapsed().as_millis()).expect("a simulation of less than centuries")
+        BEGAN_MS
+            + i64::try_from(self.began.elapsed().as_millis())
+                .expect("a simulation of less than centuries")
     }
 
     /// The cluster's time, which rises with each asking.
     pub(super) fn tick(&mut self) -> Timestamp {
         self.increment += 1;
-        Timestamp { time: u32::try_from(self.now_ms() / 1000).expect("a time before 2106"), increment: self.increment }
+        Timestamp {
+            time: u32::try_from(self.now_ms() / 1000).expect("a time before 2106"),
+            increment: self.increment,
+        }
     }
 
     /// A service commits an event.
@@ -255,7 +262,9 @@ impl State {
     pub(super) fn shown(&mut self) -> BTreeMap<u32, Row> {
         let past = self.past.len();
         match self.lie {
-            Some(Lie::Stale) if past > 0 => self.past[past - 1 - self.random.random_range(0..past.min(6))].clone(),
+            Some(Lie::Stale) if past > 0 => {
+                self.past[past - 1 - self.random.random_range(0..past.min(6))].clone()
+            }
             _ => self.rows.clone(),
         }
     }
@@ -282,8 +291,14 @@ impl State {
             None => self.wrong.push(format!("e{number} was published and never committed")),
             Some(None) => {}
             Some(key) => {
-                let earlier = self.committed.range(..number).filter(|(_, of)| *of == key).map(|(number, _)| *number);
-                let passed = |earlier: &u32| !self.stream.contains_key(earlier) && !self.excused.contains(earlier);
+                let earlier = self
+                    .committed
+                    .range(..number)
+                    .filter(|(_, of)| *of == key)
+                    .map(|(number, _)| *number);
+                let passed = |earlier: &u32| {
+                    !self.stream.contains_key(earlier) && !self.excused.contains(earlier)
+                };
                 if let Some(passed) = earlier.filter(passed).min() {
                     self.wrong.push(format!("e{number} passed e{passed} of its key"));
                 }
