@@ -3,7 +3,7 @@
 SERVERS := deploy/local/servers
 CARGO ?= cargo
 # One set of features for tests and demo, so that nothing is built twice.
-FEATURES := --features crash-points,demo
+FEATURES := --workspace --features crash-points
 DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 
 .DEFAULT_GOAL := help
@@ -12,35 +12,35 @@ DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: ## run every test against real servers
+test: bins ## run every test against real servers
 	$(SERVERS) run -- $(CARGO) test $(FEATURES)
 
-proofs: ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
+proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
 
 # What is acknowledged by a cluster of nats-servers before 2.9.21 may be lost when a leader dies (docs/faults.md).
 faults soak: export OUTBOXD_NATS_SERVER_VERSION := $(or $(OUTBOXD_NATS_SERVER_VERSION),current)
 
-faults: ## every fault of relays, servers and the network, for longer (about 15 minutes; builds a current nats-server with Go)
+faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes; builds a current nats-server with Go)
 	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: --include-ignored --skip soak --test-threads=4 --nocapture
 
 simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)
-	OUTBOXD_SIMULATE=$(or $(SEEDS),0..20000) $(CARGO) test $(FEATURES) --lib simulation::whatever -- --nocapture
+	OUTBOXD_SIMULATE=$(or $(SEEDS),0..20000) $(CARGO) test $(FEATURES) --package outboxd --lib simulation::whatever -- --nocapture
 
-soak: ## faults at random for an hour (MINUTES=60, SEED= to play one again)
+soak: bins ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 	OUTBOXD_TEST_SOAK=$(or $(MINUTES),60) $(if $(SEED),OUTBOXD_TEST_SEED=$(SEED)) $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults::soak --include-ignored --nocapture
 
 bench: ## outboxd beside the bare loops, same run, same machine (ARGS="drain --events 10000")
-	$(SERVERS) run -- $(CARGO) bench --features relay --bench bench -- $(ARGS)
+	$(SERVERS) run -- $(CARGO) bench --bench bench -- $(ARGS)
 
-check: ## formatting, lints, and a library half without the daemon's dependencies
+check: ## formatting, lints, and a client library without the daemon's dependencies
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --lib --no-default-features -- -D warnings
-	! $(CARGO) tree --no-default-features --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --package outboxd-client --no-default-features -- -D warnings
+	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
 
 deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
 	deploy/check

@@ -141,7 +141,7 @@ pub(crate) trait MongodbContext<T> {
     fn during(self, what: &'static str) -> Result<T>;
 }
 
-impl<T> MongodbContext<T> for mongodb::error::Result<T> {
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> MongodbContext<T> for Result<T, E> {
     fn during(self, what: &'static str) -> Result<T> {
         self.map_err(|error| {
             Error::with_source(ErrorKind::Mongodb, format!("MongoDB: {what}"), error)

@@ -4,9 +4,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::migrations;
-use crate::outbox::act::AUDIT;
-use crate::relay::lease;
+use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
 
 /// Who the privileges are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -67,20 +65,20 @@ impl Role {
         match self {
             Self::Relay => vec![
                 (outbox, &["find", "changeStream", "update", "remove"]),
-                (lease::COLLECTION, &["find", "insert", "update"]),
-                (migrations::COLLECTION, &["find"]),
+                (LEASE, &["find", "insert", "update"]),
+                (MIGRATIONS, &["find"]),
             ],
             // Without a relay that leads, `discard` removes events itself, under the lease.
             Self::Operator => vec![
                 (outbox, &["find", "update", "remove"]),
-                (lease::COLLECTION, &["find", "insert", "update"]),
+                (LEASE, &["find", "insert", "update"]),
                 (AUDIT, &["find", "insert"]),
             ],
             Self::Migrate => vec![
                 (outbox, &["createCollection", "collMod", "createIndex"]),
-                (lease::COLLECTION, &["createCollection", "collMod"]),
+                (LEASE, &["createCollection", "collMod"]),
                 (AUDIT, &["createCollection", "collMod"]),
-                (migrations::COLLECTION, &["find", "insert"]),
+                (MIGRATIONS, &["find", "insert"]),
             ],
         }
     }

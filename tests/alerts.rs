@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum::extract::State;
 use axum::http::StatusCode;
 use bson::doc;
-use outboxd::Event;
+use outboxd_client::Event;
 use serde_json::Value;
 use tokio::sync::mpsc;
 

@@ -243,9 +243,10 @@ fn ids(remedy: &str) -> Vec<String> {
 #[tokio::test]
 async fn an_event_that_the_stream_would_not_take_is_found() {
     let scene = Scene::new().await;
-    let other = outboxd::Event::new("else;reboot", &doc! { "a": 1 }).unwrap();
+    let other = outboxd_client::Event::new("else;reboot", &doc! { "a": 1 }).unwrap();
     let big =
-        outboxd::Event::new(scene.subject("big"), &doc! { "text": "x".repeat(1_000_000) }).unwrap();
+        outboxd_client::Event::new(scene.subject("big"), &doc! { "text": "x".repeat(1_000_000) })
+            .unwrap();
     scene.commit([other, big]).await;
     let checked = check(&scene, &[]);
     assert_eq!(checked.code, Some(1));
@@ -256,9 +257,11 @@ async fn an_event_that_the_stream_would_not_take_is_found() {
 
     let small = scene_with(|config| config.max_message_size = 1000).await;
     small
-        .commit([
-            outboxd::Event::new(small.subject("big"), &doc! { "text": "x".repeat(2000) }).unwrap()
-        ])
+        .commit([outboxd_client::Event::new(
+            small.subject("big"),
+            &doc! { "text": "x".repeat(2000) },
+        )
+        .unwrap()])
         .await;
     let checked = check(&small, &[]);
     assert_eq!(checked.code, Some(1));

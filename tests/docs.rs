@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use outboxd::config::Config;
-use outboxd::relay::policy::TABLE;
+use outboxd::failure::TABLE;
 use serde_json::Value;
 
 use self::commands::{of, refused, shell_lines, targets};
@@ -170,7 +170,8 @@ fn known_names(schema: &Value) -> BTreeSet<String> {
         let names = settings["properties"].as_object().unwrap().keys();
         known.extend(names.map(|name| format!("{section}.{name}")));
     }
-    for entry in fs::read_dir("src/preflight").unwrap() {
+    let folders = ["src/check", "src/jetstream"].map(|folder| fs::read_dir(folder).unwrap());
+    for entry in folders.into_iter().flatten() {
         let source = fs::read_to_string(entry.unwrap().path()).unwrap();
         known.extend(source.split('"').filter(|text| text.contains('.')).map(str::to_owned));
     }

@@ -1,8 +1,8 @@
 //! The library: an event is written in the caller's transaction and only there.
 
 use bson::{Timestamp, doc};
-use outboxd::outbox::event::DEFAULT_MAX_PAYLOAD_BYTES;
-use outboxd::{EnqueueError, Event, EventError, EventId, Outbox};
+use outboxd_client::event::DEFAULT_MAX_PAYLOAD_BYTES;
+use outboxd_client::{EnqueueError, Event, EventError, EventId, Outbox};
 
 use crate::support::Scene;
 

@@ -2,7 +2,7 @@
 
 use async_nats::ConnectOptions;
 use bson::{Document, Timestamp, doc};
-use outboxd::Event;
+use outboxd_client::Event;
 
 use crate::support::{NatsServer, Relay, Scene, mongodb_uri, outboxd, until};
 

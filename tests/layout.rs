@@ -159,7 +159,7 @@ async fn every_subject_can_have_a_prefix() {
     let scene = Scene::new().await;
     let prefix = scene.subject("eu.");
     let _relay = Relay::leading(&scene, &[("OUTBOXD_EVENT__SUBJECT_PREFIX", &prefix)]).await;
-    let event = outboxd::Event::new("made", &doc! { "key": "a", "number": 1 }).unwrap();
+    let event = outboxd_client::Event::new("made", &doc! { "key": "a", "number": 1 }).unwrap();
     scene.commit([event]).await;
     scene.drained().await;
     assert_eq!(scene.messages().await[0].subject, scene.subject("eu.made"));

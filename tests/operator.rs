@@ -1,7 +1,7 @@
 //! What an operator sees of an outbox, and does to it.
 
 use bson::{Timestamp, doc};
-use outboxd::Event;
+use outboxd_client::Event;
 use serde_json::Value;
 
 use crate::support::{Relay, Scene, outboxd, until};

@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish};
 use bson::{Document, doc};
 use futures_util::StreamExt;
 use mongodb::Collection;
-use outboxd::Event;
+use outboxd_client::Event;
 use tokio::task::JoinHandle;
 
 use crate::support::checker::{self, Published, Report};

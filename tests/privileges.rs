@@ -157,7 +157,7 @@ async fn with_these_it_relays_and_an_operator_acts() {
     scene.commit([scene.event("a", 1)]).await;
     scene.drained().await;
     scene
-        .commit([outboxd::Event::new(
+        .commit([outboxd_client::Event::new(
             scene.subject("elsewhere"),
             &doc! { "key": "b", "number": 2 },
         )

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::doc;
-use outboxd::Event;
+use outboxd_client::Event;
 
 use crate::support::{Relay, Scene, until};
 

@@ -42,5 +42,5 @@ fn every_file_is_short_has_a_header_and_panics_only_on_broken_invariants() {
 #[test]
 fn every_migration_is_embedded() {
     let files = std::fs::read_dir("migrations").unwrap().count();
-    assert_eq!(files, outboxd::migrations::MIGRATIONS.len());
+    assert_eq!(files, outboxd::mongodb::migrations::MIGRATIONS.len());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::doc;
 use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
 use opentelemetry::{Context, SpanId, TraceFlags, TraceId};
-use outboxd::Event;
+use outboxd_client::Event;
 use serde_json::json;
 
 use crate::support::otlp::Collector;

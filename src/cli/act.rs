@@ -1,6 +1,7 @@
 //! `outboxd retry-now` and `outboxd discard`: what they share, which is nearly all.
 
 use std::io::{BufRead, IsTerminal, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Bson;
@@ -12,9 +13,10 @@ use super::selection::Filter;
 use super::{list, print};
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::outbox::act::{Act, Deed};
-use crate::outbox::inspect::State;
-use crate::outbox::selection::Selection;
+use crate::mongodb::act::{Act, Deed};
+use crate::mongodb::inspect::State;
+use crate::mongodb::lease::LeaseDocument;
+use crate::mongodb::selection::Selection;
 use crate::relay::lease::Lease;
 
 /// Events acted on at once.
@@ -91,8 +93,8 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
         reason: args.reason.as_deref(),
     };
     let holder = format!("outboxd {} of {who}", action.name());
-    let lease =
-        Lease::new(&client, &mongodb.database, &mongodb.collection, holder, config.lease.ttl);
+    let document = LeaseDocument::new(&client, &mongodb.database, &mongodb.collection, holder);
+    let lease = Arc::new(Lease::new(document, config.lease.ttl));
     let mut done = 0;
     let mut next = Instant::now();
     for batch in ids.chunks(args.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))) {
@@ -177,7 +179,7 @@ async fn is_wanted(
 
 /// Dead events go at once. Others may be in a relay's hands: it is asked to remove them, or kept
 /// away meanwhile.
-async fn discard(act: &Act, lease: &Lease, ids: &[Bson]) -> Result<u64> {
+async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> Result<u64> {
     let at_first = act.left(ids).await.during("reading the outbox")?;
     act.request_discard(ids).await.during("asking the relay to discard")?;
     let deadline = Instant::now() + PATIENCE;
@@ -188,7 +190,6 @@ async fn discard(act: &Act, lease: &Lease, ids: &[Bson]) -> Result<u64> {
             return Ok(at_first - left);
         }
         // Without a relay nobody has them in hand as long as the lease is ours.
-        let lease = std::sync::Arc::new(lease.clone());
         if let Some(held) = lease.acquire_now().await.during("asking for the lease")? {
             act.discard_requested(ids).await.during("discarding")?;
             lease.resign(held).await.during("resigning the lease")?;

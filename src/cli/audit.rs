@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::output::{Output, show, table};
 use crate::config::{Config, Sources};
 use crate::error::{MongodbContext, Result};
-use crate::outbox::act::Act;
-use crate::outbox::inspect::text;
+use crate::mongodb::act::Act;
+use crate::mongodb::inspect::text;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

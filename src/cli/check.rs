@@ -8,9 +8,10 @@ use clap::Args as ClapArgs;
 
 use super::admin::Admin;
 use super::output::{Output, printable, show, wrap};
+use crate::check;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
-use crate::preflight::{self, Finding, Level};
+use crate::finding::{Finding, Level};
 
 /// Columns that a table keeps to; only commands, which are there to be pasted, may be longer.
 const WIDTH: usize = 80;
@@ -52,7 +53,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
         return admin.get("/livez").await.map(|_| ()).map_err(not);
     }
-    let findings = preflight::look(&config, args.timeout).await;
+    let findings = check::look(&config, args.timeout).await;
     let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
     show(args.output, &findings, || table(&findings, !plain))?;
     let bad = |finding: &Finding| {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::policy::{Rule, TABLE, look_up};
+use crate::failure::{Rule, TABLE, look_up};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

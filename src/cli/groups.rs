@@ -9,9 +9,9 @@ use super::output::{Output, events, printable, show, width, wrap};
 use super::selection::{Filter, inspect};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
-use crate::outbox::inspect::Group;
-use crate::preflight::shell;
-use crate::relay::policy::Rejection;
+use crate::failure::Rejection;
+use crate::finding::shell;
+use crate::mongodb::inspect::Group;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

@@ -7,7 +7,7 @@ use super::output::{Output, age, show, table};
 use super::selection::{Filter, inspect};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
-use crate::outbox::inspect::Entry;
+use crate::mongodb::inspect::Entry;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

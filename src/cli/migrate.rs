@@ -5,8 +5,9 @@ use clap::Args as ClapArgs;
 use super::print;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrations::{MIGRATIONS, Migrations, Status};
-use crate::relay::{Nats, stream};
+use crate::jetstream::connection::Nats;
+use crate::jetstream::stream;
+use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

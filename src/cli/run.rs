@@ -12,10 +12,12 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admin::{self, Health};
+use crate::admin;
 use crate::config::{Config, NamedFile, Sources};
+use crate::daemon::Relay;
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::{Relay, Totals};
+use crate::relay::leadership::parts::Totals;
+use crate::telemetry::health::Health;
 use crate::telemetry::{logs, metrics, traces};
 
 /// How often the files are read: a secret is valid for some time after its successor is there, as a

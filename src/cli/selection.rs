@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::config::{Config, Sources};
 use crate::error::Result;
-use crate::outbox::inspect::{Inspect, State};
-use crate::outbox::selection::Selection;
+use crate::mongodb::inspect::{Inspect, State};
+use crate::mongodb::selection::Selection;
 
 /// Which events; all that is given must hold.
 #[derive(Debug, Args)]

@@ -8,13 +8,13 @@ use clap::Args as ClapArgs;
 use super::output::{Output, age, events, printable, show, width, wrap};
 use super::selection::inspect;
 use crate::config::Sources;
+use crate::document::layout::Layout;
+use crate::document::record::{OutboxRecord, shown_id};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::outbox::inspect::{Entry, State, text};
-use crate::outbox::layout::Layout;
-use crate::outbox::record::{OutboxRecord, field};
-use crate::outbox::store::shown_id;
-use crate::preflight::shell;
-use crate::relay::policy::Rejection;
+use crate::failure::Rejection;
+use crate::finding::shell;
+use crate::mongodb::inspect::{Entry, State, text};
+use outboxd_client::field;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

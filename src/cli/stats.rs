@@ -9,7 +9,7 @@ use super::output::{Output, age, show, table};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
-use crate::outbox::inspect::Stats;
+use crate::mongodb::inspect::Stats;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

@@ -24,8 +24,8 @@ pub use self::files::NamedFile;
 use self::read::secs;
 pub use self::reader::Shown;
 use self::reader::{ReadUp, Reader};
+use crate::document::layout::Layout;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::layout::Layout;
 
 /// Where settings come from, lowest precedence first: the defaults, `file`, `env`, `set`.
 #[derive(Debug, Clone, Default)]

@@ -12,10 +12,9 @@ use super::{
     AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LogConfig, LogFormat, MongodbConfig,
     NatsConfig, OnDead, Ordering, RetryConfig, StreamConfig,
 };
-use crate::admin;
-use crate::outbox::event::Headers;
-use crate::outbox::layout::Layout;
-use crate::outbox::record::field;
+use crate::document::layout::Layout;
+use outboxd_client::Headers;
+use outboxd_client::field;
 
 impl MongodbConfig {
     pub(super) fn read(reader: &mut Reader, client_id: &str) -> Self {
@@ -316,7 +315,7 @@ impl AdminConfig {
             }),
             token: reader.secret("admin.token", "admin.token_file"),
         };
-        if admin::needs_token(admin.listen) && admin.token.is_none() {
+        if !admin.listen.ip().is_loopback() && admin.token.is_none() {
             reader.missing(
                 "admin.listen",
                 "is not on loopback; set admin.token or admin.token_file too",

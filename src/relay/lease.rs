@@ -84,22 +84,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{Bson, Document, doc};
-use mongodb::error::Result;
-use mongodb::options::ReturnDocument;
-use mongodb::{Client, Collection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::clock;
-use super::world::LeaseStore;
-use crate::admin::Health;
-use crate::error::mongodb_says;
-
-/// Collection of the leases.
-pub const COLLECTION: &str = "outboxd_lease";
+use super::ports::{LeaseStore, StoreResult};
+use crate::telemetry::health::Health;
 
 /// Part of the ttl by which a holder stops early: clocks run at different speeds, and a publish
 /// takes a moment.
@@ -113,18 +105,10 @@ const STANDBY_POLL: Duration = Duration::from_secs(1);
 
 /// A relay's claim on one outbox.
 #[derive(Debug, Clone)]
-pub(crate) struct Lease<L = LeaseDocument> {
+pub(crate) struct Lease<L> {
     document: L,
     ttl: Duration,
     health: Arc<Health>,
-}
-
-/// The document that says who holds the lease.
-#[derive(Debug, Clone)]
-pub(crate) struct LeaseDocument {
-    collection: Collection<Document>,
-    outbox: String,
-    holder: String,
 }
 
 /// Proof of holding the lease, for as long as it is trusted.
@@ -151,31 +135,8 @@ pub(crate) struct Held {
     stop: CancellationToken,
 }
 
-impl Lease {
-    /// `client` is the lease's own: renewals must not wait for a connection behind the outbox's
-    /// queries.
-    pub(crate) fn new(
-        client: &Client,
-        database: &str,
-        outbox: &str,
-        holder: String,
-        ttl: Duration,
-    ) -> Self {
-        let collection = client.database(database).collection(COLLECTION);
-        Self::of(LeaseDocument { collection, outbox: outbox.to_owned(), holder }, ttl)
-    }
-
-    /// Whether another relay holds it now.
-    pub(crate) async fn is_anothers(&self) -> Result<bool> {
-        let LeaseDocument { collection, outbox, holder } = &self.document;
-        let held = doc! { "_id": outbox, "holder": { "$ne": holder }, "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
-        Ok(collection.find_one(held).await?.is_some())
-    }
-}
-
 impl<L: LeaseStore> Lease<L> {
-    /// On this document.
-    pub(super) fn of(document: L, ttl: Duration) -> Self {
+    pub(crate) fn new(document: L, ttl: Duration) -> Self {
         Self { document, ttl, health: Arc::default() }
     }
 
@@ -206,7 +167,7 @@ impl<L: LeaseStore> Lease<L> {
                     said = true;
                 }
                 Ok(None) => {}
-                Err(error) => warn!(error = mongodb_says(&error), "could not ask for the lease"),
+                Err(error) => warn!(%error, "could not ask for the lease"),
             }
             let poll = clock::jitter(STANDBY_POLL.min(self.ttl / RENEWALS), 0.8..1.2);
             tokio::select! {
@@ -219,7 +180,7 @@ impl<L: LeaseStore> Lease<L> {
     }
 
     /// The lease, if it is free now.
-    pub(crate) async fn acquire_now(self: &Arc<Self>) -> Result<Option<Held>> {
+    pub(crate) async fn acquire_now(self: &Arc<Self>) -> StoreResult<Option<Held>> {
         let sent = Instant::now();
         Ok(self.document.claim(self.ttl).await?.map(|number| self.hold(number, sent)))
     }
@@ -258,9 +219,7 @@ impl<L: LeaseStore> Lease<L> {
                     }
                     Ok(Ok(Err(error))) => {
                         warn!(
-                            error = mongodb_says(&error),
-                            term = number,
-                            "could not renew the lease"
+                            %error, term = number, "could not renew the lease"
                         )
                     }
                     Ok(Err(_)) | Err(_) => warn!(term = number, "renewing the lease took too long"),
@@ -281,53 +240,9 @@ impl<L: LeaseStore> Lease<L> {
     }
 
     /// Lets a standby take over at once. Call it when nothing is under way any more.
-    pub(crate) async fn resign(&self, held: Held) -> Result<()> {
+    pub(crate) async fn resign(&self, held: Held) -> StoreResult<()> {
         held.stop.cancel();
         self.document.release(held.term.number).await
-    }
-}
-
-impl LeaseStore for LeaseDocument {
-    fn holder(&self) -> &str {
-        &self.holder
-    }
-
-    async fn claim(&self, ttl: Duration) -> Result<Option<i64>> {
-        let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
-        // One's own lease, after it was not trusted any more, begins anew: another term, another
-        // expiry.
-        let free = doc! { "$or": [expired, { "$eq": ["$holder", { "$literal": &self.holder }] }] };
-        let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
-        let claim = doc! { "$set": {
-            "holder": if_free(doc! { "$literal": &self.holder }.into(), "$holder"),
-            "term": if_free(doc! { "$add": [{ "$ifNull": ["$term", 0] }, 1] }.into(), "$term"),
-            "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(ttl)] }.into(), "$expiresAt"),
-        } };
-        let lease = self
-            .collection
-            .find_one_and_update(doc! { "_id": &self.outbox }, vec![claim])
-            .upsert(true)
-            .return_document(ReturnDocument::After)
-            .await?;
-        let mine =
-            lease.filter(|lease| lease.get_str("holder").is_ok_and(|holder| holder == self.holder));
-        Ok(mine.and_then(|lease| match lease.get("term") {
-            Some(Bson::Int32(term)) => Some(i64::from(*term)),
-            Some(Bson::Int64(term)) => Some(*term),
-            _ => None,
-        }))
-    }
-
-    async fn renew(&self, term: i64, ttl: Duration) -> Result<bool> {
-        let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(ttl)] } } };
-        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
-        Ok(self.collection.update_one(mine, vec![extend]).await?.matched_count == 1)
-    }
-
-    async fn release(&self, term: i64) -> Result<()> {
-        let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
-        self.collection.update_one(mine, vec![doc! { "$set": { "expiresAt": "$$NOW" } }]).await?;
-        Ok(())
     }
 }
 
@@ -335,8 +250,4 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

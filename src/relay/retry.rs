@@ -13,17 +13,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
+use outboxd_client::Key;
+
 use super::clock;
-use super::crash::{self, Point};
-use super::dispatch::Pending;
-use super::lane::Behind;
-use super::twins::Origin;
-use super::world::EventStore;
+use super::dispatch::lane::{Behind, Pending};
+use super::dispatch::twins::Origin;
+use super::ports::{EventStore, Page, Room};
 use crate::config::RetryConfig;
-use crate::error::{Error, ErrorKind, Result, mongodb_says};
-use crate::outbox::Key;
-use crate::outbox::record::Custody;
-use crate::outbox::store::{Page, Room};
+use crate::crash::{self, Point};
+use crate::document::record::Custody;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Most events one tick reads. When there are more, the next tick follows as soon as these are
 /// settled.
@@ -66,7 +65,7 @@ pub(crate) async fn run(
             Ask::Due(room) => {
                 Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
-                        error = mongodb_says(&error),
+                        %error,
                         "could not look for due events; the next tick does"
                     );
                     Page::default()
@@ -75,7 +74,7 @@ pub(crate) async fn run(
             Ask::Discards(room) => Answer::Discards(
                 store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
-                        error = mongodb_says(&error),
+                        %error,
                         "could not look for events to discard; the next tick does"
                     );
                     Page { more: true, ..Page::default() }
@@ -84,7 +83,7 @@ pub(crate) async fn run(
             Ask::Stray(room) => Answer::Stray(
                 store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
-                        error = mongodb_says(&error),
+                        %error,
                         "could not look for events passed over; the next safety sweep does"
                     );
                     Page::default()
@@ -104,7 +103,7 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
         Ok(page) => page,
         Err(error) => {
             warn!(
-                error = mongodb_says(&error),
+                %error,
                 "could not read the parked events of a key; the next tick does"
             );
             return Answer::Lane(key, events, Behind::Held);

@@ -18,14 +18,13 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::crash::{self, Point};
-use super::lane::{Marking, Park};
-use super::publish::Acked;
-use super::world::EventStore;
-use crate::error::mongodb_says;
-use crate::outbox::mark::{Mark, Refused};
-use crate::outbox::store::shown_id;
-use crate::outbox::{EventId, Key};
+use outboxd_client::{EventId, Key};
+
+use super::dispatch::lane::{Marking, Park};
+use super::ports::{EventStore, Mark, Refused, StoreResult};
+use super::publish::outcome::Acked;
+use crate::crash::{self, Point};
+use crate::document::record::shown_id;
 
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second
 /// were measured with batches of 500, 1,000 and 2,000.
@@ -207,7 +206,7 @@ async fn until_done<T, F>(
     write: impl Fn() -> F,
 ) -> Option<T>
 where
-    F: Future<Output = mongodb::error::Result<T>>,
+    F: Future<Output = StoreResult<T>>,
 {
     let mut wait = FIRST_WAIT;
     while !give_up.is_cancelled() {
@@ -215,7 +214,7 @@ where
             Ok(written) => return Some(written),
             Err(error) => {
                 warn!(
-                    error = mongodb_says(&error),
+                    %error,
                     "could not {what} settled events; they stay in the outbox until it succeeds"
                 )
             }

@@ -163,7 +163,7 @@ impl Alerts {
 
     /// Raises an alert.
     pub(crate) fn raise(&self, alert: Alert) {
-        metrics::alert(alert.kind);
+        metrics::alert(alert.kind.as_str());
         if self.queue.try_send(alert).is_err() {
             self.omitted.fetch_add(1, Ordering::Relaxed);
         }

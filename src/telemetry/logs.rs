@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{LogConfig, LogFormat};
 
 /// Installs the process's logger. A second call does nothing.
-pub fn init(log: &LogConfig) {
+pub(crate) fn init(log: &LogConfig) {
     // Checked when the configuration was read.
     let level = log.level.parse::<Targets>().unwrap_or_default();
     let terminal = std::io::stderr().is_terminal();

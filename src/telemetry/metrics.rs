@@ -12,8 +12,7 @@ use metrics::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::policy::Class;
-use crate::telemetry::alerts::Kind;
+use crate::failure::Class;
 
 /// Bounds of the latency histograms, in seconds: half a millisecond is what an idle pair of servers
 /// takes.
@@ -85,8 +84,8 @@ impl Load {
     }
 }
 
-pub(crate) fn alert(kind: Kind) {
-    counter!("outboxd_alerts_total", "kind" => kind.as_str()).increment(1);
+pub(crate) fn alert(kind: &'static str) {
+    counter!("outboxd_alerts_total", "kind" => kind).increment(1);
 }
 
 /// The change stream has to be opened again, after a sweep.
@@ -130,7 +129,7 @@ pub(crate) fn outbox(events: u64, dead: u64, oldest_seconds: u64) {
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] when something else keeps them already.
-pub fn install() -> Result<PrometheusHandle> {
+pub(crate) fn install() -> Result<PrometheusHandle> {
     let refused = |error| Error::with_source(ErrorKind::Internal, "metrics can't be kept", error);
     let builder = PrometheusBuilder::new().set_buckets(SECONDS).map_err(refused)?;
     let handle = builder.install_recorder().map_err(refused)?;

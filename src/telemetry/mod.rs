@@ -1,9 +1,10 @@
 //! What the relay says about itself.
 
 pub(crate) mod alerts;
-pub mod logs;
-pub mod metrics;
-pub mod traces;
+pub(crate) mod health;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+pub(crate) mod traces;
 mod webhook;
 
 /// TLS is compiled in and wants an implementation chosen before a client is made; an error only

@@ -12,19 +12,15 @@
 use std::sync::OnceLock;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{Span as _, SpanKind, Status, Tracer as _, TracerProvider};
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::choose_tls;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::event::Headers;
-use crate::outbox::record::OutboxRecord;
-use crate::outbox::trace::carry;
-use crate::relay::publish::Outcome;
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
@@ -34,7 +30,7 @@ static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when it says so in a way that can't be followed.
-pub fn start(service: &'static str, instance: &str) -> Result<()> {
+pub(crate) fn start(service: &'static str, instance: &str) -> Result<()> {
     let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
         .into_iter()
@@ -74,12 +70,12 @@ pub fn start(service: &'static str, instance: &str) -> Result<()> {
 }
 
 /// What makes spans, if they are exported.
-pub fn tracer() -> Option<SdkTracer> {
+pub(crate) fn tracer() -> Option<SdkTracer> {
     PROVIDER.get().map(|provider| provider.tracer("outboxd"))
 }
 
 /// Sends the spans that still wait; for a few seconds at most.
-pub async fn stop() {
+pub(crate) async fn stop() {
     if let Some(provider) = PROVIDER.get() {
         let done = tokio::task::spawn_blocking(|| provider.shutdown()).await;
         if let Ok(Err(error)) = done {
@@ -89,66 +85,6 @@ pub async fn stop() {
 }
 
 /// The span that headers carry, and nothing else.
-pub fn remote<H: Extractor>(headers: &H) -> Context {
+pub(crate) fn remote<H: Extractor>(headers: &H) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), headers)
-}
-
-impl Extractor for Headers {
-    fn get(&self, name: &str) -> Option<&str> {
-        Headers::get(self, name)
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.iter().map(|(name, _)| name).collect()
-    }
-}
-
-/// The publish of one event, from the first try to the last.
-#[derive(Debug)]
-pub(crate) struct Publishing(Span);
-
-impl Publishing {
-    /// Named after the stream, because a subject may hold ids.
-    pub(crate) fn begin(
-        tracer: &SdkTracer,
-        stream: &str,
-        record: &mut OutboxRecord,
-        bytes: usize,
-    ) -> Self {
-        let attributes = [
-            KeyValue::new("messaging.system", "nats"),
-            KeyValue::new("messaging.operation.name", "publish"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", record.subject.as_str().to_owned()),
-            KeyValue::new("messaging.message.id", record.id.to_string()),
-            KeyValue::new("messaging.message.body.size", i64::try_from(bytes).unwrap_or(i64::MAX)),
-            KeyValue::new("outboxd.attempts", i64::from(record.attempts)),
-        ];
-        let span = tracer
-            .span_builder(format!("publish {stream}"))
-            .with_kind(SpanKind::Producer)
-            .with_attributes(attributes)
-            .start_with_context(tracer, &remote(&record.headers));
-        carry(&mut record.headers, span.span_context());
-        Self(span)
-    }
-
-    pub(crate) fn end(self, outcome: &Outcome) {
-        let Self(mut span) = self;
-        match outcome {
-            Outcome::Acked(acked) if acked.duplicate => {
-                span.set_attribute(KeyValue::new("outboxd.duplicate", true))
-            }
-            Outcome::Acked(_) => {}
-            Outcome::Rejected(rejection) => {
-                span.set_attribute(KeyValue::new("error.type", rejection.code.to_string()));
-                span.set_status(Status::error(rejection.error.to_string()));
-            }
-            Outcome::Abandoned => {
-                span.set_attribute(KeyValue::new("error.type", "abandoned"));
-                span.set_status(Status::error("the relay stops; the event stays in the outbox"));
-            }
-        }
-        span.end();
-    }
 }

@@ -11,7 +11,7 @@ const WIDTH: usize = 125;
 const HEAD: &str = "# Configuration
 
 Every setting, in the order of [`config/outboxd.toml`](../config/outboxd.toml). This page is made of the settings themselves, and
-`OUTBOXD_WRITE_DOCS=1 cargo test --features crash-points,demo --test main docs::` writes it anew.
+`OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features crash-points --test main docs::` writes it anew.
 
 Settings come from flags (`--set dispatch.max_in_flight=64`) over the environment over the file (`--config FILE`, or
 `OUTBOXD_CONFIG`) over the defaults. Of several variables for one setting the `OUTBOXD_…` one wins. The required ones are enough to start.

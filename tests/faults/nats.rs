@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{PER_SECOND, Trial, again_and_again, length};
-use outboxd::Event;
+use outboxd_client::Event;
 
 use crate::support::{ALONE, NatsCluster, NatsServer, Relay, Scene, checker, mongodb_uri, until};
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bson::{RawArray, RawDocument, RawDocumentBuf, doc};
-use outboxd::Event;
+use outboxd_client::Event;
 
 use self::raw::{ARRAY, BOOL, DOCUMENT, STRING, document, element, text};
 use self::rows::{Fate, Row, groups};

@@ -3,9 +3,9 @@
 //! `OUTBOXD_FUZZ_INPUTS=10000000` tries more; `OUTBOXD_FUZZ_SEED` tries others.
 
 use bson::{RawBsonRef, RawDocument};
-use outboxd::outbox::layout::Layout;
-use outboxd::outbox::record::{Malformed, OutboxRecord};
-use outboxd::outbox::{Key, Subject};
+use outboxd::document::layout::Layout;
+use outboxd::document::record::{Malformed, OutboxRecord};
+use outboxd_client::{Key, Subject};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::de::IgnoredAny;

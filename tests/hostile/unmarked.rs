@@ -2,7 +2,7 @@
 //! other.
 
 use bson::doc;
-use outboxd::Event;
+use outboxd_client::Event;
 
 use super::Trial;
 use super::raw::{ARRAY, INT, STRING, array, text};
@@ -72,8 +72,9 @@ async fn waits_behind(malformed: Row) -> bool {
     let (behind_id, last_id) = (behind.id().clone(), last.id().clone());
     trial.scene.commit([behind]).await;
     trial.scene.commit([last]).await;
-    let is_there =
-        async |id: &outboxd::EventId| trial.scene.one(doc! { "_id": id.clone() }).await.is_some();
+    let is_there = async |id: &outboxd_client::EventId| {
+        trial.scene.one(doc! { "_id": id.clone() }).await.is_some()
+    };
     until("what was written last is out", async || (!is_there(&last_id).await).then_some(())).await;
     let looks = || relay.log().matches("looked for due events").count();
     let before = looks();

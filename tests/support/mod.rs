@@ -20,7 +20,7 @@ use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, Context, stream};
 use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection, Database};
-use outboxd::{Event, Outbox};
+use outboxd_client::{Event, Outbox};
 
 pub(crate) use self::cluster::{NatsCluster, ReplicaSet};
 pub(crate) use self::mongod::{Mongod, PASSWORD};

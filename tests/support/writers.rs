@@ -8,7 +8,7 @@ use bson::{Document, doc, oid::ObjectId};
 use mongodb::error::{Result, TRANSIENT_TRANSACTION_ERROR};
 use mongodb::options::ReturnDocument;
 use mongodb::{Client, ClientSession, Collection};
-use outboxd::{Event, EventId, Outbox};
+use outboxd_client::{Event, EventId, Outbox};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

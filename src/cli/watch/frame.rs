@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::scrape::Flow;
 use crate::cli::output::{age, events, printable};
-use crate::outbox::inspect::{Group, Stats};
+use crate::mongodb::inspect::{Group, Stats};
 
 /// Columns of the names on the left.
 const NAMES: usize = 12;

@@ -24,8 +24,8 @@ use super::selection::inspect;
 use super::write;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::outbox::inspect::{Group, Inspect, Stats};
-use crate::outbox::selection::Selection;
+use crate::mongodb::inspect::{Group, Inspect, Stats};
+use crate::mongodb::selection::Selection;
 
 /// Rates that are remembered for the little chart.
 const HISTORY: usize = 40;

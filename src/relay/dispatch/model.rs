@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::stall::MAX_LANE_READS;
 use super::tests::{LIMITS, key, pending, record, seq_of, swept};
 use super::*;
-use crate::relay::lane::{Behind, Marking};
+use crate::config::OnDead;
+use crate::relay::dispatch::lane::{Behind, Marking};
 
 /// An event as the database has it. `due` is whether an unlocked one's wait is over.
 #[derive(Debug, Clone)]

@@ -1,7 +1,11 @@
 //! Stalled lanes: what stalls one, what is parked behind it, and the reads that open it again.
 
-use super::{Custody, Dispatch, EventId, Key, OnDead, Pending, bytes};
-use crate::relay::lane::{Behind, Marking, Park};
+use outboxd_client::{EventId, Key};
+
+use super::lane::{Behind, Marking, Park, Pending};
+use super::{Dispatch, bytes};
+use crate::config::OnDead;
+use crate::document::record::Custody;
 
 /// Lane reads under way at once: each may bring [`LANE_READ`] that no bound has been asked about.
 pub(super) const MAX_LANE_READS: usize = 4;

@@ -3,9 +3,9 @@
 use bson::Timestamp;
 
 use super::*;
-use crate::config::Ordering;
-use crate::outbox::{Headers, Subject};
-use crate::relay::lane::{Behind, Marking};
+use crate::config::{OnDead, Ordering};
+use crate::relay::dispatch::lane::{Behind, Marking};
+use outboxd_client::{Headers, Subject};
 
 pub(super) const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,

@@ -3,17 +3,13 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::publish::PublishAck;
-use bytes::Bytes;
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::world::{World, number};
-use crate::relay::world::EventBus;
+use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
+use crate::relay::ports::{Ack, EventBus, Message};
 
 /// How long a publish waits for its ack.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,18 +28,11 @@ pub(super) struct Bus {
 /// What becomes of a publish.
 enum Fate {
     Acked,
-    Refused(PublishError),
+    Refused(Rejection),
     Lost,
     AckLost,
     /// It reaches the stream when its sender has given up.
     Late(Duration),
-}
-
-/// What JetStream says in its reply.
-fn refused(code: u64, said: &str) -> Fate {
-    let error = format!(r#"{{"code": 400, "err_code": {code}, "description": "{said}"}}"#);
-    let error: async_nats::jetstream::Error = serde_json::from_str(&error).expect("an error");
-    Fate::Refused(PublishError::with_source(PublishErrorKind::Other, error))
 }
 
 fn subject_number(subject: &str) -> u8 {
@@ -56,19 +45,19 @@ impl Bus {
         let now = Instant::now();
         if !*self.connected.borrow() {
             state.count("publishes without a connection");
-            return Fate::Refused(PublishError::new(PublishErrorKind::BrokenPipe));
+            return Fate::Refused(Rejection::new(CONNECTION_LOST, "broken pipe"));
         }
         if state.weather.no_leader > now || state.weather.uncovered == Some(subject) {
             state.count("publishes nobody answered");
-            return Fate::Refused(PublishError::new(PublishErrorKind::StreamNotFound));
+            return Fate::Refused(Rejection::new(NO_RESPONDERS, "no responders"));
         }
         if state.weather.full > now {
             state.count("publishes to a full stream");
-            return refused(10077, "maximum bytes exceeded");
+            return Fate::Refused(Rejection::new("10077", "maximum bytes exceeded"));
         }
         if state.weather.too_large == Some(subject) {
             state.count("publishes too large");
-            return refused(10054, "message size exceeds maximum allowed");
+            return Fate::Refused(Rejection::new("10054", "message size exceeds maximum allowed"));
         }
         let lossy = if state.weather.lossy > now { 0.15 } else { 0.003 };
         if !state.chance(lossy) {
@@ -104,35 +93,21 @@ impl Bus {
 }
 
 impl EventBus for Bus {
-    async fn publish(
-        &self,
-        subject: &str,
-        headers: HeaderMap,
-        _payload: Bytes,
-    ) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
         let Self { world, life, .. } = self;
         self.check_lease();
         world.alive(*life).await;
-        let message_id = headers
-            .get(NATS_MESSAGE_ID)
-            .expect("every publish has a message id")
-            .as_str()
-            .to_owned();
+        let message_id = message.id.to_owned();
         let event = number(message_id.rsplit('.').next().expect("an id"));
         world.lock().note(&format!("publish {message_id}"), *life);
         world.travel().await;
-        let fate = self.fate(subject_number(subject));
+        let fate = self.fate(subject_number(message.subject.as_str()));
         let acked = match fate {
             Fate::Acked => {
                 let mut state = world.lock();
                 let duplicate = state.arrive(&message_id, event);
                 let sequence = state.stream.values().map(|times| u64::from(*times)).sum();
-                Some(PublishAck {
-                    stream: STREAM.to_owned(),
-                    sequence,
-                    duplicate,
-                    ..PublishAck::default()
-                })
+                Some(Ack { stream: STREAM.to_owned(), sequence, duplicate })
             }
             Fate::AckLost => {
                 world.lock().arrive(&message_id, event);
@@ -162,7 +137,7 @@ impl EventBus for Bus {
             None => {
                 sleep(ACK_TIMEOUT).await;
                 world.alive(*life).await;
-                Err(PublishError::new(PublishErrorKind::TimedOut))
+                Err(Rejection::new(TIMEOUT, "timed out"))
             }
         }
     }

@@ -26,9 +26,9 @@ use tokio::time::{Instant, sleep};
 
 use self::nemesis::{Relay, calm, commit, retry_dead, trouble};
 use self::world::{BEGAN_MS, Lie, World};
-use super::clock;
-use super::world::EventPage;
+use super::ports::{EventPage, StoreResult};
 use crate::config::{Config, OnDead, Sources};
+use crate::relay::clock;
 
 /// Seeds that are played unless others are asked for.
 const SEEDS: Range<u64> = 0..2000;
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(3600);
 
 impl EventPage for RawArrayBuf {
-    fn documents(&self) -> mongodb::error::Result<&RawArray> {
+    fn documents(&self) -> StoreResult<&RawArray> {
         Ok(self)
     }
 }

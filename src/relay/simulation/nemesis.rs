@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::bus::Bus;
 use super::store::{LeaseRow, Store};
 use super::world::{Change, Life, Row, State, World};
-use crate::admin::Health;
 use crate::config::Config;
 use crate::error::Result;
+use crate::relay::clock;
+use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
-use crate::relay::{Parts, Totals, clock};
 use crate::telemetry::alerts::Alerts;
+use crate::telemetry::health::Health;
 
 /// Keys of the services.
 const KEYS: u8 = 4;
@@ -49,7 +50,7 @@ impl Relay {
         let store = Store { world: world.clone(), life };
         let bus = Bus { world: world.clone(), life, holder: holder.clone(), connected: stands };
         let lease =
-            Arc::new(Lease::of(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
+            Arc::new(Lease::new(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
         let (follow, config, health, alerts) =
             (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
         let parts = Parts { config, follow, store, bus, health, alerts };

@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
-use mongodb::error::{Error, Result};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::world::{Change, Lease, Row, State, World, document, number};
 use crate::config::OnDead;
-use crate::outbox::layout::Layout;
-use crate::outbox::mark::{Mark, Next, Refused};
-use crate::outbox::record::OutboxRecord;
-use crate::outbox::store::{Page, Parsed, Room};
-use crate::outbox::{EventId, Key};
-use crate::relay::publish::Acked;
-use crate::relay::world::{EventStore, EventSweep, EventTail, LeaseStore};
+use crate::document::layout::Layout;
+use crate::document::record::OutboxRecord;
+use crate::relay::ports::{
+    EventStore, EventSweep, EventTail, LeaseStore, Mark, Next, Page, Parsed, Refused, Room,
+    StoreError, StoreErrorKind, StoreResult,
+};
+use crate::relay::publish::outcome::Acked;
+use outboxd_client::{EventId, Key};
 
 /// How long a client waits for a reply that doesn't come.
 const NO_REPLY: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ impl Store {
         &self,
         name: &'static str,
         run: impl FnOnce(&mut State) -> T + Send + 'static,
-    ) -> Result<T> {
+    ) -> StoreResult<T> {
         let Self { world, life } = self;
         world.alive(*life).await;
         world.travel().await;
@@ -99,7 +99,7 @@ impl Store {
             sleep(NO_REPLY).await;
         }
         world.alive(*life).await;
-        Err(Error::custom("no reply"))
+        Err(StoreError::new(StoreErrorKind::Connection, "no reply"))
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
@@ -120,7 +120,7 @@ impl Store {
         name: &'static str,
         room: Room,
         which: impl FnOnce(&BTreeMap<u32, Row>, i64) -> Vec<u32> + Send + 'static,
-    ) -> Result<Page> {
+    ) -> StoreResult<Page> {
         let found = self.command(name, move |state| {
             let (rows, now_ms) = (state.shown(), state.now_ms());
             let found = which(&rows, now_ms);
@@ -155,7 +155,7 @@ impl EventStore for Store {
         OutboxRecord::parse(document, &Layout::default())
     }
 
-    async fn sweep(&self) -> Result<Sweep> {
+    async fn sweep(&self) -> StoreResult<Sweep> {
         let (rows, at) = self
             .command("sweep", |state| {
                 let rows = state.rows.iter().map(|(number, row)| document(*number, row)).collect();
@@ -165,7 +165,7 @@ impl EventStore for Store {
         Ok(Sweep { store: self.clone(), rows, at })
     }
 
-    async fn tail(&self, at: Timestamp) -> Result<Tail> {
+    async fn tail(&self, at: Timestamp) -> StoreResult<Tail> {
         let (next, cuts) = self
             .command("tail", move |state| {
                 (state.changes.partition_point(|(of, _)| *of <= at), state.cuts)
@@ -174,14 +174,14 @@ impl EventStore for Store {
         Ok(Tail { store: self.clone(), next, cuts })
     }
 
-    async fn delete(&self, acked: &[Acked]) -> Result<()> {
+    async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.tell(|| format!("to delete {ids:?}"));
         self.command("delete", move |state| ids.into_iter().for_each(|number| state.delete(number)))
             .await
     }
 
-    async fn mark(&self, marks: &[Mark]) -> Result<Vec<Refused>> {
+    async fn mark(&self, marks: &[Mark]) -> StoreResult<Vec<Refused>> {
         let marks = marks.to_vec();
         self.tell(|| {
             format!(
@@ -226,7 +226,7 @@ impl EventStore for Store {
         .await
     }
 
-    async fn park(&self, ids: &[EventId]) -> Result<Option<Refused>> {
+    async fn park(&self, ids: &[EventId]) -> StoreResult<Option<Refused>> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
         self.tell(|| format!("to park {ids:?}"));
         self.command("park", move |state| {
@@ -249,7 +249,7 @@ impl EventStore for Store {
         .await
     }
 
-    async fn discard(&self, ids: &[EventId]) -> Result<()> {
+    async fn discard(&self, ids: &[EventId]) -> StoreResult<()> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
         self.command("discard", move |state| {
             for number in ids {
@@ -264,7 +264,7 @@ impl EventStore for Store {
         .await
     }
 
-    async fn due(&self, room: Room) -> Result<Page> {
+    async fn due(&self, room: Room) -> StoreResult<Page> {
         let half = room.events.div_ceil(2);
         let on_dead = self.world.lock().on_dead;
         self.read("due", Room { events: half * 2, ..room }, move |rows, now_ms| {
@@ -284,14 +284,14 @@ impl EventStore for Store {
         .await
     }
 
-    async fn discards(&self, room: Room) -> Result<Page> {
+    async fn discards(&self, room: Room) -> StoreResult<Page> {
         self.read("discards", room, |rows, _| {
             of(rows, |row| !row.locked && !row.dead && row.discard)
         })
         .await
     }
 
-    async fn stray(&self, age: Duration, room: Room) -> Result<Page> {
+    async fn stray(&self, age: Duration, room: Room) -> StoreResult<Page> {
         let age = u32::try_from(age.as_secs()).expect("an age");
         self.read("stray", room, move |rows, now_ms| {
             let before = u32::try_from(now_ms / 1000).expect("a time") - age;
@@ -300,7 +300,7 @@ impl EventStore for Store {
         .await
     }
 
-    async fn unlocked(&self, key: &Key, room: Room) -> Result<Page> {
+    async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {
         let key =
             key.as_str().trim_start_matches('k').parse::<u8>().expect("keys are k and a number");
         let on_dead = self.world.lock().on_dead;
@@ -326,7 +326,7 @@ impl EventSweep for Sweep {
         self.at
     }
 
-    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
+    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
         self.store.command("page", |_| ()).await?;
         let page = self.rows.drain(..self.rows.len().min(PAGE));
         let page = page.fold(RawArrayBuf::new(), |mut page, row| {
@@ -346,7 +346,7 @@ pub(super) struct Tail {
 impl EventTail for Tail {
     type Page = RawArrayBuf;
 
-    async fn next(&mut self) -> Result<Option<RawArrayBuf>> {
+    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
         let Store { world, life } = &self.store;
         world.alive(*life).await;
         let changed = world.changed.notified();
@@ -358,7 +358,7 @@ impl EventTail for Tail {
         let mut state = world.lock();
         if state.cuts != self.cuts || state.weather.mongodb_away > Instant::now() {
             state.count("change streams ended");
-            return Err(Error::custom("the stream was cut"));
+            return Err(StoreError::unexpected("the stream was cut"));
         }
         let change = state.changes.get(self.next).map(|(_, change)| change.clone());
         self.next += usize::from(change.is_some());
@@ -389,7 +389,7 @@ impl LeaseStore for LeaseRow {
         &self.holder
     }
 
-    async fn claim(&self, ttl: Duration) -> Result<Option<i64>> {
+    async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
         let holder = self.holder.clone();
         let claim = self.store.command("claim", move |state| {
             let now = Instant::now();
@@ -407,7 +407,7 @@ impl LeaseStore for LeaseRow {
         claim.await
     }
 
-    async fn renew(&self, term: i64, ttl: Duration) -> Result<bool> {
+    async fn renew(&self, term: i64, ttl: Duration) -> StoreResult<bool> {
         let holder = self.holder.clone();
         let renew = self.store.command("renew", move |state| {
             let mine =
@@ -417,7 +417,7 @@ impl LeaseStore for LeaseRow {
         renew.await
     }
 
-    async fn release(&self, term: i64) -> Result<()> {
+    async fn release(&self, term: i64) -> StoreResult<()> {
         let holder = self.holder.clone();
         let release = self.store.command("release", move |state| {
             let mine =

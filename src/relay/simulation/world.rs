@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::config::OnDead;
-use crate::outbox::record::field;
+use outboxd_client::field;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;

@@ -1,0 +1,29 @@
+//! Field names of an event document: the contract between the service that writes an event, the
+//! relay that publishes it and the operator who looks at it.
+
+/// Identity of the event: an ObjectId, a UUID or a string. Becomes a part of `Nats-Msg-Id`.
+pub const ID: &str = "_id";
+/// Cluster time of the insert; the order of events within a key. The server fills it in.
+pub const TS: &str = "ts";
+/// NATS subject that the event is published to.
+pub const SUBJECT: &str = "subject";
+/// Ordering key; an event without one has no order.
+pub const KEY: &str = "key";
+/// What is published: a document, an array, a string or binary.
+pub const PAYLOAD: &str = "payload";
+/// NATS headers that the writer adds: a document of strings.
+pub const HEADERS: &str = "headers";
+/// `true` while the relay's live path owns the event, `false` once it failed or was parked.
+pub const IS_LOCKED: &str = "isLocked";
+/// The newest failures, oldest first.
+pub const FAILURES: &str = "failures";
+/// Counted refusals so far.
+pub const ATTEMPTS: &str = "attempts";
+/// When the retrier publishes the event again.
+pub const NEXT_ATTEMPT_AT: &str = "nextAttemptAt";
+/// Since when the event has been dead: it waits for an operator.
+pub const DEAD_AT: &str = "deadAt";
+/// When an operator last asked for a retry.
+pub const RETRY_REQUESTED_AT: &str = "retryRequestedAt";
+/// When an operator asked for the event to be removed unpublished.
+pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";

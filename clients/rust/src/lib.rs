@@ -1,0 +1,56 @@
+//! Writes events to a transactional outbox in MongoDB, in the service's own transaction.
+//!
+//! A service that saves a record and then publishes an event can crash in between; the other
+//! services never hear of it. So the service writes both in one MongoDB transaction, the event as a
+//! document of its *outbox* collection. The daemon `outboxd` follows that collection, publishes
+//! each event to NATS JetStream and deletes it on the ack. An event that cannot be published stays,
+//! marked with its failure, and is retried.
+//!
+//! ```text
+//!  service ──transaction──▶ [ records │ outbox ] ──▶ outboxd ──publish──▶ [ JetStream ]
+//!                                        ▲              │
+//!                                        └─delete on ack┘
+//! ```
+//!
+//! A committed event is published at least once, and never after a rollback. Events of one key are
+//! published in order. Within the stream's dedupe window there are no duplicates.
+//!
+//! ```no_run
+//! # async fn f(client: mongodb::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use outboxd_client::{Event, Outbox};
+//!
+//! let shop = client.database("shop");
+//! let outbox = Outbox::new(&shop, "outbox");
+//!
+//! let mut session = client.start_session().await?;
+//! session.start_transaction().await?;
+//!
+//! let ticket = bson::doc! { "_id": "t1", "price": 5, "version": 0 };
+//! shop.collection::<bson::Document>("tickets").insert_one(&ticket).session(&mut session).await?;
+//! outbox.enqueue(&mut session, Event::new("ticket:created", &ticket)?.key("t1")?).await?;
+//!
+//! session.commit_transaction().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Modules
+//!
+//! [`Outbox`] and [`Event`] are all that a service needs. The modules [`field`], [`event`],
+//! [`payload`] and `trace` are the event contract, which the daemon shares: what a document holds,
+//! what is accepted, and which bytes are published.
+//!
+//! # Features
+//!
+//! `opentelemetry`: [`Outbox::enqueue`] writes the current OpenTelemetry span into the headers
+//! `traceparent` and `tracestate` of the event.
+
+mod enqueue;
+pub mod event;
+pub mod field;
+pub mod payload;
+#[cfg(feature = "opentelemetry")]
+pub mod trace;
+
+pub use enqueue::{EnqueueError, Outbox};
+pub use event::{Event, EventError, EventId, Headers, Key, Subject};
+pub use payload::PayloadError;

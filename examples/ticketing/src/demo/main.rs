@@ -1,0 +1,101 @@
+//! Drives tickets, orders and their outboxd as separate processes, the way they run in production,
+//! and checks what is left: 200 times a ticket is created at 5, set to 10 and set to 15, all at
+//! once, with orders in between. No copy may stay at 10, nothing may be lost, doubled or out of
+//! order.
+//!
+//! `run` is the story from nothing to a report; `up`, `load`, `kill`, `start` and `down` are its
+//! parts, for trying things by hand: what happens to the load when a daemon is killed?
+
+mod api;
+mod check;
+mod commits;
+mod events;
+mod load;
+mod process;
+mod progress;
+mod report;
+mod run;
+mod stage;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What went wrong, in a sentence.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The ticketing services and their outboxd, under load, and what is left of it
+#[derive(Debug, Parser)]
+#[command(name = "demo")]
+struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Verb {
+    /// Start everything on the servers of OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL, load
+    /// it, check it, end it
+    Run,
+    /// Start everything, servers too, and leave it running
+    Up,
+    /// End what `up` started
+    Down,
+    /// Put load on what `up` started, then check that nothing was lost, doubled or put out of order
+    Load {
+        /// How long
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    /// Kill (-9) a process that `up` started
+    Kill {
+        /// Which
+        #[arg(value_parser = stage::NAMES)]
+        name: String,
+    },
+    /// Start a process again
+    Start {
+        /// Which
+        #[arg(value_parser = stage::NAMES)]
+        name: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Args::parse().verb.unwrap_or(Verb::Run) {
+        Verb::Run => run::run(interrupted()).await,
+        Verb::Up => up::up(interrupted()).await,
+        Verb::Down => up::down().await,
+        Verb::Load { seconds } => up::load(Duration::from_secs(seconds), interrupted()).await,
+        Verb::Kill { name } => up::kill(&name).await,
+        Verb::Start { name } => up::start(&name).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            progress::note(format!("demo: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends when someone asks this process to.
+async fn interrupted() -> Failure {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        return "signals can't be received".into();
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    "interrupted".into()
+}

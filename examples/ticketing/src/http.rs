@@ -1,0 +1,357 @@
+//! The shape of the services' HTTP: what a request must look like, and the one shape of a refusal.
+//!
+//! Every answer that isn't a success is `{"errors": [{"message": "…", "field": "…"}]}`; `field` is
+//! there when one is to blame. That holds for unknown routes, wrong methods and bodies that aren't
+//! JSON too.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::extract::{
+    DefaultBodyLimit, FromRef, FromRequest, FromRequestParts, MatchedPath, Path, Request,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, body::Bytes};
+use bson::oid::ObjectId;
+use mongodb::error::ErrorKind;
+use opentelemetry::propagation::Extractor;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tracing::{Instrument, Span, error, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::fields::Fields;
+use crate::token::Verifier;
+use crate::traces;
+
+/// Longest body. A ticket has a title and a price.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long a client may take to send its body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long the work of one request may take. MongoDB elects a new primary in about 10 s.
+const WORK_TIME: Duration = Duration::from_secs(15);
+/// Requests that are worked on at once; the others wait for their turn. Several times the
+/// connections to MongoDB.
+const WORK_AT_ONCE: u32 = 256;
+/// How long a request tries to get past others that change the same record.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Records in a list, unless `?limit=` says otherwise.
+const PAGE: i64 = 100;
+/// Most records in a list.
+const MAX_PAGE: i64 = 1000;
+
+/// What is being worked on, whether or not the client still waits for it.
+static UNDER_WAY: Semaphore = Semaphore::const_new(WORK_AT_ONCE as usize);
+
+/// A refusal.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    errors: Vec<Complaint>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, Serialize)]
+pub struct Complaint {
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<&'static str>,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, errors: vec![Complaint { message: message.into(), field: None }] }
+    }
+
+    pub fn bad_request(errors: Vec<Complaint>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, errors }
+    }
+
+    fn bad_field(field: &'static str, message: impl Into<String>) -> Self {
+        Self::bad_request(vec![Complaint { message: message.into(), field: Some(field) }])
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+    }
+
+    pub fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub fn busy() -> Self {
+        let message = "others are changing the same record; nothing was changed, try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: Vec<_> =
+            self.errors.iter().map(|complaint| complaint.message.as_str()).collect();
+        f.write_str(&messages.join("; "))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Json(serde_json::json!({ "errors": self.errors }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            return (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response();
+        }
+        (self.status, body).into_response()
+    }
+}
+
+/// A refusal leaves a transaction as an error of the driver, which rolls it back.
+impl From<ApiError> for mongodb::error::Error {
+    fn from(refusal: ApiError) -> Self {
+        Self::custom(refusal)
+    }
+}
+
+impl From<mongodb::error::Error> for ApiError {
+    fn from(error: mongodb::error::Error) -> Self {
+        if let Some(refusal) = error.get_custom::<Self>() {
+            return refusal.clone();
+        }
+        error!(%error, "request failed");
+        match &*error.kind {
+            ErrorKind::ServerSelection { .. }
+            | ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database can't be reached; try again",
+            ),
+            _ => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the request failed; its reason is in the service's log",
+            ),
+        }
+    }
+}
+
+/// The routes of a service with what every service has: `/healthz`, limits, and JSON for what isn't
+/// there.
+pub fn router(routes: Router) -> Router {
+    routes
+        .route("/healthz", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+        .fallback(|uri: Uri| async move {
+            ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{} does not take {method}", uri.path()),
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(traced))
+}
+
+/// One span for each request, in the trace of whoever sent it.
+async fn traced(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let span = info_span!(
+        "request",
+        otel.name = format!("{} {route}", request.method()),
+        otel.kind = "server",
+        http.request.method = %request.method(),
+        http.route = route,
+        url.path = request.uri().path(),
+        http.response.status_code = field::Empty,
+    );
+    // Without a layer that exports there is no trace to join.
+    let _ = span.set_parent(traces::remote(&Carrier(request.headers())));
+    async {
+        let response = next.run(request).await;
+        Span::current().record("http.response.status_code", response.status().as_u16());
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// Headers of a request, for those who look for a trace in them.
+struct Carrier<'a>(&'a HeaderMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
+    }
+}
+
+/// Runs the work of a request to its end even if the client hangs up: a transaction is finished,
+/// not left behind.
+///
+/// # Errors
+/// What `work` says; 503 when it takes too long.
+pub async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let work = async {
+        let _under_way = UNDER_WAY.acquire().await;
+        work.await
+    };
+    let work = tokio::spawn(work.in_current_span());
+    match tokio::time::timeout(WORK_TIME, work).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => {
+            error!(%error, "request ended early");
+            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed"))
+        }
+        Err(_) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database took too long; the change may still be made, so look before trying again",
+        )),
+    }
+}
+
+/// Waits until no request is being worked on. Call it when no new one can come.
+pub async fn all_done() {
+    // Only a closed semaphore refuses, and no one closes it.
+    let _ = UNDER_WAY.acquire_many(WORK_AT_ONCE).await;
+}
+
+/// The user who asks.
+#[derive(Debug)]
+pub struct User(pub String);
+
+impl<S: Sync> FromRequestParts<S> for User
+where
+    Verifier: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let refuse = |message| ApiError::new(StatusCode::UNAUTHORIZED, message);
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = given.and_then(|value| {
+            let (scheme, token) = value.trim().split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        let token = token.ok_or_else(|| refuse("send your token as `Authorization: Bearer …`"))?;
+        Verifier::from_ref(state).user(token).map(Self).map_err(refuse)
+    }
+}
+
+/// The record's id in the path.
+#[derive(Debug)]
+pub struct Id(pub ObjectId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let id = text.ok().and_then(|Path(text)| ObjectId::parse_str(text).ok());
+        id.map(Self).ok_or_else(|| ApiError::bad_field("id", "an id has 24 hexadecimal digits"))
+    }
+}
+
+/// A JSON object as the body.
+#[derive(Debug)]
+pub struct Body(pub Fields);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            let message = "send the body as `Content-Type: application/json`";
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let bytes = match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await
+        {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            }
+            Ok(Err(rejection)) => {
+                return Err(ApiError::new(rejection.status(), "the body can't be read"));
+            }
+            Err(_) => {
+                return Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body did not come in time",
+                ));
+            }
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(object)) => Ok(Self(Fields::new(object))),
+            Ok(_) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body must be a JSON object")),
+            Err(error) => Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not JSON: {error}"),
+            )),
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// Which records of a list: `?limit=` of them, those after the id `?after=`, in the order of their
+/// ids.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    pub limit: i64,
+    pub after: Option<ObjectId>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let mut page = Self { limit: PAGE, after: None };
+        for pair in parts.uri.query().unwrap_or_default().split('&') {
+            match pair.split_once('=') {
+                Some(("limit", text)) => {
+                    let limit = text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+                    page.limit = limit.ok_or_else(|| {
+                        ApiError::bad_field(
+                            "limit",
+                            format!("limit is a number of 1 to {MAX_PAGE}"),
+                        )
+                    })?;
+                }
+                Some(("after", text)) => {
+                    let id = ObjectId::parse_str(text);
+                    page.after = Some(id.map_err(|_| {
+                        ApiError::bad_field("after", "after is an id of 24 hexadecimal digits")
+                    })?);
+                }
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+}
+
+impl Page {
+    /// The condition that `filter` gets for `after`.
+    pub fn narrow(self, mut filter: bson::Document) -> bson::Document {
+        if let Some(after) = self.after {
+            filter.insert("_id", bson::doc! { "$gt": after });
+        }
+        filter
+    }
+}

@@ -1,0 +1,80 @@
+//! A service's settings: the environment, read once at start, every mistake named at once.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use mongodb::options::ConnectionString;
+
+/// Where the HTTP port is when `PORT` isn't set.
+const DEFAULT_PORT: u16 = 3000;
+
+/// What the environment says. Holds secrets, so it can't be printed.
+pub struct Settings {
+    /// `MONGODB_URI`, with the service's database in its path.
+    pub mongodb_uri: String,
+    /// The path of `MONGODB_URI`.
+    pub database: String,
+    /// `NATS_URL`
+    pub nats_url: String,
+    /// `NATS_CLUSTER_ID`: the stream.
+    pub stream: String,
+    /// `NATS_CLIENT_ID`: the pod's name.
+    pub client_id: String,
+    /// `JWT_KEY`
+    pub jwt_key: String,
+    /// `HOST` (default 127.0.0.1) and `PORT` (default 3000; 0 takes a free one).
+    pub address: SocketAddr,
+}
+
+impl Settings {
+    /// Reads the settings out of `env`.
+    ///
+    /// # Errors
+    /// One line that names every variable that is missing or wrong.
+    pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let mut mistakes = Vec::new();
+        let given = |name| env(name).filter(|text| !text.trim().is_empty());
+        let mut need = |name| {
+            given(name).unwrap_or_else(|| {
+                mistakes.push(format!("{name} is not set"));
+                String::new()
+            })
+        };
+        let (mongodb_uri, nats_url) = (need("MONGODB_URI"), need("NATS_URL"));
+        let (stream, client_id, jwt_key) =
+            (need("NATS_CLUSTER_ID"), need("NATS_CLIENT_ID"), need("JWT_KEY"));
+        let host = given("HOST").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |host| host.parse());
+        let port = given("PORT").map_or(Ok(DEFAULT_PORT), |port| port.parse());
+        let database = match ConnectionString::parse(&mongodb_uri) {
+            _ if mongodb_uri.is_empty() => String::new(),
+            Ok(parsed) => parsed.default_database.unwrap_or_else(|| {
+                mistakes.push("MONGODB_URI names no database in its path".to_owned());
+                String::new()
+            }),
+            // The driver's message may repeat parts of the URI.
+            Err(_) => {
+                mistakes.push("MONGODB_URI is no connection string".to_owned());
+                String::new()
+            }
+        };
+        match (host, port) {
+            (Ok(host), Ok(port)) if mistakes.is_empty() => {
+                let address = SocketAddr::new(host, port);
+                return Ok(Self {
+                    mongodb_uri,
+                    database,
+                    nats_url,
+                    stream,
+                    client_id,
+                    jwt_key,
+                    address,
+                });
+            }
+            (Ok(_), Ok(_)) => {}
+            (host, port) => {
+                mistakes.extend(host.is_err().then(|| "HOST is no IP address".to_owned()));
+                mistakes.extend(port.is_err().then(|| "PORT is no port (0 to 65535)".to_owned()));
+            }
+        }
+        Err(mistakes.join(", "))
+    }
+}

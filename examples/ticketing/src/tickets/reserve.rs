@@ -1,0 +1,125 @@
+//! Reserves a ticket for an order and gives it free again: what `order:created` and
+//! `order:cancelled` mean here.
+//!
+//! The orders heard of are kept with their versions. So a message that comes twice changes nothing,
+//! and an old `order:created` can't reserve a ticket whose order was cancelled since.
+
+use std::time::Duration;
+
+use bson::doc;
+use futures_util::FutureExt;
+use mongodb::ClientSession;
+use mongodb::error::Result;
+use tracing::warn;
+
+use crate::store::{KnownOrder, Store, Ticket};
+use ticketing::listener::{Apply, ApplyError, Verdict};
+use ticketing::messages::OrderMessage;
+use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
+use ticketing::transaction;
+
+/// How long one message tries to get past others that change the same record: those behind it wait.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+pub(crate) struct Reserve(pub(crate) Store);
+
+#[derive(Clone, Copy)]
+enum Change {
+    Created,
+    Cancelled,
+}
+
+impl Apply for Reserve {
+    async fn apply(
+        &self,
+        subject: &str,
+        payload: &[u8],
+    ) -> std::result::Result<Verdict, ApplyError> {
+        match subject {
+            ORDER_CREATED => self.heard(serde_json::from_slice(payload)?, Change::Created).await,
+            ORDER_CANCELLED => {
+                self.heard(serde_json::from_slice(payload)?, Change::Cancelled).await
+            }
+            _ => Ok(Verdict::Done),
+        }
+    }
+}
+
+impl Reserve {
+    async fn heard(
+        &self,
+        order: OrderMessage,
+        change: Change,
+    ) -> std::result::Result<Verdict, ApplyError> {
+        let done = transaction::run(
+            &self.0.client,
+            PATIENCE,
+            (self, order),
+            |session, (reserve, order)| match change {
+                Change::Created => reserve.created(session, order).boxed(),
+                Change::Cancelled => reserve.cancelled(session, order).boxed(),
+            },
+        );
+        Ok(done.await?)
+    }
+
+    async fn created(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Verdict> {
+        let Self(store) = self;
+        if store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?.is_some() {
+            return Ok(Verdict::Done);
+        }
+        let ticket = self.ticket(session, order).await?;
+        if ticket.as_ref().is_some_and(|ticket| ticket.order_id.is_some()) {
+            // The order before this one was cancelled, but that has not been heard yet.
+            return Ok(Verdict::Later);
+        }
+        let known = KnownOrder {
+            id: order.id,
+            ticket_id: order.ticket_id,
+            status: order.status,
+            version: order.version,
+        };
+        store.orders.insert_one(known).session(&mut *session).await?;
+        if let Some(ticket) = ticket {
+            store.change(session, &ticket, doc! { "$set": { "orderId": order.id } }).await?;
+        }
+        Ok(Verdict::Done)
+    }
+
+    async fn cancelled(
+        &self,
+        session: &mut ClientSession,
+        order: &OrderMessage,
+    ) -> Result<Verdict> {
+        let Self(store) = self;
+        let known = store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?;
+        match known.map(|known| known.version) {
+            Some(version) if version >= order.version => return Ok(Verdict::Done),
+            Some(version) if version == order.version - 1 => {}
+            _ => return Ok(Verdict::Later),
+        }
+        let set = doc! { "$set": { "status": bson::serialize_to_bson(&order.status)?, "version": order.version } };
+        store.orders.update_one(doc! { "_id": order.id }, set).session(&mut *session).await?;
+        match self.ticket(session, order).await? {
+            Some(ticket) if ticket.order_id == Some(order.id) => {
+                store.change(session, &ticket, doc! { "$unset": { "orderId": "" } }).await?;
+            }
+            _ => {}
+        }
+        Ok(Verdict::Done)
+    }
+
+    /// The order's ticket. One that isn't here was never offered by this service.
+    async fn ticket(
+        &self,
+        session: &mut ClientSession,
+        order: &OrderMessage,
+    ) -> Result<Option<Ticket>> {
+        let ticket =
+            self.0.tickets.find_one(doc! { "_id": order.ticket_id }).session(session).await?;
+        if ticket.is_none() {
+            warn!(order = %order.id, ticket = %order.ticket_id, "an order for a ticket that was never here");
+        }
+        Ok(ticket)
+    }
+}

@@ -1,0 +1,98 @@
+//! Documents of other layouts, and layouts that make no sense.
+
+use bson::RawDocumentBuf;
+
+use super::*;
+
+fn read(document: Document, layout: &Layout) -> Result<OutboxRecord, String> {
+    let raw = RawDocumentBuf::try_from(&document).expect("a document is BSON");
+    OutboxRecord::parse(&raw, layout).map_err(|malformed| malformed.reason)
+}
+
+fn orders() -> Layout {
+    Layout::of_fields("aggregateid", "payload", "headers")
+        .and_then(|layout| layout.with_subject("eu.", "shop.{aggregatetype}.{type}"))
+        .and_then(|layout| layout.with_header("eventType", "{type}/{version}"))
+        .expect("a good layout")
+}
+
+fn order() -> Document {
+    doc! { "_id": ObjectId::new(), "aggregatetype": "order", "aggregateid": 7_i64, "type": "placed", "payload": {} }
+}
+
+fn order_with(fields: Document) -> Document {
+    let mut order = order();
+    order.extend(fields);
+    order
+}
+
+#[test]
+fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
+    let record = read(order(), &orders()).unwrap();
+    assert_eq!(record.subject.as_str(), "eu.shop.order.placed");
+    assert_eq!(record.key.unwrap().as_str(), "7");
+    assert_eq!(record.custody, crate::document::record::Custody::Live);
+    assert!(record.headers.is_empty(), "no version, no header");
+    let record = read(order_with(doc! { "version": 2, "ts": "2026" }), &orders()).unwrap();
+    assert_eq!(record.headers.get("eventType"), Some("placed/2"));
+    let theirs = order_with(doc! { "version": 2, "headers": { "EventType": "theirs" } });
+    assert_eq!(read(theirs, &orders()).unwrap().headers.get("eventType"), Some("theirs"));
+}
+
+#[test]
+fn what_a_layout_lacks_is_named() {
+    for (field, value, said) in [
+        (
+            "type",
+            Bson::Null,
+            "`type` is of type null; it must be a string, an ObjectId, a UUID or a whole number",
+        ),
+        ("type", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
+        (
+            "aggregateid",
+            1.5.into(),
+            "`aggregateid` is of type double; it must be a string, an ObjectId, a UUID or a whole number, or left out",
+        ),
+    ] {
+        assert_eq!(read(order_with(doc! { field: value }), &orders()).unwrap_err(), said);
+    }
+    let mut document = order();
+    document.remove("aggregatetype");
+    assert_eq!(read(document, &orders()).unwrap_err(), "`aggregatetype` is missing");
+}
+
+#[test]
+fn a_template_that_makes_no_sense_is_refused() {
+    for template in
+        ["a.{b", "a}.b", "{}", "{a.b}", "{$a}", "{isLocked}", "{a}{b}{c}{d}{e}{f}{g}{h}{i}"]
+    {
+        assert!(Layout::default().with_subject("", template).is_err(), "{template}");
+    }
+    assert!(Layout::default().with_subject("{a}", "{subject}").is_err());
+    assert!(Layout::of_fields("ts", "payload", "headers").is_err());
+    assert_eq!(Layout::default().with_subject("", "{subject}").unwrap(), Layout::default());
+}
+
+#[test]
+fn cloudevents_attributes_are_headers() {
+    let layout = orders().with_cloudevents("/shop/orders", Some("com.example.{type}")).unwrap();
+    let ts = Timestamp { time: 1_700_000_000, increment: 1 };
+    let record =
+        read(order_with(doc! { "ts": ts, "aggregateid": "50 % größer" }), &layout).unwrap();
+    let id = record.id.to_string();
+    let expected = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", &id),
+        ("ce-source", "/shop/orders"),
+        ("ce-type", "com.example.placed"),
+        ("ce-subject", "50%20%25%20gr%C3%B6%C3%9Fer"),
+        ("ce-time", "2023-11-14T22:13:20Z"),
+        ("ce-datacontenttype", "application/json"),
+    ];
+    assert_eq!(record.headers.iter().collect::<Vec<_>>(), expected);
+    // One that a writer made stays as it is.
+    let own = order_with(doc! { "headers": { "content-type": "application/cloudevents+json" } });
+    assert_eq!(read(own, &layout).unwrap().headers.iter().count(), 1);
+    let text = order_with(doc! { "payload": "text", "headers": { "Content-Type": "text/plain" } });
+    assert_eq!(read(text, &layout).unwrap().headers.get("ce-datacontenttype"), Some("text/plain"));
+}

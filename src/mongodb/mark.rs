@@ -1,0 +1,61 @@
+//! The mark of a failed event: what is written into its document.
+
+use bson::{Document, doc};
+
+use crate::relay::ports::{Mark, Next, Refused};
+use outboxd_client::field;
+
+/// Failures kept on an event; the newest.
+const FAILURES_KEPT: i32 = 20;
+
+/// What MongoDB says of a document that it will never write so: bad value, failed to parse, type
+/// mismatch, path not viable, immutable field, validation, parallel arrays, and three of being too
+/// large.
+const NEVER: [i32; 10] = [2, 9, 14, 28, 66, 121, 171, 10334, 17419, 17420];
+
+/// Reads one of the `writeErrors` of a reply.
+///
+/// # Errors
+/// When the refusal may pass: the command has to be repeated.
+pub(super) fn read_refused(error: &Document) -> mongodb::error::Result<Refused> {
+    let reason = error.get_str("errmsg").unwrap_or("(no reason given)").to_owned();
+    let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+    match (index, error.get_i32("code")) {
+        (Some(index), Ok(code)) if NEVER.contains(&code) => Ok(Refused { index, error: reason }),
+        (_, code) => {
+            let reason = format!("{reason} (code {})", code.unwrap_or(0));
+            Err(mongodb::error::Error::custom(reason))
+        }
+    }
+}
+
+/// A pipeline, so that a document whose bookkeeping fields are of the wrong type can be marked too.
+/// The filter makes it safe to repeat: one relay makes one failure of an event at one time.
+pub(super) fn mark_update(mark: &Mark) -> Document {
+    let failure = doc! {
+        "at": mark.at,
+        "attempt": i64::from(mark.attempts),
+        "class": mark.class,
+        "code": &mark.code,
+        "error": &mark.error,
+        "relay": &mark.relay,
+    };
+    let failures = doc! { "$cond": [{ "$isArray": "$failures" }, "$failures", []] };
+    let mut set = doc! {
+        field::IS_LOCKED: false,
+        field::ATTEMPTS: i64::from(mark.attempts),
+        field::FAILURES: { "$slice": [{ "$concatArrays": [failures, [{ "$literal": failure }]] }, -FAILURES_KEPT] },
+    };
+    match mark.next {
+        Next::Dead => set.insert(field::DEAD_AT, "$$NOW"),
+        Next::RetryAfter(delay) => {
+            let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+            set.insert(field::NEXT_ATTEMPT_AT, doc! { "$add": ["$$NOW", delay] })
+        }
+    };
+    let made = doc! { "$elemMatch": { "at": mark.at, "relay": &mark.relay } };
+    doc! {
+        "q": { field::ID: &mark.id, field::FAILURES: { "$not": made } },
+        "u": [{ "$set": set }],
+    }
+}

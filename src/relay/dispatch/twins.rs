@@ -1,0 +1,160 @@
+//! Which events the relay already has, so that one found twice is published once.
+//!
+//! An event is *known* from its offer until its delete, mark or park is settled. A read that began
+//! before that may bring it once more, as it was: so while reads are under way, what settles is
+//! remembered with its place in the order of settlements, and a read's result is checked against
+//! what settled after it began.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use foldhash::fast::RandomState;
+
+use outboxd_client::EventId;
+
+/// Which read brought an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The sweep with this number.
+    Sweep(u64),
+    /// The change stream.
+    Tail,
+    /// The retrier.
+    Retry,
+    /// The safety sweep.
+    Stray,
+}
+
+/// When a read began, in settlements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Began(u64);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Twins {
+    known: HashMap<EventId, Origin, RandomState>,
+    settlements: u64,
+    /// Events that settled while a read was under way which may still bring them, and when.
+    settled: HashMap<EventId, u64, RandomState>,
+    /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
+    /// the next sweep.
+    before_the_tail: HashSet<EventId>,
+    sweep: Option<(u64, Began)>,
+    /// Whether a sweep has ended.
+    swept: bool,
+    /// Reads of the retrier under way, by when they began.
+    reads: BTreeMap<u64, usize>,
+    /// Of the known events, those the retrier brought.
+    retried: usize,
+}
+
+impl Twins {
+    /// Events known.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A sweep with this number begins.
+    pub(super) fn begin_sweep(&mut self, number: u64) {
+        self.before_the_tail.clear();
+        self.sweep = Some((number, Began(self.settlements)));
+        self.forget_settled();
+    }
+
+    /// The sweep is over.
+    pub(super) fn end_sweep(&mut self) {
+        self.sweep = None;
+        self.swept = true;
+        self.forget_settled();
+    }
+
+    /// Whether a sweep has brought everything there was, and none is under way.
+    pub(super) fn has_swept(&self) -> bool {
+        self.swept && self.sweep.is_none()
+    }
+
+    /// A read of the retrier begins.
+    pub(super) fn begin_read(&mut self) -> Began {
+        *self.reads.entry(self.settlements).or_default() += 1;
+        Began(self.settlements)
+    }
+
+    /// A read of the retrier is over, with everything it brought offered.
+    pub(super) fn end_read(&mut self, began: Began) {
+        if let Entry::Occupied(mut reads) = self.reads.entry(began.0) {
+            *reads.get_mut() -= 1;
+            if *reads.get() == 0 {
+                reads.remove();
+            }
+        }
+        self.forget_settled();
+    }
+
+    /// Whether an event from the current sweep or the tail is no twin. The tail brings each event
+    /// once, after any sweep.
+    pub(super) fn is_new_to_follow(&mut self, id: &EventId, origin: Origin) -> bool {
+        match (origin, self.sweep) {
+            (Origin::Sweep(_), Some((_, began))) => self.is_new(id, began),
+            _ => !self.known.contains_key(id) && !self.before_the_tail.remove(id),
+        }
+    }
+
+    /// Whether an event from a read that began then is no twin.
+    pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
+        !self.known.contains_key(id)
+            && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
+    }
+
+    /// How many of the known events the retrier brought.
+    pub(super) fn retried(&self) -> usize {
+        self.retried
+    }
+
+    /// Knows an event.
+    pub(super) fn insert(&mut self, id: EventId, origin: Origin) {
+        self.retried += usize::from(origin == Origin::Retry);
+        self.known.insert(id, origin);
+    }
+
+    /// Knows an event no more, with nothing written.
+    pub(super) fn remove(&mut self, id: &EventId) {
+        self.forget(id);
+    }
+
+    fn forget(&mut self, id: &EventId) -> Option<Origin> {
+        let origin = self.known.remove(id);
+        self.retried -= usize::from(origin == Some(Origin::Retry));
+        origin
+    }
+
+    /// What was to be written about an event is written.
+    pub(super) fn settle(&mut self, id: &EventId) {
+        self.settlements += 1;
+        let origin = self.forget(id);
+        if origin == Some(Origin::Stray) {
+            self.before_the_tail.insert(id.clone());
+        }
+        // A sweep brings each event once: its own can't come again in it. That keeps the memory of
+        // a long sweep small.
+        let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
+        if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number))
+        {
+            self.settled.insert(id.clone(), self.settlements);
+        }
+    }
+
+    /// Events remembered though they settled.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.settled.len()
+    }
+
+    /// Nobody asks any more about what settled before the oldest read under way began.
+    fn forget_settled(&mut self) {
+        let sweep = self.sweep.map(|(_, began)| began.0);
+        match self.reads.keys().next().copied().into_iter().chain(sweep).min() {
+            None => self.settled = HashMap::default(),
+            Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
+        }
+    }
+}

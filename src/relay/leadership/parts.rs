@@ -1,0 +1,42 @@
+//! What a leadership is built from, and what it adds up to.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::telemetry::alerts::Alerts;
+use crate::telemetry::health::Health;
+
+/// What each leadership is built from.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts<S, B> {
+    pub(crate) config: Config,
+    /// The outbox, over connections of its own: following it never waits for a query.
+    pub(crate) follow: S,
+    pub(crate) store: S,
+    pub(crate) bus: B,
+    pub(crate) health: Arc<Health>,
+    pub(crate) alerts: Alerts,
+}
+
+/// What a relay did between start and stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Events acked by the stream.
+    pub(crate) published: u64,
+    /// Of those, how many the stream had already.
+    pub(crate) duplicates: u64,
+    /// Publishes that were marked as failed.
+    pub(crate) failed: u64,
+    /// Events that were given back unpublished when the relay stopped; they stay in the outbox.
+    pub(crate) abandoned: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        let Self { published, duplicates, failed, abandoned } = other;
+        self.published += published;
+        self.duplicates += duplicates;
+        self.failed += failed;
+        self.abandoned += abandoned;
+    }
+}

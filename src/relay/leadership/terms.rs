@@ -1,0 +1,60 @@
+//! One leadership after the other, for as long as the relay runs.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::parts::{Parts, Totals};
+use super::{Pump, Stopped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::relay::lease::Lease;
+use crate::relay::ports::{EventBus, EventStore, LeaseStore};
+use crate::telemetry::metrics;
+
+impl<S: EventStore, B: EventBus> Parts<S, B> {
+    /// One leadership after the other, until `stop`. Each `tick` lets the retrier look.
+    pub(crate) async fn relay<L: LeaseStore>(
+        &self,
+        lease: &Arc<Lease<L>>,
+        tick: &Arc<Notify>,
+        stop: &CancellationToken,
+    ) -> Result<Totals> {
+        let mut totals = Totals::default();
+        while let Some(held) = lease.acquire(stop).await {
+            let term = held.term.number;
+            info!(term, "holding the lease; relaying");
+            self.health.lease(Some(term));
+            metrics::leader(Some(term));
+            let pump = Pump::build(self.clone(), held.term.clone(), tick.clone());
+            let stopped = pump.run(stop, &held.lost, &mut totals).await;
+            self.health.lease(None);
+            metrics::leader(None);
+            match stopped {
+                Stopped::LeaseLost => {
+                    warn!(term, "lost the lease; standing by");
+                    continue;
+                }
+                Stopped::GraceOver(left) => {
+                    warn!(left, "the grace is over; what isn't settled stays in the outbox")
+                }
+                Stopped::Drained | Stopped::StageEnded(_) => {}
+            }
+            match lease.resign(held).await {
+                Ok(()) => info!(term, "resigned the lease"),
+                Err(error) => warn!(
+                    %error,
+                    term, "could not resign the lease; it expires"
+                ),
+            }
+            if let Stopped::StageEnded(stage) = stopped {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    format!("the {stage} has ended; start the relay again"),
+                ));
+            }
+        }
+        Ok(totals)
+    }
+}
