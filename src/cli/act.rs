@@ -8,9 +8,9 @@ use bson::Bson;
 use clap::Args as ClapArgs;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::output::events;
+use super::list;
+use super::output::{events, print};
 use super::selection::Filter;
-use super::{list, print};
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Act, Deed};

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, CommandFactory as _};
+use clap::{Args as ClapArgs, Command};
 use clap_complete::Shell;
 
-use super::{Cli, print};
+use super::output::print;
 use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, ClapArgs)]
@@ -22,20 +22,20 @@ pub(super) struct ManArgs {
     folder: PathBuf,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
+pub(super) fn completions(mut command: Command, args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "outboxd", &mut script);
+    clap_complete::generate(args.shell, &mut command, "outboxd", &mut script);
     print(&String::from_utf8_lossy(&script))
 }
 
-pub(super) fn man(args: &ManArgs) -> Result<()> {
+pub(super) fn man(command: Command, args: &ManArgs) -> Result<()> {
     let refused = |error| {
         let message =
             format!("{} can't be written to; name a folder that can", args.folder.display());
         Error::with_source(ErrorKind::Os, message, error)
     };
     std::fs::create_dir_all(&args.folder).map_err(refused)?;
-    clap_mangen::generate_to(Cli::command(), &args.folder).map_err(refused)?;
+    clap_mangen::generate_to(command, &args.folder).map_err(refused)?;
     let page = args.folder.join("outboxd.1");
     print(&format!("read them with: man {}\n", page.display()))
 }

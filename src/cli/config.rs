@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::output::print;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -23,12 +24,12 @@ pub(super) enum Verb {
 
 pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Print => super::print(&Config::load(sources)?.to_string()),
+        Verb::Print => print(&Config::load(sources)?.to_string()),
         Verb::Schema => {
             let schema = serde_json::to_string_pretty(&Config::schema()).map_err(|error| {
                 Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
             })?;
-            super::print(&(schema + "\n"))
+            print(&(schema + "\n"))
         }
         Verb::Check { file } => {
             let missing = Config::check(file)?;
@@ -37,7 +38,7 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
                 said += "still to be given, by the environment or where it runs:\n";
                 missing.iter().for_each(|line| _ = writeln!(said, "  {line}"));
             }
-            super::print(&said)
+            print(&said)
         }
     }
 }

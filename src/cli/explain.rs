@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args as ClapArgs;
 
+use super::output::print;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Rule, TABLE, look_up};
 
@@ -15,7 +16,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.code {
-        None => super::print(&TABLE.iter().fold(
+        None => print(&TABLE.iter().fold(
             format!("{:<16} {:<10} MEANING\n", "CODE", "CLASS"),
             |mut table, rule| {
                 let _ = writeln!(
@@ -29,7 +30,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             },
         )),
         Some(code) => match look_up(code) {
-            Some(rule) => super::print(&explain(rule)),
+            Some(rule) => print(&explain(rule)),
             None => {
                 let message = format!(
                     "{code} is not in the table; `outboxd explain` lists it. An unlisted error is tried again, then marked and counted"

@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 
-use super::print;
+use super::output::print;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jetstream::connection::Nats;

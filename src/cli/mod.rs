@@ -18,13 +18,12 @@ mod show;
 mod stats;
 mod watch;
 
-use std::io::{ErrorKind as IoErrorKind, Write as _};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Sources;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 /// What `--version` says: the release, and the commit it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COMMIT"), ")");
@@ -114,7 +113,7 @@ enum Verb {
     Check(check::Args),
     /// Print roles for MongoDB and permissions for NATS with what is needed and no more
     #[command(after_help = "Examples:
-  outboxd privileges --print
+  outboxd privileges
   outboxd privileges --role relay --output json | jq '.[0].nats'")]
     Privileges(privileges::Args),
     /// Say what a failure's code means and what to do
@@ -162,25 +161,8 @@ impl Cli {
             Verb::Privileges(args) => privileges::run(&sources, &args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Config(verb) => config::run(&sources, &verb),
-            Verb::Completions(args) => completions::completions(&args),
-            Verb::Man(args) => completions::man(&args),
-        }
-    }
-}
-
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
-    write(text).map(|_| ())
-}
-
-/// The same; returns whether anybody still reads.
-fn write(text: &str) -> Result<bool> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error))
+            Verb::Completions(args) => completions::completions(Self::command(), &args),
+            Verb::Man(args) => completions::man(Self::command(), &args),
         }
     }
 }

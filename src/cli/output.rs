@@ -1,13 +1,12 @@
 //! How the operator's verbs print: tables for people, JSON for machines.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind as IoErrorKind, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::print;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `--output`
@@ -24,6 +23,23 @@ pub(super) enum Output {
 const WIDTH: u16 = 120;
 /// Longest first column that isn't broken: a UUID's.
 const LONGEST_ID: u16 = 36;
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    write(text).map(|_| ())
+}
+
+/// Writes to standard output and returns whether anyone still reads it.
+pub(super) fn write(text: &str) -> Result<bool> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            Err(Error::with_source(ErrorKind::Os, "standard output can't be written", error))
+        }
+    }
+}
 
 /// Prints as JSON or, for people, what `people` says.
 pub(super) fn show(

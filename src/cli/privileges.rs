@@ -13,9 +13,6 @@ use crate::privileges::{MongodbRole, NatsPermissions, Privilege, Role};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// Print them, without connecting; what this verb does with or without it
-    #[arg(long)]
-    print: bool,
     /// For one role alone
     #[arg(long, value_enum)]
     role: Option<Role>,

@@ -18,7 +18,7 @@ const PASSWORD: &str = "hunter2";
 /// What `outboxd privileges` prints for an outbox of this database and a stream of the same name.
 fn print(name: &str, subjects: &str) -> Vec<Value> {
     let output = Command::new(OUTBOXD)
-        .args(["privileges", "--print", "--output", "json"])
+        .args(["privileges", "--output", "json"])
         .env_clear()
         .env("MONGODB_URI", format!("mongodb://localhost/{name}?replicaSet=rs0"))
         .envs([("NATS_CLUSTER_ID", name), ("OUTBOXD_STREAM__SUBJECTS", subjects)])

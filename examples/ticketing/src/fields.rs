@@ -4,7 +4,7 @@
 use bson::oid::ObjectId;
 use serde_json::{Map, Value};
 
-use crate::http::{ApiError, Complaint};
+use crate::refusal::{ApiError, Complaint};
 
 /// A JSON object under examination. A field that is wrong yields a stand-in; [`Fields::check`]
 /// tells.

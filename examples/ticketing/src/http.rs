@@ -4,7 +4,6 @@
 //! there when one is to blame. That holds for unknown routes, wrong methods and bodies that aren't
 //! JSON too.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::extract::{
@@ -13,19 +12,18 @@ use axum::extract::{
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router, body::Bytes};
 use bson::oid::ObjectId;
-use mongodb::error::ErrorKind;
 use opentelemetry::propagation::Extractor;
-use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span, error, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::fields::Fields;
+use crate::refusal::ApiError;
 use crate::token::Verifier;
 use crate::traces;
 
@@ -47,98 +45,6 @@ const MAX_PAGE: i64 = 1000;
 
 /// What is being worked on, whether or not the client still waits for it.
 static UNDER_WAY: Semaphore = Semaphore::const_new(WORK_AT_ONCE as usize);
-
-/// A refusal.
-#[derive(Debug, Clone)]
-pub struct ApiError {
-    status: StatusCode,
-    errors: Vec<Complaint>,
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, Serialize)]
-pub struct Complaint {
-    pub message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<&'static str>,
-}
-
-impl ApiError {
-    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, errors: vec![Complaint { message: message.into(), field: None }] }
-    }
-
-    pub fn bad_request(errors: Vec<Complaint>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, errors }
-    }
-
-    fn bad_field(field: &'static str, message: impl Into<String>) -> Self {
-        Self::bad_request(vec![Complaint { message: message.into(), field: Some(field) }])
-    }
-
-    pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no such {what}"))
-    }
-
-    pub fn forbidden(message: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, message)
-    }
-
-    pub fn busy() -> Self {
-        let message = "others are changing the same record; nothing was changed, try again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
-    }
-
-    pub fn conflict(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, message)
-    }
-}
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let messages: Vec<_> =
-            self.errors.iter().map(|complaint| complaint.message.as_str()).collect();
-        f.write_str(&messages.join("; "))
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let body = Json(serde_json::json!({ "errors": self.errors }));
-        if self.status == StatusCode::UNAUTHORIZED {
-            return (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response();
-        }
-        (self.status, body).into_response()
-    }
-}
-
-/// A refusal leaves a transaction as an error of the driver, which rolls it back.
-impl From<ApiError> for mongodb::error::Error {
-    fn from(refusal: ApiError) -> Self {
-        Self::custom(refusal)
-    }
-}
-
-impl From<mongodb::error::Error> for ApiError {
-    fn from(error: mongodb::error::Error) -> Self {
-        if let Some(refusal) = error.get_custom::<Self>() {
-            return refusal.clone();
-        }
-        error!(%error, "request failed");
-        match &*error.kind {
-            ErrorKind::ServerSelection { .. }
-            | ErrorKind::Io(_)
-            | ErrorKind::ConnectionPoolCleared { .. } => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the database can't be reached; try again",
-            ),
-            _ => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the request failed; its reason is in the service's log",
-            ),
-        }
-    }
-}
 
 /// The routes of a service with what every service has: `/healthz`, limits, and JSON for what isn't
 /// there.

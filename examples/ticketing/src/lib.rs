@@ -9,10 +9,12 @@
 
 #![allow(missing_docs, reason = "a sample: the names and the types document the fields")]
 
+pub mod failure;
 pub mod fields;
 pub mod http;
 pub mod listener;
 pub mod messages;
+pub mod refusal;
 pub mod service;
 pub mod settings;
 pub mod subjects;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::http::ApiError;
+use crate::refusal::ApiError;
 use crate::traces;
 
 /// When the server gives a message to someone else because no ack came: how long the messages of a

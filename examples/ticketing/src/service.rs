@@ -18,14 +18,12 @@ use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::failure::Failure;
 use crate::http;
 use crate::listener::{Apply, listen};
 use crate::settings::Settings;
 use crate::token::Verifier;
 use crate::traces;
-
-/// What stops a service from starting, in one line.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The outbox that `outboxd migrate` makes.
 pub const OUTBOX: &str = "outbox";

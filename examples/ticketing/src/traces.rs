@@ -11,7 +11,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
-use crate::service::Failure;
+use crate::failure::Failure;
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 

@@ -10,7 +10,7 @@ use mongodb::{Client, ClientSession};
 use outboxd_client::{Event, EventError};
 use serde::Serialize;
 
-use crate::http::ApiError;
+use crate::refusal::ApiError;
 
 /// Runs `work` in a transaction and commits it. When two transactions meet on one document, the
 /// driver runs `work` again, but not after `patience`; it must have no effect outside the session.

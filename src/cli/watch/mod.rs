@@ -21,7 +21,6 @@ use self::scrape::Sample;
 use self::terminal::{Input, Terminal};
 use super::admin::Admin;
 use super::selection::inspect;
-use super::write;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::inspect::{Group, Inspect, Stats};

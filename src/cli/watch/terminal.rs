@@ -11,7 +11,7 @@ use crossterm::{cursor, execute, queue};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::write;
+use crate::cli::output::write;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Columns where there is no terminal.

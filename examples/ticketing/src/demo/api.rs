@@ -8,12 +8,12 @@ use bson::oid::ObjectId;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
-
-use crate::Failure;
-use crate::stage::Stage;
+use ticketing::failure::Failure;
 use ticketing::messages::{OrderMessage, TicketMessage};
 use ticketing::token;
+use tokio::time::{Instant, sleep};
+
+use crate::stage::Stage;
 
 /// How long a request may take. A service gives up after 15 s.
 const REQUEST_TIME: Duration = Duration::from_secs(20);

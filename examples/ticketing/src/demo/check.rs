@@ -8,11 +8,11 @@ use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, Database};
 use serde::{Deserialize, Serialize};
+use ticketing::failure::Failure;
+use ticketing::messages::OrderStatus;
 use tokio::time::{Instant, sleep};
 
-use crate::Failure;
 use crate::stage::Servers;
-use ticketing::messages::OrderStatus;
 
 /// How often the databases are looked at.
 const LOOK: Duration = Duration::from_millis(200);

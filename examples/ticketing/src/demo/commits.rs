@@ -7,10 +7,16 @@ use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
 use serde::Deserialize;
+use ticketing::failure::Failure;
 
-use crate::Failure;
-use crate::events::Version;
 use crate::stage::Servers;
+
+/// What an event is about: a record in one version. Ids of tickets and orders don't meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) id: ObjectId,
+    pub(crate) version: i64,
+}
 
 /// One change of a record.
 #[derive(Debug, Clone, Copy)]

@@ -10,22 +10,14 @@ use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use bson::oid::ObjectId;
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
-use serde::Deserialize;
+use ticketing::failure::Failure;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::Failure;
-use crate::commits::Commit;
+use crate::commits::{Commit, Version};
 
 /// How long the stream may take to give the next message.
 const NEXT_TIME: Duration = Duration::from_secs(10);
-
-/// What an event is about: a record in one version. Ids of tickets and orders don't meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-pub(crate) struct Version {
-    pub(crate) id: ObjectId,
-    pub(crate) version: i64,
-}
 
 /// What the stream holds.
 #[derive(Debug, Default)]

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use ticketing::failure::Failure;
+use ticketing::messages::{OrderMessage, TicketMessage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::Failure;
 use crate::api::{Answer, Api};
 use crate::progress::Progress;
-use ticketing::messages::{OrderMessage, TicketMessage};
 
 /// Tickets that are worked on at once. More than a sidecar's usual load, few enough for the
 /// machine's two cores.

@@ -10,6 +10,7 @@ mod api;
 mod check;
 mod commits;
 mod events;
+mod interrupt;
 mod load;
 mod process;
 mod progress;
@@ -22,10 +23,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
-/// What went wrong, in a sentence.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use crate::interrupt::interrupted;
 
 /// The ticketing services and their outboxd, under load, and what is left of it
 #[derive(Debug, Parser)]
@@ -81,21 +80,4 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Ends when someone asks this process to.
-async fn interrupted() -> Failure {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    ) else {
-        return "signals can't be received".into();
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    "interrupted".into()
 }

@@ -8,10 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use ticketing::failure::Failure;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
-
-use crate::Failure;
 
 /// How long a process may take to end after SIGTERM. The services and outboxd give themselves 10 s.
 const STOP_TIME: Duration = Duration::from_secs(15);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use ticketing::failure::Failure;
 
-use crate::Failure;
 use crate::check::{Counts, Found};
 use crate::events::Held;
 use crate::load::Amount;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::DateTime;
+use ticketing::failure::Failure;
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -17,7 +18,7 @@ use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
 use crate::stage::{Servers, Stage};
-use crate::{Failure, check, commits};
+use crate::{check, commits};
 
 /// How many tickets.
 const TICKETS: u64 = 200;

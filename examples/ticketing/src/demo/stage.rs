@@ -8,9 +8,9 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::{Client, Database};
 use serde::{Deserialize, Serialize};
+use ticketing::failure::Failure;
 use tokio::time::{Instant, sleep};
 
-use crate::Failure;
 use crate::process::{Lifetime, Plan, Process};
 
 /// The processes, in the order they are started; they are stopped in the reverse order, so that

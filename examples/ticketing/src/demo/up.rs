@@ -9,6 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use ticketing::failure::Failure;
+use ticketing::token;
 use tokio::process::Command;
 
 use crate::load::Amount;
@@ -17,8 +19,7 @@ use crate::progress::say;
 use crate::report::Report;
 use crate::run::{measure, private_dir};
 use crate::stage::{Servers, Stage};
-use crate::{Failure, report, run};
-use ticketing::token;
+use crate::{report, run};
 
 /// Where the state is. The demo is run in the project's root.
 const STATE: &str = "target/demo-up";

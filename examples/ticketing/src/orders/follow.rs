@@ -3,12 +3,12 @@
 //! One write per message, and nothing is emitted, so no transaction is needed.
 
 use bson::doc;
-
-use crate::store::{Store, TicketCopy};
 use ticketing::listener::{Apply, ApplyError, Verdict};
 use ticketing::messages::TicketMessage;
 use ticketing::service::is_code;
 use ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
+
+use crate::store::{Store, TicketCopy};
 
 /// The code of MongoDB when the id is there already.
 const DUPLICATE_KEY: i32 = 11_000;

@@ -4,11 +4,12 @@ use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ticketing::http::{Body, Id, Page, User, to_the_end};
+use ticketing::messages::OrderMessage;
+use ticketing::refusal::ApiError;
+use ticketing::token::Verifier;
 
 use crate::store::Store;
-use ticketing::http::{ApiError, Body, Id, Page, User, to_the_end};
-use ticketing::messages::OrderMessage;
-use ticketing::token::Verifier;
 
 #[derive(Clone)]
 struct Orders {

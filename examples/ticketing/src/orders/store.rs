@@ -15,9 +15,9 @@ use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-
-use ticketing::http::{ApiError, PATIENCE, Page};
+use ticketing::http::{PATIENCE, Page};
 use ticketing::messages::{OrderMessage, OrderStatus};
+use ticketing::refusal::ApiError;
 use ticketing::service::{OUTBOX, is_code};
 use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
 use ticketing::transaction;

@@ -16,7 +16,8 @@ mod store;
 
 use std::process::ExitCode;
 
-use ticketing::service::{self, Failure, Service};
+use ticketing::failure::Failure;
+use ticketing::service::{self, Service};
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -10,13 +10,13 @@ use bson::doc;
 use futures_util::FutureExt;
 use mongodb::ClientSession;
 use mongodb::error::Result;
-use tracing::warn;
-
-use crate::store::{KnownOrder, Store, Ticket};
 use ticketing::listener::{Apply, ApplyError, Verdict};
 use ticketing::messages::OrderMessage;
 use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
 use ticketing::transaction;
+use tracing::warn;
+
+use crate::store::{KnownOrder, Store, Ticket};
 
 /// How long one message tries to get past others that change the same record: those behind it wait.
 const PATIENCE: Duration = Duration::from_millis(250);

@@ -4,12 +4,13 @@ use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ticketing::fields::Fields;
+use ticketing::http::{Body, Id, Page, User, to_the_end};
+use ticketing::messages::TicketMessage;
+use ticketing::refusal::ApiError;
+use ticketing::token::Verifier;
 
 use crate::store::{Offer, Store};
-use ticketing::fields::Fields;
-use ticketing::http::{ApiError, Body, Id, Page, User, to_the_end};
-use ticketing::messages::TicketMessage;
-use ticketing::token::Verifier;
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 200;

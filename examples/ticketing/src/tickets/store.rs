@@ -12,9 +12,9 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-
-use ticketing::http::{ApiError, PATIENCE, Page};
+use ticketing::http::{PATIENCE, Page};
 use ticketing::messages::{OrderStatus, TicketMessage};
+use ticketing::refusal::ApiError;
 use ticketing::service::OUTBOX;
 use ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
 use ticketing::transaction;
