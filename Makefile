@@ -40,8 +40,8 @@ check: ## formatting, lints, and a client library without the daemon's dependenc
 	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
 
 deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
-	deploy/check
-	deploy/monitoring/check
+	deploy/check $(if $(STRICT),--strict)
+	deploy/monitoring/check $(if $(STRICT),--strict)
 
 release-check: ## what a release must pass: licences, SBOM, package, documentation, the oldest Rust
 	deploy/release-check
