@@ -19,10 +19,7 @@ proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events pi
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
 
-# What is acknowledged by a cluster of nats-servers before 2.9.21 may be lost when a leader dies (docs/faults.md).
-faults soak: export OUTBOXD_NATS_SERVER_VERSION := $(or $(OUTBOXD_NATS_SERVER_VERSION),current)
-
-faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes; builds a current nats-server with Go)
+faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes)
 	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: --include-ignored --skip soak --test-threads=4 --nocapture
 
@@ -43,8 +40,8 @@ check: ## formatting, lints, and a client library without the daemon's dependenc
 	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
 
 deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
-	deploy/check
-	deploy/monitoring/check
+	deploy/check $(if $(STRICT),--strict)
+	deploy/monitoring/check $(if $(STRICT),--strict)
 
 release-check: ## what a release must pass: licences, SBOM, package, documentation, the oldest Rust
 	deploy/release-check

@@ -1,26 +1,26 @@
-"""What deploy/check asks of the deployment besides its schemas: `rules.py PART FILE`, 1 and a line for each mistake.
+"""`rules.py OUTBOXD PART FILE` checks what no schema can.
 
-Names of settings and verbs are those of config/outboxd.toml and src/cli/mod.rs, so that neither can be renamed in one place.
+It prints a line per mistake, and exits with 1 if there is one. OUTBOXD is the program: it decides
+which settings and verbs exist, so that neither can be renamed in one place only.
 """
 
+import json
 import pathlib
 import re
+import subprocess
 import sys
 
 import yaml
 
-RULES = {}
-RULES["docker"] = "pinned images, a last stage without a shell, a user that is no root, sources, verbs"
-RULES["compose"] = "pinned images, dependencies, settings, verbs, what runs is locked down"
-RULES["kustomize"] = "settings, verbs, order, sidecar, secrets, grace, disruption budget, what runs is locked down"
-RULES["chart"] = "settings, verbs, order, sidecar, secrets, grace, disruption budget, what runs is locked down"
-RULES["systemd"] = "settings, verbs, secrets, exit codes"
-
+OUTBOXD = sys.argv[1]
 ROOT = pathlib.Path(__file__).parent.parent
-TOML = (ROOT / "config/outboxd.toml").read_text()
-CLI = (ROOT / "src/cli/mod.rs").read_text()
-# shutdown.grace, in seconds, unless it is set.
-GRACE = 10
+# The OpenTelemetry SDK reads these.
+OTEL = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+}
 
 mistakes = []
 
@@ -30,32 +30,38 @@ def need(right, mistake):
         mistakes.append(mistake)
 
 
+def seconds(text):
+    number, unit = re.fullmatch(r"(\d+)(s|m)", str(text)).groups()
+    return int(number) * {"s": 1, "m": 60}[unit]
+
+
 def settings():
-    """Environment variables that outboxd knows."""
-    section, names = "", set(re.findall(r"\b(?:MONGO|MONGODB|NATS)_[A-Z_]+\b", TOML))
-    names |= {f"OTEL_{name}" for name in ("EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_HEADERS", "SERVICE_NAME", "TRACES_SAMPLER")}
-    for line in TOML.splitlines():
-        if header := re.match(r"\[([a-z]+)\]$", line):
-            section = header[1]
-        elif setting := re.match(r"(?:# )?([a-z_]+) = ", line):
-            names.add(f"OUTBOXD_{section}__{setting[1]}".upper())
-    return names
+    """The schema of each setting, by section and name."""
+    schema = subprocess.run([OUTBOXD, "config", "schema"], check=True, stdout=subprocess.PIPE).stdout
+    sections = json.loads(schema)["properties"]
+
+    return {
+        (section, name): setting
+        for section in sections
+        for name, setting in sections[section]["properties"].items()
+    }
 
 
 SETTINGS = settings()
-VERBS = {
-    re.sub(r"(?<!^)([A-Z])", r"-\1", verb).lower()
-    for verb in re.findall(r"^    ([A-Z]\w+)(?:\(|,$)", CLI.split("enum Verb {")[1].split("\n}")[0], re.M)
-}
+VARIABLES = OTEL | {variable for of in SETTINGS.values() for variable in of["x-environment"]}
+# In seconds.
+GRACE = seconds(SETTINGS["shutdown", "grace"]["default"])
 
 
 def setting(where, name):
-    known = name in SETTINGS or name.endswith("_FILE") and name.removesuffix("_FILE") in SETTINGS
-    need(known, f"{where}: outboxd has no setting {name}")
+    need(name in VARIABLES, f"{where}: outboxd has no setting {name}")
 
 
-def verb(where, name):
-    need(name in VERBS, f"{where}: outboxd has no verb {name}")
+def verb(where, *words):
+    """With its flags. `--help` runs nothing, and outboxd refuses unknown words before it."""
+    asked = subprocess.run([OUTBOXD, *words, "--help"], capture_output=True, text=True)
+    why = asked.stderr.partition("\n")[0]
+    need(asked.returncode == 0, f"{where}: outboxd refuses `{' '.join(words)}`: {why}")
 
 
 def pinned(where, image):
@@ -67,11 +73,6 @@ def is_outboxd(image):
     return re.split("[:@]", image.rsplit("/", 1)[-1])[0] == "outboxd"
 
 
-def seconds(text):
-    number, unit = re.fullmatch(r"(\d+)(s|m)", str(text)).groups()
-    return int(number) * {"s": 1, "m": 60}[unit]
-
-
 def docker(path):
     text = path.read_text().replace("\\\n", " ")
     stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", text, re.M)
@@ -79,15 +80,16 @@ def docker(path):
         if image != "scratch" and image not in {name for _, name in stages}:
             pinned("Dockerfile", image)
     last = text[text.rindex("\nFROM ") :]
-    need(last.startswith("\nFROM scratch"), "Dockerfile: the last stage is not scratch, so it may hold a shell")
-    need(re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.M), "Dockerfile: the last stage's user is no number, or root")
+    need(last.startswith("\nFROM scratch"), "Dockerfile: the last stage is not scratch, so it may contain a shell")
+    need(re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.M), "Dockerfile: the user of the last stage is not a number, or is root")
     ignored = (path.parent / "Dockerfile.dockerignore").read_text().splitlines()
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.M):
         for source in line.split()[:-1]:
-            need((ROOT / source).exists(), f"Dockerfile: there is no {source} to copy")
-            need(f"!{source}" in ignored, f"Dockerfile.dockerignore: leaves {source} out")
-    for name in re.findall(r'"/usr/local/bin/outboxd", "(\S+?)"', last) + re.findall(r'^CMD \["(\S+?)"', last, re.M):
-        verb("Dockerfile", name)
+            need((ROOT / source).exists(), f"Dockerfile: copies {source}, which does not exist")
+            need(f"!{source}" in ignored, f"Dockerfile.dockerignore: excludes {source}, which the Dockerfile copies")
+    for command in re.findall(r'CMD (\[.*\])$', last, re.M):  # HEALTHCHECK's, too
+        words = json.loads(command)
+        verb("Dockerfile", *(words[1:] if words[0].startswith("/") else words))
 
 
 def compose(path):
@@ -95,40 +97,40 @@ def compose(path):
     for name, service in project["services"].items():
         pinned(name, service["image"])
         for other in service.get("depends_on", []):
-            need(other in project["services"], f"{name}: depends on {other}, which is no service")
+            need(other in project["services"], f"{name}: depends on {other}, which is not a service")
         for volume in service.get("volumes", []):
             need(volume.split(":")[0] in project["volumes"], f"{name}: there is no volume {volume}")
         if not re.match("mongo|nats", service["image"]):
-            need(service.get("read_only"), f"{name}: its root file system can be written")
+            need(service.get("read_only"), f"{name}: its root file system is writable")
             need(service.get("cap_drop") == ["ALL"], f"{name}: keeps capabilities")
             need("no-new-privileges:true" in service.get("security_opt", []), f"{name}: may gain privileges")
         if is_outboxd(service["image"]):
-            verb(name, service.get("command", ["run"])[0])
+            verb(name, *service.get("command", ["run"]))
             for variable in service["environment"]:
                 setting(name, variable)
             if "command" not in service:
-                need(seconds(service["stop_grace_period"]) > GRACE, f"{name}: is killed before shutdown.grace is over")
+                need(seconds(service["stop_grace_period"]) > GRACE, f"{name}: is killed before shutdown.grace ends")
 
 
 def locked_down(where, pod, containers):
     security = pod.get("securityContext", {})
     need(security.get("runAsNonRoot"), f"{where}: may run as root")
     need(security.get("seccompProfile", {}).get("type") == "RuntimeDefault", f"{where}: has no seccomp profile")
-    need(pod.get("automountServiceAccountToken") is False, f"{where}: has a token of the cluster")
+    need(pod.get("automountServiceAccountToken") is False, f"{where}: has a token for the Kubernetes API")
     for container in containers:
         name, own = f"{where} {container['name']}", container.get("securityContext", {})
         pinned(name, container["image"])
         need(own.get("allowPrivilegeEscalation") is False, f"{name}: may gain privileges")
         need(own.get("capabilities", {}).get("drop") == ["ALL"], f"{name}: keeps capabilities")
         if is_outboxd(container["image"]):
-            need(own.get("readOnlyRootFilesystem"), f"{name}: its root file system can be written")
+            need(own.get("readOnlyRootFilesystem"), f"{name}: its root file system is writable")
             resources = container.get("resources", {})
-            need("memory" in resources.get("limits", {}), f"{name}: has no limit of memory")
+            need("memory" in resources.get("limits", {}), f"{name}: has no memory limit")
             need({"cpu", "memory"} <= set(resources.get("requests", {})), f"{name}: requests no cpu or memory")
 
 
 def environment(where, container, maps):
-    """Of a container of outboxd, as far as it is plain text."""
+    """The plain-text environment of a container that runs outboxd."""
     plain = {}
     for source in container.get("envFrom", []):
         name = source.get("configMapRef", {}).get("name")
@@ -139,7 +141,7 @@ def environment(where, container, maps):
         need("secretKeyRef" not in source, f"{where}: the secret {entry['name']} is in the environment; mount it")
         if entry["name"] == "NATS_CLIENT_ID":
             field = source.get("fieldRef", {}).get("fieldPath")
-            need(field == "metadata.name", f"{where}: NATS_CLIENT_ID is not the pod's name")
+            need(field == "metadata.name", f"{where}: NATS_CLIENT_ID is not the name of the pod")
         plain[entry["name"]] = entry.get("value", "")
     need("NATS_CLIENT_ID" in plain, f"{where}: NATS_CLIENT_ID is not set")
     for name in plain:
@@ -149,20 +151,20 @@ def environment(where, container, maps):
     mounts = [mount["mountPath"] + "/" for mount in container.get("volumeMounts", [])]
     for name, value in plain.items():
         if value.startswith("/"):
-            need(any(value.startswith(mount) for mount in mounts), f"{where}: {name} is {value}, which is not mounted")
+            need(any(value.startswith(mount) for mount in mounts), f"{where}: {name} is {value}, which no volume contains")
     listen = plain.get("OUTBOXD_ADMIN__LISTEN", "127.0.0.1")
     token = "OUTBOXD_ADMIN__TOKEN_FILE" in plain
-    need(listen.startswith("127.") or token, f"{where}: the admin endpoint is open without a token")
+    need(listen.startswith("127.") or token, f"{where}: the admin endpoint has no token")
     return plain
 
 
 def relay(where, pod, container, plain):
     sidecar = container in pod.get("initContainers", []) and container.get("restartPolicy") == "Always"
-    need(sidecar, f"{where}: is no native sidecar")
+    need(sidecar, f"{where}: is not a native sidecar")
     need("livenessProbe" in container, f"{where}: has no liveness probe")
-    need("readinessProbe" not in container, f"{where}: its readiness probe takes the service down with NATS")
+    need("readinessProbe" not in container, f"{where}: its readiness probe makes the service unready when NATS is away")
     grace = seconds(plain.get("OUTBOXD_SHUTDOWN__GRACE", f"{GRACE}s"))
-    need(pod.get("terminationGracePeriodSeconds", 30) > grace, f"{where}: is killed before shutdown.grace, {grace} s, is over")
+    need(pod.get("terminationGracePeriodSeconds", 30) > grace, f"{where}: is killed before shutdown.grace ({grace} s) ends")
 
 
 def manifests(path):
@@ -178,40 +180,40 @@ def manifests(path):
         containers = pod.get("initContainers", []) + pod["containers"]
         locked_down(where, pod, containers)
         order = [of["args"][0] for of in pod.get("initContainers", []) if is_outboxd(of["image"])]
-        need(order in ([], ["run"], ["check", "run"]), f"{where}: its init containers are {order}; check comes before run")
+        need(order in ([], ["run"], ["check", "run"]), f"{where}: its init containers run {order}; check must come before run")
         for container in (container for container in containers if is_outboxd(container["image"])):
             name = f"{where} {container['name']}"
             plain = environment(name, container, maps)
             args.append(container["args"][0])
-            verb(name, args[-1])
+            verb(name, *container["args"])
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 command = container.get(probe, {}).get("exec", {}).get("command")
                 if command:
-                    verb(f"{name} {probe}", command[1])
+                    verb(f"{name} {probe}", *command[1:])
             if args[-1] == "run":
                 relay(name, pod, container, plain)
                 labels = template["metadata"]["labels"].items()
                 need(any(of.items() <= labels for of in budgets), f"{name}: has no PodDisruptionBudget")
     for wanted in ("run", "check", "migrate"):
-        need(wanted in args, f"nothing runs `outboxd {wanted}`")
+        need(wanted in args, f"no container runs `outboxd {wanted}`")
 
 
 def systemd(path):
     text = path.read_text()
     for name in re.findall(r"^#?Environment=(\w+)=", text, re.M):
         setting("outboxd.service", name)
-    for name in re.findall(r"^ExecStart=\S+/outboxd (\S+)", text, re.M):
-        verb("outboxd.service", name)
+    for words in re.findall(r"^ExecStart=\S+/outboxd (.+)$", text, re.M):
+        verb("outboxd.service", *words.split())
     loaded = re.findall(r"^#?LoadCredential=([^:]+):", text, re.M)
     for name in re.findall(r"=%d/(\S+)$", text, re.M):
-        need(name in loaded, f"outboxd.service: the credential {name} is not loaded")
+        need(name in loaded, f"outboxd.service: does not load the credential {name}")
     codes = re.search(r"^RestartPreventExitStatus=(.*)$", text, re.M)
-    need(codes and {"64", "78"} <= set(codes[1].split()), "outboxd.service: a mistake in the configuration is tried again")
+    need(codes and {"64", "78"} <= set(codes[1].split()), "outboxd.service: restarts after a configuration mistake")
     stop = re.search(r"^TimeoutStopSec=(\S+)$", text, re.M)
-    need(stop and seconds(stop[1]) > GRACE, "outboxd.service: is killed before shutdown.grace is over")
+    need(stop and seconds(stop[1]) > GRACE, "outboxd.service: is killed before shutdown.grace ends")
 
 
-part, path = sys.argv[1], pathlib.Path(sys.argv[2])
+part, path = sys.argv[2], pathlib.Path(sys.argv[3])
 {"docker": docker, "compose": compose, "kustomize": manifests, "chart": manifests, "systemd": systemd}[part](path)
 for mistake in dict.fromkeys(mistakes):
     print(mistake)

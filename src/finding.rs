@@ -4,6 +4,41 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+/// The names of all checks. They don't change between releases.
+pub const CHECKS: [&str; 31] = [
+    "clock.mongodb",
+    "clock.nats",
+    "mongodb.auth",
+    "mongodb.oplog",
+    "mongodb.privileges",
+    "mongodb.reachable",
+    "mongodb.tls",
+    "mongodb.topology",
+    "mongodb.version",
+    "mongodb.writes",
+    "nats.auth",
+    "nats.jetstream",
+    "nats.reachable",
+    "nats.tls",
+    "nats.version",
+    "outbox.biggest_event",
+    "outbox.index",
+    "outbox.migrations",
+    "outbox.sample",
+    "outbox.subjects",
+    "outbox.validators",
+    "stream.accepts",
+    "stream.as_configured",
+    "stream.dedupe",
+    "stream.exists",
+    "stream.leader",
+    "stream.limits",
+    "stream.replicas",
+    "stream.retention",
+    "stream.storage",
+    "stream.subjects",
+];
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,7 +56,7 @@ pub(crate) enum Level {
 pub(crate) struct Finding {
     /// How bad it is.
     pub(crate) level: Level,
-    /// Its name, which doesn't change between releases.
+    /// Its name, one of [`CHECKS`].
     pub(crate) check: &'static str,
     /// The server, outbox or stream that was looked at.
     pub(crate) looked_at: String,
@@ -33,6 +68,8 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn ok(check: &'static str, looked_at: &str, found: impl Into<String>) -> Self {
+        debug_assert!(CHECKS.contains(&check), "{check} is missing in CHECKS");
+
         Self {
             level: Level::Ok,
             check,
@@ -49,6 +86,8 @@ impl Finding {
         found: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
+        debug_assert!(CHECKS.contains(&check), "{check} is missing in CHECKS");
+
         Self {
             level,
             check,

@@ -33,7 +33,7 @@ mod daemon;
 pub mod document;
 pub mod error;
 pub mod failure;
-mod finding;
+pub mod finding;
 mod jetstream;
 pub mod mongodb;
 mod privileges;

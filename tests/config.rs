@@ -204,6 +204,31 @@ fn the_schema_takes_what_outboxd_takes() {
 }
 
 #[test]
+fn every_variable_of_the_schema_is_read() {
+    let schema = Config::schema();
+    let mut read = 0;
+    for (section, of) in schema["properties"].as_object().unwrap() {
+        for (name, setting) in of["properties"].as_object().unwrap() {
+            for variable in setting["x-environment"].as_array().unwrap() {
+                let variable = variable.as_str().unwrap();
+                let mut sources = sources(&[(variable, "[")]);
+                if section == "mongodb" && name.starts_with("uri") {
+                    sources.env.retain(|(name, text)| name != "MONGODB_URI" || text == "[");
+                }
+
+                let said = match Config::load(&sources) {
+                    Ok(config) => config.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                assert!(said.contains(&format!("environment {variable}")), "{variable}: {said}");
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 60, "{read}");
+}
+
+#[test]
 fn a_file_is_checked_by_itself() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use outboxd::config::Config;
 use outboxd::failure::TABLE;
+use outboxd::finding::CHECKS;
 use serde_json::Value;
 
 use self::commands::{of, refused, shell_lines, targets};
@@ -163,18 +164,14 @@ fn wrong_commands(page: &str, makefile: &str) -> Vec<String> {
     wrong
 }
 
-/// Every setting, and the names of what `outboxd check` looks at, which look alike.
+/// The names of all settings and of all checks of `outboxd check`, which look alike.
 fn known_names(schema: &Value) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for (section, settings) in schema["properties"].as_object().unwrap() {
         let names = settings["properties"].as_object().unwrap().keys();
         known.extend(names.map(|name| format!("{section}.{name}")));
     }
-    let folders = ["src/check", "src/jetstream"].map(|folder| fs::read_dir(folder).unwrap());
-    for entry in folders.into_iter().flatten() {
-        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
-        known.extend(source.split('"').filter(|text| text.contains('.')).map(str::to_owned));
-    }
+    known.extend(CHECKS.map(str::to_owned));
     known
 }
 

@@ -17,15 +17,12 @@ use crate::jetstream::judge::judge;
 use crate::jetstream::stream;
 use crate::tls::{self, Fault};
 
-/// The first version with all that the relay uses.
-const OLDEST: (u64, u64, u64) = (2, 9, 0);
+/// A cluster of older servers loses messages that it has acknowledged.
+const OLDEST: (u64, u64, u64) = (2, 10, 0);
 /// The versions of the two maintained lines that have the latest security fixes.
 const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
 /// What to do about an older one.
 const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
-/// The first version in which the copies of a stream agree after their leader has died
-/// (nats-server#4365).
-const COPIES_AGREE: (u64, u64, u64) = (2, 9, 21);
 
 /// The client's words for a JetStream request that nobody takes.
 const NO_RESPONDERS: &str = "JetStream resource does not exist";
@@ -104,7 +101,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     seen.max_payload = Some(info.max_payload);
     let context = ContextBuilder::new().timeout(timeout).build(client);
     let why = || denied.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    jetstream(config, &context, &at, &info.version, timeout, why, &mut seen).await;
+    jetstream(config, &context, &at, timeout, why, &mut seen).await;
     seen
 }
 
@@ -112,7 +109,6 @@ async fn jetstream(
     config: &Config,
     context: &Context,
     at: &str,
-    server: &str,
     timeout: Duration,
     denied: impl Fn() -> Option<String>,
     seen: &mut Seen,
@@ -178,7 +174,7 @@ async fn jetstream(
         ));
     }
     seen.findings.extend(judge(&info.config, config));
-    seen.findings.push(replicas(&info.config, clustered, server));
+    seen.findings.push(replicas(&info.config, clustered));
     seen.stream = Some(info.config);
     seen.clock = clock(context, name, timeout).await;
 }
@@ -220,7 +216,7 @@ fn version(at: &str, version: &str) -> Finding {
         Finding::fail(
             CHECK,
             at,
-            format!("{version} is older than 2.9, which outboxd needs"),
+            format!("{version} is too old: outboxd needs NATS 2.10 or newer"),
             UPGRADE,
         )
     } else if found < fixed {
@@ -241,9 +237,8 @@ fn parse(version: &str) -> (u64, u64, u64) {
     (part(), part(), part())
 }
 
-/// How many copies there are, and whether the server keeps them alike. Only its answer tells that
-/// it is one of a cluster.
-fn replicas(found: &StreamFound, clustered: bool, server: &str) -> Finding {
+/// Judges the number of copies. A single copy is enough only without a cluster.
+fn replicas(found: &StreamFound, clustered: bool) -> Finding {
     const CHECK: &str = "stream.replicas";
     let at = format!("stream {}", found.name);
     match found.num_replicas {
@@ -252,13 +247,6 @@ fn replicas(found: &StreamFound, clustered: bool, server: &str) -> Finding {
             Finding::warn(CHECK, &at, "1 copy in a cluster: it is lost with its server", remedy)
         }
         1 => Finding::ok(CHECK, &at, "1 copy on a single server"),
-        copies if parse(server) < COPIES_AGREE => {
-            let said = format!(
-                "{copies} copies, which nats-server {server} doesn't keep alike when their leader dies: a message that it \
-                 acknowledged may be lost"
-            );
-            Finding::warn(CHECK, &at, said, UPGRADE)
-        }
         copies => Finding::ok(CHECK, &at, format!("{copies} copies")),
     }
 }
@@ -271,8 +259,8 @@ mod tests {
     #[test]
     fn versions_are_judged_by_their_line() {
         for (found, level) in [
-            ("2.8.4", Level::Fail),
-            ("2.9.10", Level::Warn),
+            ("2.9.25", Level::Fail),
+            ("2.10.26", Level::Warn),
             ("2.11.14", Level::Warn),
             ("2.11.15", Level::Ok),
             ("2.12.0", Level::Warn),
@@ -284,20 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_judged_by_the_servers_version() {
-        for (num_replicas, clustered, server, level) in [
-            (1, false, "2.9.10", Level::Ok),
-            (1, true, "2.15.2", Level::Warn),
-            (3, true, "2.9.20", Level::Warn),
-            (3, true, "2.9.21", Level::Ok),
-            (3, true, "2.15.2", Level::Ok),
-        ] {
+    fn a_single_copy_in_a_cluster_is_warned_of() {
+        for (num_replicas, clustered, level) in
+            [(1, false, Level::Ok), (1, true, Level::Warn), (3, true, Level::Ok)]
+        {
             let found = StreamFound { num_replicas, ..StreamFound::default() };
-            assert_eq!(
-                replicas(&found, clustered, server).level,
-                level,
-                "{num_replicas} on {server}"
-            );
+            assert_eq!(replicas(&found, clustered).level, level, "{num_replicas}, {clustered}");
         }
     }
 }

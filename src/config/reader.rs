@@ -38,6 +38,16 @@ const CONVENTIONAL: &[(&str, &str)] = &[
 /// Prefix of the environment's own form: `OUTBOXD_MONGODB__URI` is `mongodb.uri`.
 const PREFIX: &str = "OUTBOXD_";
 
+/// The environment variables of a setting: the names people already use, of which the first wins,
+/// and then outboxd's own name, which wins over all of them.
+pub(super) fn variables(key: &str) -> Vec<String> {
+    let (base, suffix) = key.strip_suffix("_file").map_or((key, ""), |secret| (secret, "_FILE"));
+
+    let names = CONVENTIONAL.iter().rev().filter(|(_, of)| *of == base);
+    let own = format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+    names.map(|(name, _)| format!("{name}{suffix}")).chain([own]).collect()
+}
+
 /// One line of `outboxd config print`.
 #[derive(Debug, Clone)]
 pub struct Shown {

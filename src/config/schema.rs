@@ -1,11 +1,11 @@
 //! The configuration file as JSON Schema, for editors and for CI.
 //!
 //! Types, defaults and bounds are those the settings are read with; descriptions are the comments
-//! of `config/outboxd.toml`.
+//! of `config/outboxd.toml`. `x-environment` lists the variables that set the same.
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, Sources};
+use super::{Config, Sources, reader};
 
 /// Every setting with its reason.
 const SHIPPED: &str = include_str!("../../config/outboxd.toml");
@@ -20,6 +20,7 @@ impl Config {
             if let Some(description) = description(section, name) {
                 schema["description"] = description.into();
             }
+            schema["x-environment"] = reader::variables(key).into();
             let stub = json!({ "type": "object", "additionalProperties": false, "properties": {} });
             sections.entry(section).or_insert(stub)["properties"][name] = schema;
         }

@@ -4,8 +4,6 @@ use serde_json::Value;
 
 /// Where the order of the settings comes from.
 const SHIPPED: &str = include_str!("../../config/outboxd.toml");
-/// Where the names people already use are listed.
-const READER: &str = include_str!("../../src/config/reader.rs");
 const WIDTH: usize = 125;
 
 const HEAD: &str = "# Configuration
@@ -84,13 +82,9 @@ fn setting(section: &str, name: &str, schema: &Value, is_secret: bool) -> String
         };
     }
     let key = format!("{section}.{name}");
-    let own = format!("OUTBOXD_{}__{}", section.to_uppercase(), name.to_uppercase());
-    let variables: Vec<_> = conventional(&key)
-        .into_iter()
-        .map(str::to_owned)
-        .chain([own])
-        .map(|name| format!("`{name}`"))
-        .collect();
+    let variables = schema["x-environment"].as_array().unwrap();
+    let variables: Vec<_> =
+        variables.iter().map(|name| format!("`{}`", name.as_str().unwrap())).collect();
     facts += &format!(" Environment: {}.", variables.join(", "));
     if is_secret {
         facts += &format!(" From a file: `{key}_file`.");
@@ -111,17 +105,6 @@ fn kind(schema: &Value) -> String {
         _ => "Text",
     };
     kind.to_owned()
-}
-
-/// The names people already use; of those the one that wins comes first.
-fn conventional(key: &str) -> Vec<&'static str> {
-    let pair = |line: &'static str| {
-        line.trim().strip_prefix("(\"")?.strip_suffix("\"),")?.split_once("\", \"")
-    };
-    let of_key = READER.lines().filter_map(pair).filter(|(_, of)| *of == key);
-    let mut names: Vec<_> = of_key.map(|(name, _)| name).collect();
-    names.reverse();
-    names
 }
 
 /// With what Markdown would take for HTML kept as text.

@@ -32,7 +32,6 @@ async fn a_stream_whose_leader_steps_down_costs_no_event_and_no_attempt() {
     assert_eq!(report.burned, 0, "{report}");
 }
 
-/// Not with a nats-server before 2.9.21: there a copy of the stream may miss what the others have.
 #[tokio::test]
 #[ignore = "make faults"]
 async fn a_killed_leader_of_the_stream_costs_no_event_and_no_attempt() {

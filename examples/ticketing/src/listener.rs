@@ -3,8 +3,8 @@
 //! A listener is a durable JetStream consumer named by its queue group; every instance of the
 //! service shares it. It takes one message at a time and acks it only after what it says was
 //! committed. A message that comes too early is asked for again later; one that was applied before
-//! is done. The consumer takes every subject of the stream, because a consumer with several filters
-//! needs nats-server 2.10, and two consumers would lose the order between created and cancelled.
+//! is done. One consumer takes every subject of the stream, because two consumers would lose the
+//! order between created and cancelled.
 //!
 //! The service runs without it: while NATS is away, requests are answered and events wait in the
 //! outbox.
