@@ -21,11 +21,13 @@
 //! drain  latency  outage  idle  writers
 //!           the measurements: start peers, load them, add figures to the report
 //! ratios    compares the figures with the bounds
+//! builds    compares the figures with those of other builds of outboxd
 //! picture   draws the figures
 //! print     prints the report and writes it to files
 //! ```
 
 mod bare;
+mod builds;
 mod drain;
 mod idle;
 mod latency;
@@ -44,6 +46,7 @@ mod writers;
 use clap::{Parser, Subcommand};
 
 use self::bare::Loop;
+use self::peer::{Build, Peer};
 use self::report::Report;
 
 /// Measures outboxd side by side with its peers.
@@ -54,6 +57,13 @@ struct Args {
     /// Rounds per measurement.
     #[arg(long, global = true, default_value_t = 5)]
     rounds: usize,
+    /// Another outboxd binary to measure beside this one, such as that of an earlier version. Can
+    /// be repeated. The label names it in the report; without one, its path does.
+    #[arg(long, global = true, value_name = "[LABEL=]PATH", value_parser = Build::parse)]
+    against: Vec<Build>,
+    /// Measure only outboxd and the builds of --against.
+    #[arg(long, global = true)]
+    builds_only: bool,
     /// Cargo passes this to every benchmark.
     #[arg(long, global = true, hide = true)]
     bench: bool,
@@ -119,10 +129,11 @@ enum Mode {
 
 #[tokio::main]
 async fn main() {
-    let Args { mode, rounds, .. } = Args::parse();
+    let Args { mode, rounds, against, builds_only, .. } = Args::parse();
     assert!(rounds > 0, "--rounds is 0, so nothing would be measured; pass 1 or more");
 
-    let mut report = Report::new(rounds);
+    let builds = against.into_iter().map(|build| Peer::Against(Box::leak(Box::new(build))));
+    let mut report = Report::new(rounds, builds.collect(), builds_only);
     match mode {
         Some(Mode::Bare { which }) => return bare::run(which).await,
         Some(Mode::Drain { events, keys, bytes }) => {

@@ -1,6 +1,10 @@
-//! The relays that are measured, and what each of them promises. This file starts no process.
+//! The relays that are measured, and what each of them guarantees. Fetches those of other projects.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// The binary under test. Cargo builds it with the profile of this benchmark.
+const OUTBOXD: &str = env!("CARGO_BIN_EXE_outboxd");
 
 /// The script that fetches and runs the peers of other projects.
 pub(crate) const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/peers");
@@ -12,6 +16,8 @@ const MAX_EVENTS_OF_SLOW_PEERS: u32 = 5000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Outboxd,
+    /// Another build of outboxd. It lives as long as the program.
+    Against(&'static Build),
     BareFind,
     BareOne,
     BareStream,
@@ -22,10 +28,40 @@ pub(crate) enum Peer {
     NoRelay,
 }
 
+/// A binary of outboxd that was named by `--against`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Build {
+    name: String,
+    program: PathBuf,
+}
+
+impl Build {
+    /// Reads `PATH` or `LABEL=PATH`.
+    ///
+    /// # Errors
+    /// If there is no program at that path, or if `PATH --version` fails.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (label, path) = text.split_once('=').unwrap_or((text, text));
+
+        let program = Path::new(path).canonicalize().map_err(|error| error.to_string())?;
+        let version = Command::new(&program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("cannot run it: {error}"))?;
+        if !version.status.success() {
+            return Err(format!("`{path} --version` failed: {}", version.status));
+        }
+
+        Ok(Self { name: format!("outboxd ({label})"), program })
+    }
+}
+
 impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Outboxd => "outboxd",
+            Self::Against(build) => &build.name,
             Self::BareFind => "bare loop, find",
             Self::BareOne => "bare loop, one at a time",
             Self::BareStream => "bare loop, change stream",
@@ -39,7 +75,7 @@ impl Peer {
     /// What the peer guarantees, in a few words.
     pub(crate) fn guarantees(self) -> &'static str {
         match self {
-            Self::Outboxd => {
+            Self::Outboxd | Self::Against(_) => {
                 "at least once, order per key, no copies within the window, failures kept"
             }
             Self::BareFind | Self::BareStream => "none: no order, and the first error ends it",
@@ -48,6 +84,15 @@ impl Peer {
             Self::Connector => "order; every change of the collection; never empties the outbox",
             Self::Debezium => "at least once, order; never empties the outbox",
             Self::NoRelay => "",
+        }
+    }
+
+    /// The binary of the peer, if the peer is a build of outboxd.
+    pub(crate) fn outboxd(self) -> Option<&'static Path> {
+        match self {
+            Self::Outboxd => Some(Path::new(OUTBOXD)),
+            Self::Against(build) => Some(&build.program),
+            _ => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
+use super::builds::{self, Comparison};
 use super::peer::Peer;
 use super::picture::picture;
 use super::ratios::{self, Ratio};
@@ -15,7 +16,7 @@ const PICTURE: &str = "target/bench-report.svg";
 /// Width of a table, in characters.
 const WIDTH: u16 = 150;
 
-/// Prints the figures of each measurement, then the ratios.
+/// Prints the figures of each measurement, the bounds, and the comparisons with other builds.
 pub(crate) fn print(report: &Report) {
     for part in &report.parts {
         let (title, rounds) = (&part.title, report.rounds);
@@ -25,6 +26,11 @@ pub(crate) fn print(report: &Report) {
     let ratios = ratios(report);
     if !ratios.is_empty() {
         println!("\nbounds\n{ratios}");
+    }
+
+    let comparisons = comparisons(report);
+    if !comparisons.is_empty() {
+        println!("\noutboxd / other builds: median of the rounds' ratios\n{comparisons}");
     }
 }
 
@@ -92,16 +98,29 @@ fn ratios(report: &Report) -> Table {
     table
 }
 
+/// One row per figure of outboxd that another build has too.
+fn comparisons(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "", "outboxd /", "ratio"]);
+
+    for Comparison { title, column, build, ratio } in builds::of(report) {
+        table.add_row([title, column, build.name(), &ratio.shown()]);
+    }
+    table
+}
+
 fn json(report: &Report) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let measured: Vec<_> = report.parts.iter().map(part_json).collect();
     let ratios: Vec<_> = ratios::of(report).iter().map(ratio_json).collect();
+    let comparisons: Vec<_> = builds::of(report).iter().map(comparison_json).collect();
 
     json!({
         "outboxd": env!("CARGO_PKG_VERSION"),
         "cores": cores,
         "measured": measured,
         "ratios": ratios,
+        "builds": comparisons,
     })
 }
 
@@ -132,4 +151,16 @@ fn peer_json(columns: &[&str], Measured { peer, rounds }: &Measured) -> Value {
 fn ratio_json(Ratio { what, bound, reached }: &Ratio) -> Value {
     let holds = reached.map(|value| bound.holds(value));
     json!({ "what": what, "bound": bound.shown(), "reached": reached, "holds": holds })
+}
+
+fn comparison_json(Comparison { title, column, build, ratio }: &Comparison<'_>) -> Value {
+    let Spread { median, least, most } = ratio;
+    json!({
+        "title": title,
+        "figure": column,
+        "against": build.name(),
+        "ratio": median,
+        "least": least,
+        "most": most,
+    })
 }

@@ -10,6 +10,10 @@ use super::peer::Peer;
 pub(crate) struct Report {
     /// How often each peer has its turn in each measurement.
     pub(crate) rounds: usize,
+    /// The builds of outboxd that are measured beside it, wherever it is measured.
+    pub(crate) builds: Vec<Peer>,
+    /// Whether all peers but outboxd and these builds are left out.
+    builds_only: bool,
     pub(crate) parts: Vec<Part>,
     began: Instant,
 }
@@ -47,8 +51,8 @@ pub(crate) struct Spread {
 }
 
 impl Report {
-    pub(crate) fn new(rounds: usize) -> Self {
-        Self { rounds, parts: Vec::new(), began: Instant::now() }
+    pub(crate) fn new(rounds: usize, builds: Vec<Peer>, builds_only: bool) -> Self {
+        Self { rounds, builds, builds_only, parts: Vec::new(), began: Instant::now() }
     }
 
     /// Begins a measurement and fetches its peers. Returns the turns of those that can be run,
@@ -67,7 +71,7 @@ impl Report {
             }
             Measured { peer: *peer, rounds }
         };
-        let peers: Vec<_> = peers.iter().map(measured).collect();
+        let peers: Vec<_> = self.with_builds(peers).iter().map(measured).collect();
 
         let runnable = peers.iter().filter(|measured| measured.rounds.is_ok());
         let mut runnable: Vec<_> = runnable.map(|measured| measured.peer).collect();
@@ -80,6 +84,20 @@ impl Report {
 
         self.parts.push(Part { title: title.to_owned(), columns, peers });
         turns
+    }
+
+    /// The peers of a measurement, with the other builds of outboxd after outboxd.
+    fn with_builds(&self, peers: &[Peer]) -> Vec<Peer> {
+        let mut all = Vec::new();
+        for peer in peers {
+            if *peer == Peer::Outboxd {
+                all.push(*peer);
+                all.extend(&self.builds);
+            } else if !self.builds_only {
+                all.push(*peer);
+            }
+        }
+        all
     }
 
     /// Records the figures of one peer's turn, and prints them on standard error.
@@ -132,6 +150,18 @@ impl Measured {
     pub(crate) fn spread(&self, column: usize) -> Option<Spread> {
         let values = self.rounds.as_ref().ok()?.iter().map(|round| round.get(column).copied());
         Spread::of(values.collect::<Option<_>>()?)
+    }
+
+    /// One column divided by that of another peer, round by round; `None` if one of them wasn't
+    /// run, or if a quotient isn't a number.
+    pub(crate) fn beside(&self, other: &Self, column: usize) -> Option<Spread> {
+        let (rounds, others) = (self.rounds.as_ref().ok()?, other.rounds.as_ref().ok()?);
+
+        let quotients = rounds.iter().zip(others).map(|(round, other)| {
+            let quotient = round.get(column)? / other.get(column)?;
+            quotient.is_finite().then_some(quotient)
+        });
+        Spread::of(quotients.collect::<Option<_>>()?)
     }
 }
 

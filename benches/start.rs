@@ -6,20 +6,15 @@ use super::peer::{Peer, SCRIPT};
 use super::process::Running;
 use super::stage::Stage;
 
-/// The binary under test. Cargo builds it with the profile of this benchmark.
-const OUTBOXD: &str = env!("CARGO_BIN_EXE_outboxd");
-
 /// The variables of this process that a peer inherits.
 const INHERITED: [&str; 5] = ["PATH", "HOME", "XDG_CACHE_HOME", "OUTBOXD_CACHE", "JAVA_HOME"];
 
 impl Peer {
     /// Creates what the peer needs besides outbox and stream: for outboxd, its migrations.
     pub(crate) fn prepare(self, stage: &Stage) {
-        if self != Self::Outboxd {
-            return;
-        }
+        let Some(outboxd) = self.outboxd() else { return };
 
-        let migrate = Command::new(OUTBOXD)
+        let migrate = Command::new(outboxd)
             .arg("migrate")
             .env_clear()
             .envs(stage.env())
@@ -50,7 +45,9 @@ impl Peer {
 
     fn command(self) -> Command {
         match self {
-            Self::Outboxd => with_args(OUTBOXD, &["run"]),
+            Self::Outboxd | Self::Against(_) => {
+                with_args(self.outboxd().expect("a build of outboxd"), &["run"])
+            }
             Self::BareFind => bare("find"),
             Self::BareOne => bare("one"),
             Self::BareStream => bare("stream"),
