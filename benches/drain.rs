@@ -1,18 +1,13 @@
-//! How many events a second a peer brings over: from a backlog, and while they come.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Throughput: how many events per second a peer delivers, from a backlog and while events arrive.
 
 use super::peer::Peer;
 use super::report::Report;
-use super::stage::{BYTES, KEYS, Stage};
+use super::stage::{BYTES, KEYS, Stage, epoch_seconds};
 
-/// What is in the report, in this order.
-const COLUMNS: &[&str] = &["events/s", "µs of processor/event", "peak MB", "copies"];
+const COLUMNS: &[&str] = &["events/s", "CPU µs/event", "peak MB", "copies"];
 
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs()
-}
+/// The backlog that every peer drains. Other backlogs are for outboxd and the bare loops.
+const COMMON: u32 = 100_000;
 
 pub(crate) fn drain_title(events: u32, keys: u32, bytes: usize) -> String {
     format!("drain {events} events, {keys} keys, {bytes} bytes")
@@ -22,59 +17,74 @@ pub(crate) fn follow_title(events: u32) -> String {
     format!("follow {events} events, {KEYS} keys, {BYTES} bytes")
 }
 
-/// A backlog is there when the peer starts.
+/// Measures a backlog that exists before the peer starts.
 pub(crate) async fn drain(report: &mut Report, events: u32, keys: u32, bytes: usize) {
     let title = drain_title(events, keys, bytes);
     let peers: &[Peer] = match (keys, events, bytes) {
         (1, ..) => &[Peer::Outboxd, Peer::BareOne],
-        (KEYS, 100_000, BYTES) => {
+        (KEYS, COMMON, BYTES) => {
             &[Peer::Outboxd, Peer::BareFind, Peer::BareStream, Peer::Naive, Peer::Debezium]
         }
         _ => &[Peer::Outboxd, Peer::BareFind, Peer::BareStream],
     };
-    let peers = report.begin(&title, COLUMNS, peers);
-    for round in 1..=report.rounds {
-        for peer in &peers {
-            let events = peer.share(events);
-            let mut stage = Stage::set_up().await;
-            peer.prepare(&stage);
-            let since = now();
-            stage.insert(events, keys, bytes).await;
-            let mut running = peer.start(&stage, since);
-            let end = stage.delivered(&mut running, events.into()).await;
-            let (processor_us, peak_mb) =
-                (running.processor_us() / f64::from(events), running.peak_mb());
-            drop(running);
-            let copies = stage.messages().await - u64::from(events);
-            let rate = stage.rate(1, events.into(), end).await;
-            report.add(&title, round, *peer, &[rate, processor_us, peak_mb, copies as f64]);
-            stage.tear_down().await;
-        }
+
+    for turn in report.begin(&title, COLUMNS, peers) {
+        let figures = drain_once(turn.peer, turn.peer.limit(events), keys, bytes).await;
+        report.add(&title, turn, &figures);
     }
 }
 
-/// Events come while the peer runs, as fast as they can be inserted.
+async fn drain_once(peer: Peer, events: u32, keys: u32, bytes: usize) -> [f64; 4] {
+    let mut stage = Stage::set_up().await;
+    peer.prepare(&stage);
+
+    let since = epoch_seconds();
+    stage.insert(events, keys, bytes).await;
+
+    let mut running = peer.start(&stage, since);
+    let end = stage.delivered(&mut running, events.into()).await;
+
+    let processor_us = running.processor_us() / f64::from(events);
+    let peak_mb = running.peak_mb();
+    drop(running);
+
+    let copies = stage.messages().await - u64::from(events);
+    let rate = stage.rate(1, events.into(), end).await;
+    stage.tear_down().await;
+
+    [rate, processor_us, peak_mb, copies as f64]
+}
+
+/// Measures events that are inserted in bulk while the peer runs.
 pub(crate) async fn follow(report: &mut Report, events: u32) {
     let title = follow_title(events);
     let peers = [Peer::Outboxd, Peer::BareStream, Peer::Naive, Peer::Connector, Peer::Debezium];
-    let peers = report.begin(&title, COLUMNS, &peers);
-    for round in 1..=report.rounds {
-        for peer in &peers {
-            let events = peer.share(events);
-            let mut stage = Stage::set_up().await;
-            peer.prepare(&stage);
-            let mut running = peer.start(&stage, now());
-            let before = stage.warm_up(&mut running).await;
-            let processor_before = running.processor_us();
-            stage.insert(events, KEYS, BYTES).await;
-            let end = stage.delivered(&mut running, before + u64::from(events)).await;
-            let processor_us = (running.processor_us() - processor_before) / f64::from(events);
-            let peak_mb = running.peak_mb();
-            drop(running);
-            let copies = stage.messages().await - before - u64::from(events);
-            let rate = stage.rate(before + 1, before + u64::from(events), end).await;
-            report.add(&title, round, *peer, &[rate, processor_us, peak_mb, copies as f64]);
-            stage.tear_down().await;
-        }
+
+    for turn in report.begin(&title, COLUMNS, &peers) {
+        let figures = follow_once(turn.peer, turn.peer.limit(events)).await;
+        report.add(&title, turn, &figures);
     }
+}
+
+async fn follow_once(peer: Peer, events: u32) -> [f64; 4] {
+    let mut stage = Stage::set_up().await;
+    peer.prepare(&stage);
+
+    let mut running = peer.start(&stage, epoch_seconds());
+    let before = stage.warm_up(&mut running).await;
+    let all = before + u64::from(events);
+
+    let processor_before = running.processor_us();
+    stage.insert(events, KEYS, BYTES).await;
+    let end = stage.delivered(&mut running, all).await;
+
+    let processor_us = (running.processor_us() - processor_before) / f64::from(events);
+    let peak_mb = running.peak_mb();
+    drop(running);
+
+    let copies = stage.messages().await - all;
+    let rate = stage.rate(before + 1, all, end).await;
+    stage.tear_down().await;
+
+    [rate, processor_us, peak_mb, copies as f64]
 }

@@ -1,14 +1,33 @@
-//! How fast outboxd is beside what one could run instead: side by side, interleaved, in one run.
+//! Measures outboxd side by side with what one could run instead: interleaved, in one run.
 //!
-//! `make bench` measures everything (about an hour and a half); `make bench ARGS="drain --events
-//! 100000"` one part. Every peer is a process of its own on the same mongod and nats-server, so
-//! that its memory and processor time are its own; the servers share the machine with it, so
-//! figures of different machines, or of different runs, don't compare. Ratios within one run do.
+//! `make bench` measures everything, which takes about an hour and a half. `make bench ARGS="drain
+//! --events 100000"` measures one part. Every peer is a process of its own on the same mongod and
+//! nats-server, so its memory and processor time are its own. The servers share the machine with
+//! it. Figures of different machines or different runs can't be compared; ratios of one run can.
 //!
-//! A round lets each peer do the same work once, in turn; the figures are medians over the rounds,
-//! with the spread beside them. What is measured, on what and how is in `docs/benchmarks.md`.
+//! In each round, every peer does the same work once, in turn. The figures are medians over the
+//! rounds, with their spread. `docs/benchmarks.md` has the method and the results.
+//!
+//! The files, in the order the data passes them; each imports only files listed before it:
+//!
+//! ```text
+//! peer      which relays are measured, and what each guarantees
+//! process   a running peer: alive or not, processor time, memory
+//! stage     one turn's database and stream, the events in them, and when they were delivered
+//! start     prepares a stage for a peer and starts the peer's process
+//! bare      the bare loops, which this program runs when it is started as a peer
+//! load      the service whose transactions write events
+//! report    collects the figures of each peer and round
+//! drain  latency  outage  idle  writers
+//!           the measurements: start peers, load them, add figures to the report
+//! ratios    compares the figures with the bounds
+//! builds    compares the figures with those of other builds of outboxd
+//! picture   draws the figures
+//! print     prints the report and writes it to files
+//! ```
 
 mod bare;
+mod builds;
 mod drain;
 mod idle;
 mod latency;
@@ -16,17 +35,21 @@ mod load;
 mod outage;
 mod peer;
 mod picture;
+mod print;
+mod process;
 mod ratios;
 mod report;
 mod stage;
+mod start;
 mod writers;
 
 use clap::{Parser, Subcommand};
 
 use self::bare::Loop;
+use self::peer::{Build, Peer};
 use self::report::Report;
 
-/// Measures outboxd beside its peers.
+/// Measures outboxd side by side with its peers.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -34,74 +57,83 @@ struct Args {
     /// Rounds per measurement.
     #[arg(long, global = true, default_value_t = 5)]
     rounds: usize,
-    /// Cargo says so to every benchmark.
+    /// Another outboxd binary to measure beside this one, such as that of an earlier version. Can
+    /// be repeated. The label names it in the report; without one, its path does.
+    #[arg(long, global = true, value_name = "[LABEL=]PATH", value_parser = Build::parse)]
+    against: Vec<Build>,
+    /// Measure only outboxd and the builds of --against.
+    #[arg(long, global = true)]
+    builds_only: bool,
+    /// Cargo passes this to every benchmark.
     #[arg(long, global = true, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Mode {
-    /// A backlog is there when the peer starts.
+    /// Throughput from a backlog that exists before the peer starts.
     Drain {
         /// Events in the backlog.
         #[arg(long, default_value_t = 100_000)]
         events: u32,
-        /// Keys they are spread over.
+        /// Keys of the events.
         #[arg(long, default_value_t = 1000)]
         keys: u32,
         /// Bytes of each payload.
         #[arg(long, default_value_t = 380)]
         bytes: usize,
     },
-    /// Events come while the peer runs, as fast as they can be inserted.
+    /// Throughput while events are inserted in bulk.
     Follow {
-        /// Events that come.
+        /// Events to insert.
         #[arg(long, default_value_t = 100_000)]
         events: u32,
     },
-    /// From commit to consumer, at a steady pace.
+    /// Time from commit to consumer, at a steady rate.
     Latency {
-        /// Transactions a second.
+        /// Transactions per second.
         #[arg(long, default_value_t = 500)]
         rate: u32,
-        /// How long, in seconds.
+        /// Duration in seconds.
         #[arg(long, default_value_t = 10)]
         seconds: u32,
     },
-    /// NATS is away for a while.
+    /// Memory during an outage of NATS, and the drain after it.
     Outage {
-        /// How long, in seconds.
+        /// Duration of the outage in seconds.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Transactions a second.
+        /// Transactions per second.
         #[arg(long, default_value_t = 500)]
         rate: u32,
     },
-    /// Nothing to do.
+    /// Processor time, memory and commands of a relay with an empty outbox.
     Idle {
-        /// How long, in seconds.
+        /// Duration in seconds.
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
-    /// What a service's own transactions lose by a relay beside them.
+    /// Throughput of a service's transactions, with and without a relay.
     Writers {
-        /// How long, in seconds.
+        /// Duration in seconds.
         #[arg(long, default_value_t = 10)]
         seconds: u32,
     },
-    /// One of the bare loops, as a process for the others to start.
+    /// Runs one of the bare loops; a measurement starts this process as a peer.
     #[command(hide = true)]
     Bare {
-        /// Which.
+        /// The loop to run.
         which: Loop,
     },
 }
 
 #[tokio::main]
 async fn main() {
-    let Args { mode, rounds, .. } = Args::parse();
-    assert!(rounds > 0, "--rounds is 0; nothing would be measured");
-    let mut report = Report::new(rounds);
+    let Args { mode, rounds, against, builds_only, .. } = Args::parse();
+    assert!(rounds > 0, "--rounds is 0, so nothing would be measured; pass 1 or more");
+
+    let builds = against.into_iter().map(|build| Peer::Against(Box::leak(Box::new(build))));
+    let mut report = Report::new(rounds, builds.collect(), builds_only);
     match mode {
         Some(Mode::Bare { which }) => return bare::run(which).await,
         Some(Mode::Drain { events, keys, bytes }) => {
@@ -114,9 +146,9 @@ async fn main() {
         Some(Mode::Writers { seconds }) => writers::writers(&mut report, seconds).await,
         None => everything(&mut report).await,
     }
-    report.print();
-    ratios::print(&report);
-    report.write();
+
+    print::print(&report);
+    print::write(&report);
 }
 
 async fn everything(report: &mut Report) {
@@ -132,9 +164,11 @@ async fn everything(report: &mut Report) {
         drain::drain(report, events, keys, bytes).await;
     }
     drain::follow(report, 100_000).await;
+
     for rate in [50, 500, 1500] {
         latency::latency(report, rate, 10).await;
     }
+
     outage::outage(report, 60, 500).await;
     idle::idle(report, 30).await;
     writers::writers(report, 10).await;

@@ -1,16 +1,16 @@
-//! NATS goes away, the service goes on, and NATS comes back.
+//! An outage of NATS: the service keeps writing, and the relay drains the outbox afterwards.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::drain::now;
 use super::load::Service;
 use super::peer::Peer;
+use super::process::Running;
 use super::report::Report;
-use super::stage::{Stage, env};
+use super::stage::{Stage, env, epoch_seconds};
 
-pub(crate) const COLUMNS: &[&str] = &[
+const COLUMNS: &[&str] = &[
     "s to drain",
     "events waiting",
     "MB before",
@@ -20,62 +20,84 @@ pub(crate) const COLUMNS: &[&str] = &[
     "missing",
     "copies",
 ];
-/// At the pace of the outage, before it.
+
+/// How long the service writes before the outage.
 const BEFORE: Duration = Duration::from_secs(10);
+
 /// A drain that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long nats-server may need to listen.
+const STARTUP: Duration = Duration::from_secs(10);
 
 pub(crate) fn title(seconds: u32, rate: u32) -> String {
     format!("outage of {seconds} s at {rate} transactions/s")
 }
 
-/// Only outboxd: none of the others is there afterwards, or has what was written meanwhile.
+/// Measures outboxd only: the other peers end during the outage, or lose what was written in it.
 pub(crate) async fn outage(report: &mut Report, seconds: u32, rate: u32) {
     let title = title(seconds, rate);
-    report.begin(&title, COLUMNS, &[Peer::Outboxd]);
-    for round in 1..=report.rounds {
-        let mut nats = NatsServer::start();
-        let mut stage = Stage::with_nats(nats.url()).await;
-        Peer::Outboxd.prepare(&stage);
-        let mut running = Peer::Outboxd.start(&stage, now());
-        let before = stage.warm_up(&mut running).await;
-        let service = Service::start(&stage).await;
-        let first = service.at_a_pace(rate, BEFORE).await.len() as u64;
-        stage.delivered(&mut running, before + first).await;
-        let mb_before = running.resident_mb();
 
-        nats.stop();
-        let half = Duration::from_secs(seconds.into()) / 2;
-        let mut waiting = service.at_a_pace(rate, half).await.len() as u64;
-        let mb_half_way = running.resident_mb();
-        waiting += service.at_a_pace(rate, half).await.len() as u64;
-        let mb_during = running.resident_mb();
-        nats.start_again();
-        let back = Instant::now();
-        while !stage.is_empty().await {
-            assert!(running.is_alive(), "outboxd has ended");
-            assert!(back.elapsed() < PATIENCE, "events were left after {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let took = back.elapsed().as_secs_f64();
-        let (messages, expected) = (stage.messages().await, before + first + waiting);
-        let figures = [
-            took,
-            waiting as f64,
-            mb_before,
-            mb_half_way,
-            mb_during,
-            running.peak_mb(),
-            expected.saturating_sub(messages) as f64,
-            messages.saturating_sub(expected) as f64,
-        ];
-        drop(running);
-        report.add(&title, round, Peer::Outboxd, &figures);
-        stage.tear_down().await;
+    for turn in report.begin(&title, COLUMNS, &[Peer::Outboxd]) {
+        let figures = outage_once(turn.peer, seconds, rate).await;
+        report.add(&title, turn, &figures);
     }
 }
 
-/// A nats-server that may be stopped.
+async fn outage_once(peer: Peer, seconds: u32, rate: u32) -> [f64; 8] {
+    let mut nats = NatsServer::start();
+    let mut stage = Stage::with_nats(nats.url()).await;
+    peer.prepare(&stage);
+
+    let mut running = peer.start(&stage, epoch_seconds());
+    let warm_up = stage.warm_up(&mut running).await;
+
+    let service = Service::start(&stage).await;
+    let before = warm_up + service.at_rate(rate, BEFORE).await.len() as u64;
+    stage.delivered(&mut running, before).await;
+    let mb_before = running.resident_mb();
+
+    nats.stop();
+    let half = Duration::from_secs(seconds.into()) / 2;
+    let mut waiting = service.at_rate(rate, half).await.len() as u64;
+    let mb_half_way = running.resident_mb();
+    waiting += service.at_rate(rate, half).await.len() as u64;
+    let mb_at_end = running.resident_mb();
+
+    nats.start_again();
+    let seconds_to_drain = drained(&stage, &mut running).await.as_secs_f64();
+    let peak_mb = running.peak_mb();
+
+    let (messages, expected) = (stage.messages().await, before + waiting);
+    drop(running);
+    stage.tear_down().await;
+
+    [
+        seconds_to_drain,
+        waiting as f64,
+        mb_before,
+        mb_half_way,
+        mb_at_end,
+        peak_mb,
+        expected.saturating_sub(messages) as f64,
+        messages.saturating_sub(expected) as f64,
+    ]
+}
+
+/// Waits until the outbox is empty. Returns how long that took.
+async fn drained(stage: &Stage, running: &mut Running) -> Duration {
+    let began = Instant::now();
+
+    while !stage.is_empty().await {
+        assert!(running.is_alive(), "outboxd ended before it had drained the outbox");
+        assert!(began.elapsed() < PATIENCE, "the outbox was not empty after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    began.elapsed()
+}
+
+/// A nats-server that the measurement can stop and start again.
 struct NatsServer {
     child: Child,
     port: u16,
@@ -88,22 +110,28 @@ impl NatsServer {
             .and_then(|free| free.local_addr())
             .expect("a free port")
             .port();
-        let data = tempfile::tempdir().expect("a folder for the data");
+
+        let data = tempfile::tempdir().expect("a directory for the data");
         let child = Self::run(port, &data);
         Self { child, port, data }
     }
 
     fn run(port: u16, data: &tempfile::TempDir) -> Child {
-        let mut command = Command::new(env("OUTBOXD_NATS_SERVER"));
-        command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(data.path());
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.expect("nats-server starts");
+        let child = Command::new(env("OUTBOXD_NATS_SERVER"))
+            .args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
+            .arg(data.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server starts");
+
         let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(10), "nats-server doesn't listen");
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < STARTUP, "nats-server did not listen within {STARTUP:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
+
         child
     }
 

@@ -1,81 +1,107 @@
-//! The figures as bars: throughput by peer, latency by percentile.
+//! The figures as a bar chart: throughput by peer, latency by percentile.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use super::peer::Peer;
-use super::report::{Part, short};
+use super::report::{Measured, Part, Spread, short};
 
-/// In pixels.
+/// Width of the picture, and of its parts from left to right, in pixels.
 const WIDTH: f64 = 820.0;
-const BAR: f64 = 22.0;
 const LABEL: f64 = 250.0;
 const FIGURE: f64 = 90.0;
-/// Of a latency, so many percentiles are drawn.
+
+/// Distance from one bar to the next, in pixels.
+const BAR: f64 = 22.0;
+
+/// How many percentiles of a latency are drawn.
 const PERCENTILES: usize = 3;
 
-/// An SVG: for each peer a bar for the median and a line for the spread.
-pub(super) fn picture(parts: &[Part]) -> String {
-    let mut bars = String::new();
+/// Draws an SVG with a bar for each peer's median and a line for its spread.
+pub(crate) fn picture(parts: &[Part]) -> String {
+    let mut svg = String::new();
     let mut y = BAR;
+
     for part in parts {
-        let columns = if part.title.starts_with("latency") { 0..PERCENTILES } else { 0..1 };
-        let spreads = || {
-            part.peers
-                .iter()
-                .flat_map(|measured| columns.clone().filter_map(|column| measured.spread(column)))
-        };
-        let most = spreads().map(|spread| spread.most).fold(f64::MIN_POSITIVE, f64::max);
-        let scale = (WIDTH - LABEL - FIGURE) / most;
-        let unit = if columns.len() > 1 {
-            "ms"
-        } else {
-            part.columns.first().copied().unwrap_or_default()
-        };
-        let _ = write!(
-            bars,
-            r#"<text x="8" y="{y:.1}" font-weight="bold">{}: {unit}</text>"#,
-            part.title
-        );
-        for measured in &part.peers {
-            for column in columns.clone() {
-                y += BAR;
-                let name = measured.peer.name();
-                let label = match part.columns.get(column) {
-                    Some(percentile) if columns.len() > 1 => {
-                        format!("{name}, {}", percentile.trim_end_matches(" ms"))
-                    }
-                    _ => name.to_owned(),
-                };
-                let _ = write!(
-                    bars,
-                    r#"<text x="{}" y="{y:.1}" text-anchor="end">{label}</text>"#,
-                    LABEL - 8.0
-                );
-                let Some(spread) = measured.spread(column) else {
-                    let _ = write!(
-                        bars,
-                        r##"<text x="{LABEL}" y="{y:.1}" fill="#7f8c8d">not run</text>"##
-                    );
-                    continue;
-                };
-                let colour = if measured.peer == Peer::Outboxd { "#27ae60" } else { "#95a5a6" };
-                let (top, middle, height) = (y - BAR * 0.65, y - BAR * 0.25, BAR * 0.8);
-                let at = |value: f64| LABEL + value.max(0.0) * scale;
-                let _ = write!(
-                    bars,
-                    r#"<rect x="{LABEL}" y="{top:.1}" width="{:.1}" height="{height:.1}" fill="{colour}"/><line x1="{:.1}" x2="{:.1}" y1="{middle:.1}" y2="{middle:.1}" stroke="black"/><text x="{:.1}" y="{y:.1}">{}</text>"#,
-                    at(spread.median) - LABEL,
-                    at(spread.least),
-                    at(spread.most),
-                    at(spread.most) + 6.0,
-                    short(spread.median)
-                );
-            }
-        }
+        y = draw_part(&mut svg, part, y);
         y += BAR * 2.0;
     }
-    format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0}" font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>{bars}</svg>
-"#
-    )
+
+    let head =
+        format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0}""#);
+    let font = r#"font-family="sans-serif" font-size="12""#;
+    let background = r#"<rect width="100%" height="100%" fill="white"/>"#;
+    format!("{head} {font}>{background}{svg}</svg>\n")
+}
+
+/// Draws one measurement from `y` downwards. Returns where its last bar is.
+fn draw_part(svg: &mut String, part: &Part, mut y: f64) -> f64 {
+    let columns = drawn_columns(part);
+    let percentiles = columns.len() > 1;
+
+    let title = &part.title;
+    let unit = if percentiles { "ms" } else { part.columns[0] };
+    text(svg, format_args!(r#"x="8" y="{y:.1}" font-weight="bold""#), &format!("{title}: {unit}"));
+
+    let scale = scale(part, columns.clone());
+    for measured in &part.peers {
+        for column in columns.clone() {
+            y += BAR;
+
+            let name = measured.peer.name();
+            let label = match percentiles {
+                true => format!("{name}, {}", part.columns[column].trim_end_matches(" ms")),
+                false => name.to_owned(),
+            };
+            let right = LABEL - 8.0;
+            text(svg, format_args!(r#"x="{right}" y="{y:.1}" text-anchor="end""#), &label);
+
+            match measured.spread(column) {
+                Some(spread) => draw_bar(svg, measured, spread, scale, y),
+                None => {
+                    text(svg, format_args!(r##"x="{LABEL}" y="{y:.1}" fill="#7f8c8d""##), "not run")
+                }
+            }
+        }
+    }
+
+    y
+}
+
+fn drawn_columns(part: &Part) -> Range<usize> {
+    if part.title.starts_with("latency") { 0..PERCENTILES } else { 0..1 }
+}
+
+/// Pixels per unit, so that the largest value of a measurement fits.
+fn scale(part: &Part, columns: Range<usize>) -> f64 {
+    let largest = part
+        .peers
+        .iter()
+        .flat_map(|measured| columns.clone().filter_map(|column| measured.spread(column)))
+        .map(|spread| spread.most)
+        .fold(f64::MIN_POSITIVE, f64::max);
+
+    (WIDTH - LABEL - FIGURE) / largest
+}
+
+fn draw_bar(svg: &mut String, measured: &Measured, spread: Spread, scale: f64, y: f64) {
+    let colour = if measured.peer == Peer::Outboxd { "#27ae60" } else { "#95a5a6" };
+    let (top, middle, height) = (y - BAR * 0.65, y - BAR * 0.25, BAR * 0.8);
+
+    let at = |value: f64| LABEL + value.max(0.0) * scale;
+    let (median, least, most) = (at(spread.median), at(spread.least), at(spread.most));
+
+    let width = median - LABEL;
+    let bar = format_args!(r#"x="{LABEL}" y="{top:.1}" width="{width:.1}" height="{height:.1}""#);
+    let _ = write!(svg, r#"<rect {bar} fill="{colour}"/>"#);
+    let line = format_args!(r#"x1="{least:.1}" x2="{most:.1}" y1="{middle:.1}" y2="{middle:.1}""#);
+    let _ = write!(svg, r#"<line {line} stroke="black"/>"#);
+
+    let right = most + 6.0;
+    text(svg, format_args!(r#"x="{right:.1}" y="{y:.1}""#), &short(spread.median));
+}
+
+fn text(svg: &mut String, attributes: std::fmt::Arguments<'_>, text: &str) {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    let _ = write!(svg, "<text {attributes}>{text}</text>");
 }

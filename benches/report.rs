@@ -1,104 +1,69 @@
-//! What was measured: medians with their spread, ratios within one run, as tables and JSON.
+//! The figures of one run: for each measurement, each peer and each round. Medians and spreads are
+//! computed here; tables, picture and files are made elsewhere.
 
 use std::time::Instant;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde_json::json;
-
 use super::peer::Peer;
-use super::picture::picture;
-use super::ratios;
 
-/// Where the report goes.
-const JSON: &str = "target/bench-report.json";
-const PICTURE: &str = "target/bench-report.svg";
-/// Of a table, in characters.
-const WIDTH: u16 = 150;
-
-/// Everything measured in one run, in its order.
+/// Everything that one run measures, in order.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// How often each peer does each task.
+    /// How often each peer has its turn in each measurement.
     pub(crate) rounds: usize,
-    pub(super) parts: Vec<Part>,
+    /// The builds of outboxd that are measured beside it, wherever it is measured.
+    pub(crate) builds: Vec<Peer>,
+    /// Whether all peers but outboxd and these builds are left out.
+    builds_only: bool,
+    pub(crate) parts: Vec<Part>,
     began: Instant,
 }
 
-/// The peers at one task.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) title: String,
-    /// What is measured; by the first the peers are compared.
-    pub(super) columns: &'static [&'static str],
-    pub(super) peers: Vec<Measured>,
-}
-
-/// One peer at one task.
-#[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) peer: Peer,
-    /// Once per round, in the order of the columns; or why there is nothing.
-    pub(super) rounds: Result<Vec<Vec<f64>>, String>,
-}
-
-impl Measured {
-    /// Of one column; `None` when it wasn't run.
-    pub(super) fn spread(&self, column: usize) -> Option<Spread> {
-        let values = self.rounds.as_ref().ok()?.iter().map(|round| round.get(column).copied());
-        values.collect::<Option<Vec<_>>>().filter(|values| !values.is_empty()).map(Spread::of)
-    }
-}
-
-/// Median, smallest and largest.
+/// A peer's turn: it does its work once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) least: f64,
-    pub(super) most: f64,
+pub(crate) struct Turn {
+    pub(crate) round: usize,
+    pub(crate) peer: Peer,
 }
 
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let even = values.len().is_multiple_of(2);
-        let median =
-            if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
-        Self { median, least: values[0], most: values[values.len() - 1] }
-    }
-
-    fn shown(self) -> String {
-        match self.least == self.most {
-            true => short(self.median),
-            false => {
-                format!("{} ({} to {})", short(self.median), short(self.least), short(self.most))
-            }
-        }
-    }
+/// One measurement of several peers.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) title: String,
+    /// The names of the figures. Peers are compared by the first.
+    pub(crate) columns: &'static [&'static str],
+    pub(crate) peers: Vec<Measured>,
 }
 
-/// Three digits or more, whatever the size.
-pub(super) fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
+/// The figures of one peer in one measurement.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) peer: Peer,
+    /// The figures of each round, in the order of the columns; or why the peer can't be run.
+    pub(crate) rounds: Result<Vec<Vec<f64>>, String>,
+}
+
+/// Median, smallest and largest of some values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
 }
 
 impl Report {
-    pub(crate) fn new(rounds: usize) -> Self {
-        Self { rounds, parts: Vec::new(), began: Instant::now() }
+    pub(crate) fn new(rounds: usize, builds: Vec<Peer>, builds_only: bool) -> Self {
+        Self { rounds, builds, builds_only, parts: Vec::new(), began: Instant::now() }
     }
 
-    /// Begins a task and fetches its peers; returns those that can be run.
+    /// Begins a measurement and fetches its peers. Returns the turns of those that can be run,
+    /// round after round. Every second round goes through the peers in reverse, so that no peer
+    /// always follows the same one.
     pub(crate) fn begin(
         &mut self,
         title: &str,
         columns: &'static [&'static str],
         peers: &[Peer],
-    ) -> Vec<Peer> {
+    ) -> Vec<Turn> {
         let measured = |peer: &Peer| {
             let rounds = peer.fetch().map(|()| Vec::new());
             if let Err(reason) = &rounds {
@@ -106,118 +71,131 @@ impl Report {
             }
             Measured { peer: *peer, rounds }
         };
-        let peers: Vec<_> = peers.iter().map(measured).collect();
-        let run = peers
-            .iter()
-            .filter(|measured| measured.rounds.is_ok())
-            .map(|measured| measured.peer)
-            .collect();
+        let peers: Vec<_> = self.with_builds(peers).iter().map(measured).collect();
+
+        let runnable = peers.iter().filter(|measured| measured.rounds.is_ok());
+        let mut runnable: Vec<_> = runnable.map(|measured| measured.peer).collect();
+
+        let mut turns = Vec::new();
+        for round in 1..=self.rounds {
+            turns.extend(runnable.iter().map(|peer| Turn { round, peer: *peer }));
+            runnable.reverse();
+        }
+
         self.parts.push(Part { title: title.to_owned(), columns, peers });
-        run
+        turns
     }
 
-    /// Takes what one peer did in one round, and says so in a line on standard error.
-    pub(crate) fn add(&mut self, title: &str, round: usize, peer: Peer, figures: &[f64]) {
-        let part =
-            self.parts.iter_mut().rfind(|part| part.title == title).expect("a task that has begun");
+    /// The peers of a measurement, with the other builds of outboxd after outboxd.
+    fn with_builds(&self, peers: &[Peer]) -> Vec<Peer> {
+        let mut all = Vec::new();
+        for peer in peers {
+            if *peer == Peer::Outboxd {
+                all.push(*peer);
+                all.extend(&self.builds);
+            } else if !self.builds_only {
+                all.push(*peer);
+            }
+        }
+        all
+    }
+
+    /// Records the figures of one peer's turn, and prints them on standard error.
+    pub(crate) fn add(&mut self, title: &str, turn: Turn, figures: &[f64]) {
+        let Turn { round, peer } = turn;
+        let (elapsed, rounds) = (self.began.elapsed().as_secs(), self.rounds);
+        let part = self
+            .parts
+            .iter_mut()
+            .rfind(|part| part.title == title)
+            .expect("a measurement that has begun");
+
         let shown: Vec<_> = part
             .columns
             .iter()
             .zip(figures)
             .map(|(name, value)| format!("{} {name}", short(*value)))
             .collect();
-        let (elapsed, rounds) = (self.began.elapsed().as_secs(), self.rounds);
         eprintln!(
             "{elapsed:>5} s  {title}, round {round} of {rounds}: {}: {}",
             peer.name(),
             shown.join(", ")
         );
+
         let measured = part
             .peers
             .iter_mut()
             .find(|measured| measured.peer == peer)
-            .expect("a peer of this task");
-        measured.rounds.as_mut().expect("a peer that is run").push(figures.to_vec());
+            .expect("a peer of this measurement");
+        measured.rounds.as_mut().expect("a peer that can be run").push(figures.to_vec());
     }
 
-    /// The median of one column of a task, if that was measured.
-    pub(super) fn median(&self, title: &str, peer: Peer, column: &str) -> Option<f64> {
+    /// The median of one figure; `None` if this run didn't measure it.
+    pub(crate) fn median(&self, title: &str, peer: Peer, column: &str) -> Option<f64> {
         let part = self.parts.iter().find(|part| part.title == title)?;
         let column = part.columns.iter().position(|name| *name == column)?;
-        let measured = part.peers.iter().find(|measured| measured.peer == peer)?;
-        measured.spread(column).map(|spread| spread.median)
+
+        part.of(peer)?.spread(column).map(|spread| spread.median)
+    }
+}
+
+impl Part {
+    pub(crate) fn of(&self, peer: Peer) -> Option<&Measured> {
+        self.peers.iter().find(|measured| measured.peer == peer)
+    }
+}
+
+impl Measured {
+    /// Median and spread of one column over the rounds; `None` if the peer wasn't run.
+    pub(crate) fn spread(&self, column: usize) -> Option<Spread> {
+        let values = self.rounds.as_ref().ok()?.iter().map(|round| round.get(column).copied());
+        Spread::of(values.collect::<Option<_>>()?)
     }
 
-    /// The tables, on standard output.
-    pub(crate) fn print(&self) {
-        for Part { title, columns, peers } in &self.parts {
-            let mut table = Table::new();
-            table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-            let names = columns.iter().map(|name| (*name).to_owned());
-            table.set_header(
-                ["".to_owned()]
-                    .into_iter()
-                    .chain(names)
-                    .chain(["outboxd is".to_owned(), "it promises".to_owned()]),
-            );
-            let of = |peer: &Measured| peer.spread(0).map(|spread| spread.median);
-            let ours = peers.iter().find(|measured| measured.peer == Peer::Outboxd).and_then(of);
-            for measured in peers {
-                let cell = |column| {
-                    measured.spread(column).map_or_else(|| "not run".to_owned(), Spread::shown)
-                };
-                let mut row = vec![measured.peer.name().to_owned()];
-                row.extend((0..columns.len()).map(cell));
-                let ratio = ours
-                    .zip(of(measured))
-                    .filter(|(_, theirs)| measured.peer != Peer::Outboxd && *theirs != 0.0);
-                row.push(
-                    ratio.map_or_else(String::new, |(ours, theirs)| {
-                        format!("{:.2} ×", ours / theirs)
-                    }),
-                );
-                row.push(match &measured.rounds {
-                    Ok(_) => measured.peer.guarantees().to_owned(),
-                    Err(reason) => reason.clone(),
-                });
-                table.add_row(row);
-            }
-            for column in 1..=columns.len() + 1 {
-                if let Some(column) = table.column_mut(column) {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-            println!("\n{title}; medians of {} rounds, and their spread\n{table}", self.rounds);
+    /// One column divided by that of another peer, round by round; `None` if one of them wasn't
+    /// run, or if a quotient isn't a number.
+    pub(crate) fn beside(&self, other: &Self, column: usize) -> Option<Spread> {
+        let (rounds, others) = (self.rounds.as_ref().ok()?, other.rounds.as_ref().ok()?);
+
+        let quotients = rounds.iter().zip(others).map(|(round, other)| {
+            let quotient = round.get(column)? / other.get(column)?;
+            quotient.is_finite().then_some(quotient)
+        });
+        Spread::of(quotients.collect::<Option<_>>()?)
+    }
+}
+
+impl Spread {
+    /// `None` if there are no values.
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+
+        let middle = values.len() / 2;
+        let median = if values.len().is_multiple_of(2) {
+            (values[middle - 1] + values[middle]) / 2.0
+        } else {
+            values[middle]
+        };
+
+        Some(Self { median, least, most })
+    }
+
+    /// The median, and the smallest and the largest value in parentheses.
+    pub(crate) fn shown(self) -> String {
+        if self.least == self.most {
+            return short(self.median);
         }
+        format!("{} ({} to {})", short(self.median), short(self.least), short(self.most))
     }
+}
 
-    /// JSON and the picture, in `target`.
-    pub(crate) fn write(&self) {
-        let peer = |columns: &'static [&'static str], measured: &Measured| {
-            let named = |round: &Vec<f64>| {
-                columns
-                    .iter()
-                    .zip(round)
-                    .map(|(name, value)| ((*name).to_owned(), json!(value)))
-                    .collect::<serde_json::Map<_, _>>()
-            };
-            let rounds =
-                measured.rounds.as_ref().map(|rounds| rounds.iter().map(named).collect::<Vec<_>>());
-            let (rounds, not_run) = (rounds.ok(), measured.rounds.as_ref().err());
-            json!({ "peer": measured.peer.name(), "promises": measured.peer.guarantees(), "rounds": rounds, "not_run": not_run })
-        };
-        let part = |Part { title, columns, peers }: &Part| {
-            let peers: Vec<_> = peers.iter().map(|measured| peer(columns, measured)).collect();
-            json!({ "title": title, "peers": peers })
-        };
-        let parts: Vec<_> = self.parts.iter().map(part).collect();
-        let ratios: Vec<_> = ratios::of(self).iter().map(ratios::Ratio::json).collect();
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let all = json!({ "outboxd": env!("CARGO_PKG_VERSION"), "cores": cores, "measured": parts, "ratios": ratios });
-        std::fs::write(JSON, serde_json::to_string_pretty(&all).expect("JSON"))
-            .expect("the report is written");
-        std::fs::write(PICTURE, picture(&self.parts)).expect("the picture is written");
-        println!("\n{JSON}, {PICTURE}");
+/// A number with at least three digits.
+pub(crate) fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
     }
 }

@@ -1,4 +1,5 @@
-//! A database and a stream for one measurement, and the events in them.
+//! The stage of one measurement: a database with an outbox, a stream, and the events in them. The
+//! stage also knows when a peer has delivered them.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,29 +12,36 @@ use futures_util::StreamExt as _;
 use mongodb::{Client, Collection};
 use tokio::sync::mpsc;
 
-use super::peer::Running;
+use super::process::Running;
 
-/// Keys of the events, unless a measurement is about keys.
+/// Keys of the events, unless a measurement varies them.
 pub(crate) const KEYS: u32 = 1000;
-/// Bytes of each payload, likewise.
+
+/// Bytes of each payload, unless a measurement varies them.
 pub(crate) const BYTES: usize = 380;
+
 /// Events per insert.
 const BATCH: u32 = 1000;
-/// How often the stream is asked how far it is.
+
+/// Pause between two looks at the stream.
 const LOOK: Duration = Duration::from_millis(20);
-/// The same when a peer is nearly done, so that its end is seen when it comes.
+
+/// Pause between two looks when a peer has nearly finished: the end is timed closely.
 const LOOK_CLOSELY: Duration = Duration::from_millis(2);
-/// A peer that takes longer for one measurement has failed.
+
+/// A peer that needs longer for one measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long this program's own client may take to be back after an outage.
+
+/// Time for this program's own NATS client to reconnect after an outage.
 const RECONNECT: Duration = Duration::from_secs(30);
-/// How long after its first message a peer has to stay quiet to be warm.
+
+/// A peer is warm once it has published nothing for this long after its first message.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Numbers of events, and when each came to the consumer.
+/// Numbers of events, and when the consumer received each.
 pub(crate) type Arrivals = mpsc::UnboundedReceiver<(u32, Instant)>;
 
-/// Where one peer does its work once.
+/// A database and a stream of the same name, for one turn of one peer.
 pub(crate) struct Stage {
     pub(crate) name: String,
     pub(crate) mongodb_uri: String,
@@ -49,24 +57,33 @@ pub(crate) fn env(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set; run `make bench`, which starts the servers"))
 }
 
+/// The time now, in seconds since 1970.
+pub(crate) fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_secs()
+}
+
 impl Stage {
-    /// An empty outbox and an empty stream.
+    /// Creates an empty outbox and an empty stream on the servers of the benchmark.
     pub(crate) async fn set_up() -> Self {
         Self::with_nats(env("OUTBOXD_TEST_NATS_URL")).await
     }
 
-    /// With the stream on a nats-server of the measurement's own.
+    /// Creates an empty outbox, and an empty stream on the given nats-server.
     pub(crate) async fn with_nats(nats_url: String) -> Self {
         let name = format!("b{}", ObjectId::new());
+
         let mongodb_uri = env("OUTBOXD_TEST_MONGODB_URI");
-        let client = Client::with_uri_str(&mongodb_uri).await.expect("a mongod");
-        let context = jetstream::new(async_nats::connect(&nats_url).await.expect("a nats-server"));
+        let client = Client::with_uri_str(&mongodb_uri).await.expect("a connection to MongoDB");
+
+        let nats = async_nats::connect(&nats_url).await.expect("a connection to NATS");
+        let context = jetstream::new(nats);
         let config = stream::Config {
             name: name.clone(),
             subjects: vec![format!("{name}.*")],
             ..stream::Config::default()
         };
-        let stream = context.create_stream(config).await.expect("a stream");
+        let stream = context.create_stream(config).await.expect("the stream is created");
+
         Self {
             outbox: client.database(&name).collection("outbox"),
             client,
@@ -78,12 +95,13 @@ impl Stage {
         }
     }
 
-    /// What a peer is told in its environment.
+    /// The environment of a peer: which outbox and which stream it serves.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let (server, options) = self
             .mongodb_uri
             .split_once("/?")
             .unwrap_or((self.mongodb_uri.trim_end_matches('/'), ""));
+
         [
             ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),
             ("NATS_URL", self.nats_url.clone()),
@@ -97,9 +115,10 @@ impl Stage {
         .into()
     }
 
-    /// Inserts events as a service would write them, in bulk and without transactions.
+    /// Inserts events like those of a service, in bulk and without transactions.
     pub(crate) async fn insert(&self, events: u32, keys: u32, bytes: usize) {
         let padding = "x".repeat(bytes.saturating_sub(40));
+
         let mut next = 0;
         while next < events {
             let batch = (next..events.min(next + BATCH))
@@ -109,33 +128,40 @@ impl Stage {
         }
     }
 
-    /// How many messages the stream has.
+    /// The number of messages in the stream.
     pub(crate) async fn messages(&mut self) -> u64 {
         let began = Instant::now();
+
         loop {
             match self.stream.info().await {
                 Ok(info) => return info.state.messages,
-                // After an outage it takes the client a moment to be back.
+                // After an outage, the client needs a moment to reconnect.
                 Err(error) => assert!(began.elapsed() < RECONNECT, "{error}"),
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Waits until the peer brings over what is inserted now, and has brought all it will bring of
-    /// that. Returns how many messages the stream has then.
+    /// Inserts events until the peer publishes, then waits until it has published all that it
+    /// will. Returns the number of messages in the stream.
+    ///
+    /// # Panics
+    /// If the peer ends, or publishes nothing within [`PATIENCE`].
     pub(crate) async fn warm_up(&mut self, running: &mut Running) -> u64 {
         let began = Instant::now();
+
         loop {
-            // One that begins with what comes after its start may have missed those before.
+            // A peer that starts with the changes after its start may miss the first of these.
             self.insert(1, 1, BYTES).await;
             tokio::time::sleep(QUIET / 2).await;
             if self.messages().await > 0 {
                 break;
             }
-            assert!(running.is_alive(), "the peer has ended without a message");
-            assert!(began.elapsed() < PATIENCE, "no message came in {PATIENCE:?}");
+
+            assert!(running.is_alive(), "the peer ended without a message");
+            assert!(began.elapsed() < PATIENCE, "the peer published nothing in {PATIENCE:?}");
         }
+
         loop {
             let before = self.messages().await;
             tokio::time::sleep(QUIET).await;
@@ -145,48 +171,52 @@ impl Stage {
         }
     }
 
-    /// Waits until the stream has so many messages and, if the peer sees to that, the outbox is
-    /// empty. Returns when that was.
+    /// Waits until the stream has `events` messages and, if the peer empties the outbox, until the
+    /// outbox is empty. Returns when that was.
     ///
     /// # Panics
-    /// When the peer ends before, or takes longer than [`PATIENCE`].
+    /// If the peer ends before that, or needs longer than [`PATIENCE`].
     pub(crate) async fn delivered(&mut self, running: &mut Running, events: u64) -> SystemTime {
         let (began, mut messages) = (Instant::now(), 0);
+
         loop {
             let nearly = messages >= events - events / 10;
             tokio::time::sleep(if nearly { LOOK_CLOSELY } else { LOOK }).await;
+
             if messages < events {
                 messages = self.messages().await;
             }
-            if messages >= events && (!running.peer.deletes() || self.is_empty().await) {
+            if messages >= events && (!running.peer.empties_outbox() || self.is_empty().await) {
                 return SystemTime::now();
             }
+
             assert!(
                 running.is_alive(),
-                "the peer has ended with {messages} of {events} events through"
+                "the peer ended after {messages} of {events} events were published"
             );
             assert!(
                 began.elapsed() < PATIENCE,
-                "{messages} of {events} events came in {PATIENCE:?}"
+                "the peer published {messages} of {events} events in {PATIENCE:?}"
             );
         }
     }
 
-    /// Whether nothing is left in the outbox.
+    /// Whether the outbox is empty.
     pub(crate) async fn is_empty(&self) -> bool {
-        self.outbox.find_one(doc! {}).await.expect("the outbox").is_none()
+        self.outbox.find_one(doc! {}).await.expect("the outbox is read").is_none()
     }
 
-    /// Events a second, from when the stream stored one until a peer was through with another, by
-    /// one clock.
+    /// Events per second, from when the stream stored message `first` until `end`, the time at
+    /// which the peer had delivered message `last`. Both times are from the clock of this machine.
     pub(crate) async fn rate(&self, first: u64, last: u64, end: SystemTime) -> f64 {
-        let message = self.stream.get_raw_message(first).await.expect("a message");
+        let message = self.stream.get_raw_message(first).await.expect("the first message");
         let end = end.duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_nanos();
+
         let took = end as f64 - message.time.unix_timestamp_nanos() as f64;
         (last - first) as f64 / (took / 1e9)
     }
 
-    /// A consumer that is told of every new message as it is stored.
+    /// Starts a consumer that receives every new message as soon as the stream has stored it.
     pub(crate) async fn consume(&self) -> Arrivals {
         let client = self.context.client();
         let config = OrderedConfig {
@@ -195,13 +225,16 @@ impl Stage {
             ..OrderedConfig::default()
         };
         let consumer = self.stream.create_consumer(config).await.expect("a consumer");
-        let mut messages = consumer.messages().await.expect("its messages");
+        let mut messages = consumer.messages().await.expect("the consumer's messages");
+
         let (arrived, arrivals) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(message) = messages.next().await {
                 let at = Instant::now();
-                // Ends with the stream. What didn't come is counted by whoever waits for it.
+
+                // The stream was deleted. The receiver counts the events that didn't arrive.
                 let Ok(message) = message else { return };
+
                 let number = number(&message.payload).expect("an event's number");
                 if arrived.send((number, at)).is_err() {
                     return;
@@ -211,7 +244,7 @@ impl Stage {
         arrivals
     }
 
-    /// Removes both.
+    /// Deletes the stream and the database.
     pub(crate) async fn tear_down(self) {
         self.context.delete_stream(&self.name).await.expect("the stream is deleted");
         self.client.database(&self.name).drop().await.expect("the database is dropped");
@@ -231,15 +264,19 @@ pub(crate) fn event(stage: &str, number: u32, keys: u32, padding: &str) -> Docum
     }
 }
 
-/// The number of an event, in whatever envelope a peer put it.
+/// Finds the number of an event in a message, whatever envelope the peer has put around it.
 fn number(payload: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"\"number\"";
+
     let from = payload.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
     let rest = payload.get(from..)?;
-    // `"number":7`, or with the type: `"number":{"$numberLong":"7"}`.
-    let digits = rest
+
+    // `"number":7`, or with its type: `"number":{"$numberLong":"7"}`.
+    let digits: Vec<_> = rest
         .iter()
         .skip_while(|byte| !byte.is_ascii_digit())
-        .take_while(|byte| byte.is_ascii_digit());
-    std::str::from_utf8(&digits.copied().collect::<Vec<_>>()).ok()?.parse().ok()
+        .take_while(|byte| byte.is_ascii_digit())
+        .copied()
+        .collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
 }

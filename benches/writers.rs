@@ -1,35 +1,40 @@
-//! What a service's own transactions lose by a relay beside them, on a machine where both and the
-//! servers share two cores or however many there are.
+//! How much throughput a service loses to a relay that shares the machine and the servers with it.
 
 use std::time::Duration;
 
-use super::drain::now;
 use super::load::Service;
 use super::peer::Peer;
 use super::report::Report;
-use super::stage::Stage;
+use super::stage::{Stage, epoch_seconds};
 
 pub(crate) const TITLE: &str = "writers flat out, 16 at once";
-pub(crate) const COLUMNS: &[&str] = &["transactions/s"];
+
+const COLUMNS: &[&str] = &["transactions/s"];
+
+/// Concurrent writers.
 const WRITERS: u32 = 16;
 
-/// Transactions as fast as they go, with and without a relay.
+/// Measures transactions as fast as the writers can run them, with and without a relay.
 pub(crate) async fn writers(report: &mut Report, seconds: u32) {
-    let peers = report.begin(TITLE, COLUMNS, &[Peer::Outboxd, Peer::Nobody, Peer::BareStream]);
-    for round in 1..=report.rounds {
-        for peer in &peers {
-            let mut stage = Stage::set_up().await;
-            peer.prepare(&stage);
-            let mut running = None;
-            if *peer != Peer::Nobody {
-                let running = running.insert(peer.start(&stage, now()));
-                stage.warm_up(running).await;
-            }
-            let service = Service::start(&stage).await;
-            let rate = service.flat_out(WRITERS, Duration::from_secs(seconds.into())).await;
-            drop(running);
-            report.add(TITLE, round, *peer, &[rate]);
-            stage.tear_down().await;
-        }
+    for turn in report.begin(TITLE, COLUMNS, &[Peer::Outboxd, Peer::NoRelay, Peer::BareStream]) {
+        let rate = writers_once(turn.peer, seconds).await;
+        report.add(TITLE, turn, &[rate]);
     }
+}
+
+async fn writers_once(peer: Peer, seconds: u32) -> f64 {
+    let mut stage = Stage::set_up().await;
+    peer.prepare(&stage);
+
+    let mut running = (peer != Peer::NoRelay).then(|| peer.start(&stage, epoch_seconds()));
+    if let Some(running) = &mut running {
+        stage.warm_up(running).await;
+    }
+
+    let service = Service::start(&stage).await;
+    let rate = service.flat_out(WRITERS, Duration::from_secs(seconds.into())).await;
+
+    drop(running);
+    stage.tear_down().await;
+    rate
 }

@@ -1,9 +1,10 @@
-// A relay as one would write it first: one event at a time, and the change stream for a to-do list.
+// A first attempt at a relay: it takes events from the change stream, and publishes one at a time.
 import { jetstream } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import { MongoClient, Timestamp } from "mongodb";
 
 const { MONGODB_URI, NATS_URL, BENCH_SINCE } = process.env;
+
 const mongo = await MongoClient.connect(MONGODB_URI);
 const outbox = mongo.db().collection("outbox");
 const js = jetstream(await connect({ servers: NATS_URL }));
