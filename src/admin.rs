@@ -24,7 +24,6 @@ use axum::{Json, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -35,6 +34,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::mongodb::inspect::Inspect;
 use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Registry;
 
 /// How long `/status` waits for MongoDB.
 const STATUS_TIME: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Endpoint {
 /// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
 pub(crate) async fn start(
     config: &Config,
-    metrics: PrometheusHandle,
+    metrics: Registry,
     health: Arc<Health>,
 ) -> Result<Endpoint> {
     let (follows, secrets) = watch::channel(Secrets::of(config).await?);
@@ -135,7 +135,7 @@ async fn serve(listener: TcpListener, router: Router) {
 /// What is told.
 #[derive(Clone)]
 struct Told {
-    metrics: PrometheusHandle,
+    metrics: Registry,
     health: Arc<Health>,
     secrets: watch::Receiver<Secrets>,
 }

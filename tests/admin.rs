@@ -14,6 +14,7 @@ async fn get(relay: &Relay, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.expect("its text"))
 }
 
+/// The value of a metric; its name with its labels, as Prometheus writes them.
 fn metric(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in:\n{metrics}")).parse().expect("a number")
@@ -34,31 +35,45 @@ async fn the_metrics_count_what_happened() {
         (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
     })
     .await;
+    let outbox = format!("{}.outbox", scene.name);
+    let label = format!("{{outbox=\"{outbox}\"}}");
     let metrics = until("the gauges are up to date", async || {
         let (code, metrics) = get(&relay, "/metrics").await;
         assert_eq!(code, 200);
         let late = [
-            "outboxd_backlog_events 1",
-            "outboxd_unsettled_events 0",
-            "outboxd_alerts_total{kind=\"dead\"} 1",
+            format!("outboxd_backlog_events{label} 1"),
+            format!("outboxd_unsettled_events{label} 0"),
         ];
         late.iter().all(|late| metrics.contains(late)).then_some(metrics)
     })
     .await;
-    assert_eq!(metric(&metrics, "outboxd_events_published_total"), 20.0);
-    assert_eq!(metric(&metrics, "outboxd_events_dead_total"), 1.0);
-    assert_eq!(metric(&metrics, "outboxd_leader"), 1.0);
-    assert_eq!(metric(&metrics, "outboxd_delivery_latency_seconds_count"), 20.0);
-    assert_eq!(metric(&metrics, "outboxd_publish_duration_seconds_count"), 20.0);
-    assert_eq!(metric(&metrics, "outboxd_in_flight_events"), 0.0);
-    assert_eq!(metric(&metrics, "outboxd_alerts_total{kind=\"dead\"}"), 1.0);
-    let own = metrics.lines().filter(|line| !line.starts_with('#'));
-    own.for_each(|line| {
+    for (name, value) in [
+        ("outboxd_events_published_total", 20.0),
+        ("outboxd_events_dead_total", 1.0),
+        ("outboxd_leader", 1.0),
+        ("outboxd_delivery_latency_seconds_count", 20.0),
+        ("outboxd_publish_duration_seconds_count", 20.0),
+        ("outboxd_in_flight_events", 0.0),
+    ] {
+        assert_eq!(metric(&metrics, &format!("{name}{label}")), value, "{name}");
+    }
+    for (kind, count) in [("dead", 1.0), ("rewound", 0.0)] {
+        let name = format!("outboxd_alerts_total{{outbox=\"{outbox}\",kind=\"{kind}\"}}");
+        assert_eq!(metric(&metrics, &name), count, "{kind}");
+    }
+
+    let samples: Vec<_> = metrics.lines().filter(|line| line.starts_with("outboxd_")).collect();
+    assert!(samples.len() > 100, "{samples:#?}");
+    for sample in samples {
+        let label = format!("{{outbox=\"{outbox}\"");
+        let is_about_the_outbox = !sample.starts_with("outboxd_build_info{");
+        assert_eq!(sample.contains(&label), is_about_the_outbox, "{sample}");
+        let rest = sample.replace(&outbox, "");
         assert!(
-            !line.contains(&scene.name) && !line.contains("bad"),
-            "an id or a subject in {line}"
-        )
-    });
+            !rest.contains(&scene.name) && !rest.contains("bad"),
+            "an id or a subject in {sample}"
+        );
+    }
 
     let (code, status) = get(&relay, "/status").await;
     let status: Value = serde_json::from_str(&status).unwrap();

@@ -91,7 +91,8 @@ async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
     // Counted, for Prometheus.
     let counts = metrics(&relay).await;
     for kind in ["failing", "dead"] {
-        assert!(counts.contains(&format!("outboxd_alerts_total{{kind=\"{kind}\"}} 1")), "{counts}");
+        let labels = format!("outbox=\"{}.outbox\",kind=\"{kind}\"", scene.name);
+        assert!(counts.contains(&format!("outboxd_alerts_total{{{labels}}} 1")), "{counts}");
     }
 
     // The webhook refused each at first.

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jetstream::connection::Nats;
 use crate::jetstream::stream;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
+use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -44,10 +45,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         };
         print(&format!("  {:<32} {said}\n", migration.name))?;
     }
-    let nats = Nats::connect(&config.nats).await?;
+    let nats = Nats::connect(&config.nats, &Metrics::none()).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
     let (state, differences) = if args.status {
-        ("there".to_owned(), stream::verify(&nats, &config).await?)
+        ("there".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
     } else {
         let ensured = stream::ensure(&nats, &config).await?;
         let done = if ensured.created { "made" } else { "there, not altered" };

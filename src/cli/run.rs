@@ -18,7 +18,8 @@ use crate::daemon::Relay;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::leadership::parts::Totals;
 use crate::telemetry::health::Health;
-use crate::telemetry::{logs, metrics, traces};
+use crate::telemetry::metrics::{Metrics, Registry};
+use crate::telemetry::{logs, traces};
 
 /// How often the files are read: a secret is valid for some time after its successor is there, as a
 /// rule.
@@ -28,21 +29,24 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     let mut config = Config::load(sources)?;
     logs::init(&config.log);
     traces::start("outboxd", &config.nats.client_id)?;
+    let outbox = format!("{}.{}", config.mongodb.database, config.mongodb.collection);
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        outbox = format!("{}.{}", config.mongodb.database, config.mongodb.collection),
+        outbox,
         stream = config.stream.name,
         name = config.nats.client_id,
         "outboxd starts"
     );
     let stop = stop_on_signals()?;
     let health = Arc::<Health>::default();
-    let endpoint = admin::start(&config, metrics::install()?, health.clone()).await?;
+    let registry = Registry::start()?;
+    let metrics = registry.outbox(&outbox);
+    let endpoint = admin::start(&config, registry, health.clone()).await?;
     let mut totals = Totals::default();
     let ended = loop {
         let turn = stop.child_token();
         let rotation = tokio::spawn(rotated(config.clone(), sources.clone(), turn.clone()));
-        let relayed = relay(config, health.clone(), &turn).await;
+        let relayed = relay(config, health.clone(), metrics.clone(), &turn).await;
         turn.cancel();
         match relayed {
             Ok(relayed) => totals += relayed,
@@ -70,8 +74,13 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
 }
 
 /// Relays with this configuration until `turn` is over.
-async fn relay(config: Config, health: Arc<Health>, turn: &CancellationToken) -> Result<Totals> {
-    match Relay::connect(config, health, turn).await? {
+async fn relay(
+    config: Config,
+    health: Arc<Health>,
+    metrics: Metrics,
+    turn: &CancellationToken,
+) -> Result<Totals> {
+    match Relay::connect(config, health, metrics, turn).await? {
         Some(relay) => relay.run(turn.clone()).await,
         None => Ok(Totals::default()),
     }

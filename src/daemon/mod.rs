@@ -25,6 +25,7 @@ use crate::relay::lease::Lease;
 use crate::relay::retry;
 use crate::telemetry::alerts::{AlertLog, Alerts};
 use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
 
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -50,11 +51,13 @@ impl Relay {
     pub(crate) async fn connect(
         config: Config,
         health: Arc<Health>,
+        metrics: Metrics,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
-        let (alerts, alert_log) = Alerts::open(&config.alerts, &outbox, &config.nats.client_id)?;
+        let (alerts, alert_log) =
+            Alerts::open(&config.alerts, &outbox, &config.nats.client_id, &metrics)?;
         let [follow, queries, lease] =
             ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
@@ -75,17 +78,20 @@ impl Relay {
             store: store.clone(),
             lease: document,
             alerts: alerts.clone(),
+            backlog: metrics.backlog(),
             after: config.alerts.stuck_after,
             was_stuck: alert_log.was_stuck,
         };
         let watching = CancellationToken::new();
         tokio::spawn(stuck.watch(watching.clone()));
         let watching = watching.drop_guard();
-        let Some(nats) = until_reached(stop, &health, || Nats::connect(&config.nats)).await? else {
+        let Some(nats) =
+            until_reached(stop, &health, || Nats::connect(&config.nats, &metrics)).await?
+        else {
             return Ok(None);
         };
         let Some(differences) =
-            until_reached(stop, &health, || stream::verify(&nats, &config)).await?
+            until_reached(stop, &health, || stream::verify(&nats, &config, &metrics)).await?
         else {
             return Ok(None);
         };
@@ -94,7 +100,8 @@ impl Relay {
         }
         health.nats(true);
         let bus = JetStream::new(nats, &config.stream.name);
-        let parts = Parts { follow: store.through(follow), store, bus, health, alerts, config };
+        let parts =
+            Parts { follow: store.through(follow), store, bus, health, alerts, metrics, config };
         Ok(Some(Self { parts, lease, alert_log, watching }))
     }
 

@@ -14,7 +14,7 @@ use crate::error::mongodb_says;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::store::{Oldest, Store};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::Backlog;
 
 /// Looks per `alerts.stuck_after`: an alert comes at most a quarter of it late.
 const LOOKS: u32 = 4;
@@ -26,6 +26,7 @@ pub(super) struct Stuck {
     pub(super) store: Store,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
+    pub(super) backlog: Backlog,
     pub(super) after: Duration,
     pub(super) was_stuck: bool,
 }
@@ -50,12 +51,12 @@ impl Stuck {
 
     async fn look(&mut self) -> mongodb::error::Result<()> {
         if self.lease.is_anothers().await? {
-            metrics::outbox(0, 0, 0);
+            self.backlog.set(0, 0, 0);
             return Ok(());
         }
         let (events, dead, first_seconds) = self.store.backlog().await?;
         let oldest = self.store.oldest(self.after).await?;
-        metrics::outbox(
+        self.backlog.set(
             events,
             dead,
             oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds),

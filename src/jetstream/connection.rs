@@ -7,7 +7,7 @@
 //! goes with it: nothing leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::acks::Acks;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
 
 /// Publishes that may queue in the client. A queued publish can leave long after its caller gave up
@@ -50,6 +50,8 @@ pub(crate) struct Nats {
     /// Whether it stands.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
+    /// The metric of `connected`, zero once this connection is dropped.
+    _level: Arc<Level>,
 }
 
 /// A client, for requests and for publishes.
@@ -91,14 +93,19 @@ impl Nats {
     ///
     /// # Errors
     /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
-    pub(crate) async fn connect(nats: &NatsConfig) -> Result<Self> {
+    pub(crate) async fn connect(nats: &NatsConfig, metrics: &Metrics) -> Result<Self> {
         let (stands, connected) = watch::channel(true);
-        let signals = Signals { stands: Arc::new(stands), denied: Arc::default() };
+        let level = Arc::new(metrics.nats_connected());
+        let signals = Signals {
+            stands: Arc::new(stands),
+            denied: Arc::default(),
+            level: Arc::downgrade(&level),
+        };
         let (first, gone) = client(nats, &signals).await?;
         let denied = signals.denied.clone();
         let (keeps, current) = watch::channel(first);
         tokio::spawn(keep(nats.clone(), keeps, gone, signals));
-        Ok(Self { current, connected, denied })
+        Ok(Self { current, connected, denied, _level: level })
     }
 
     /// The JetStream API on the current client.
@@ -117,15 +124,15 @@ impl Nats {
 struct Signals {
     stands: Arc<watch::Sender<bool>>,
     denied: Arc<Denied>,
+    level: Weak<Level>,
 }
 
 impl Signals {
     fn stands(&self, stands: bool) {
         self.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-        // One that was left behind when the relay began anew says nothing of the connection that is
-        // there now.
-        if !self.stands.is_closed() {
-            metrics::nats_connected(stands);
+        // A client that outlives its connection must not speak for the next connection.
+        if let Some(level) = self.level.upgrade() {
+            level.set_flag(stands);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::judge::{REFUSED, judge, needed_window};
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// What `outboxd migrate` found or did.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
         // Another `outboxd migrate` was faster, with other settings.
         Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
         {
-            let differences = verify(nats, config).await?;
+            let differences = verify(nats, config, &Metrics::none()).await?;
             let config = info(&nats.context(), &stream.name)
                 .await?
                 .map_or_else(|| wanted(stream), |info| info.config);
@@ -77,11 +77,15 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
 ///
 /// # Errors
 /// [`ErrorKind::Stream`] with what to do.
-pub(crate) async fn verify(nats: &Nats, config: &OutboxdConfig) -> Result<Vec<String>> {
+pub(crate) async fn verify(
+    nats: &Nats,
+    config: &OutboxdConfig,
+    metrics: &Metrics,
+) -> Result<Vec<String>> {
     let stream = &config.stream;
     match info(&nats.context(), &stream.name).await? {
         Some(info) => {
-            metrics::dedupe_window(info.config.duplicate_window, needed_window(config));
+            metrics.dedupe_window(info.config.duplicate_window, needed_window(config));
             verify_config(&info.config, config)
         }
         None => {

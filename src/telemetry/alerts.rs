@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::metrics;
+use super::metrics::{Counters, Metrics};
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +53,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 5] = [Self::Failing, Self::Dead, Self::Stuck, Self::Recovered, Self::Rewound];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Failing => "failing",
@@ -102,6 +104,7 @@ pub(crate) struct About {
 pub(crate) struct Alerts {
     queue: mpsc::Sender<Alert>,
     omitted: Arc<AtomicU64>,
+    raised: Counters<Kind>,
     /// Counted refusals of one event that raise an alert.
     pub(crate) after_failures: u32,
 }
@@ -125,6 +128,7 @@ impl Alerts {
         config: &AlertsConfig,
         outbox: &str,
         relay: &str,
+        metrics: &Metrics,
     ) -> Result<(Self, AlertLog)> {
         let (file, was_stuck) = match was_stuck(&config.file, outbox)
             .and_then(|was| Ok((Lines::open(&config.file)?, was)))
@@ -150,7 +154,7 @@ impl Alerts {
         let from = From { outbox: outbox.to_owned(), relay: relay.to_owned() };
         let writing = tokio::spawn(write(from, file, inbox, webhook, omitted.clone()));
         Ok((
-            Self { queue, omitted, after_failures: config.after_failures },
+            Self { queue, omitted, raised: raised(metrics), after_failures: config.after_failures },
             AlertLog { writing, was_stuck },
         ))
     }
@@ -158,16 +162,25 @@ impl Alerts {
     /// Those that nobody hears.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { queue: mpsc::channel(1).0, omitted: Arc::default(), after_failures: 1 }
+        Self {
+            queue: mpsc::channel(1).0,
+            omitted: Arc::default(),
+            raised: raised(&Metrics::none()),
+            after_failures: 1,
+        }
     }
 
     /// Raises an alert.
     pub(crate) fn raise(&self, alert: Alert) {
-        metrics::alert(alert.kind.as_str());
+        self.raised.add(alert.kind);
         if self.queue.try_send(alert).is_err() {
             self.omitted.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn raised(metrics: &Metrics) -> Counters<Kind> {
+    metrics.alerts(Kind::ALL.map(|kind| (kind, kind.as_str())))
 }
 
 impl AlertLog {

@@ -1,27 +1,87 @@
-//! Every metric: its name, what it means, and what counts it.
+//! Every metric: its name, its meaning, and the handle that counts it.
 //!
-//! No metric has an id, a subject or a key as a label: their number would have no bound. Whatever
-//! counts an event is a handle made once, so counting is one atomic addition.
+//! [`Registry`] keeps the metrics of the process and renders them. [`Metrics`] makes the handles of
+//! one outbox; each of its metrics carries the label `outbox`, "shop.outbox" for the collection
+//! `outbox` of the database `shop`. Nothing is global: two registries share nothing, and two
+//! outboxes of a registry differ in the label.
+//!
+//! No metric has an id, a subject or a key as a label, because their number has no bound. Handles
+//! of events are made once per leadership, so counting an event is one atomic addition. A gauge of
+//! the present returns to zero when its handle is dropped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
+    gauge, histogram, with_local_recorder,
 };
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Class;
 
-/// Bounds of the latency histograms, in seconds: half a millisecond is what an idle pair of servers
-/// takes.
+/// Bounds of the latency histograms, in seconds. An idle pair of servers takes half a millisecond.
 const SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 300.0,
 ];
-/// How often the exporter takes in what the histograms were given.
+/// How often the exporter sorts recorded latencies into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The metrics of the process.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry(Arc<PrometheusRecorder>);
+
+impl Registry {
+    /// Makes a registry and the task that keeps its histograms small. The task ends with the
+    /// registry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when the exporter rejects the bounds of the histograms.
+    pub(crate) fn start() -> Result<Self> {
+        let builder = PrometheusBuilder::new().set_buckets(SECONDS).map_err(|error| {
+            Error::with_source(ErrorKind::Internal, "metrics cannot be kept", error)
+        })?;
+        let recorder = Arc::new(builder.build_recorder());
+
+        with_local_recorder(&*recorder, || {
+            describe();
+            gauge!("outboxd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        });
+
+        let kept = Arc::downgrade(&recorder);
+        tokio::spawn(async move {
+            while let Some(recorder) = kept.upgrade() {
+                recorder.handle().run_upkeep();
+                drop(recorder);
+                tokio::time::sleep(UPKEEP).await;
+            }
+        });
+
+        Ok(Self(recorder))
+    }
+
+    /// The metrics of one outbox. What never happened shows as zero from now on.
+    pub(crate) fn outbox(&self, name: &str) -> Metrics {
+        let metrics = Metrics { recorder: Some(self.0.clone()), outbox: name.into() };
+        metrics.begin();
+        metrics
+    }
+
+    /// Every metric, in the text format of Prometheus.
+    pub(crate) fn render(&self) -> String {
+        self.0.handle().render()
+    }
+}
+
+/// The metrics of one outbox: makes the handles that count.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// `None` counts nothing.
+    recorder: Option<Arc<PrometheusRecorder>>,
+    outbox: Arc<str>,
+}
 
 /// What happens to events.
 #[derive(Debug, Clone)]
@@ -32,121 +92,198 @@ pub(crate) struct Events {
     pub(crate) parked: Counter,
     pub(crate) dead: Counter,
     pub(crate) discarded: Counter,
-    failed: [(Class, Counter); 4],
-    /// From commit to ack, of events that the change stream brought.
+    pub(crate) failed: Counters<Class>,
+    /// From commit to ack, of events from the change stream.
     pub(crate) latency: Histogram,
     /// From the first send to the ack.
     pub(crate) publish: Histogram,
 }
 
-/// What the pump holds.
+/// One counter per value of a label.
 #[derive(Debug, Clone)]
+pub(crate) struct Counters<T>(Arc<[(T, Counter)]>);
+
+impl<T: PartialEq> Counters<T> {
+    /// Counts one. A value that was not named when the counters were made is not counted.
+    pub(crate) fn add(&self, value: T) {
+        if let Some((_, counter)) = self.0.iter().find(|(of, _)| *of == value) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// A gauge of the present: zero again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Level(Gauge);
+
+impl Level {
+    pub(crate) fn set(&self, value: f64) {
+        self.0.set(value);
+    }
+
+    pub(crate) fn set_flag(&self, on: bool) {
+        self.0.set(u32::from(on));
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        self.0.set(0);
+    }
+}
+
+/// What one leadership holds in memory.
+#[derive(Debug)]
 pub(crate) struct Load {
-    pub(crate) in_flight: Gauge,
-    pub(crate) buffered_events: Gauge,
-    pub(crate) buffered_bytes: Gauge,
-    pub(crate) unsettled: Gauge,
-    pub(crate) keys: Gauge,
+    pub(crate) in_flight: Level,
+    pub(crate) buffered_events: Level,
+    pub(crate) buffered_bytes: Level,
+    pub(crate) unsettled: Level,
+    pub(crate) keys: Level,
 }
 
-impl Events {
-    pub(crate) fn new() -> Self {
-        let failed = |class: Class| {
-            (class, counter!("outboxd_publish_failures_total", "class" => class.as_str()))
-        };
-        Self {
-            published: counter!("outboxd_events_published_total"),
-            duplicates: counter!("outboxd_duplicate_acks_total"),
-            retried: counter!("outboxd_events_retried_total"),
-            parked: counter!("outboxd_events_parked_total"),
-            dead: counter!("outboxd_events_dead_total"),
-            discarded: counter!("outboxd_events_discarded_total"),
-            failed: [Class::Unknown, Class::Transient, Class::Config, Class::Poison].map(failed),
-            latency: histogram!("outboxd_delivery_latency_seconds"),
-            publish: histogram!("outboxd_publish_duration_seconds"),
+/// The outbox as a whole, when it was last looked at.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    events: Level,
+    dead: Level,
+    oldest_seconds: Level,
+}
+
+impl Backlog {
+    pub(crate) fn set(&self, events: u64, dead: u64, oldest_seconds: u64) {
+        self.events.set(events as f64);
+        self.dead.set(dead as f64);
+        self.oldest_seconds.set(oldest_seconds as f64);
+    }
+}
+
+impl Metrics {
+    /// Metrics that count nothing: for one-off verbs and tests.
+    pub(crate) fn none() -> Self {
+        Self { recorder: None, outbox: "".into() }
+    }
+
+    pub(crate) fn events(&self) -> Events {
+        let classes = [Class::Unknown, Class::Transient, Class::Config, Class::Poison];
+        Events {
+            published: self.counter("outboxd_events_published_total"),
+            duplicates: self.counter("outboxd_duplicate_acks_total"),
+            retried: self.counter("outboxd_events_retried_total"),
+            parked: self.counter("outboxd_events_parked_total"),
+            dead: self.counter("outboxd_events_dead_total"),
+            discarded: self.counter("outboxd_events_discarded_total"),
+            failed: self.counters(
+                "outboxd_publish_failures_total",
+                "class",
+                classes.map(|class| (class, class.as_str())),
+            ),
+            latency: self.histogram("outboxd_delivery_latency_seconds"),
+            publish: self.histogram("outboxd_publish_duration_seconds"),
         }
     }
 
-    pub(crate) fn failed(&self, class: Class) {
-        self.failed.iter().filter(|(of, _)| *of == class).for_each(|(_, count)| count.increment(1));
-    }
-}
-
-impl Load {
-    pub(crate) fn new() -> Self {
-        Self {
-            in_flight: gauge!("outboxd_in_flight_events"),
-            buffered_events: gauge!("outboxd_buffered_events"),
-            buffered_bytes: gauge!("outboxd_buffered_bytes"),
-            unsettled: gauge!("outboxd_unsettled_events"),
-            keys: gauge!("outboxd_remembered_keys"),
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            in_flight: self.level("outboxd_in_flight_events"),
+            buffered_events: self.level("outboxd_buffered_events"),
+            buffered_bytes: self.level("outboxd_buffered_bytes"),
+            unsettled: self.level("outboxd_unsettled_events"),
+            keys: self.level("outboxd_remembered_keys"),
         }
     }
-}
 
-pub(crate) fn alert(kind: &'static str) {
-    counter!("outboxd_alerts_total", "kind" => kind).increment(1);
-}
-
-/// The change stream has to be opened again, after a sweep.
-pub(crate) fn stream_restart(reason: &'static str) {
-    counter!("outboxd_stream_restarts_total", "reason" => reason).increment(1);
-}
-
-/// This relay took the lease, or lost or gave it up.
-pub(crate) fn leader(term: Option<i64>) {
-    gauge!("outboxd_leader").set(u32::from(term.is_some()));
-    if let Some(term) = term {
-        gauge!("outboxd_lease_term").set(term as f64);
-        counter!("outboxd_lease_acquisitions_total").increment(1);
-    }
-}
-
-/// Whether NATS answers, as the events on their way see it.
-pub(crate) fn breaker(open: bool) {
-    gauge!("outboxd_breaker_open").set(u32::from(open));
-}
-
-/// Whether the connection to NATS stands.
-pub(crate) fn nats_connected(stands: bool) {
-    gauge!("outboxd_nats_connected").set(u32::from(stands));
-}
-
-/// How long the stream remembers message ids, and how long it should.
-pub(crate) fn dedupe_window(found: Duration, needed: Duration) {
-    gauge!("outboxd_stream_duplicate_window_seconds").set(found.as_secs_f64());
-    gauge!("outboxd_needed_duplicate_window_seconds").set(needed.as_secs_f64());
-}
-
-/// What was last seen of the outbox as a whole.
-pub(crate) fn outbox(events: u64, dead: u64, oldest_seconds: u64) {
-    gauge!("outboxd_backlog_events").set(events as f64);
-    gauge!("outboxd_dead_events").set(dead as f64);
-    gauge!("outboxd_oldest_event_age_seconds").set(oldest_seconds as f64);
-}
-
-/// Keeps the process's metrics from now on.
-///
-/// # Errors
-/// [`ErrorKind::Internal`] when something else keeps them already.
-pub(crate) fn install() -> Result<PrometheusHandle> {
-    let refused = |error| Error::with_source(ErrorKind::Internal, "metrics can't be kept", error);
-    let builder = PrometheusBuilder::new().set_buckets(SECONDS).map_err(refused)?;
-    let handle = builder.install_recorder().map_err(refused)?;
-    describe();
-    // Whoever asks for what never happened gets a zero.
-    drop((Events::new(), Load::new()));
-    leader(None);
-    breaker(false);
-    gauge!("outboxd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
-            upkeep.run_upkeep();
+    pub(crate) fn backlog(&self) -> Backlog {
+        Backlog {
+            events: self.level("outboxd_backlog_events"),
+            dead: self.level("outboxd_dead_events"),
+            oldest_seconds: self.level("outboxd_oldest_event_age_seconds"),
         }
-    });
-    Ok(handle)
+    }
+
+    /// This relay took the lease. It leads until the returned gauge is dropped.
+    pub(crate) fn leads(&self, term: i64) -> Level {
+        self.gauge("outboxd_lease_term").set(term as f64);
+        self.counter("outboxd_lease_acquisitions_total").increment(1);
+
+        let leader = self.level("outboxd_leader");
+        leader.set_flag(true);
+        leader
+    }
+
+    /// Whether the breaker is open.
+    pub(crate) fn breaker(&self) -> Level {
+        self.level("outboxd_breaker_open")
+    }
+
+    /// Whether the connection to NATS is up.
+    pub(crate) fn nats_connected(&self) -> Level {
+        self.level("outboxd_nats_connected")
+    }
+
+    /// How long the stream remembers message ids, and how long it must.
+    pub(crate) fn dedupe_window(&self, found: Duration, needed: Duration) {
+        self.gauge("outboxd_stream_duplicate_window_seconds").set(found.as_secs_f64());
+        self.gauge("outboxd_needed_duplicate_window_seconds").set(needed.as_secs_f64());
+    }
+
+    /// Sweeps after the change stream ended, by reason.
+    pub(crate) fn stream_restarts<T, const N: usize>(
+        &self,
+        reasons: [(T, &'static str); N],
+    ) -> Counters<T> {
+        self.counters("outboxd_stream_restarts_total", "reason", reasons)
+    }
+
+    /// Alerts raised, by kind.
+    pub(crate) fn alerts<T, const N: usize>(&self, kinds: [(T, &'static str); N]) -> Counters<T> {
+        self.counters("outboxd_alerts_total", "kind", kinds)
+    }
+
+    fn begin(&self) {
+        let acquisitions = self.counter("outboxd_lease_acquisitions_total");
+        let leader = self.level("outboxd_leader");
+        drop((self.events(), self.load(), leader, acquisitions));
+        drop((self.breaker(), self.nats_connected()));
+    }
+
+    fn counter(&self, name: &'static str) -> Counter {
+        self.made(|outbox| counter!(name, "outbox" => outbox))
+    }
+
+    fn counters<T, const N: usize>(
+        &self,
+        name: &'static str,
+        label: &'static str,
+        values: [(T, &'static str); N],
+    ) -> Counters<T> {
+        let made = values.map(|(value, word)| {
+            let counter = self.made(|outbox| counter!(name, "outbox" => outbox, label => word));
+            (value, counter)
+        });
+        Counters(Arc::new(made))
+    }
+
+    fn gauge(&self, name: &'static str) -> Gauge {
+        self.made(|outbox| gauge!(name, "outbox" => outbox))
+    }
+
+    fn level(&self, name: &'static str) -> Level {
+        Level(self.gauge(name))
+    }
+
+    fn histogram(&self, name: &'static str) -> Histogram {
+        self.made(|outbox| histogram!(name, "outbox" => outbox))
+    }
+
+    /// Makes a handle in the recorder of these metrics.
+    fn made<T>(&self, make: impl FnOnce(Arc<str>) -> T) -> T {
+        let outbox = self.outbox.clone();
+        match &self.recorder {
+            Some(recorder) => with_local_recorder(&**recorder, || make(outbox)),
+            None => with_local_recorder(&metrics::NoopRecorder, || make(outbox)),
+        }
+    }
 }
 
 fn describe() {
@@ -212,4 +349,59 @@ fn describe() {
         "outboxd_publish_duration_seconds",
         "From the first send of an event to its ack."
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(registry: &Registry, sample: &str) -> bool {
+        registry.render().lines().any(|line| line == sample)
+    }
+
+    #[tokio::test]
+    async fn two_outboxes_of_a_process_count_apart() {
+        let registry = Registry::start().unwrap();
+        let (shop, bank) = (registry.outbox("shop.outbox"), registry.outbox("bank.outbox"));
+        shop.events().published.increment(3);
+        shop.events().failed.add(Class::Poison);
+        shop.alerts([((), "dead")]).add(());
+
+        for sample in [
+            "outboxd_events_published_total{outbox=\"shop.outbox\"} 3",
+            "outboxd_events_published_total{outbox=\"bank.outbox\"} 0",
+            "outboxd_publish_failures_total{outbox=\"shop.outbox\",class=\"poison\"} 1",
+            "outboxd_publish_failures_total{outbox=\"bank.outbox\",class=\"poison\"} 0",
+            "outboxd_alerts_total{outbox=\"shop.outbox\",kind=\"dead\"} 1",
+            "outboxd_leader{outbox=\"bank.outbox\"} 0",
+        ] {
+            assert!(has(&registry, sample), "no {sample} in:\n{}", registry.render());
+        }
+        drop(bank);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_outbox_leaves_no_gauge_that_lies() {
+        let registry = Registry::start().unwrap();
+        let metrics = registry.outbox("shop.outbox");
+        let (leading, load, backlog) = (metrics.leads(7), metrics.load(), metrics.backlog());
+        load.in_flight.set(2.0);
+        backlog.set(5, 1, 60);
+        assert!(has(&registry, "outboxd_leader{outbox=\"shop.outbox\"} 1"));
+        assert!(has(&registry, "outboxd_in_flight_events{outbox=\"shop.outbox\"} 2"));
+
+        drop((leading, load, backlog));
+        for gauge in ["leader", "in_flight_events", "backlog_events", "oldest_event_age_seconds"] {
+            let sample = format!("outboxd_{gauge}{{outbox=\"shop.outbox\"}} 0");
+            assert!(has(&registry, &sample), "no {sample} in:\n{}", registry.render());
+        }
+        assert!(has(&registry, "outboxd_lease_acquisitions_total{outbox=\"shop.outbox\"} 1"));
+    }
+
+    #[tokio::test]
+    async fn metrics_of_none_count_nowhere() {
+        let registry = Registry::start().unwrap();
+        Metrics::none().events().published.increment(1);
+        assert!(!registry.render().contains("outboxd_events_published_total{"));
+    }
 }

@@ -237,8 +237,12 @@ impl Relay {
             .await
             .expect("an answer");
         let metrics = metrics.text().await.expect("its text");
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0, |value| value.parse().expect("a whole number"))
+        let value = metrics.lines().find_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            metric.strip_prefix(name)?.starts_with("{outbox=").then_some(value)
+        });
+        let value = value.unwrap_or_else(|| panic!("no {name} in:\n{metrics}"));
+        value.parse().expect("a whole number")
     }
 
     /// Its `NATS_CLIENT_ID`.

@@ -76,7 +76,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let mut before: Option<Sample> = None;
     loop {
         let began = Instant::now();
-        let looked = async { tokio::join!(look(&inspect), Sample::take(&admin)) };
+        let looked = async { tokio::join!(look(&inspect), Sample::take(&admin, &view.outbox)) };
         let (outbox, sample) = tokio::select! {
             looked = looked => looked,
             () = terminal.quits() => return Ok(()),

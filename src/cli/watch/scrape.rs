@@ -8,6 +8,8 @@ use crate::cli::admin::Admin;
 #[derive(Debug)]
 pub(super) struct Sample {
     at: Instant,
+    /// The label that every metric of the watched outbox has.
+    outbox: String,
     metrics: String,
 }
 
@@ -28,27 +30,32 @@ pub(super) struct Flow {
 }
 
 impl Sample {
-    /// What the relay says now, or why it doesn't.
-    pub(super) async fn take(admin: &Admin) -> Result<Self, String> {
+    /// The metrics of one outbox now, or why there are none.
+    pub(super) async fn take(admin: &Admin, outbox: &str) -> Result<Self, String> {
         let metrics = admin.get("/metrics").await?;
         if !metrics.contains("outboxd_build_info") {
             return Err("is not outboxd's".to_owned());
         }
-        Ok(Self { at: Instant::now(), metrics })
+        let label = format!("outbox=\"{outbox}\"");
+        if !metrics.contains(&label) {
+            return Err(format!("relays another outbox than {outbox}"));
+        }
+
+        Ok(Self { at: Instant::now(), outbox: label, metrics })
     }
 
-    /// All of a metric, whatever its labels.
+    /// The sum of a metric over its other labels.
     fn sum(&self, name: &str) -> f64 {
         self.of(name).map(|(_, value)| value).sum()
     }
 
-    /// Each line of a metric: its labels and its value.
+    /// Each sample of a metric of this outbox: its labels and its value.
     fn of(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
         self.metrics.lines().filter_map(move |line| {
             let rest = line.strip_prefix(name)?;
             let (labels, value) = rest.rsplit_once(' ')?;
-            let is_whole = labels.is_empty() || labels.starts_with('{');
-            Some((labels, value.parse().ok()?)).filter(|_| is_whole)
+            let is_its_own = labels.starts_with('{') && labels.contains(&self.outbox);
+            Some((labels, value.parse().ok()?)).filter(|_| is_its_own)
         })
     }
 
@@ -117,21 +124,26 @@ mod tests {
     fn sample(seconds: u64, published: u64, buckets: [u64; 3]) -> Sample {
         let at = Instant::now() + Duration::from_secs(seconds);
         let [one, two, all] = buckets;
-        let bucket = "outboxd_delivery_latency_seconds_bucket{le=";
+        let outbox = "outbox=\"shop.outbox\"".to_owned();
+        let bucket = format!("outboxd_delivery_latency_seconds_bucket{{{outbox},le=");
         let metrics = format!(
-            "# TYPE x counter\noutboxd_events_published_total {published}\n\
-             outboxd_publish_failures_total{{class=\"poison\"}} 3\noutboxd_publish_failures_total{{class=\"config\"}} 4\n\
+            "# TYPE x counter\noutboxd_events_published_total{{{outbox}}} {published}\n\
+             outboxd_events_published_total{{outbox=\"bank.outbox\"}} 700\n\
+             outboxd_publish_failures_total{{{outbox},class=\"poison\"}} 3\n\
+             outboxd_publish_failures_total{{{outbox},class=\"config\"}} 4\n\
              {bucket}\"0.001\"}} {one}\n{bucket}\"0.01\"}} {two}\n{bucket}\"+Inf\"}} {all}\n\
-             outboxd_delivery_latency_seconds_count {all}\noutboxd_leader 1\n"
+             outboxd_delivery_latency_seconds_count{{{outbox}}} {all}\n\
+             outboxd_leader{{{outbox}}} 1\noutboxd_in_flight_events{{outbox=\"bank.outbox\"}} 9\n"
         );
-        Sample { at, metrics }
+        Sample { at, outbox, metrics }
     }
 
     #[test]
-    fn what_happened_between_two_looks_is_told() {
+    fn rates_are_of_the_watched_outbox_between_two_samples() {
         let (first, second) = (sample(0, 100, [0, 100, 100]), sample(10, 1100, [900, 1100, 1100]));
         let flow = second.since(Some(&first));
         assert!(flow.leads);
+        assert!(flow.in_flight.abs() < 0.001, "another outbox's: {flow:?}");
         assert!((flow.published.unwrap() - 100.0).abs() < 0.1, "{flow:?}");
         assert!(flow.failed.unwrap().abs() < 0.001, "{flow:?}");
         let (p50, p99) = flow.latency.unwrap();

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use self::found::{Closed, Found};
 use super::clock;
 use super::ports::{EventStore, StoreErrorKind};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail
 /// has been reached.
@@ -26,7 +26,8 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is
 /// dropped half-way costs its connection.
-pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>) {
+pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>, metrics: Metrics) {
+    let restarts = metrics.stream_restarts(REASONS.map(|kind| (kind, reason(kind))));
     let mut wait = FIRST_WAIT;
     for number in 0.. {
         let ended = match sweep::sweep(&store, number, &found).await {
@@ -41,7 +42,7 @@ pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>) {
             Ok(Closed) => return,
             Err(error) => {
                 warn!(%error, "following the outbox failed; sweeping again");
-                metrics::stream_restart(reason(error.kind));
+                restarts.add(error.kind);
             }
         }
         tokio::select! {
@@ -52,6 +53,15 @@ pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>) {
         wait = (wait * 2).min(MAX_WAIT);
     }
 }
+
+/// Why the change stream can end.
+const REASONS: [StoreErrorKind; 5] = [
+    StoreErrorKind::HistoryLost,
+    StoreErrorKind::TooLarge,
+    StoreErrorKind::Refused,
+    StoreErrorKind::Unexpected,
+    StoreErrorKind::Connection,
+];
 
 /// The label of the metric.
 fn reason(kind: StoreErrorKind) -> &'static str {

@@ -91,7 +91,7 @@ pub(super) struct Pump<B> {
 
 impl<B: EventBus> Pump<B> {
     pub(super) fn build(parts: Parts<impl EventStore, B>, term: Term, tick: Arc<Notify>) -> Self {
-        let Parts { config, follow: follow_from, store, bus, alerts, health } = parts;
+        let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by
         // dispatch.
@@ -100,7 +100,7 @@ impl<B: EventBus> Pump<B> {
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
         let give_up = CancellationToken::new();
-        let following = tokio::spawn(follow(follow_from, found_tx));
+        let following = tokio::spawn(follow(follow_from, found_tx, metrics.clone()));
         let retrying = tokio::spawn(retry::run(store.clone(), asked, answer));
         let settling = tokio::spawn(settle::run(store, inbox, reports, give_up.clone()));
         let publisher = Publisher {
@@ -108,7 +108,7 @@ impl<B: EventBus> Pump<B> {
             stream: config.stream.name.as_str().into(),
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
-            breaker: Breaker::new(tick.clone()),
+            breaker: Breaker::new(tick.clone(), metrics.breaker()),
             newest: AtomicU64::new(0),
             term,
             tracer: traces::tracer(),
@@ -117,8 +117,8 @@ impl<B: EventBus> Pump<B> {
         Self {
             judge: Judge::new(&config.retry, &config.nats.client_id, &alerts),
             health,
-            events: Events::new(),
-            load: Load::new(),
+            events: metrics.events(),
+            load: metrics.load(),
             dispatch: Dispatch::new(config.dispatch.clone()),
             config,
             publisher: Arc::new(publisher),
@@ -316,7 +316,7 @@ impl<B: EventBus> Pump<B> {
             }
             Outcome::Rejected(rejection) => {
                 totals.failed += 1;
-                self.events.failed(rejection.class);
+                self.events.failed.add(rejection.class);
                 let record = self.dispatch.finished(dispatched, Ended::Failed);
                 let mark = self.judge.mark(&Failed::new(&record), rejection);
                 self.events.dead.increment((mark.next == Next::Dead).into());

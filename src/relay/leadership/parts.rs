@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
 
 /// What each leadership is built from.
 #[derive(Debug, Clone)]
@@ -16,6 +17,7 @@ pub(crate) struct Parts<S, B> {
     pub(crate) bus: B,
     pub(crate) health: Arc<Health>,
     pub(crate) alerts: Alerts,
+    pub(crate) metrics: Metrics,
 }
 
 /// What a relay did between start and stop.

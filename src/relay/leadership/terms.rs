@@ -11,7 +11,6 @@ use super::{Pump, Stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::lease::Lease;
 use crate::relay::ports::{EventBus, EventStore, LeaseStore};
-use crate::telemetry::metrics;
 
 impl<S: EventStore, B: EventBus> Parts<S, B> {
     /// One leadership after the other, until `stop`. Each `tick` lets the retrier look.
@@ -26,11 +25,11 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
             let term = held.term.number;
             info!(term, "holding the lease; relaying");
             self.health.lease(Some(term));
-            metrics::leader(Some(term));
+            let leading = self.metrics.leads(term);
             let pump = Pump::build(self.clone(), held.term.clone(), tick.clone());
             let stopped = pump.run(stop, &held.lost, &mut totals).await;
             self.health.lease(None);
-            metrics::leader(None);
+            drop(leading);
             match stopped {
                 Stopped::LeaseLost => {
                     warn!(term, "lost the lease; standing by");

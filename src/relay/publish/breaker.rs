@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::Level;
 
 /// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is
 /// sent: what waits in MongoDB costs neither memory nor attempts.
@@ -20,22 +20,24 @@ pub(crate) struct Breaker {
     pub(crate) probe: Notify,
     /// Events in flight whose last try had no definite answer.
     trying_again: AtomicUsize,
+    open: Level,
 }
 
 impl Breaker {
-    pub(crate) fn new(recovered: Arc<Notify>) -> Self {
+    pub(crate) fn new(recovered: Arc<Notify>, open: Level) -> Self {
         Self {
             troubled: AtomicBool::new(false),
             recovered,
             probe: Notify::new(),
             trying_again: AtomicUsize::new(0),
+            open,
         }
     }
 
     /// A try ended without a definite answer.
     pub(super) fn trouble(&self) {
         if !self.troubled.swap(true, Ordering::Relaxed) {
-            metrics::breaker(true);
+            self.open.set_flag(true);
         }
     }
 
@@ -57,15 +59,9 @@ impl Breaker {
         // Read first: this is on every event's path, and a write would take the cache line from the
         // other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
-            metrics::breaker(false);
+            self.open.set_flag(false);
             self.recovered.notify_one();
         }
-    }
-}
-
-impl Drop for Breaker {
-    fn drop(&mut self) {
-        metrics::breaker(false);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
 
 /// Keys of the services.
 const KEYS: u8 = 4;
@@ -53,7 +54,8 @@ impl Relay {
             Arc::new(Lease::new(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
         let (follow, config, health, alerts) =
             (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
-        let parts = Parts { config, follow, store, bus, health, alerts };
+        let metrics = Metrics::none();
+        let parts = Parts { config, follow, store, bus, health, alerts, metrics };
         let (stop, tick) = (CancellationToken::new(), Arc::new(Notify::new()));
         let ticking = tokio::spawn({
             let tick = tick.clone();
