@@ -14,7 +14,7 @@ async fn a_second_run_changes_nothing() {
     assert_eq!((code, said.contains("made; subjects")), (Some(0), true), "{said}");
     let before = records(&scene).await;
     let (code, said) = outboxd(&scene, &["migrate"]);
-    assert_eq!((code, said.contains("there, not altered")), (Some(0), true), "{said}");
+    assert_eq!((code, said.contains("exists, unchanged")), (Some(0), true), "{said}");
     assert_eq!(records(&scene).await, before);
     let (code, said) = outboxd(&scene, &["migrate", "--status"]);
     assert_eq!((code, said.contains("pending")), (Some(0), false), "{said}");

@@ -72,7 +72,7 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     says(
         &scene,
         &["stats"],
-        &["relayed by", "dead             3", "parked           1", "`outboxd groups` says why"],
+        &["relayed by", "dead             3", "parked           1", "`outboxd groups` shows why"],
     );
     let stats = json(&scene, &["stats"]);
     assert_eq!(
@@ -227,7 +227,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     let id = locked.id().to_string();
     scene.commit([locked]).await;
     let (code, said) = outboxd(&scene, &["discard", &id]);
-    assert_eq!((code, said.contains("1 are on their way")), (Some(1), true), "{said}");
+    assert_eq!((code, said.contains("1 are locked")), (Some(1), true), "{said}");
 }
 
 #[tokio::test]

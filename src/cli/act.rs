@@ -1,4 +1,4 @@
-//! `outboxd retry-now` and `outboxd discard`: what they share, which is nearly all.
+//! `outboxd retry-now` and `outboxd discard`, which share nearly everything.
 
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::relay::lease::Lease;
 const BATCH: usize = 500;
 /// Events shown before a bulk action.
 const SAMPLE: i64 = 5;
-/// How long a running relay may take to remove what it was asked to.
+/// Longest wait for a running relay to remove events.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, ClapArgs)]
@@ -36,21 +36,21 @@ pub(super) struct Args {
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Don't ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Events a second, at most
+    /// Most events per second
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Why, for the record
+    /// Reason, for the audit record
     #[arg(long)]
     reason: Option<String>,
 }
 
-/// What is done.
+/// The verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     RetryNow,
@@ -115,12 +115,14 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
         0 => Ok(()),
         left => Err(Error::new(
             ErrorKind::NotFound,
-            format!("{left} were published or changed meanwhile, or the relay is still at them"),
+            format!(
+                "{left} were published or changed in the meantime, or the relay is still publishing them"
+            ),
         )),
     }
 }
 
-/// Shows what would be done, and asks.
+/// Shows what would be done and asks for confirmation.
 async fn is_wanted(
     config: &Config,
     act: &Act,
@@ -137,7 +139,7 @@ async fn is_wanted(
         let locked = Selection { state: Some(State::Locked), ..selection.clone() };
         let (_, locked) = act.inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
         let message = format!(
-            "{missing} of the {} ids are no stuck events: {locked} are on their way, the others aren't in the outbox",
+            "{missing} of the {} ids are not stuck events: {locked} are locked (the relay owns them), the others are not in the outbox",
             args.ids.len()
         );
         return Err(Error::new(ErrorKind::NotFound, message));
@@ -156,8 +158,8 @@ async fn is_wanted(
         if twice > 0 {
             let window = humantime::format_duration(window);
             print(&format!(
-                "WARNING: {twice} of them got no answer when last tried, longer ago than the stream's duplicate window \
-                 ({window}): they may be in the stream already and would come twice\n"
+                "WARNING: {twice} of them got no answer at their last try, longer ago than the stream's duplicate window \
+                 ({window}): they may be in the stream already and would be stored twice\n"
             ))?;
         }
     }
@@ -167,7 +169,7 @@ async fn is_wanted(
     if !std::io::stdin().is_terminal() {
         return Err(Error::new(
             ErrorKind::Usage,
-            "standard input is no terminal to ask on; give --yes",
+            "standard input is not a terminal; confirm with --yes",
         ));
     }
     print(&format!("{} all of them? [y/N] ", action.name()))?;
@@ -177,8 +179,8 @@ async fn is_wanted(
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-/// Dead events go at once. Others may be in a relay's hands: it is asked to remove them, or kept
-/// away meanwhile.
+/// Removes dead events at once. Other events may be in a relay's memory: the relay removes those on
+/// request, or the lease keeps a relay away in the meantime.
 async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> Result<u64> {
     let at_first = act.left(ids).await.during("reading the outbox")?;
     act.request_discard(ids).await.during("asking the relay to discard")?;
@@ -189,7 +191,7 @@ async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> 
         if left == 0 || Instant::now() > deadline {
             return Ok(at_first - left);
         }
-        // Without a relay nobody has them in hand as long as the lease is ours.
+        // While this process holds the lease, no relay has them in memory.
         if let Some(held) = lease.acquire_now().await.during("asking for the lease")? {
             act.discard_requested(ids).await.during("discarding")?;
             lease.resign(held).await.during("resigning the lease")?;

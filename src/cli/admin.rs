@@ -1,4 +1,4 @@
-//! The admin endpoint of a relay, as the verbs ask it.
+//! A client for the admin endpoint of a relay.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::AdminConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::choose_tls;
 
-/// How long an answer may take: the endpoint asks nobody.
+/// Longest wait for an answer. The endpoint answers without asking a server.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A relay's admin endpoint.
@@ -22,10 +22,10 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    /// At this URL, or where the configuration has it.
+    /// Uses `url`, or `admin.listen` of the configuration.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when it is no URL.
+    /// [`ErrorKind::Usage`] when `url` is not a URL.
     pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
         choose_tls();
         let client = Client::builder().timeout(TIMEOUT).build();
@@ -52,7 +52,7 @@ impl Admin {
         &self.url
     }
 
-    /// What it answers, or in a few words why it doesn't.
+    /// Returns the body of the answer, or a few words on why there is none.
     pub(super) async fn get(&self, path: &str) -> std::result::Result<String, String> {
         let mut request = self.client.get(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
@@ -61,7 +61,7 @@ impl Admin {
         let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
         match answer.status() {
             status if status.is_success() => {}
-            reqwest::StatusCode::UNAUTHORIZED => return Err("wants another admin.token".to_owned()),
+            reqwest::StatusCode::UNAUTHORIZED => return Err("rejects this admin.token".to_owned()),
             status => return Err(format!("answers {status}")),
         }
         answer.text().await.map_err(|_| "does not answer".to_owned())

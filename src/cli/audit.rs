@@ -1,4 +1,4 @@
-//! `outboxd audit`: who did what to events.
+//! `outboxd audit`: what operators did to events.
 
 use bson::Document;
 use clap::Args as ClapArgs;
@@ -12,10 +12,10 @@ use crate::mongodb::inspect::text;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The newest so many
+    /// How many records to show, newest first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

@@ -1,4 +1,4 @@
-//! `outboxd check`: what can be wrong on either side, and what mends it.
+//! `outboxd check`: problems on both sides, each with the lines that fix it.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
@@ -13,9 +13,9 @@ use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 
-/// Columns that a table keeps to; only commands, which are there to be pasted, may be longer.
+/// Widest line of the table. Only commands may be longer, because they are meant to be pasted.
 const WIDTH: usize = 80;
-/// Where the words of a finding begin: behind its level and name.
+/// Column where the text of a finding begins, after its level and name.
 const INDENT: usize = 30;
 
 #[derive(Debug, ClapArgs)]
@@ -23,13 +23,13 @@ pub(super) struct Args {
     /// A table for people, or an array of objects for machines
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-    /// Exit with 1 on a warning, too
+    /// Also exit with 1 on a warning
     #[arg(long)]
     strict: bool,
-    /// Only ask the admin endpoint whether the relay beside this lives
+    /// Only ask the admin endpoint whether the relay beside it is alive
     #[arg(long, conflicts_with_all = ["strict", "output", "timeout"])]
     live: bool,
-    /// How long each question to a server may take
+    /// Longest wait for each answer of a server
     #[arg(long, default_value = "5s", value_parser = timeout, value_name = "DURATION")]
     timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! `outboxd completions` and `outboxd man`: for shells and for `man`.
+//! `outboxd completions` and `outboxd man`: shell completions and manual pages.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct CompletionsArgs {
-    /// The shell that is to read them
+    /// The shell to write them for
     #[arg(value_enum)]
     shell: Shell,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct ManArgs {
-    /// Folder that the pages are written to: outboxd.1 and one for each verb
+    /// Folder for the pages: outboxd.1 and one for each verb
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
@@ -30,8 +30,7 @@ pub(super) fn completions(mut command: Command, args: &CompletionsArgs) -> Resul
 
 pub(super) fn man(command: Command, args: &ManArgs) -> Result<()> {
     let refused = |error| {
-        let message =
-            format!("{} can't be written to; name a folder that can", args.folder.display());
+        let message = format!("cannot write to {}; name a writable folder", args.folder.display());
         Error::with_source(ErrorKind::Os, message, error)
     };
     std::fs::create_dir_all(&args.folder).map_err(refused)?;

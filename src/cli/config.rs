@@ -1,4 +1,4 @@
-//! `outboxd config`: what is in force, what may be, and whether a file is right.
+//! `outboxd config`: the settings in force, their schema, and a check of a file.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
             let missing = Config::check(file)?;
             let mut said = format!("{}: no mistake\n", file.display());
             if !missing.is_empty() {
-                said += "still to be given, by the environment or where it runs:\n";
+                said += "still required, from the environment or where it runs:\n";
                 missing.iter().for_each(|line| _ = writeln!(said, "  {line}"));
             }
             print(&said)

@@ -1,4 +1,4 @@
-//! `outboxd explain`: what a failure's code means and what to do.
+//! `outboxd explain`: what a failure code means and what to do.
 
 use std::fmt::Write as _;
 
@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Some(rule) => print(&explain(rule)),
             None => {
                 let message = format!(
-                    "{code} is not in the table; `outboxd explain` lists it. An unlisted error is tried again, then marked and counted"
+                    "{code} is not in the table; `outboxd explain` lists it. The relay retries an unlisted error, then marks and counts it"
                 );
                 Err(Error::new(ErrorKind::NotFound, message))
             }

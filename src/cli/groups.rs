@@ -1,4 +1,4 @@
-//! `outboxd groups`: failures that are alike, with what to do about them.
+//! `outboxd groups`: similar failures as groups, each with what to do.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ use crate::mongodb::inspect::Group;
 pub(super) struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

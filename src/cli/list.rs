@@ -13,13 +13,13 @@ use crate::mongodb::inspect::Entry;
 pub(super) struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// Events on a page
+    /// Events per page
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
-    /// Which page
+    /// Page to show, from 1
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     page: u32,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

@@ -1,4 +1,4 @@
-//! `outboxd migrate`: makes what is missing, and says what it did.
+//! `outboxd migrate`: creates what is missing and prints what it did.
 
 use clap::Args as ClapArgs;
 
@@ -12,10 +12,10 @@ use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// Print what would run, without connecting
+    /// Print the commands without connecting
     #[arg(long, conflicts_with = "status")]
     print: bool,
-    /// Show what has run, and change nothing
+    /// Show which migrations were applied; change nothing
     #[arg(long)]
     status: bool,
 }
@@ -48,10 +48,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let nats = Nats::connect(&config.nats, &Metrics::none()).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
     let (state, differences) = if args.status {
-        ("there".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
+        ("exists".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
     } else {
         let ensured = stream::ensure(&nats, &config).await?;
-        let done = if ensured.created { "made" } else { "there, not altered" };
+        let done = if ensured.created { "created" } else { "exists, unchanged" };
         (format!("{done}; subjects {:?}", ensured.config.subjects), ensured.differences)
     };
     print(&format!("  {state}\n"))?;
@@ -72,7 +72,7 @@ fn plan(config: &Config) -> Result<String> {
             plan.push_str(&json(&command)?);
         }
     }
-    plan.push_str("// JetStream stream, made only if it is missing\n");
+    plan.push_str("// JetStream stream, created only if it is missing\n");
     plan.push_str(&json(&stream::wanted(&config.stream))?);
     Ok(plan)
 }

@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::config::Sources;
 use crate::error::Result;
 
-/// What `--version` says: the release, and the commit it was built from.
+/// What `--version` prints: the release, and the commit it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COMMIT"), ")");
 
 /// Relays events from a MongoDB outbox to NATS JetStream.
@@ -35,11 +35,11 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COM
     after_help = "Settings come from flags, then the environment, then the file, then defaults. The shortest start:\n  \
     MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
     … the same three … outboxd run\n\n\
-    Exit codes: 0 fine, 1 something is wrong or not there, 64 a command line that makes no sense, 78 a mistake in the \
+    Exit codes: 0 success, 1 a problem or something not found, 64 an invalid command line, 78 a mistake in the \
     configuration."
 )]
 pub struct Cli {
-    /// A TOML file with settings; config/outboxd.toml lists them all
+    /// A TOML file with settings; config/outboxd.toml lists all of them
     #[arg(long, short, global = true, env = "OUTBOXD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets
@@ -56,18 +56,18 @@ enum Verb {
   outboxd run
   outboxd run --config /etc/outboxd.toml --set lease.ttl=5s")]
     Run,
-    /// Make the outbox's collections and index, and the stream, where they are missing
+    /// Create the outbox's collections and index, and the stream, where they are missing
     #[command(after_help = "Examples:
   outboxd migrate
-  outboxd migrate --print     # what would be made, for someone who has the rights
+  outboxd migrate --print     # what would be created, for someone who has the rights
   outboxd migrate --status")]
     Migrate(migrate::Args),
-    /// Show the outbox in numbers: what is stuck, how old, who relays
+    /// Show the outbox in numbers: what is stuck, how old it is, which relay leads
     #[command(after_help = "Examples:
   outboxd stats
   outboxd stats --output json | jq .backlog")]
     Stats(stats::Args),
-    /// Show failures that are alike, with what to do about them
+    /// Show groups of similar failures, each with what to do
     #[command(after_help = "Examples:
   outboxd groups
   outboxd groups --subject 'ticket:*' --older-than 1h")]
@@ -78,45 +78,45 @@ enum Verb {
   outboxd list --code not-covered --limit 50 --page 2
   outboxd list --key t1 --output json")]
     List(list::Args),
-    /// Show one event, why it is where it is, and what to do
+    /// Show one event, the reason for its state, and what to do
     #[command(after_help = "Examples:
   outboxd show 6745f0a1b2c3d4e5f6a7b8c9
   outboxd show 6745f0a1b2c3d4e5f6a7b8c9 --payload")]
     Show(show::Args),
-    /// Show the outbox and its relay live: rates, backlog, latency, what is stuck
+    /// Show the outbox and its relay live: rates, backlog, latency, stuck events
     #[command(after_help = "Examples:
   outboxd watch                          # q quits
   outboxd watch --admin http://tickets:9464
   outboxd watch --interval 10s --count 6 > minute.txt")]
     Watch(watch::Args),
-    /// Publish stuck events again now, dead ones too
+    /// Publish stuck events again now, including dead ones
     #[command(after_help = "Examples:
   outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
   outboxd retry-now --all --code not-covered --dry-run
   outboxd retry-now --all --code not-covered --rate 100 --yes")]
     RetryNow(act::Args),
-    /// Remove stuck events for good, unpublished
+    /// Remove stuck events permanently, without publishing them
     #[command(after_help = "Examples:
   outboxd discard 6745f0a1b2c3d4e5f6a7b8c9 --reason 'sent by hand'
   outboxd discard --all --dead --older-than 7d")]
     Discard(act::Args),
-    /// Show who retried and discarded what
+    /// Show who retried or discarded which events
     #[command(after_help = "Examples:
   outboxd audit
   outboxd audit --limit 100 --output json")]
     Audit(audit::Args),
-    /// Look at everything that can be wrong on either side; exit with 1 when something is
+    /// Check MongoDB, NATS and the outbox for problems; exit with 1 when there is one
     #[command(after_help = "Examples:
   outboxd check
-  outboxd check --strict --output json   # for CI and init containers: a warning exits with 1, too
-  outboxd check --live                   # for a container's health: whether the relay beside it lives")]
+  outboxd check --strict --output json   # for CI and init containers: a warning also exits with 1
+  outboxd check --live                   # for a container's health check: is the relay beside it alive?")]
     Check(check::Args),
-    /// Print roles for MongoDB and permissions for NATS with what is needed and no more
+    /// Print the least roles for MongoDB and permissions for NATS
     #[command(after_help = "Examples:
   outboxd privileges
   outboxd privileges --role relay --output json | jq '.[0].nats'")]
     Privileges(privileges::Args),
-    /// Say what a failure's code means and what to do
+    /// Explain what a failure code means and what to do
     #[command(after_help = "Examples:
   outboxd explain             # every code
   outboxd explain not-covered")]
@@ -128,7 +128,7 @@ enum Verb {
   outboxd config schema > outboxd.schema.json
   outboxd config check config/outboxd.toml")]
     Config(config::Verb),
-    /// Print what makes a shell complete verbs and flags
+    /// Print a script that makes a shell complete verbs and flags
     #[command(after_help = "Examples:
   outboxd completions bash > /etc/bash_completion.d/outboxd
   outboxd completions zsh > \"${fpath[1]}/_outboxd\"")]
@@ -140,10 +140,10 @@ enum Verb {
 }
 
 impl Cli {
-    /// Does what was asked. `env` is the process's environment.
+    /// Runs the verb. `env` is the process's environment.
     ///
     /// # Errors
-    /// One sentence that says what to do; the process exits non-zero.
+    /// One sentence that states what to do; the process exits non-zero.
     pub async fn run(self, env: Vec<(String, String)>) -> Result<()> {
         let sources = Sources { file: self.config, env, set: self.set };
         match self.verb {

@@ -41,7 +41,7 @@ pub(super) fn write(text: &str) -> Result<bool> {
     }
 }
 
-/// Prints as JSON or, for people, what `people` says.
+/// Prints `value` as JSON, or the text of `people`.
 pub(super) fn show(
     output: Output,
     value: &impl Serialize,
@@ -58,8 +58,8 @@ pub(super) fn show(
     }
 }
 
-/// Columns without lines, as wide as the terminal. The first, an id as a rule, isn't broken: it is
-/// there to be copied.
+/// Columns without lines, as wide as the terminal. The first, usually an id, is never broken, so
+/// that it can be copied.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table
@@ -86,13 +86,13 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     lines.collect()
 }
 
-/// What a server or an event says may hold what a terminal would obey.
+/// Replaces control characters: the text of a server or an event must not control a terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Lines of at most `width` columns, broken between words, all but the first indented by `indent`.
-/// A word that is longer than that has a line of its own.
+/// Breaks text between words into lines of at most `width` columns; all but the first are indented
+/// by `indent`. A longer word has a line of its own.
 pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
     let mut wrapped = String::new();
     let mut column = indent;
@@ -111,7 +111,7 @@ pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
     wrapped
 }
 
-/// A command in backticks is one word: it is there to be copied.
+/// Words of a text. A command in backticks is one word, so that it can be copied.
 fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

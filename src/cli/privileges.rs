@@ -1,5 +1,4 @@
-//! `outboxd privileges`: roles for MongoDB and permissions for NATS with what is needed and no
-//! more.
+//! `outboxd privileges`: the least roles for MongoDB and permissions for NATS, ready to paste.
 
 use std::fmt::Write as _;
 
@@ -13,10 +12,10 @@ use crate::privileges::{MongodbRole, NatsPermissions, Privilege, Role};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// For one role alone
+    /// Print one role only
     #[arg(long, value_enum)]
     role: Option<Role>,
-    /// As commands to paste, or as JSON
+    /// Output format: commands to paste, or JSON
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

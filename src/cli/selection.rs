@@ -9,13 +9,13 @@ use crate::error::Result;
 use crate::mongodb::inspect::{Inspect, State};
 use crate::mongodb::selection::Selection;
 
-/// Which events; all that is given must hold.
+/// Selects events; every filter that is given must match.
 #[derive(Debug, Args)]
 pub(super) struct Filter {
     /// Subject, with * for any characters: 'ticket:*'
     #[arg(long, value_name = "GLOB")]
     subject: Option<String>,
-    /// Key, as it stands in the event
+    /// Ordering key of the event, exact
     #[arg(long)]
     key: Option<String>,
     /// Only events older than this, such as 90s, 5m or 2h
@@ -30,10 +30,10 @@ pub(super) struct Filter {
     /// Only dead events
     #[arg(long, group = "state")]
     dead: bool,
-    /// Only events that wait behind another of their key
+    /// Only events that wait behind another event of their key
     #[arg(long, group = "state")]
     parked: bool,
-    /// Only events that failed and are tried again
+    /// Only events that failed and are retried
     #[arg(long, group = "state")]
     failed: bool,
 }
@@ -53,7 +53,7 @@ impl Filter {
         }
     }
 
-    /// As it was given, for the record of who did what.
+    /// The filter as given, for the audit record.
     pub(super) fn as_given(&self) -> String {
         let age = self.older_than.map(|age| humantime::format_duration(age).to_string());
         let texts = [
@@ -71,7 +71,7 @@ impl Filter {
     }
 }
 
-/// The outbox of the configuration. The operator's verbs need MongoDB alone.
+/// Opens the configured outbox. The operator's verbs need only MongoDB.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
     let config = Config::load(sources)?;
     let inspect = Inspect::new(&config.mongodb.client("operator").await?, &config);

@@ -1,4 +1,4 @@
-//! `outboxd show`: one event, why it is where it is, and what to do.
+//! `outboxd show`: one event, the reason for its state, and what to do.
 
 use std::fmt::Write as _;
 
@@ -20,10 +20,10 @@ use outboxd_client::field;
 pub(super) struct Args {
     /// The event's id: an ObjectId, a UUID or a text
     id: String,
-    /// Show the payload too; it may hold what not everybody should see
+    /// Show the payload too; it may hold confidential data
     #[arg(long)]
     payload: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -72,14 +72,22 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
     let remedy = Rejection::new(code, "").remedy();
     match State::of(event) {
         State::Locked => match malformed(event, layout) {
-            Some(reason) => format!("it doesn't follow the contract ({reason}); the relay will mark it"),
-            None => "nothing: the relay owns it; if it stays, look at `outboxd stats` and the relay's log".to_owned(),
+            Some(reason) => format!("it breaks the contract ({reason}); the relay will mark it"),
+            None => {
+                "nothing: the relay owns it; if it stays, see `outboxd stats` and the relay's log"
+                    .to_owned()
+            }
         },
         State::Parked => {
-            "nothing holds it: the retrier's next tick publishes it, or `outboxd retry-now` does".to_owned()
+            "nothing holds it: the retrier's next tick publishes it, or `outboxd retry-now` does"
+                .to_owned()
         }
-        State::Failed => format!("{remedy}; it is tried again by itself, or at once by `outboxd retry-now {id}`"),
-        State::Dead => format!("{remedy}; then `outboxd retry-now {id}`, or `outboxd discard {id}`"),
+        State::Failed => format!(
+            "{remedy}; the relay retries it on its own, or at once after `outboxd retry-now {id}`"
+        ),
+        State::Dead => {
+            format!("{remedy}; then `outboxd retry-now {id}`, or `outboxd discard {id}`")
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::mongodb::inspect::Stats;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
@@ -62,10 +62,10 @@ fn people(shown: &Shown) -> String {
     let numbers = [
         ("backlog", stats.backlog.to_string(), "events in the outbox"),
         ("locked", stats.locked.to_string(), "on their way"),
-        ("failed", stats.failed.to_string(), "refused, tried again"),
+        ("failed", stats.failed.to_string(), "refused, retried"),
         ("parked", stats.parked.to_string(), "waiting behind an earlier event of their key"),
-        ("dead", stats.dead.to_string(), "waiting for a person"),
-        ("oldest", oldest, "age of the oldest event"),
+        ("dead", stats.dead.to_string(), "waiting for an operator"),
+        ("oldest", oldest, "age of the oldest event that is not dead"),
     ];
     said.push('\n');
     for (name, number, meaning) in numbers {
@@ -78,7 +78,7 @@ fn people(shown: &Shown) -> String {
         });
         said.push('\n');
         said += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
-        said += "\n`outboxd groups` says why.\n";
+        said += "\n`outboxd groups` shows why.\n";
     }
     said
 }

@@ -1,4 +1,4 @@
-//! One picture of `outboxd watch`: lines no wider than the terminal.
+//! One picture of `outboxd watch`, with lines no wider than the terminal.
 
 use std::collections::VecDeque;
 
@@ -6,18 +6,18 @@ use super::scrape::Flow;
 use crate::cli::output::{age, events, printable};
 use crate::mongodb::inspect::{Group, Stats};
 
-/// Columns of the names on the left.
+/// Width of the names on the left, in columns.
 const NAMES: usize = 12;
-/// Groups shown where rows have no end.
+/// Groups shown when the height is unlimited.
 const GROUPS: usize = 10;
 /// Columns from which a group needs one row instead of two.
 const WIDE: usize = 120;
 /// Columns of an id.
 const SAMPLE: usize = 36;
-/// Heights of the little chart.
+/// Bars of the small chart.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// What is shown.
+/// What the picture shows.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) outbox: String,
@@ -26,8 +26,8 @@ pub(super) struct View {
     /// Time of day.
     pub(super) now: String,
     /// `Ok(None)` before the first answer.
-    pub(super) outbox_says: Result<Option<(Stats, Vec<Group>)>, String>,
-    pub(super) relay_says: Result<Flow, String>,
+    pub(super) outbox_state: Result<Option<(Stats, Vec<Group>)>, String>,
+    pub(super) relay_state: Result<Flow, String>,
     /// Events published a second, the newest last.
     pub(super) history: VecDeque<f64>,
 }
@@ -54,7 +54,7 @@ pub(super) fn picture(
     let mut lines = vec![head(view, width, height.is_some()), relayed_by(view), Vec::new()];
     flow(view, &mut lines);
     lines.push(Vec::new());
-    match &view.outbox_says {
+    match &view.outbox_state {
         Ok(Some((stats, groups))) => {
             outbox(stats, &mut lines);
             let room = height.map_or(2 * GROUPS, |height| height.saturating_sub(lines.len() + 4));
@@ -65,7 +65,7 @@ pub(super) fn picture(
             lines.push(vec![(Colour::Red, error.clone())]);
             lines.push(vec![(
                 Colour::None,
-                "what is in the outbox is unknown; `outboxd check` says more".to_owned(),
+                "the content of the outbox is unknown; `outboxd check` shows why".to_owned(),
             )]);
         }
     }
@@ -81,7 +81,7 @@ fn head(view: &View, width: usize, live: bool) -> Line {
 }
 
 fn relayed_by(view: &View) -> Line {
-    let Ok(Some((stats, _))) = &view.outbox_says else {
+    let Ok(Some((stats, _))) = &view.outbox_state else {
         return Vec::new();
     };
     match &stats.lease {
@@ -104,7 +104,7 @@ fn relayed_by(view: &View) -> Line {
 }
 
 fn flow(view: &View, lines: &mut Vec<Line>) {
-    let flow = match &view.relay_says {
+    let flow = match &view.relay_state {
         Ok(flow) => flow,
         Err(why) => {
             lines.push(named("rates", format!("unknown: {} {why}", view.admin)));
@@ -149,9 +149,9 @@ fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
     lines.push(named("backlog", format!("{:>10}   oldest {oldest}", number(stats.backlog as f64))));
     for (name, count, colour, meaning) in [
-        ("failed", stats.failed, Colour::Yellow, "refused, tried again"),
+        ("failed", stats.failed, Colour::Yellow, "refused, retried"),
         ("parked", stats.parked, Colour::Yellow, "waiting behind an earlier event of their key"),
-        ("dead", stats.dead, Colour::Red, "waiting for a person"),
+        ("dead", stats.dead, Colour::Red, "waiting for an operator"),
     ] {
         let mut line = named(name, String::new());
         let colour = if count > 0 { colour } else { Colour::None };
@@ -192,7 +192,7 @@ fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
     }
     let more = groups.len().saturating_sub(shown);
     let more = if more > 0 { format!("{more} more; ") } else { String::new() };
-    lines.push(vec![(Colour::Dim, format!("{more}`outboxd groups` says what to do"))]);
+    lines.push(vec![(Colour::Dim, format!("{more}`outboxd groups` shows what to do"))]);
 }
 
 fn named(name: &str, value: String) -> Line {
@@ -282,8 +282,8 @@ mod tests {
             stream: "SHOP".to_owned(),
             admin: "http://127.0.0.1:9464".to_owned(),
             now: "03:12:44".to_owned(),
-            outbox_says: Ok(Some((stats, vec![group; 30]))),
-            relay_says: Ok(Flow {
+            outbox_state: Ok(Some((stats, vec![group; 30]))),
+            relay_state: Ok(Flow {
                 leads: true,
                 published,
                 latency: Some((0.0008, 2.0)),

@@ -1,9 +1,9 @@
 //! `outboxd watch`: the outbox and its relay, live.
 //!
-//! What is in the outbox is asked of MongoDB, rates and latencies of the relay's admin endpoint;
-//! without the one or the other the rest is still shown. On a terminal the picture is redrawn in
-//! place until `q`; elsewhere one plain picture follows the other. MongoDB is left alone for
-//! several times as long as the last answer took.
+//! MongoDB answers what is in the outbox; the relay's admin endpoint answers rates and latencies.
+//! When one of them is unreachable, the rest is still shown. On a terminal the picture is redrawn
+//! in place until `q`; elsewhere one plain picture follows another. Between questions MongoDB rests
+//! for several times as long as its last answer took.
 
 mod frame;
 mod scrape;
@@ -26,19 +26,19 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::inspect::{Group, Inspect, Stats};
 use crate::mongodb::selection::Selection;
 
-/// Rates that are remembered for the little chart.
+/// Rates kept for the small chart.
 const HISTORY: usize = 40;
-/// Least rest between questions to MongoDB, as a multiple of the time the last took.
+/// Shortest rest between questions to MongoDB, in multiples of the time the last answer took.
 const REST: u32 = 4;
-/// How long MongoDB may take to answer before the picture says that it doesn't.
+/// Longest wait for MongoDB before the picture reports that it does not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// How often it is looked
+    /// How often to refresh
     #[arg(long, default_value = "2s", value_parser = interval, value_name = "DURATION")]
     interval: Duration,
-    /// Stop after so many pictures
+    /// Stop after this many pictures
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// The relay's admin endpoint [default: admin.listen]
@@ -65,8 +65,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         stream: config.stream.name.clone(),
         admin: admin.url().to_owned(),
         now: String::new(),
-        outbox_says: Ok(None),
-        relay_says: Err("has not been asked yet".to_owned()),
+        outbox_state: Ok(None),
+        relay_state: Err("has not been asked yet".to_owned()),
         history: VecDeque::with_capacity(HISTORY),
     };
     let mut terminal = Terminal::start(stdout().is_terminal())?;
@@ -83,8 +83,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         };
         let took = began.elapsed();
         view.now = now();
-        view.outbox_says = outbox.map(Some);
-        view.relay_says = sample.map(|sample| {
+        view.outbox_state = outbox.map(Some);
+        view.relay_state = sample.map(|sample| {
             let flow = sample.since(before.as_ref());
             if view.history.len() == HISTORY {
                 view.history.pop_front();
@@ -101,7 +101,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
                 return Ok(());
             }
             if args.count == Some(shown) {
-                return match view.outbox_says {
+                return match view.outbox_state {
                     Ok(_) => Ok(()),
                     Err(_) => Err(Error::new(ErrorKind::Findings, "MongoDB did not answer")),
                 };
@@ -118,7 +118,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 }
 
-/// What MongoDB says, or why not.
+/// Asks MongoDB for the numbers and the groups; the error is one sentence.
 async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), String> {
     // In a task of its own: a command whose future is dropped costs its connection.
     let inspect = inspect.clone();

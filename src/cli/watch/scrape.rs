@@ -1,10 +1,10 @@
-//! What the relay says of itself: its metrics, and what changed from one look to the next.
+//! The relay's metrics, and what changed from one sample to the next.
 
 use tokio::time::Instant;
 
 use crate::cli::admin::Admin;
 
-/// What it said at one time.
+/// The metrics at one time.
 #[derive(Debug)]
 pub(super) struct Sample {
     at: Instant,
@@ -13,7 +13,7 @@ pub(super) struct Sample {
     metrics: String,
 }
 
-/// What happened since the time before.
+/// What changed since the previous sample.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     /// Whether it holds the lease.
@@ -70,7 +70,7 @@ impl Sample {
         buckets.collect()
     }
 
-    /// What happened between the two. A relay that was started again counts from zero.
+    /// What changed between the two. A restarted relay counts from zero.
     pub(super) fn since(&self, before: Option<&Self>) -> Flow {
         let published = |sample: &Self| sample.sum("outboxd_events_published_total");
         let before = before.filter(|before| published(before) <= published(self));

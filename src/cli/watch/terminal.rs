@@ -72,7 +72,7 @@ impl Terminal {
         }
     }
 
-    /// Draws the lines. Returns whether anybody still reads.
+    /// Draws the lines. Returns whether anyone still reads them.
     pub(super) fn show(&mut self, lines: &[String]) -> Result<bool> {
         if !self.live {
             return write(&(lines.join("\n") + "\n\n"));
@@ -99,7 +99,7 @@ impl Terminal {
             _ = terminate.recv() => Input::Quit,
             _ = interrupt.recv() => Input::Quit,
             _ = hangup.recv() => Input::Quit,
-            // Without a terminal nobody sends.
+            // Without a terminal there is no sender.
             Some(input) = self.inputs.recv() => input,
         }
     }
