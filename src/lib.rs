@@ -21,10 +21,11 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `crash` |
+//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `backoff`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 mod admin;
+mod backoff;
 mod check;
 pub mod cli;
 pub mod config;

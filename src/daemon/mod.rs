@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
 use self::stuck::Stuck;
+use crate::backoff::Backoff;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
@@ -27,8 +28,8 @@ use crate::telemetry::alerts::{AlertLog, Alerts};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait between attempts to connect at start.
-const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// Waits between attempts to connect at start.
+const CONNECT_WAITS: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
 /// A relay with its connections made and its outbox and stream verified. It has written nothing
 /// yet.
@@ -133,6 +134,7 @@ async fn until_reached<T, F>(
 where
     F: Future<Output = Result<T>>,
 {
+    let mut backoff = CONNECT_WAITS;
     while !stop.is_cancelled() {
         // A restart would not bring the server back.
         health.turned();
@@ -150,7 +152,7 @@ where
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(CONNECT_WAIT) => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
     Ok(None)

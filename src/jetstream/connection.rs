@@ -20,9 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::acks::Acks;
+use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
+<<<<<<< HEAD
 use crate::telemetry::metrics::{Level, Metrics};
+=======
+use crate::relay::clock;
+use crate::telemetry::metrics;
+>>>>>>> 95e66bb (One backoff for everything that repeats: first wait, longest wait and jitter stand in one line at each place)
 use crate::tls;
 
 /// Publishes that may queue in the client. A queued publish can leave long after its caller gave up
@@ -32,8 +38,9 @@ const CLIENT_CAPACITY: usize = 256;
 /// three when they are swallowed. Far below the 30 minutes for which the stream remembers message
 /// ids by default.
 const MAX_RECONNECTS: usize = 20;
-/// Longest wait before an attempt to reconnect.
-const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+/// Waits between attempts to reconnect. Jitter spreads the relays of many services.
+const RECONNECTS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2))
+    .with_jitter(0.5..1.0, clock::chance);
 /// How often the state of the connection is looked at besides the client's events, which it drops
 /// when many come at once.
 const LOOK: Duration = Duration::from_secs(1);
@@ -181,11 +188,12 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
     Ok((Current { context, acks: Arc::new(acks) }, gone))
 }
 
-/// Doubles from 10 ms, with jitter so that the relays of many services don't return together.
-fn reconnect_wait(attempts: usize) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(10);
-    let wait = Duration::from_millis(10 << doublings).min(MAX_RECONNECT_WAIT);
-    if attempts <= 1 { Duration::ZERO } else { wait.mul_f64(rand::random_range(0.5..1.0)) }
+/// The wait before this attempt to reconnect. There is none before the first.
+fn reconnect_wait(attempt: usize) -> Duration {
+    match u32::try_from(attempt).unwrap_or(u32::MAX) {
+        0 | 1 => Duration::ZERO,
+        attempt => RECONNECTS.after(attempt),
+    }
 }
 
 /// Watches over the client and replaces it when it has ended, until nobody wants one.

@@ -1,12 +1,12 @@
-//! The wall clock and chance, in one place so that the simulation can set both. Deadlines are on
-//! tokio's clock, never on this one.
+//! The wall clock and chance, in one place so that the simulation can set both. Deadlines use tokio's
+//! clock, never this one.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use bson::DateTime;
 
-/// What this machine's clock says. It may be wrong by hours: nothing that must hold depends on it.
+/// The time of this machine. It may be wrong by hours, so no guarantee depends on it.
 pub(crate) fn now() -> DateTime {
     #[cfg(test)]
     if let Some(now) = simulated::now() {
@@ -15,18 +15,24 @@ pub(crate) fn now() -> DateTime {
     DateTime::now()
 }
 
-/// A wait, more or less, so that those who failed together don't return together.
-pub(crate) fn jitter(wait: Duration, factor: Range<f64>) -> Duration {
+/// A random number from this range.
+pub(crate) fn chance(range: Range<f64>) -> f64 {
     #[cfg(test)]
-    if let Some(chance) = simulated::chance(factor.clone()) {
-        return wait.mul_f64(chance);
+    if let Some(chance) = simulated::chance(range.clone()) {
+        return chance;
     }
-    wait.mul_f64(rand::random_range(factor))
+    rand::random_range(range)
+}
+
+/// Multiplies a wait by a random factor, so that relays that wait for the same thing don't ask at
+/// the same moment.
+pub(crate) fn jitter(wait: Duration, factors: Range<f64>) -> Duration {
+    wait.mul_f64(chance(factors))
 }
 
 #[cfg(test)]
 pub(crate) mod simulated {
-    //! Clock and chance of the simulation that runs on this thread.
+    //! The clock and the chance of the simulation that runs on this thread.
 
     use std::cell::RefCell;
 
@@ -44,21 +50,20 @@ pub(crate) mod simulated {
 
     thread_local!(static SIMULATED: RefCell<Option<Simulated>> = const { RefCell::new(None) });
 
-    /// From now on the clock begins at `began_ms` and runs with tokio's, and chance comes from
-    /// `seed`.
+    /// Starts a clock at `began_ms` that runs with tokio's, and draws chance from `seed`.
     pub(crate) fn set(began_ms: i64, seed: u64) {
         let random = StdRng::seed_from_u64(seed);
         SIMULATED.set(Some(Simulated { began: Instant::now(), began_ms, random }));
     }
 
-    /// Sets the clock, back or forth.
+    /// Moves the clock forwards or backwards.
     pub(crate) fn jump(by_ms: i64) {
         SIMULATED.with_borrow_mut(|simulated| {
             simulated.iter_mut().for_each(|simulated| simulated.began_ms += by_ms)
         });
     }
 
-    /// Back to the machine's own.
+    /// Returns to the machine's clock and chance.
     pub(crate) fn unset() {
         SIMULATED.set(None);
     }

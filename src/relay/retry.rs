@@ -19,6 +19,7 @@ use super::clock;
 use super::dispatch::lane::{Behind, Pending};
 use super::dispatch::twins::Origin;
 use super::ports::{EventStore, Page, Room};
+use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
 use crate::document::record::Custody;
@@ -147,10 +148,10 @@ pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<N
     Ok((scheduler, tick))
 }
 
-/// How long a failed event waits: exponential in its counted attempts, capped, with jitter so that
-/// events that failed together don't return together.
-pub(crate) fn backoff(retry: &RetryConfig, attempts: u32) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(30);
-    let full = retry.base_delay.saturating_mul(1 << doublings).min(retry.max_delay);
-    clock::jitter(full, 0.5..1.0)
+/// How long an event waits after this many counted attempts. Jitter spreads events that failed
+/// together.
+pub(crate) fn delay(retry: &RetryConfig, attempts: u32) -> Duration {
+    Backoff::new(retry.base_delay, retry.max_delay)
+        .with_jitter(0.5..1.0, clock::chance)
+        .after(attempts)
 }

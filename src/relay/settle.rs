@@ -23,6 +23,7 @@ use outboxd_client::{EventId, Key};
 use super::dispatch::lane::{Marking, Park};
 use super::ports::{EventStore, Mark, Refused, StoreResult};
 use super::publish::outcome::Acked;
+use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::shown_id;
 
@@ -35,10 +36,8 @@ const MAX_BATCH: usize = 1000;
 const GATHER: Duration = Duration::from_millis(20);
 /// Most deletes under way.
 const MAX_DELETES: usize = 2;
-/// Wait before a refused write is repeated; doubles up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-/// Longest wait between repeats.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// Waits between repeats of a write that failed.
+const REPEATS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// What is to be written.
 #[derive(Debug)]
@@ -208,7 +207,7 @@ async fn until_done<T, F>(
 where
     F: Future<Output = StoreResult<T>>,
 {
-    let mut wait = FIRST_WAIT;
+    let mut backoff = REPEATS;
     while !give_up.is_cancelled() {
         match write().await {
             Ok(written) => return Some(written),
@@ -222,9 +221,8 @@ where
         tokio::select! {
             biased;
             () = give_up.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
         }
-        wait = (wait * 2).min(MAX_WAIT);
     }
     None
 }

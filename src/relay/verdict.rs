@@ -133,7 +133,7 @@ impl Judge {
         let next = match rejection.class {
             Class::Poison => Next::Dead,
             Class::Config if attempts >= self.retry.max_attempts => Next::Dead,
-            Class::Config => Next::RetryAfter(retry::backoff(&self.retry, attempts)),
+            Class::Config => Next::RetryAfter(retry::delay(&self.retry, attempts)),
             // Due as soon as the broker answers; until then no tick looks.
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };

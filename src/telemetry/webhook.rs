@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::choose_tls;
+use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Alerts that wait to be posted; more than a person would read.
@@ -17,8 +18,8 @@ const QUEUE: usize = 256;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Times one alert is tried.
 const TRIES: u32 = 4;
-/// Wait after the first failed try; doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// Waits between the tries.
+const WAITS: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(2));
 
 /// Where alerts are posted.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Webhook {
 }
 
 async fn post(client: &Client, url: &str, alert: String) {
-    let mut wait = FIRST_WAIT;
+    let mut backoff = WAITS;
     for attempt in 1..=TRIES {
         let sent = client
             .post(url)
@@ -82,8 +83,7 @@ async fn post(client: &Client, url: &str, alert: String) {
             }
         }
         if attempt < TRIES {
-            tokio::time::sleep(wait).await;
-            wait *= 2;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 }

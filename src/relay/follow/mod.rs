@@ -1,8 +1,8 @@
-//! Finds what is unpublished: sweep, then tail, and on any error both again.
+//! Finds unpublished events: a sweep, then a tail. After any error both start again.
 //!
 //! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together
-//! they neither leave a gap nor overlap. There is no resume token to store, lose or outlive: the
-//! outbox itself says what is unpublished.
+//! they leave no gap and never overlap. There is no resume token to store, lose or outlive: the
+//! outbox itself shows what is unpublished.
 
 pub(crate) mod found;
 mod sweep;
@@ -15,43 +15,50 @@ use tracing::{debug, warn};
 
 use self::found::{Closed, Found};
 use super::clock;
-use super::ports::{EventStore, StoreErrorKind};
+use super::ports::{EventStore, StoreErrorKind, StoreResult};
+use crate::backoff::Backoff;
 use crate::telemetry::metrics::Metrics;
 
-/// Wait before sweeping again after an error; doubles up to [`MAX_WAIT`], starts over once the tail
-/// has been reached.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Waits before sweeping again after an error. They begin again once the tail has been reached.
+const RESTARTS: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+    .with_jitter(0.5..1.0, clock::chance);
 
 /// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is
 /// dropped half-way costs its connection.
 pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>, metrics: Metrics) {
     let restarts = metrics.stream_restarts(REASONS.map(|kind| (kind, reason(kind))));
-    let mut wait = FIRST_WAIT;
+    let mut backoff = RESTARTS;
+
     for number in 0.. {
-        let ended = match sweep::sweep(&store, number, &found).await {
-            Ok(Ok(at)) => {
-                debug!(sweep = number, at = at.time, "swept; tailing");
-                tail::tail(&store, at, &found, || wait = FIRST_WAIT).await
-            }
-            Ok(Err(closed)) => Ok(closed),
-            Err(error) => Err(error),
-        };
-        match ended {
+        match sweep_then_tail(&store, number, &found, &mut backoff).await {
             Ok(Closed) => return,
             Err(error) => {
                 warn!(%error, "following the outbox failed; sweeping again");
                 restarts.add(error.kind);
             }
         }
+
         tokio::select! {
             biased;
             () = found.closed() => return,
-            () = tokio::time::sleep(clock::jitter(wait, 0.5..1.0)) => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
         }
-        wait = (wait * 2).min(MAX_WAIT);
     }
+}
+
+async fn sweep_then_tail(
+    store: &impl EventStore,
+    number: u64,
+    found: &mpsc::Sender<Found>,
+    backoff: &mut Backoff,
+) -> StoreResult<Closed> {
+    let at = match sweep::sweep(store, number, found).await? {
+        Ok(at) => at,
+        Err(closed) => return Ok(closed),
+    };
+
+    debug!(sweep = number, at = at.time, "swept; tailing");
+    tail::tail(store, at, found, || backoff.reset()).await
 }
 
 /// Why the change stream can end.
@@ -63,7 +70,7 @@ const REASONS: [StoreErrorKind; 5] = [
     StoreErrorKind::Connection,
 ];
 
-/// The label of the metric.
+/// The metric's label for the error that ended the stream.
 fn reason(kind: StoreErrorKind) -> &'static str {
     match kind {
         StoreErrorKind::HistoryLost => "history_lost",

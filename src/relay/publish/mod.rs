@@ -28,16 +28,16 @@ use super::clock;
 use super::dispatch::lane::Dispatched;
 use super::lease::Term;
 use super::ports::{Ack, EventBus, Message};
+use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
 use crate::failure::{
     Class, DISCONNECTED, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection,
 };
 
-/// First wait before the same event is tried again in place; doubles up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait between tries in place. A leader election takes one to two seconds.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// Waits between tries of the same event in place. A leader election takes one to two seconds.
+const TRIES_IN_PLACE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
+    .with_jitter(0.75..1.25, clock::chance);
 
 /// The moment before a message leaves.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +97,7 @@ impl<B: EventBus> Publisher<B> {
     async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
         let began = Instant::now();
         let id = message_id(&self.id_prefix, &record.id);
-        let mut wait = FIRST_WAIT;
+        let mut backoff = TRIES_IN_PLACE;
         let mut trying_again = None;
         let mut last = None;
         loop {
@@ -140,9 +140,8 @@ impl<B: EventBus> Publisher<B> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Outcome::Abandoned,
-                () = Box::pin(tokio::time::sleep(clock::jitter(wait, 0.75..1.25))) => {}
+                () = Box::pin(tokio::time::sleep(backoff.next_wait())) => {}
             }
-            wait = (wait * 2).min(MAX_WAIT);
         }
     }
 
