@@ -1,17 +1,15 @@
-//! Publishes to the stream: the core's messages as the client's, and the client's errors as
-//! failures of the table.
+//! Publishes to the stream: turns the core's messages into the client's, and errors into the codes
+//! of the failure table.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::publish::PublishAck;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use super::acks::NoAck;
 use super::connection::Nats;
 use super::judge::any_covers;
 use super::stream::info;
@@ -29,7 +27,7 @@ pub(crate) struct JetStream {
     subjects: Arc<Mutex<Option<Subjects>>>,
 }
 
-/// The subjects the stream takes, if it said, and when it was asked.
+/// The subjects of the stream when it was last asked, or `None` if it did not answer.
 #[derive(Debug)]
 struct Subjects {
     asked: Instant,
@@ -47,11 +45,8 @@ impl EventBus for JetStream {
         let headers = headers(&message).map_err(|error| Rejection::new(HEADER, error))?;
         let acks = self.nats.acks();
 
-        let ack = acks.publish(message.subject.as_str(), headers, message.payload).await;
-        let PublishAck { stream, sequence, duplicate, .. } =
-            ack.map_err(|error| classify(&error))?;
-
-        Ok(Ack { stream, sequence, duplicate })
+        let ack = acks.publish(message.subject.as_str(), headers, message.payload);
+        ack.await.map_err(classify)
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {
@@ -62,9 +57,11 @@ impl EventBus for JetStream {
         self.nats.denied.since(subject, since)
     }
 
-    /// One asks for all who wait, and not having been told is known for as long as having been.
+    /// Asks the stream once for everybody who waits. A question that failed counts as asked, so it
+    /// isn't repeated sooner either.
     async fn covers(&self, subject: &str) -> Option<bool> {
         let mut known = self.subjects.lock().await;
+
         if known.as_ref().is_none_or(|known| known.asked.elapsed() > COVERAGE_AGE) {
             let info = info(&self.nats.context(), &self.name).await.ok().flatten();
             *known = Some(Subjects {
@@ -72,14 +69,17 @@ impl EventBus for JetStream {
                 taken: info.map(|info| info.config.subjects),
             });
         }
-        known.as_ref().and_then(|known| Some(any_covers(known.taken.as_ref()?, subject)))
+
+        let taken = known.as_ref()?.taken.as_ref()?;
+        Some(any_covers(taken, subject))
     }
 }
 
-/// The headers of a message as the client sends them. Uses only constructors that can fail: the
+/// All headers of a message, as the client sends them. Uses only constructors that can fail: the
 /// client's others panic on a line break.
 fn headers(message: &Message<'_>) -> Result<HeaderMap, String> {
     let value = |text: &str| text.parse::<HeaderValue>().map_err(|error| error.to_string());
+
     let mut headers = HeaderMap::new();
     for (name, text) in message.headers.iter() {
         let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
@@ -91,40 +91,39 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Classifies what the client returned.
-fn classify(error: &PublishError) -> Rejection {
-    use PublishErrorKind as K;
-    let server = StdError::source(error)
-        .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-    if let Some(server) = server {
-        return Rejection::new(server.error_code().0.to_string(), server.to_string());
+/// The failure table's code for a publish without an ack.
+fn classify(no_ack: NoAck) -> Rejection {
+    match no_ack {
+        NoAck::TimedOut => Rejection::new(TIMEOUT, "no ack came in time"),
+        NoAck::ConnectionLost => {
+            Rejection::new(CONNECTION_LOST, "the connection to NATS broke before the ack came")
+        }
+        NoAck::NoResponders => Rejection::new(NO_RESPONDERS, "nobody takes the subject just now"),
+        NoAck::TooLarge(error) => Rejection::new("max-payload", error.to_string()),
+        NoAck::Refused(error) => {
+            Rejection::new(error.error_code().0.to_string(), error.to_string())
+        }
+        NoAck::Other(error) => Rejection::new("other", error),
     }
-    let code = match error.kind() {
-        K::StreamNotFound => NO_RESPONDERS,
-        K::TimedOut => TIMEOUT,
-        K::BrokenPipe => CONNECTION_LOST,
-        K::MaxAckPending => "max-ack-pending",
-        K::MaxPayloadExceeded => "max-payload",
-        K::WrongLastMessageId => "10070",
-        K::WrongLastSequence => "10071",
-        K::Other => "other",
-    };
-    Rejection::new(code, error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use async_nats::client::{PublishError, PublishErrorKind};
+
     use super::*;
     use crate::failure::look_up;
 
     #[test]
-    fn errors_of_the_client_are_listed() {
-        for kind in [
-            PublishErrorKind::TimedOut,
-            PublishErrorKind::BrokenPipe,
-            PublishErrorKind::MaxPayloadExceeded,
+    fn the_codes_of_a_missing_ack_are_in_the_failure_table() {
+        let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
+        for no_ack in [
+            NoAck::TimedOut,
+            NoAck::ConnectionLost,
+            NoAck::NoResponders,
+            NoAck::TooLarge(too_large),
         ] {
-            let rejection = classify(&PublishError::new(kind));
+            let rejection = classify(no_ack);
             assert!(look_up(&rejection.code).is_some(), "{rejection:?}");
         }
     }
