@@ -1,5 +1,5 @@
-//! Whether the broker answers: while it doesn't, hardly anything new is sent, and what failed
-//! rests.
+//! Whether the broker answers. While it doesn't, few events are in flight: an event that waits in
+//! MongoDB costs neither memory nor attempts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,15 +8,14 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics::Level;
 
-/// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is
-/// sent: what waits in MongoDB costs neither memory nor attempts.
+/// Whether the broker answers, as the publishes in flight see it.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     troubled: AtomicBool,
-    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for
-    /// the next tick.
+    /// Notified when the broker answers again, so that failed events are published without waiting
+    /// for the next tick.
     recovered: Arc<Notify>,
-    /// Woken when one more may be in flight.
+    /// Notified when one more event may be in flight.
     pub(crate) probe: Notify,
     /// Events in flight whose last try had no definite answer.
     trying_again: AtomicUsize,
@@ -41,22 +40,24 @@ impl Breaker {
         }
     }
 
-    /// Whether the broker answered last.
+    /// Whether the last try had a definite answer.
     pub(crate) fn is_well(&self) -> bool {
         !self.troubled.load(Ordering::Relaxed)
     }
 
-    /// Publishes that may be in flight: without bound when the broker answers; else one more than
-    /// those trying again, so that one event without an answer doesn't hold up the rest.
+    /// How many publishes may be in flight. There is no limit while the broker answers. Otherwise
+    /// one more than those trying again may be, so that one event without an answer doesn't hold up
+    /// the rest.
     pub(crate) fn limit(&self) -> usize {
-        match self.troubled.load(Ordering::Relaxed) {
-            true => self.trying_again.load(Ordering::Relaxed) + 1,
-            false => usize::MAX,
+        match self.is_well() {
+            true => usize::MAX,
+            false => self.trying_again.load(Ordering::Relaxed) + 1,
         }
     }
 
+    /// A try had a definite answer.
     pub(super) fn answered(&self) {
-        // Read first: this is on every event's path, and a write would take the cache line from the
+        // Loads first because this runs for every event: a write would take the cache line from the
         // other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
             self.open.set_flag(false);

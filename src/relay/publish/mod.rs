@@ -1,10 +1,12 @@
-//! One event becomes one message, and its fate is known: [`Outcome`].
+//! Publishes one event as one message and returns its [`Outcome`].
 //!
-//! Publishes with `Nats-Msg-Id` = `<db>.<collection>.<_id>`, the same on every try and from every
-//! relay, and with `Nats-Expected-Stream`. A string `_id` stands in quotes there where it could be
-//! mistaken for another event's. While no definite answer comes, the same event is tried again in
-//! place, so its key waits and keeps its order; after `retry.outage_grace` it is given up for now
-//! and marked. Nothing is sent without a trusted lease.
+//! `Nats-Msg-Id` is `<db>.<collection>.<_id>`, the same on every try and from every relay. A string
+//! `_id` is quoted where it could be mistaken for another event's. `Nats-Expected-Stream` keeps
+//! other streams from acking.
+//!
+//! While no definite answer comes, the same event is tried again in place, so its key waits and
+//! keeps its order. After `retry.outage_grace` it is given up for now and marked. Nothing is sent
+//! without a trusted lease.
 
 pub(crate) mod breaker;
 pub(crate) mod outcome;
@@ -39,16 +41,6 @@ use crate::failure::{
 const TRIES_IN_PLACE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
     .with_jitter(0.75..1.25, clock::chance);
 
-/// The moment before a message leaves.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    /// When the first try of it began.
-    began: Instant,
-    at: Instant,
-    /// The newest sequence that the stream had acked.
-    newest: u64,
-}
-
 /// Publishes to one stream during one term.
 #[derive(Debug)]
 pub(crate) struct Publisher<B> {
@@ -58,18 +50,35 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
-    /// The newest sequence that the stream acked, as long as it doesn't go back; 0 before the first
-    /// ack.
+    /// The newest sequence that the stream acked; 0 before the first ack. It falls when the stream
+    /// goes back.
     pub(crate) newest: AtomicU64,
     pub(crate) term: Term,
-    /// Makes a span of each publish, when those are exported.
+    /// Makes a span for each publish if spans are exported.
     pub(crate) tracer: Option<SdkTracer>,
     /// Cancelled when no new try may begin.
     pub(crate) stop: CancellationToken,
 }
 
+/// An event on its way to the stream.
+struct Publication<'a> {
+    record: &'a OutboxRecord,
+    message_id: String,
+    payload: Bytes,
+    /// When the first try began.
+    began: Instant,
+}
+
+/// The result of one try.
+enum Try {
+    /// There is a definite answer, or no try may begin.
+    Ended(Outcome),
+    /// There is no definite answer yet, or no connection.
+    Unanswered(Option<Rejection>),
+}
+
 impl<B: EventBus> Publisher<B> {
-    /// Whether the connection to NATS stands.
+    /// Whether the connection to NATS is up.
     pub(crate) fn is_connected(&self) -> bool {
         *self.bus.connected().borrow()
     }
@@ -80,104 +89,126 @@ impl<B: EventBus> Publisher<B> {
         mut dispatched: Dispatched,
     ) -> (Dispatched, Outcome) {
         crash::here(Point::Claimed);
-        let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
+
         let record = &mut dispatched.record;
-        // Boxed, so that a publish without a span isn't the larger for it.
+        let payload = Bytes::from(std::mem::take(&mut record.payload));
+        // Boxed to keep the future small when no span is made.
         let span = self
             .tracer
             .as_ref()
             .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
-        let outcome = self.to_the_end(&dispatched.record, payload).await;
+
+        let outcome = self.publish_until_answered(&dispatched.record, payload).await;
+
         if let Some(span) = span {
             span.end(&outcome);
         }
         (dispatched, outcome)
     }
 
-    async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
-        let began = Instant::now();
-        let id = message_id(&self.id_prefix, &record.id);
-        let mut backoff = TRIES_IN_PLACE;
-        let mut trying_again = None;
-        let mut last = None;
-        loop {
-            if self.stop.is_cancelled() || !self.term.is_trusted() {
-                return Outcome::Abandoned;
+    async fn publish_until_answered(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
+        let message_id = message_id(&self.id_prefix, &record.id);
+        let publication = Publication { record, message_id, payload, began: Instant::now() };
+
+        match self.try_once(&publication).await {
+            Try::Ended(outcome) => outcome,
+            // Boxed to keep the future of a publish that is acked at once small.
+            Try::Unanswered(last) => Box::pin(self.try_again(&publication, last)).await,
+        }
+    }
+
+    /// Publishes once, if a try may begin and there is a connection.
+    async fn try_once(&self, publication: &Publication<'_>) -> Try {
+        if self.stop.is_cancelled() || !self.term.is_trusted() {
+            return Try::Ended(Outcome::Abandoned);
+        }
+        if !self.is_connected() {
+            return Try::Unanswered(None);
+        }
+
+        match self.send(publication).await {
+            Ok(acked) => {
+                self.breaker.answered();
+                Try::Ended(Outcome::Acked(acked))
             }
-            if self.is_connected() {
-                let sent =
-                    Sent { began, at: Instant::now(), newest: self.newest.load(Ordering::Relaxed) };
-                let message = Message {
-                    subject: &record.subject,
-                    headers: &record.headers,
-                    id: &id,
-                    stream: &self.stream,
-                    payload: payload.clone(),
-                };
-                let publishing = self.bus.publish(message);
-                match self.once(record, sent, publishing).await {
-                    Ok(acked) => {
-                        self.breaker.answered();
-                        return Outcome::Acked(acked);
-                    }
-                    Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
-                        self.breaker.answered();
-                        return Outcome::Rejected(rejection);
-                    }
-                    Err(rejection) => {
-                        debug!(id = %record.id, code = rejection.code, error = rejection.error, "no definite answer yet");
-                        last = Some(rejection);
-                    }
-                }
+            Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
+                self.breaker.answered();
+                Try::Ended(Outcome::Rejected(rejection))
             }
-            trying_again.get_or_insert_with(|| TryingAgain::new(&self.breaker));
-            self.breaker.trouble();
-            if began.elapsed() >= self.grace {
-                let rejection =
-                    last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
-                return Outcome::Rejected(rejection.given_up());
-            }
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Outcome::Abandoned,
-                () = Box::pin(tokio::time::sleep(backoff.next_wait())) => {}
+            Err(rejection) => {
+                debug!(
+                    id = %publication.record.id,
+                    code = rejection.code,
+                    error = rejection.error,
+                    "no definite answer yet"
+                );
+                Try::Unanswered(Some(rejection))
             }
         }
     }
 
-    async fn once(
+    /// Repeats a try that had no definite answer. `last` is the newest reason.
+    async fn try_again(
         &self,
-        record: &OutboxRecord,
-        sent: Sent,
-        publishing: impl Future<Output = Result<Ack, Rejection>>,
-    ) -> Result<Acked, Rejection> {
-        let ack = match publishing.await {
-            Ok(ack) => ack,
-            Err(rejection) => {
-                let unexplained = rejection.clone();
-                // Boxed, so that a publish that is acked isn't the larger for it.
-                return tokio::select! {
-                    biased;
-                    rejection = Box::pin(self.explain(record, sent.at, rejection)) => Err(rejection),
-                    () = self.stop.cancelled() => Err(unexplained),
-                };
+        publication: &Publication<'_>,
+        mut last: Option<Rejection>,
+    ) -> Outcome {
+        let _trying_again = TryingAgain::new(&self.breaker);
+        let mut backoff = TRIES_IN_PLACE;
+
+        while publication.began.elapsed() < self.grace {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Outcome::Abandoned,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
             }
+
+            match self.try_once(publication).await {
+                Try::Ended(outcome) => return outcome,
+                Try::Unanswered(rejection) => last = rejection.or(last),
+            }
+            self.breaker.trouble();
+        }
+
+        let rejection =
+            last.unwrap_or_else(|| Rejection::new(DISCONNECTED, "not connected to NATS"));
+        Outcome::Rejected(rejection.given_up())
+    }
+
+    /// Publishes, waits for the ack and checks it.
+    async fn send(&self, publication: &Publication<'_>) -> Result<Acked, Rejection> {
+        let Publication { record, message_id, payload, began } = publication;
+        let sent = Instant::now();
+        let newest = self.newest.load(Ordering::Relaxed);
+
+        let message = Message {
+            subject: &record.subject,
+            headers: &record.headers,
+            id: message_id,
+            stream: &self.stream,
+            payload: payload.clone(),
         };
+        let ack = match self.bus.publish(message).await {
+            Ok(ack) => ack,
+            // Boxed to keep the future of a publish that is acked small.
+            Err(rejection) => return Err(Box::pin(self.explain(record, sent, rejection)).await),
+        };
+
         if *ack.stream != *self.stream {
             let error =
                 format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
             return Err(Rejection::new(OTHER_STREAM, error));
         }
         crash::here(Point::Acked);
-        let rewound = self.went_back(sent.newest, &ack);
-        let took = sent.began.elapsed();
-        Ok(Acked::new(record.id.clone(), took, ack.duplicate, rewound))
+
+        let rewound = self.went_back(newest, &ack);
+        Ok(Acked::new(record.id.clone(), began.elapsed(), ack.duplicate, rewound))
     }
 
-    /// A message that was sent when the stream had acked `newest` comes after that one, or messages
-    /// are gone. Said once.
+    /// Reports, once for each loss, that the stream lost messages it had acked. A message sent
+    /// after the stream had acked `newest` gets a higher sequence unless messages are gone.
     fn went_back(&self, newest: u64, ack: &Ack) -> Option<Rewound> {
-        // A duplicate's ack names the first of its kind.
+        // The ack of a duplicate has the sequence of the first message with its id.
         if ack.duplicate {
             return None;
         }
@@ -185,40 +216,56 @@ impl<B: EventBus> Publisher<B> {
             self.newest.fetch_max(ack.sequence, Ordering::Relaxed);
             return None;
         }
-        let first = self
+
+        let is_first = self
             .newest
             .compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        first.then_some(Rewound { from: newest, to: ack.sequence })
+        is_first.then_some(Rewound { from: newest, to: ack.sequence })
     }
 
-    /// What an answer that never came or came from nobody means. No ack in time: the server may
-    /// have denied the subject. No responders: either no leader just now, or nobody will ever take
-    /// this subject; the stream itself tells.
+    /// Replaces a rejection by its cause if that can be found out before the relay stops.
     async fn explain(
         &self,
         record: &OutboxRecord,
         sent: Instant,
         rejection: Rejection,
     ) -> Rejection {
-        let subject = record.subject.as_str();
+        tokio::select! {
+            biased;
+            cause = self.cause(record.subject.as_str(), sent, &rejection) => {
+                cause.unwrap_or(rejection)
+            }
+            () = self.stop.cancelled() => rejection,
+        }
+    }
+
+    /// Why no ack came. After a timeout, the server may have denied the subject. Without
+    /// responders, either the stream has no leader just now or no subject of the stream covers this
+    /// one; the stream's own subjects tell the two apart.
+    async fn cause(
+        &self,
+        subject: &str,
+        sent: Instant,
+        rejection: &Rejection,
+    ) -> Option<Rejection> {
         if self.bus.denied(subject, sent) {
-            return Rejection::new(
-                NO_PERMISSION,
-                format!("the server denied a publish to {subject}"),
-            );
+            let error = format!("the server denied a publish to {subject}");
+            return Some(Rejection::new(NO_PERMISSION, error));
         }
-        if rejection.code != NO_RESPONDERS || self.bus.covers(subject).await != Some(false) {
-            return rejection;
-        }
-        let error = format!("no subject of stream {} covers {subject}", self.stream);
-        Rejection::new(NOT_COVERED, error)
+
+        let is_uncovered =
+            rejection.code == NO_RESPONDERS && self.bus.covers(subject).await == Some(false);
+        is_uncovered.then(|| {
+            let error = format!("no subject of stream {} covers {subject}", self.stream);
+            Rejection::new(NOT_COVERED, error)
+        })
     }
 }
 
-/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id stands in
-/// quotes where it could be mistaken: for a longer collection's name and a shorter id, for a quoted
-/// one, or for the text of an ObjectId or UUID.
+/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id is quoted if
+/// it could be read as a longer collection's name and a shorter id, as a quoted id, or as the text
+/// of an ObjectId or UUID.
 fn message_id(prefix: &str, id: &EventId) -> String {
     match id {
         EventId::String(text) if text.contains(['.', '"']) || [24, 36].contains(&text.len()) => {

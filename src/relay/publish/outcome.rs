@@ -1,4 +1,4 @@
-//! The fate of a publish, and the proof that the stream has an event.
+//! The outcome of a publish, and the proof that the stream has an event.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use outboxd_client::EventId;
 
 use crate::failure::Rejection;
 
-/// Proof that the stream has an event: the only thing that lets it be deleted. Made here alone.
+/// Proof that the stream has an event. Deleting an event takes one, and only `publish` makes one.
 #[derive(Debug)]
 pub(crate) struct Acked {
     id: EventId,
-    /// From the first send to the ack.
+    /// From the first try to the ack.
     pub(crate) took: Duration,
     /// Whether the stream had it already.
     pub(crate) duplicate: bool,
-    /// What this ack shows of messages that were acked before and are gone.
+    /// Set when this ack shows that messages acked before are gone.
     pub(crate) rewound: Option<Rewound>,
 }
 
 impl Acked {
-    /// Only `publish` calls this, with an ack of the right stream in hand.
+    /// Requires an ack of the right stream.
     pub(super) fn new(
         id: EventId,
         took: Duration,
@@ -34,7 +34,7 @@ impl Acked {
     }
 }
 
-/// A stream that went back: it was made anew, or restored from an old copy.
+/// A stream that went back, because it was recreated or restored from an old copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rewound {
     /// The newest sequence it had acked.
@@ -43,13 +43,13 @@ pub(crate) struct Rewound {
     pub(crate) to: u64,
 }
 
-/// The fate of a publish.
+/// The outcome of a publish.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The stream has it.
     Acked(Acked),
-    /// It was refused, or no answer came within the grace.
+    /// The message was refused, or no answer came within the grace.
     Rejected(Rejection),
-    /// Not tried, or not to the end, because the relay stops. It stays in the outbox as it is.
+    /// The relay stopped before there was an answer. The event stays in the outbox as it is.
     Abandoned,
 }

@@ -1,4 +1,4 @@
-//! The producer span of one publish, a child of the span that wrote the event.
+//! The producer span of one publish. Its parent is the span that wrote the event.
 
 use opentelemetry::KeyValue;
 use opentelemetry::propagation::Extractor;
@@ -24,12 +24,13 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// The publish of one event, from the first try to the last.
+/// The span of one event's publish, from the first try to the last.
 #[derive(Debug)]
 pub(crate) struct Publishing(Span);
 
 impl Publishing {
-    /// Named after the stream, because a subject may hold ids.
+    /// Begins a span. It is named after the stream, because a subject may contain ids. Writes its
+    /// trace into the headers of an event that has none.
     pub(crate) fn begin(
         tracer: &SdkTracer,
         stream: &str,
