@@ -1,10 +1,10 @@
-//! The connection to NATS: whether it stands, and what the server refused without an answer.
+//! The connection to NATS: whether it is up, and which subjects the server denied.
 //!
-//! A publish that the account has no permission for gets no reply; the server only sends an error
-//! for the connection. So what it denied is kept here for the publish that waits in vain.
+//! A publish without permission gets no reply. The server only sends an error for the connection,
+//! so the denied subjects are kept here for the publish that times out.
 //!
-//! A client that could not reconnect for long is replaced by a new one. What was still queued in it
-//! goes with it: nothing leaves minutes after its caller gave up.
+//! A client that could not reconnect for too long is replaced by a new one. The messages queued in
+//! it are dropped with it, so none leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,52 +23,48 @@ use super::acks::Acks;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 use crate::error::{Error, ErrorKind, Result};
-<<<<<<< HEAD
-use crate::telemetry::metrics::{Level, Metrics};
-=======
 use crate::relay::clock;
-use crate::telemetry::metrics;
->>>>>>> 95e66bb (One backoff for everything that repeats: first wait, longest wait and jitter stand in one line at each place)
+use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
 
-/// Publishes that may queue in the client. A queued publish can leave long after its caller gave up
-/// on it, so the queue is short.
+/// Publishes that may queue in the client. The queue is short because a queued publish can leave
+/// long after its caller gave up on it.
 const CLIENT_CAPACITY: usize = 256;
-/// Attempts to reconnect before the client is replaced: half a minute when connections are refused,
-/// three when they are swallowed. Far below the 30 minutes for which the stream remembers message
-/// ids by default.
+/// Attempts to reconnect before the client is replaced. They take half a minute when connections
+/// are refused and three minutes when they time out, far less than the 30 minutes for which the
+/// stream remembers message ids by default.
 const MAX_RECONNECTS: usize = 20;
 /// Waits between attempts to reconnect. Jitter spreads the relays of many services.
 const RECONNECTS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2))
     .with_jitter(0.5..1.0, clock::chance);
-/// How often the state of the connection is looked at besides the client's events, which it drops
-/// when many come at once.
-const LOOK: Duration = Duration::from_secs(1);
-/// Denied subjects remembered: a service publishes to a handful. When there are more, all are
-/// forgotten and learned anew.
+/// How often the state of the connection is read. The client's events alone don't do, because it
+/// drops some when many come at once.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Most denied subjects that are remembered. A service publishes to a handful. When there are more,
+/// all are forgotten and learned again.
 const MAX_DENIED: usize = 1024;
-/// What the server says before the subject it denied.
+/// The text before the subject in the server's error.
 const DENIED: &str = "permissions violation for publish to \"";
 
-/// A NATS connection that is kept up, with whatever client stands for it now.
+/// A NATS connection that is kept up by replacing its client when that has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Nats {
     current: watch::Receiver<Current>,
-    /// Whether it stands.
+    /// Whether the connection is up.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
     /// The metric of `connected`, zero once this connection is dropped.
     _level: Arc<Level>,
 }
 
-/// A client, for requests and for publishes.
+/// One client's two uses: requests and publishes.
 #[derive(Debug, Clone)]
 struct Current {
     context: Context,
     acks: Arc<Acks>,
 }
 
-/// The subjects that the server denied, and when it last said so.
+/// The subjects that the server denied, and when it last denied each.
 #[derive(Debug, Default)]
 pub(crate) struct Denied(Mutex<HashMap<Box<str>, Instant>>);
 
@@ -82,6 +78,7 @@ impl Denied {
     fn learn(&self, error: &str) {
         let Some(subject) = denied_subject(error) else { return };
         let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+
         if denied.len() >= MAX_DENIED {
             denied.clear();
         }
@@ -99,19 +96,18 @@ impl Nats {
     /// Connects.
     ///
     /// # Errors
-    /// [`ErrorKind::Nats`]; the servers' addresses are in the message, credentials never.
+    /// [`ErrorKind::Nats`]. The message names the servers' addresses and never credentials.
     pub(crate) async fn connect(nats: &NatsConfig, metrics: &Metrics) -> Result<Self> {
-        let (stands, connected) = watch::channel(true);
+        let (up, connected) = watch::channel(true);
         let level = Arc::new(metrics.nats_connected());
-        let signals = Signals {
-            stands: Arc::new(stands),
-            denied: Arc::default(),
-            level: Arc::downgrade(&level),
-        };
-        let (first, gone) = client(nats, &signals).await?;
+        let signals =
+            Signals { up: Arc::new(up), denied: Arc::default(), level: Arc::downgrade(&level) };
         let denied = signals.denied.clone();
-        let (keeps, current) = watch::channel(first);
-        tokio::spawn(keep(nats.clone(), keeps, gone, signals));
+
+        let (client, ended) = start_client(nats, &signals).await?;
+        let (replace, current) = watch::channel(client);
+        tokio::spawn(keep(nats.clone(), replace, ended, signals));
+
         Ok(Self { current, connected, denied, _level: level })
     }
 
@@ -120,41 +116,64 @@ impl Nats {
         self.current.borrow().context.clone()
     }
 
-    /// The way to publish on the current client.
+    /// The acks of the current client, which publish.
     pub(crate) fn acks(&self) -> Arc<Acks> {
         self.current.borrow().acks.clone()
     }
 }
 
-/// Where a client's events go.
+/// Where a client reports its events.
 #[derive(Debug, Clone)]
 struct Signals {
-    stands: Arc<watch::Sender<bool>>,
+    up: Arc<watch::Sender<bool>>,
     denied: Arc<Denied>,
+    /// Gone with the last [`Nats`]: a client outlives it for a while and must not set the metric of
+    /// the next connection.
     level: Weak<Level>,
 }
 
 impl Signals {
-    fn stands(&self, stands: bool) {
-        self.stands.send_if_modified(|was| std::mem::replace(was, stands) != stands);
-        // A client that outlives its connection must not speak for the next connection.
+    fn set_up(&self, is_up: bool) {
+        self.up.send_if_modified(|was_up| std::mem::replace(was_up, is_up) != is_up);
         if let Some(level) = self.level.upgrade() {
-            level.set_flag(stands);
+            level.set_flag(is_up);
+        }
+    }
+
+    fn take(&self, event: &Event) {
+        match event {
+            Event::Connected => self.set_up(true),
+            Event::Disconnected | Event::Closed => self.set_up(false),
+            Event::ServerError(ServerError::Other(error)) => self.denied.learn(error),
+            _ => {}
+        }
+
+        // A client that outlives its connection may yet try to reconnect. That is no news.
+        if !self.up.is_closed() {
+            info!(%event, "nats connection");
         }
     }
 }
 
-/// A new client; the token is cancelled when it has ended for good.
-async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, CancellationToken)> {
+/// Starts a client. The token is cancelled when it has ended for good.
+async fn start_client(
+    nats: &NatsConfig,
+    signals: &Signals,
+) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
-    let named = servers
+    let addresses = servers
         .iter()
         .map(|server| format!("{}:{}", server.host(), server.port()))
         .collect::<Vec<_>>()
         .join(", ");
-    let gone = CancellationToken::new();
-    // Dropped with the callback, which the client drops when it ends.
-    let (guard, signals) = (gone.clone().drop_guard(), signals.clone());
+    let unreachable = |why: String| {
+        let why = tls::says(&why);
+        Error::new(ErrorKind::Nats, format!("NATS at {addresses} can't be reached: {why}"))
+    };
+
+    // The client drops the callback, and with it the guard, when it ends.
+    let ended = CancellationToken::new();
+    let (guard, signals) = (ended.clone().drop_guard(), signals.clone());
     let options = nats
         .options()
         .await?
@@ -163,29 +182,17 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
         .reconnect_delay_callback(reconnect_wait)
         .event_callback(move |event| {
             let _ = &guard;
-            match &event {
-                Event::Connected => signals.stands(true),
-                Event::Disconnected | Event::Closed => signals.stands(false),
-                Event::ServerError(ServerError::Other(error)) => signals.denied.learn(error),
-                _ => {}
-            }
-            // One that was left behind when the relay began anew may yet try to reconnect.
-            if !signals.stands.is_closed() {
-                info!(%event, "nats connection");
-            }
+            signals.take(&event);
             std::future::ready(())
         });
-    let unreachable = |why: String| {
-        Error::new(
-            ErrorKind::Nats,
-            format!("NATS at {named} can't be reached: {}", tls::says(&why)),
-        )
-    };
+
     let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
-    let acks = Acks::subscribe(client.clone(), nats.ack_timeout).await;
-    let acks = acks.map_err(|error| unreachable(error.to_string()))?;
+    let acks = Acks::subscribe(client.clone(), nats.ack_timeout)
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
     let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
-    Ok((Current { context, acks: Arc::new(acks) }, gone))
+
+    Ok((Current { context, acks: Arc::new(acks) }, ended))
 }
 
 /// The wait before this attempt to reconnect. There is none before the first.
@@ -196,42 +203,67 @@ fn reconnect_wait(attempt: usize) -> Duration {
     }
 }
 
-/// Watches over the client and replaces it when it has ended, until nobody wants one.
+/// Replaces the client each time it has ended, until no [`Nats`] is left.
 async fn keep(
     nats: NatsConfig,
     current: watch::Sender<Current>,
-    mut gone: CancellationToken,
+    mut ended: CancellationToken,
     signals: Signals,
 ) {
+    while let Watched::ClientEnded = watch_client(&current, &ended, &signals).await {
+        warn!("the nats client has given up; starting another, with nothing queued");
+        signals.set_up(false);
+
+        let Some((client, its_end)) = reconnect(&nats, &current, &signals).await else { return };
+        current.send_replace(client);
+        ended = its_end;
+        signals.set_up(true);
+    }
+}
+
+/// Why a client is no longer watched.
+enum Watched {
+    ClientEnded,
+    NobodyLeft,
+}
+
+/// Reports whether the connection is up, until the client ends or no [`Nats`] is left.
+async fn watch_client(
+    current: &watch::Sender<Current>,
+    ended: &CancellationToken,
+    signals: &Signals,
+) -> Watched {
     loop {
         tokio::select! {
-            () = current.closed() => return,
-            () = tokio::time::sleep(LOOK) => {
-                let stands = current.borrow().context.client().connection_state() == State::Connected;
-                signals.stands(stands);
-                continue;
-            }
-            () = gone.cancelled() => {
-                warn!("the nats client has given up; starting another, with nothing queued");
-                signals.stands(false);
-            }
+            () = current.closed() => return Watched::NobodyLeft,
+            () = ended.cancelled() => return Watched::ClientEnded,
+            () = tokio::time::sleep(STATE_INTERVAL) => {}
         }
-        for attempt in 1.. {
-            tokio::select! {
-                () = current.closed() => return,
-                () = tokio::time::sleep(reconnect_wait(attempt)) => {}
-            }
-            match client(&nats, &signals).await {
-                Ok((another, its_end)) => {
-                    current.send_replace(another);
-                    gone = its_end;
-                    signals.stands(true);
-                    break;
-                }
-                Err(error) if attempt == 1 => warn!(%error, "still no connection"),
-                Err(error) => debug!(%error, attempt, "still no connection"),
-            }
+
+        let state = current.borrow().context.client().connection_state();
+        signals.set_up(state == State::Connected);
+    }
+}
+
+/// Starts another client, as often as it takes. `None` when no [`Nats`] is left.
+async fn reconnect(
+    nats: &NatsConfig,
+    current: &watch::Sender<Current>,
+    signals: &Signals,
+) -> Option<(Current, CancellationToken)> {
+    let mut attempt = 1;
+    loop {
+        tokio::select! {
+            () = current.closed() => return None,
+            () = tokio::time::sleep(reconnect_wait(attempt)) => {}
         }
+
+        match start_client(nats, signals).await {
+            Ok(started) => return Some(started),
+            Err(error) if attempt == 1 => warn!(%error, "still no connection"),
+            Err(error) => debug!(%error, attempt, "still no connection"),
+        }
+        attempt += 1;
     }
 }
 
@@ -243,10 +275,12 @@ mod tests {
     fn a_denied_subject_is_known_until_it_is_tried_again() {
         let denied = Denied::default();
         let before = Instant::now();
+
         denied.learn("Permissions Violation for Publish to \"Shop.made\"");
         denied.learn("Permissions Violation for Subscription to \"other\"");
+
         assert!(denied.since("Shop.made", before));
         assert!(!denied.since("other", before));
-        assert!(!denied.since("Shop.made", Instant::now() + std::time::Duration::from_secs(1)));
+        assert!(!denied.since("Shop.made", Instant::now() + Duration::from_secs(1)));
     }
 }
