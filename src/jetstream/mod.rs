@@ -2,7 +2,7 @@
 //!
 //! - `connection`: a client that is replaced when it has given up
 //! - `acks`: one subscription for the acks of all publishes
-//! - `bus`: publishes, and classifies what went wrong
+//! - `bus`: publishes, and classifies errors
 //! - `stream`: creates and verifies the stream
 //! - `judge`: whether a stream can serve an outbox
 

@@ -1,4 +1,4 @@
-//! The JetStream stream: created once by `outboxd migrate`, from then on only verified, never
+//! The JetStream stream. `outboxd migrate` creates it once; afterwards it is verified and never
 //! altered.
 
 use std::collections::HashMap;
@@ -14,18 +14,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 use crate::telemetry::metrics::Metrics;
 
-/// What `outboxd migrate` found or did.
+/// The stream after `outboxd migrate`.
 #[derive(Debug)]
 pub(crate) struct Ensured {
-    /// Whether the stream was made just now.
+    /// Whether it was created just now.
     pub(crate) created: bool,
-    /// The stream as it is.
     pub(crate) config: Config,
-    /// What is risky about it, with what mends it.
+    /// What is risky about it, each with its remedy.
     pub(crate) differences: Vec<String>,
 }
 
-/// The stream as `outboxd migrate` would make it.
+/// The stream as `outboxd migrate` would create it.
 pub(crate) fn wanted(stream: &StreamConfig) -> Config {
     Config {
         name: stream.name.clone(),
@@ -38,25 +37,25 @@ pub(crate) fn wanted(stream: &StreamConfig) -> Config {
     }
 }
 
-/// Makes the stream if it isn't there; verifies it if it is.
+/// Creates the stream if it doesn't exist, or verifies it.
 ///
 /// # Errors
-/// [`ErrorKind::Stream`] when it can't be made or can't serve an outbox.
+/// [`ErrorKind::Stream`] when it can't be created or can't serve an outbox.
 pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
     let stream = &config.stream;
     if let Some(info) = info(&nats.context(), &stream.name).await? {
         let differences = verify_config(&info.config, config)?;
         return Ok(Ensured { created: false, config: info.config, differences });
     }
+
     match nats.context().create_stream(wanted(stream)).await {
-        Ok(made) => Ok(Ensured {
+        Ok(stream) => Ok(Ensured {
             created: true,
-            config: made.cached_info().config.clone(),
+            config: stream.cached_info().config.clone(),
             differences: Vec::new(),
         }),
         // Another `outboxd migrate` was faster, with other settings.
-        Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST) =>
-        {
+        Err(error) if exists_already(&error.kind()) => {
             let differences = verify(nats, config, &Metrics::none()).await?;
             let config = info(&nats.context(), &stream.name)
                 .await?
@@ -65,7 +64,7 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
         }
         Err(error) => {
             let message = format!(
-                "the stream {} with subjects {:?} could not be made",
+                "the stream {} with subjects {:?} could not be created",
                 stream.name, stream.subjects
             );
             Err(Error::with_source(ErrorKind::Stream, message, error))
@@ -73,10 +72,18 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
     }
 }
 
-/// Checks that the stream is there and can serve an outbox; returns what is risky about it.
+fn exists_already(error: &CreateStreamErrorKind) -> bool {
+    matches!(
+        error,
+        CreateStreamErrorKind::JetStream(error)
+            if error.error_code() == ErrorCode::STREAM_NAME_EXIST
+    )
+}
+
+/// Checks that the stream exists and can serve an outbox. Returns what is risky about it.
 ///
 /// # Errors
-/// [`ErrorKind::Stream`] with what to do.
+/// [`ErrorKind::Stream`] with the remedy.
 pub(crate) async fn verify(
     nats: &Nats,
     config: &OutboxdConfig,
@@ -100,47 +107,41 @@ pub(crate) async fn verify(
 
 fn verify_config(found: &Config, config: &OutboxdConfig) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    for Finding { level, check, found: said, remedy, .. } in judge(found, config) {
+    for Finding { level, check, found: fault, remedy, .. } in judge(found, config) {
         let remedy = remedy.unwrap_or_default();
         match level {
             Level::Ok => {}
             Level::Fail if REFUSED.contains(&check) => {
-                return Err(Error::new(
-                    ErrorKind::Stream,
-                    format!("the stream {} {said}: {remedy}", found.name),
-                ));
+                let message = format!("the stream {} {fault}: {remedy}", found.name);
+                return Err(Error::new(ErrorKind::Stream, message));
             }
-            Level::Warn | Level::Fail => notes.push(format!("{said}: {remedy}")),
+            Level::Warn | Level::Fail => notes.push(format!("{fault}: {remedy}")),
         }
     }
     Ok(notes)
 }
 
-/// The stream as it is; `None` when there is none.
+/// The stream, or `None` when it doesn't exist.
 pub(crate) async fn info(context: &Context, name: &str) -> Result<Option<Info>> {
-    match context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error)
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            GetStreamErrorKind::JetStream(error)
-                if [
-                    ErrorCode::JETSTREAM_NOT_ENABLED,
-                    ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
-                ]
-                .contains(&error.error_code()) =>
-            {
-                let message = "JetStream is off on this server or for this account; start nats-server with `-js` or enable it";
-                Err(Error::with_source(ErrorKind::Stream, message, error))
-            }
-            _ => Err(Error::with_source(
-                ErrorKind::Nats,
-                format!("NATS: asking for stream {name}"),
-                error,
-            )),
-        },
+    let error = match context.get_stream(name).await {
+        Ok(stream) => return Ok(Some(stream.cached_info().clone())),
+        Err(error) => error,
+    };
+    let code = match error.kind() {
+        GetStreamErrorKind::JetStream(error) => Some(error.error_code()),
+        _ => None,
+    };
+
+    match code {
+        Some(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+        Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
+            let message = "JetStream is off on this server or for this account; \
+                start nats-server with `-js` or enable it";
+            Err(Error::with_source(ErrorKind::Stream, message, error))
+        }
+        _ => {
+            let message = format!("NATS: asking for stream {name}");
+            Err(Error::with_source(ErrorKind::Nats, message, error))
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The wall clock and chance, in one place so that the simulation can set both. Deadlines use tokio's
-//! clock, never this one.
+//! The wall clock and chance, in one place so that the simulation can set both. Deadlines use
+//! tokio's clock, never this one.
 
 use std::ops::Range;
 use std::time::Duration;

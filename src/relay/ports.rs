@@ -1,8 +1,8 @@
-//! What the core needs of the world, in the core's own types: an outbox, a stream and a lease.
+//! What the core needs from outside, in the core's own types: an outbox, a stream and a lease.
 //!
 //! The adapters `mongodb` and `jetstream` implement these traits for the daemon; `simulation`
 //! implements them over memory that loses, delays and repeats. Documents are BSON, because the
-//! event contract is; no driver's type passes through here.
+//! event contract is. No driver's type passes through here.
 
 use std::fmt;
 use std::future::Future;
@@ -18,8 +18,9 @@ use super::publish::outcome::Acked;
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
-/// The outbox. Every write is durable once it returns, and repeating it does no harm. Reads that
-/// decide about order show one moment, which is never older than the relay's own marks and parks.
+/// The outbox. Every write is durable once it returns, and may be repeated without harm. A read
+/// that decides about order shows one moment, which is never older than the relay's own marks and
+/// parks.
 pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// See [`EventStore::sweep`].
     type Sweep: EventSweep;
@@ -32,41 +33,41 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// Starts to read the whole outbox as of one moment, the oldest event of a key first.
     fn sweep(&self) -> impl Future<Output = StoreResult<Self::Sweep>> + Send;
 
-    /// Follows what commits after `at`: inserts, and requests of operators. The relay's own marks
-    /// and deletes are left out.
+    /// Follows the inserts and the operators' requests that commit after `at`. The relay's own
+    /// marks and deletes are left out.
     fn tail(&self, at: Timestamp) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
-    /// Removes delivered events. Only an ack makes an [`Acked`].
+    /// Removes published events. Only an ack makes an [`Acked`].
     fn delete(&self, acked: &[Acked]) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// Marks failed events. Returns those that can never be marked, such as one whose 16 MB have
     /// no room left for a failure.
     fn mark(&self, marks: &[Mark]) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
 
-    /// Hands events that wait behind a failed one to the retrier, in this order, up to the first
-    /// one that the store refuses. Returns that one.
+    /// Hands events that wait behind a failed one to the retrier, in this order. Stops at the first
+    /// event that the store refuses and returns it.
     fn park(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<Option<Refused>>> + Send;
 
-    /// Removes events unpublished, because an operator asked for it.
+    /// Removes events without publishing them, because an operator asked for it.
     fn discard(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<()>> + Send;
 
-    /// The unlocked events that are due: of each key only its oldest, and only if that one is
-    /// neither dead nor waiting. Half of the room is for events without a key.
+    /// The unlocked events that are due. Of each key it returns only the oldest, and only if that
+    /// event is neither dead nor waiting. Half of the room is for events without a key.
     fn due(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The unlocked events that an operator asked to remove.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The locked events that are older than `age` by the server's clock, oldest first: those that
-    /// no tail will bring.
+    /// The locked events that are older than `age` by the server's clock, oldest first. No tail
+    /// will bring them.
     fn stray(&self, age: Duration, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The oldest unlocked events of one key, oldest first, waiting ones included; dead ones unless
-    /// they are skipped.
+    /// The oldest unlocked events of one key, oldest first. Waiting events are included, and so are
+    /// dead ones unless the configuration skips them.
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 }
 
-/// Documents as they came, in one reply.
+/// The documents of one reply, not parsed yet.
 pub(crate) trait EventPage: Send + Sync {
     fn documents(&self) -> StoreResult<&RawArray>;
 }
@@ -75,8 +76,8 @@ pub(crate) trait EventPage: Send + Sync {
 pub(crate) trait EventSweep: Send {
     type Page: EventPage;
 
-    /// The moment: everything committed up to and including this is in the sweep, everything after
-    /// it in the tail.
+    /// The moment. Everything committed up to and including it is in the sweep, everything after it
+    /// is in the tail.
     fn at(&self) -> Timestamp;
 
     /// The next page of documents, or `None` at the end.
@@ -87,13 +88,13 @@ pub(crate) trait EventSweep: Send {
 pub(crate) trait EventTail: Send {
     type Page: EventPage;
 
-    /// The next changes; an empty page when nothing changed for a while; `None` when the stream has
-    /// ended.
+    /// The next changes. The page is empty if nothing changed for a while. Returns `None` when the
+    /// stream has ended.
     fn next(&mut self) -> impl Future<Output = StoreResult<Option<Self::Page>>> + Send;
 }
 
-/// At most how much a read brings. One event more than `bytes` allow, so that a big one gets its
-/// turn.
+/// The most that a read may return. It may return one event more than `bytes` allows, so that a big
+/// event gets its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) events: usize,
@@ -114,7 +115,7 @@ impl Room {
 /// An event, or why its document cannot be published.
 pub(crate) type Parsed = Result<OutboxRecord, Box<Malformed>>;
 
-/// What a bounded read brought.
+/// The result of a bounded read.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Parsed>,
@@ -147,7 +148,7 @@ pub(crate) enum Next {
 /// A mark or a park that the store will never write.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// Its place among those of the command.
+    /// Its position in the command.
     pub(crate) index: usize,
     pub(crate) error: String,
 }
@@ -161,7 +162,7 @@ pub(crate) struct StoreError {
     message: String,
 }
 
-/// What went wrong, as far as the core tells errors apart.
+/// The kinds of error that the core tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreErrorKind {
     /// The change stream's history no longer reaches back far enough.
@@ -206,15 +207,15 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Whether the server denied a publish to this subject after `since`.
     fn denied(&self, subject: &str, since: Instant) -> bool;
 
-    /// Whether the stream takes this subject; `None` when its configuration is unknown.
+    /// Whether the stream takes this subject, or `None` if its configuration is unknown.
     fn covers(&self, subject: &str) -> impl Future<Output = Option<bool>> + Send;
 }
 
-/// A message on its way to the stream.
+/// A message to publish.
 #[derive(Debug, Clone)]
 pub(crate) struct Message<'a> {
     pub(crate) subject: &'a Subject,
-    /// The headers of the event, those of its layout and its trace included.
+    /// The headers of the event, including those of its layout and its trace.
     pub(crate) headers: &'a Headers,
     /// `Nats-Msg-Id`: the stream drops a second message with the same one.
     pub(crate) id: &'a str,
@@ -234,7 +235,7 @@ pub(crate) struct Ack {
     pub(crate) duplicate: bool,
 }
 
-/// The lease's document, as one holder sees it. The server's clock decides.
+/// The lease's document, as one holder uses it. The server's clock decides whether it has expired.
 pub(crate) trait LeaseStore: Clone + Send + Sync + 'static {
     /// The name of this holder.
     fn holder(&self) -> &str;

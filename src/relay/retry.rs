@@ -1,10 +1,12 @@
-//! The retrier: reads what is unlocked and due, on a cron schedule or when asked, the rest of a key
-//! once its head got through, what an operator wants discarded, and for the safety sweep what
-//! nothing else brought.
+//! The retrier reads the events that neither sweep nor tail brings:
 //!
-//! It only reads. What it finds goes through the same dispatch as live events, so the order of a
-//! key holds. One task, one read at a time: a tick that outlasts its interval doesn't overlap
-//! itself.
+//! - unlocked events that are due, on a cron schedule or when an operator asks
+//! - the rest of a key, once the key's oldest event has been published
+//! - events that an operator wants discarded
+//! - for the safety sweep, events that nothing else has brought
+//!
+//! It only reads. Its events pass the same dispatch as live ones, so the order of a key holds. One
+//! task makes one read at a time, so a tick that outlasts its interval doesn't overlap the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +20,19 @@ use outboxd_client::Key;
 use super::clock;
 use super::dispatch::lane::{Behind, Pending};
 use super::dispatch::twins::Origin;
-use super::ports::{EventStore, Page, Room};
+use super::ports::{EventStore, Page, Parsed, Room, StoreResult};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
-use crate::document::record::Custody;
+use crate::document::record::{Custody, OutboxRecord};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most events one tick reads. When there are more, the next tick follows as soon as these are
 /// settled.
 pub(crate) const MAX_TICK: usize = 1000;
 
-/// How old a locked event must be for the safety sweep to pick it up: far older than what the tail
-/// is about to bring.
+/// How old a locked event must be for the safety sweep to read it: far older than any event that
+/// the tail has yet to bring.
 const STRAY_AGE: Duration = Duration::from_secs(60);
 
 /// A read that the relay asks for.
@@ -42,7 +44,7 @@ pub(crate) enum Ask {
     Discards(Room),
     /// Events that should have been published long ago.
     Stray(Room),
-    /// What is unlocked of this key.
+    /// The unlocked events of this key.
     Lane(Key, Room),
 }
 
@@ -64,74 +66,68 @@ pub(crate) async fn run(
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(room) => {
-                Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(
-                        %error,
-                        "could not look for due events; the next tick does"
-                    );
-                    Page::default()
-                }))
+                let due = or_warn(store.due(room.at_most(MAX_TICK)).await, "due events");
+                Answer::Due(due.unwrap_or_default())
             }
-            Ask::Discards(room) => Answer::Discards(
-                store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(
-                        %error,
-                        "could not look for events to discard; the next tick does"
-                    );
-                    Page { more: true, ..Page::default() }
-                }),
-            ),
-            Ask::Stray(room) => Answer::Stray(
-                store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
-                    warn!(
-                        %error,
-                        "could not look for events passed over; the next safety sweep does"
-                    );
-                    Page::default()
-                }),
-            ),
+            Ask::Discards(room) => {
+                let discards = store.discards(room.at_most(MAX_TICK)).await;
+                let discards = or_warn(discards, "events to discard");
+                Answer::Discards(discards.unwrap_or(Page { more: true, ..Page::default() }))
+            }
+            Ask::Stray(room) => {
+                let stray = store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await;
+                let stray = or_warn(stray, "events that were passed over");
+                Answer::Stray(stray.unwrap_or_default())
+            }
             Ask::Lane(key, room) => lane(&store, key, room).await,
         };
+
         if answers.send(answer).is_err() {
             return;
         }
     }
 }
 
+fn or_warn(page: StoreResult<Page>, what: &str) -> Option<Page> {
+    page.inspect_err(|error| warn!(%error, "could not read {what}; the next tick or sweep does"))
+        .ok()
+}
+
+/// Reads what waits of a key. Stops at the first event that holds the others: one that isn't due or
+/// can't be parsed.
 async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     let mut events = Vec::new();
-    let page = match store.unlocked(&key, room).await {
-        Ok(page) => page,
-        Err(error) => {
-            warn!(
-                %error,
-                "could not read the parked events of a key; the next tick does"
-            );
-            return Answer::Lane(key, events, Behind::Held);
-        }
+    let Some(page) = or_warn(store.unlocked(&key, room).await, "the parked events of a key") else {
+        return Answer::Lane(key, events, Behind::Held);
     };
     if !page.events.is_empty() {
         crash::here(Point::Unparking);
     }
+
     let now_ms = clock::now().timestamp_millis();
     for parsed in page.events {
-        match parsed {
-            Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) =>
-            {
-                events.push(Pending {
-                    record: record.into(),
-                    origin: Origin::Retry,
-                    committed_ms: None,
-                });
-            }
-            Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
+        match due(parsed, now_ms) {
+            Some(record) => events.push(Pending {
+                record: record.into(),
+                origin: Origin::Retry,
+                committed_ms: None,
+            }),
+            None => return Answer::Lane(key, events, Behind::Held),
         }
     }
     Answer::Lane(key, events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
-/// Starts the cron schedule; each tick wakes whoever waits on the returned handle, and a tick
-/// nobody waits for is kept once.
+/// The event, if it is unlocked and due.
+fn due(parsed: Parsed, now_ms: i64) -> Option<OutboxRecord> {
+    parsed.ok().filter(|record| match record.custody {
+        Custody::Unlocked { due_at_ms } => due_at_ms <= now_ms,
+        _ => false,
+    })
+}
+
+/// Starts the cron schedule. Each tick notifies the returned handle, which keeps one notification
+/// while nobody waits.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the expression is refused.
@@ -139,9 +135,11 @@ pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<N
     let refused = |error| {
         Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
     };
+
     let tick = Arc::new(Notify::new());
     let wake = tick.clone();
     let job = Job::new(retry.cron.as_str(), move |_, _| wake.notify_one()).map_err(refused)?;
+
     let scheduler = JobScheduler::new().await.map_err(refused)?;
     scheduler.add(job).await.map_err(refused)?;
     scheduler.start().await.map_err(refused)?;

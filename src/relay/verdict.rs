@@ -1,5 +1,5 @@
-//! What becomes of an event whose publish failed: when it is tried again or that it is dead, and
-//! who is told.
+//! The verdict on an event whose publish failed: when it is tried again or whether it is dead, what
+//! is logged and which alert is raised.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
 
-/// Longest error written down: a thousand marks fit in one command.
+/// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
 
 /// An event that failed.
@@ -41,23 +41,23 @@ impl<'a> Failed<'a> {
     }
 }
 
-/// Decides.
+/// Decides what becomes of failed events.
 #[derive(Debug)]
 pub(super) struct Judge {
     retry: RetryConfig,
-    /// Who says so.
+    /// The name of this relay, for the marks.
     relay: String,
     alerts: Alerts,
-    /// What the log hasn't been told yet: one entry per code and state, however many events fail
+    /// Failures that aren't logged yet: one entry per code and state, however many events fail
     /// alike.
-    untold: Vec<Untold>,
+    unlogged: Vec<Unlogged>,
 }
 
-/// Failures that are alike.
+/// Failures with the same code and state.
 #[derive(Debug)]
-struct Untold {
+struct Unlogged {
     events: u64,
-    /// The first of them.
+    /// The first of the events.
     id: String,
     class: &'static str,
     code: String,
@@ -72,13 +72,13 @@ impl Judge {
             retry: retry.clone(),
             relay: relay.to_owned(),
             alerts: alerts.clone(),
-            untold: Vec::new(),
+            unlogged: Vec::new(),
         }
     }
 
-    /// Logs what failed since the last time.
+    /// Logs the failures since the last call.
     pub(super) fn tell(&mut self) {
-        for Untold { events, id, class, code, error, remedy, dead } in self.untold.drain(..) {
+        for Unlogged { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..) {
             match dead {
                 true => error!(events, id, class, code, error, remedy, "event is dead"),
                 false => warn!(events, id, class, code, error, remedy, "event failed"),
@@ -86,17 +86,17 @@ impl Judge {
         }
     }
 
-    fn keep_untold(&mut self, id: &str, rejection: &Rejection, dead: bool) {
-        match self
-            .untold
-            .iter_mut()
-            .find(|untold| untold.code == rejection.code && untold.dead == dead)
-        {
-            Some(untold) => untold.events += 1,
+    fn log_later(&mut self, id: &str, rejection: &Rejection, dead: bool) {
+        let mut unlogged = self.unlogged.iter_mut();
+        let alike =
+            unlogged.find(|failures| failures.code == rejection.code && failures.dead == dead);
+
+        match alike {
+            Some(failures) => failures.events += 1,
             None => {
                 let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
                 let Rejection { code, error, .. } = rejection.clone();
-                self.untold.push(Untold {
+                self.unlogged.push(Unlogged {
                     events: 1,
                     id: id.to_owned(),
                     class,
@@ -109,24 +109,26 @@ impl Judge {
         }
     }
 
-    /// Tells a person that the stream has lost what it had acked: it is deleted from the outbox,
-    /// and only a person can say what that means for those who read the stream.
+    /// Reports that the stream has lost messages it had acked. Their events are deleted from the
+    /// outbox, so only an operator can decide what that means for the stream's consumers.
     pub(super) fn rewound(&self, stream: &str, Rewound { from, to }: Rewound) {
         error!(
             stream,
             from, to, "the stream has gone back: it has lost messages that it had acked"
         );
         let text = format!(
-            "the stream {stream} has gone back from sequence {from} to {to}: it was made anew or restored from an old copy, \
-             and has lost messages that it had acked; their events are no longer in the outbox"
+            "the stream {stream} has gone back from sequence {from} to {to}: it was recreated or \
+             restored from an old copy and has lost messages that it had acked; their events are \
+             no longer in the outbox"
         );
         self.alerts.raise(Alert { kind: Kind::Rewound, text, event: None, oldest_seconds: None });
     }
 
-    /// The mark to write. Raises an alert when the event comes into a state that a person should
-    /// know of.
+    /// The mark to write. Raises an alert when the event enters a state that an operator should
+    /// know about.
     pub(super) fn mark(&mut self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
         rejection.error.truncate(rejection.error.floor_char_boundary(MAX_ERROR_BYTES));
+
         // An outage isn't the event's fault.
         let counted = matches!(rejection.class, Class::Config | Class::Poison);
         let attempts = failed.attempts.saturating_add(u32::from(counted));
@@ -134,17 +136,19 @@ impl Judge {
             Class::Poison => Next::Dead,
             Class::Config if attempts >= self.retry.max_attempts => Next::Dead,
             Class::Config => Next::RetryAfter(retry::delay(&self.retry, attempts)),
-            // Due as soon as the broker answers; until then no tick looks.
+            // Due as soon as the broker answers. No tick reads due events until then.
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
+
         let id = shown_id(&failed.id);
-        self.keep_untold(&id, &rejection, next == Next::Dead);
+        self.log_later(&id, &rejection, next == Next::Dead);
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();
+
         let state = match next {
             Next::Dead => Some((Kind::Dead, "is dead")),
-            // Attempts rise one by one, so this is true once.
+            // Attempts rise one by one, so this holds once for each event.
             Next::RetryAfter(_) if counted && attempts == self.alerts.after_failures => {
                 Some((Kind::Failing, "keeps failing"))
             }
@@ -153,7 +157,7 @@ impl Judge {
         if let Some((kind, state)) = state {
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());
             let s = if attempts == 1 { "" } else { "s" };
-            // What is malformed may have none.
+            // A malformed event may have no subject.
             let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
             let text = format!(
                 "event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}"
@@ -164,6 +168,7 @@ impl Judge {
                 About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
             self.alerts.raise(Alert { kind, text, event: Some(event), oldest_seconds: None });
         }
+
         Mark {
             id: failed.id.clone(),
             at: clock::now(),

@@ -1,4 +1,4 @@
-//! What sweep and tail find, and how they hand it over.
+//! What sweep and tail hand over, and how.
 
 use bson::{RawBsonRef, RawDocument};
 use tokio::sync::{mpsc, oneshot};
@@ -8,31 +8,31 @@ use crate::relay::dispatch::lane::Pending;
 use crate::relay::dispatch::twins::Origin;
 use crate::relay::ports::{EventStore, StoreError, StoreResult};
 
-/// Bytes from which a document waits until everything before it was taken: 64 smaller ones come to
-/// 4 MiB.
+/// A document of more bytes waits until the receiver has taken everything before it. The channel
+/// holds 64 smaller ones, which come to 4 MiB.
 const BIG: usize = 64 << 10;
 
-/// What the reads hand to the relay, in the order they found it.
+/// What sweep and tail hand to the relay, in the order they found it.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A sweep with this number begins as soon as this is answered: by then everything found before
-    /// is taken, and whatever settles from now on may still be in the sweep.
+    /// A sweep with this number begins as soon as this is answered. By then the relay has taken
+    /// everything found before. An event that settles afterwards may still be in the sweep.
     SweepBegan(u64, oneshot::Sender<()>),
-    /// An event, and the server's time (ms since the epoch) by which it is due or not.
+    /// An event, and the time (ms since the epoch) that decides whether it is due.
     Event(Pending, i64),
     /// A document that doesn't follow the contract.
     Malformed(Box<Malformed>),
     /// An operator wants events published or removed now.
     Requested,
-    /// The sweep has handed over everything; what follows is the tail's.
+    /// The sweep has handed over everything. The tail follows.
     SweepEnded,
 }
 
-/// Nobody wants more.
+/// The receiver is closed: the relay wants no more events.
 #[derive(Debug)]
 pub(super) struct Closed;
 
-/// What stands in a page.
+/// One value of a page, which must be a document.
 pub(super) fn as_document(value: bson::error::Result<RawBsonRef<'_>>) -> StoreResult<&RawDocument> {
     let document = value.map_err(StoreError::unexpected)?.as_document();
     document.ok_or_else(|| {
@@ -40,8 +40,8 @@ pub(super) fn as_document(value: bson::error::Result<RawBsonRef<'_>>) -> StoreRe
     })
 }
 
-/// Hands over what was read. Big ones one at a time: the receiver's bound on bytes counts only what
-/// it has taken.
+/// Parses a document and hands it over. Big documents go one at a time, because the receiver's
+/// bound on bytes counts only those it has taken.
 pub(super) async fn hand_over(
     store: &impl EventStore,
     document: &RawDocument,
@@ -54,6 +54,7 @@ pub(super) async fn hand_over(
         Ok(record) => Found::Event(Pending { record: record.into(), origin, committed_ms }, now_ms),
         Err(malformed) => Found::Malformed(malformed),
     };
+
     if document.as_bytes().len() > BIG {
         drop(found.reserve_many(found.max_capacity()).await.map_err(|_| Closed)?);
     }

@@ -1,5 +1,5 @@
-//! Reads what the outbox holds as of one moment, oldest first: everything that was committed before
-//! the tail begins.
+//! Reads the whole outbox as of one moment, oldest first: everything that was committed before the
+//! tail begins.
 
 use bson::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -8,7 +8,7 @@ use super::found::{Closed, Found, as_document, hand_over};
 use crate::relay::dispatch::twins::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventSweep as _, StoreResult};
 
-/// Sweeps and returns the moment from which the tail goes on. Waits when the relay has no room.
+/// Sweeps and returns the moment after which the tail begins. Waits while the relay has no room.
 pub(super) async fn sweep(
     store: &impl EventStore,
     number: u64,
@@ -18,9 +18,12 @@ pub(super) async fn sweep(
     if found.send(Found::SweepBegan(number, taken)).await.is_err() || is_taken.await.is_err() {
         return Ok(Err(Closed));
     }
+
     let mut cursor = store.sweep().await?;
-    // Whether an event is due is the server's to say, to the end of the second it names.
+    // The server's clock decides whether an event is due. It counts whole seconds, so this is the
+    // end of its second.
     let now_ms = i64::from(cursor.at().time) * 1000 + 999;
+
     while let Some(page) = cursor.next().await? {
         for document in page.documents()? {
             let document = as_document(document)?;
@@ -31,6 +34,7 @@ pub(super) async fn sweep(
             }
         }
     }
+
     let ended = found.send(Found::SweepEnded).await;
     Ok(ended.map(|()| cursor.at()).map_err(|_| Closed))
 }
