@@ -365,7 +365,7 @@ mod tests {
         let (shop, bank) = (registry.outbox("shop.outbox"), registry.outbox("bank.outbox"));
         shop.events().published.increment(3);
         shop.events().failed.add(Class::Poison);
-        shop.alerts([((), "dead")]).add(());
+        shop.alerts([(1, "dead")]).add(1);
 
         for sample in [
             "outboxd_events_published_total{outbox=\"shop.outbox\"} 3",
