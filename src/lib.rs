@@ -21,7 +21,7 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `crash` |
+//! | ground | [`document`], [`failure`], `finding`, [`error`], `shutdown`, `tls`, `privileges`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 mod admin;
@@ -38,5 +38,6 @@ mod jetstream;
 pub mod mongodb;
 mod privileges;
 mod relay;
+mod shutdown;
 mod telemetry;
 mod tls;

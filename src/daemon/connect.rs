@@ -1,9 +1,7 @@
-//! The wiring of the daemon: connects both sides, verifies outbox and stream, and runs the core.
+//! Connects both sides, verifies outbox and stream, and runs the core on them.
 //!
 //! A relay that stops drains in the order of the data: intake ends, publishes under way finish,
 //! their outcome is written, the lease is resigned.
-
-mod stuck;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
-use self::stuck::Stuck;
+use super::stuck::Stuck;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
@@ -30,10 +28,9 @@ use crate::telemetry::metrics::Metrics;
 /// Wait between attempts to connect at start.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
-/// A relay with its connections made and its outbox and stream verified. It has written nothing
-/// yet.
+/// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(super) struct Relay {
     parts: Parts<Store, JetStream>,
     lease: Arc<Lease<LeaseDocument>>,
     alert_log: AlertLog,
@@ -42,13 +39,13 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Connects to both sides, trying again until they can be reached, and verifies outbox and
-    /// stream. `None` when stopped before that.
+    /// Connects to both sides, retrying until they can be reached, and verifies outbox and stream.
+    /// `None` when stopped before that.
     ///
     /// # Errors
-    /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an
-    /// outbox, refused credentials files, an alert log that can't be written.
-    pub(crate) async fn connect(
+    /// What a retry cannot fix: missing migrations, a missing stream, a stream that cannot serve an
+    /// outbox, unusable credentials files, an alert log that cannot be written.
+    pub(super) async fn connect(
         config: Config,
         health: Arc<Health>,
         metrics: Metrics,
@@ -58,6 +55,7 @@ impl Relay {
         let outbox = format!("{database}.{collection}");
         let (alerts, alert_log) =
             Alerts::open(&config.alerts, &outbox, &config.nats.client_id, &metrics)?;
+
         let [follow, queries, lease] =
             ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
@@ -66,14 +64,15 @@ impl Relay {
         let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
-        let store = Store::new(queries, &config);
-        // A restarted process with the same name is another holder: the old one may still be
-        // running.
-        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
         health.mongodb(true);
+        let store = Store::new(queries, &config);
+
+        // A restarted process of the same name is another holder: the old one may still run.
+        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
         let document = LeaseDocument::new(&lease, database, collection, holder);
         let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
         let lease = Arc::new(lease);
+
         let stuck = Stuck {
             store: store.clone(),
             lease: document,
@@ -85,6 +84,7 @@ impl Relay {
         let watching = CancellationToken::new();
         tokio::spawn(stuck.watch(watching.clone()));
         let watching = watching.drop_guard();
+
         let Some(nats) =
             until_reached(stop, &health, || Nats::connect(&config.nats, &metrics)).await?
         else {
@@ -99,32 +99,37 @@ impl Relay {
             warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }
         health.nats(true);
+
         let bus = JetStream::new(nats, &config.stream.name);
-        let parts =
-            Parts { follow: store.through(follow), store, bus, health, alerts, metrics, config };
+        let follow = store.through(follow);
+        let parts = Parts { follow, store, bus, health, alerts, metrics, config };
         Ok(Some(Self { parts, lease, alert_log, watching }))
     }
 
-    /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then
-    /// drains: publishes under way get `shutdown.grace` to finish and to be written down, and the
-    /// lease is resigned.
+    /// Publishes while it holds the lease and stands by while another relay does, until `stop`.
+    /// Then drains: publishes under way get `shutdown.grace` to finish and to be written down, and
+    /// the lease is resigned.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`]
-    /// when a stage ended that never should, after what could be drained was.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<Totals> {
+    /// [`ErrorKind::Config`] when the retrier's schedule cannot start; [`ErrorKind::Internal`] when
+    /// a stage ended before its time, after everything that could drain did.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<Totals> {
         let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
+
         let ended = self.parts.relay(&self.lease, &tick, &stop).await;
+
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }
+        // The alert log closes when nothing can raise an alert any more.
         drop((self.watching, self.parts));
         self.alert_log.close().await;
+
         ended
     }
 }
 
-/// Repeats what failed because a server can't be reached; at start the others may not be up yet.
+/// Repeats an attempt while a server cannot be reached: servers may start after the relay.
 async fn until_reached<T, F>(
     stop: &CancellationToken,
     health: &Health,
@@ -134,9 +139,10 @@ where
     F: Future<Output = Result<T>>,
 {
     while !stop.is_cancelled() {
-        // A restart would not bring the server back.
+        // The relay counts as alive: a restart would not bring the server back.
         health.turned();
-        // A stop doesn't wait for a server that isn't there.
+
+        // A stop does not wait for a server that does not answer.
         let attempted = tokio::select! {
             () = stop.cancelled() => return Ok(None),
             attempted = attempt() => attempted,
@@ -148,11 +154,13 @@ where
             }
             Err(error) => return Err(error),
         }
+
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(CONNECT_WAIT) => {}
         }
     }
+
     Ok(None)
 }
 
