@@ -97,7 +97,11 @@ pub(crate) async fn start(
             return Err(Error::with_source(ErrorKind::Config, message, error));
         }
         Err(error) => {
-            warn!(%error, listen = %config.listen, "no admin endpoint; set admin.listen to an address that is free");
+            warn!(
+                %error,
+                listen = %config.listen,
+                "no admin endpoint; set admin.listen to an address that is free"
+            );
             return Ok(endpoint);
         }
     };

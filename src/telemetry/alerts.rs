@@ -376,23 +376,45 @@ mod tests {
         for (alert, rest) in [
             (
                 Alert::Failing(refused(Some("shop.made"), 3)),
-                r#""kind":"failing","text":"event e1 (shop.made) keeps failing after 3 refusals: no-responders: no \"subject\"\ncovers it; add it","event":{"id":"e1","subject":"shop.made","attempts":3,"class":"config","code":"no-responders","error":"no \"subject\"\ncovers it","remedy":"add it"}}"#,
+                concat!(
+                    r#""kind":"failing","text":"event e1 (shop.made) keeps failing after 3 "#,
+                    r#"refusals: no-responders: no \"subject\"\ncovers it; add it","#,
+                    r#""event":{"id":"e1","subject":"shop.made","attempts":3,"class":"config","#,
+                    r#""code":"no-responders","error":"no \"subject\"\ncovers it","#,
+                    r#""remedy":"add it"}}"#
+                ),
             ),
             (
                 Alert::Dead(refused(None, 1)),
-                r#""kind":"dead","text":"event e1 is dead after 1 refusal: no-responders: no \"subject\"\ncovers it; add it","event":{"id":"e1","attempts":1,"class":"config","code":"no-responders","error":"no \"subject\"\ncovers it","remedy":"add it"}}"#,
+                concat!(
+                    r#""kind":"dead","text":"event e1 is dead after 1 refusal: no-responders: "#,
+                    r#"no \"subject\"\ncovers it; add it","event":{"id":"e1","attempts":1,"#,
+                    r#""class":"config","code":"no-responders","#,
+                    r#""error":"no \"subject\"\ncovers it","remedy":"add it"}}"#
+                ),
             ),
             (
                 Alert::Stuck { oldest, oldest_seconds: 390, events: 2 },
-                r#""kind":"stuck","text":"2 events have waited for longer than alerts.stuck_after; the oldest, e2, for 6m 30s","event":{"id":"e2","subject":"shop.made","key":"k","attempts":0},"oldest_seconds":390}"#,
+                concat!(
+                    r#""kind":"stuck","text":"2 events have waited for longer than "#,
+                    r#"alerts.stuck_after; the oldest, e2, for 6m 30s","event":{"id":"e2","#,
+                    r#""subject":"shop.made","key":"k","attempts":0},"oldest_seconds":390}"#
+                ),
             ),
             (
                 Alert::Recovered,
-                r#""kind":"recovered","text":"no event is older than alerts.stuck_after any more"}"#,
+                concat!(
+                    r#""kind":"recovered","#,
+                    r#""text":"no event is older than alerts.stuck_after any more"}"#
+                ),
             ),
             (
                 Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1 },
-                r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 to 1: it was made anew or restored from an old copy, and has lost messages that it had acked; their events are no longer in the outbox"}"#,
+                concat!(
+                    r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
+                    r#"to 1: it was made anew or restored from an old copy, and has lost "#,
+                    r#"messages that it had acked; their events are no longer in the outbox"}"#
+                ),
             ),
         ] {
             let line = origin.render(&alert).unwrap();

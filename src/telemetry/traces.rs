@@ -47,8 +47,8 @@ pub(crate) fn start(service: &'static str, instance: &str) -> Result<()> {
     for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         if let Some(protocol) = given(name).filter(|protocol| protocol != "http/protobuf") {
             let message = format!(
-                "environment {name}: {protocol:?} is not supported; give \"http/protobuf\", and the \
-                 collector's port for it (usually 4318)"
+                "environment {name}: {protocol:?} is not supported; give \"http/protobuf\", and \
+                 the collector's port for it (usually 4318)"
             );
             return Err(Error::new(ErrorKind::Config, message));
         }
