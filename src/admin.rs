@@ -1,16 +1,16 @@
-//! What the relay tells over HTTP, to whoever may ask.
+//! The admin endpoint: what a daemon reports over HTTP.
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `GET /livez` | 200 while the relay's loop turns, else 503: start it again |
-//! | `GET /readyz` | 200 while it can deliver or stands by, else 503; each part as JSON |
-//! | `GET /metrics` | every metric, as Prometheus' text |
+//! | `GET /livez` | 200 while the relay's loop turns, else 503: restart it |
+//! | `GET /readyz` | 200 while the relay can deliver or stands by, else 503; each part as JSON |
+//! | `GET /metrics` | every metric, in the text format of Prometheus |
 //! | `GET /status` | what `outboxd stats` shows, as JSON |
 //!
-//! Listens on loopback unless told otherwise, and elsewhere only with a token. All but `/status`
-//! ask nobody, so they answer while everything else is stuck; `/status` asks MongoDB, for a few
-//! seconds at most. Connections are bounded in number, time and bytes, and bring one request each;
-//! a body is never read.
+//! The endpoint listens on loopback by default, and on other addresses only with a token. Only
+//! `/status` asks another server, MongoDB, and gives up after a few seconds; the other paths answer
+//! while everything else is stuck. Connections are limited in number, time and bytes, and carry one
+//! request each; a body is never read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,19 +40,19 @@ use crate::telemetry::metrics::Registry;
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// How long a connection may take, from its first byte to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// Connections at once; more wait until one of them is done. Probes and a scraper or two need a
-/// handful.
+/// Connections at once; more connections wait. Probes and a scraper or two need a handful.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest request line and headers together.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
-/// Wait after the system had no connection to give: it is out of descriptors, as a rule.
+/// Wait after a connection could not be accepted, usually because the process has no file
+/// descriptor left.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 
-/// What of the endpoint follows the configuration while it listens.
+/// A started endpoint. Its secrets follow the configuration; its address stays.
 #[derive(Debug)]
 pub(crate) struct Endpoint(watch::Sender<Secrets>);
 
-/// Whom it asks, and what a request must bring.
+/// What changes when secrets are rotated: the connection to MongoDB and the token of requests.
 #[derive(Debug)]
 struct Secrets {
     inspect: Inspect,
@@ -67,27 +67,28 @@ impl Secrets {
 }
 
 impl Endpoint {
-    /// Goes over to the secrets of another configuration; its address stays.
+    /// Changes to the secrets of another configuration.
     ///
     /// # Errors
-    /// [`ErrorKind::Mongodb`] when its connection string can't be used.
+    /// [`ErrorKind::Mongodb`] when its connection string cannot be used.
     pub(crate) async fn follow(&self, config: &Config) -> Result<()> {
         self.0.send_replace(Secrets::of(config).await?);
         Ok(())
     }
 }
 
-/// Begins to answer. An address that nobody asked for may be taken: then there is no endpoint.
+/// Starts to answer. When the default address is taken, the daemon runs without an endpoint.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] when the address that was asked for can't be listened on.
+/// [`ErrorKind::Config`] when an address from the settings cannot be listened on.
 pub(crate) async fn start(
     config: &Config,
-    metrics: Registry,
+    registry: Registry,
     health: Arc<Health>,
 ) -> Result<Endpoint> {
     let (follows, secrets) = watch::channel(Secrets::of(config).await?);
     let (endpoint, config) = (Endpoint(follows), &config.admin);
+
     let listener = match TcpListener::bind(config.listen).await {
         Ok(listener) => listener,
         Err(error) if config.listen_given => {
@@ -96,13 +97,18 @@ pub(crate) async fn start(
             return Err(Error::with_source(ErrorKind::Config, message, error));
         }
         Err(error) => {
-            warn!(%error, listen = %config.listen, "there is no admin endpoint; set admin.listen to an address that is free");
+            warn!(
+                %error,
+                listen = %config.listen,
+                "no admin endpoint; set admin.listen to an address that is free"
+            );
             return Ok(endpoint);
         }
     };
+
     let address = listener.local_addr().unwrap_or(config.listen);
     info!(%address, "the admin endpoint listens");
-    tokio::spawn(serve(listener, router(Told { metrics, health, secrets })));
+    tokio::spawn(serve(listener, router(Shared { registry, health, secrets })));
     Ok(endpoint)
 }
 
@@ -110,17 +116,19 @@ pub(crate) async fn start(
 async fn serve(listener: TcpListener, router: Router) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-    // Without keep-alive no connection is idle, and one that takes long is cut without harm.
+    // Without keep-alive no connection is idle, so cutting a slow one loses nothing.
     http.http1().keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
+
     while let Ok(slot) = slots.clone().acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "the admin endpoint can't take a connection");
+                warn!(%error, "the admin endpoint cannot accept a connection");
                 tokio::time::sleep(ACCEPT_WAIT).await;
                 continue;
             }
         };
+
         let (http, service) = (http.clone(), TowerToHyperService::new(router.clone()));
         tokio::spawn(async move {
             let connection = http.serve_connection(TokioIo::new(stream), service);
@@ -132,45 +140,50 @@ async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-/// What is told.
+/// The state that every handler shares.
 #[derive(Clone)]
-struct Told {
-    metrics: Registry,
+struct Shared {
+    registry: Registry,
     health: Arc<Health>,
     secrets: watch::Receiver<Secrets>,
 }
 
-fn router(told: Told) -> Router {
+fn router(shared: Shared) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(async |State(told): State<Told>| told.metrics.render()))
+        .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .layer(from_fn_with_state(told.clone(), require_token))
-        .with_state(told)
+        .layer(from_fn_with_state(shared.clone(), require_token))
+        .with_state(shared)
 }
 
 fn code(well: bool) -> StatusCode {
     if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn livez(State(told): State<Told>) -> (StatusCode, &'static str) {
-    let alive = told.health.is_alive();
+async fn livez(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    let alive = shared.health.is_alive();
     (
         code(alive),
         if alive { "ok\n" } else { "the relay's loop has not turned for half a minute\n" },
     )
 }
 
-async fn readyz(State(told): State<Told>) -> Response {
-    let ready = told.health.ready();
+async fn metrics(State(shared): State<Shared>) -> String {
+    shared.registry.render()
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let ready = shared.health.ready();
     (code(ready.ready), Json(ready)).into_response()
 }
 
-async fn status(State(told): State<Told>) -> Response {
-    // In a task of its own: a command whose future is dropped costs its connection.
-    let inspect = told.secrets.borrow().inspect.clone();
+async fn status(State(shared): State<Shared>) -> Response {
+    // In a task of its own: dropping the future of a command costs its connection.
+    let inspect = shared.secrets.borrow().inspect.clone();
     let stats = tokio::spawn(async move { inspect.stats().await });
+
     match tokio::time::timeout(STATUS_TIME, stats).await {
         Ok(Ok(Ok(stats))) => Json(stats).into_response(),
         Ok(Ok(Err(error))) => {
@@ -180,15 +193,16 @@ async fn status(State(told): State<Told>) -> Response {
     }
 }
 
-async fn require_token(State(told): State<Told>, request: Request, next: Next) -> Response {
-    let token = told.secrets.borrow().token.clone();
+async fn require_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let token = shared.secrets.borrow().token.clone();
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
-    let right = token.is_none_or(|token| {
+    let allowed = token.is_none_or(|token| {
         let wanted = format!("Bearer {}", token.expose_secret());
-        // Digests, so that how long the comparison takes says nothing about the token.
+        // Digests are compared, so that the time it takes reveals nothing about the token.
         given.is_some_and(|given| Sha256::digest(given) == Sha256::digest(wanted))
     });
-    match right {
+
+    match allowed {
         true => next.run(request).await,
         false => (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response(),
     }

@@ -17,11 +17,11 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | command line | [`cli`] |
-//! | processes | `daemon`, `check`, `admin` |
+//! | processes | `daemon`, `check`, `admin`, `privileges` |
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `backoff`, `crash` |
+//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `backoff`, `shutdown`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 mod admin;
@@ -39,5 +39,6 @@ mod jetstream;
 pub mod mongodb;
 mod privileges;
 mod relay;
+mod shutdown;
 mod telemetry;
 mod tls;

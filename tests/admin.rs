@@ -1,4 +1,4 @@
-//! What the relay tells over HTTP.
+//! The admin endpoint of a relay.
 
 use bson::doc;
 use serde_json::Value;
@@ -25,7 +25,7 @@ async fn the_metrics_count_what_happened() {
     let scene = Scene::new().await;
     let settings = [("OUTBOXD_ALERTS__STUCK_AFTER", "1s"), ("OUTBOXD_LOG__LEVEL", "debug")];
     let relay = Relay::leading(&scene, &settings).await;
-    // What the sweep finds has no time of its commit, so no latency.
+    // Events that the sweep finds have no commit time, so no latency.
     relay.says("swept; tailing").await;
     scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
     let bad = doc! { "_id": "bad", "subject": "a b", "payload": "secret", "isLocked": true };
@@ -146,7 +146,7 @@ async fn clients_that_say_nothing_or_too_much_are_cut_off_and_keep_nobody_waitin
     assert_eq!(code, 200);
     for mut connection in idle {
         let mut said = Vec::new();
-        // Cut off: nothing more comes, whether or not it is told why.
+        // The endpoint may answer with an error before it cuts the connection.
         let _ = connection.read_to_end(&mut said).await;
         assert!(!String::from_utf8_lossy(&said).contains("200"));
     }

@@ -1,4 +1,4 @@
-//! A person is told once per event and state.
+//! Alerts: one per event and state, in the file, at the webhook and in the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,7 +41,7 @@ async fn metrics(relay: &Relay) -> String {
     reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()
 }
 
-/// Takes posts, but not the first try of each.
+/// A webhook that refuses the first attempt of each post.
 async fn webhook() -> (String, mpsc::UnboundedReceiver<Value>) {
     let (posts, inbox) = mpsc::unbounded_channel();
     let tries = Arc::new(AtomicU32::new(0));
@@ -63,7 +63,7 @@ async fn webhook() -> (String, mpsc::UnboundedReceiver<Value>) {
 }
 
 #[tokio::test]
-async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
+async fn an_event_that_keeps_failing_and_dies_raises_two_alerts() {
     let scene = Scene::new().await;
     scene.cover(&["made"]).await;
     let made = scene.subject("made");
@@ -95,14 +95,14 @@ async fn an_event_that_keeps_failing_and_dies_is_told_of_twice() {
         assert!(counts.contains(&format!("outboxd_alerts_total{{{labels}}} 1")), "{counts}");
     }
 
-    // The webhook refused each at first.
+    // Each was posted in its second attempt.
     assert_eq!(posts.recv().await.unwrap()["kind"], "failing");
     assert_eq!(posts.recv().await.unwrap(), dead);
     assert_eq!(relay.stop(), Some(0));
 }
 
 #[tokio::test]
-async fn events_that_wait_for_too_long_are_told_of_once_and_so_is_their_end() {
+async fn events_that_wait_for_too_long_raise_one_alert_and_their_end_another() {
     let scene = Scene::new().await;
     scene.cover(&["made"]).await;
     let made = scene.subject("made");
@@ -117,7 +117,7 @@ async fn events_that_wait_for_too_long_are_told_of_once_and_so_is_their_end() {
     assert!(stuck["oldest_seconds"].as_u64().unwrap() >= 1, "{stuck}");
     assert_eq!(stuck["event"]["subject"], scene.subject("elsewhere"));
 
-    // A restart doesn't repeat it.
+    // A restarted relay does not repeat the alert.
     assert_eq!(relay.stop(), Some(0));
     let _relay = Relay::leading(&scene, &settings).await;
     until("it was tried again", async || scene.one(doc! { "attempts": { "$gte": 3 } }).await).await;
@@ -127,7 +127,7 @@ async fn events_that_wait_for_too_long_are_told_of_once_and_so_is_their_end() {
 }
 
 #[tokio::test]
-async fn a_broker_that_was_away_from_the_start_is_told_of_too() {
+async fn a_broker_that_was_away_from_the_start_raises_an_alert() {
     let mut nats = NatsServer::start().await;
     let scene = Scene::alone(&nats).await;
     nats.kill();

@@ -1,5 +1,5 @@
-//! Rules and dashboard of `deploy/monitoring` ask for metrics that a relay exports, and name verbs
-//! that exist.
+//! The rules and the dashboard of `deploy/monitoring` query metrics that a relay exports, and name
+//! verbs that exist.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +15,14 @@ const RULES_TEST: &str = include_str!("../deploy/monitoring/rules.test.yaml");
 const DASHBOARD: &str = include_str!("../deploy/monitoring/dashboard.json");
 const README: &str = include_str!("../deploy/monitoring/README.md");
 
-/// PromQL's words that are neither a function nor a metric.
+/// Words of PromQL that are neither a function nor a metric.
 const OPERATORS: [&str; 5] = ["and", "or", "unless", "offset", "bool"];
-/// What a list of labels in parentheses follows.
+/// Words that a list of labels in parentheses follows.
 const BEFORE_LABELS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
-/// What Prometheus itself makes of the rules.
+/// The series that Prometheus itself makes from the rules.
 const PROMETHEUS_OWN: &str = "ALERTS";
 
-/// The metrics that an expression reads: the names in it that are no function, operator or label.
+/// The metrics that an expression reads: its names that are no function, operator or label.
 fn metrics_of(expr: &str) -> Vec<&str> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let (mut metrics, mut rest, mut labels_follow) = (Vec::new(), expr, false);
@@ -102,7 +102,7 @@ fn exprs_of_dashboard(part: &Value, exprs: &mut Vec<String>) {
     }
 }
 
-/// What is written as a command: `outboxd …` between backticks.
+/// The commands in a text: `outboxd …` between backticks.
 fn commands(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.split('`').skip(1).step_by(2).filter(|command| {
         let mut words = command.split_whitespace();
@@ -156,7 +156,7 @@ async fn every_metric_of_a_rule_or_a_panel_is_one_that_a_relay_exports() {
 }
 
 #[test]
-fn names_of_metrics_are_told_from_functions_labels_and_numbers() {
+fn metrics_are_distinguished_from_functions_labels_and_numbers() {
     for (expr, metrics) in [
         (
             r#"sum by (job, le) (rate(a_total{class=~"b|c", d="e"}[$__rate_interval])) > 0.5"#,
@@ -174,7 +174,7 @@ fn names_of_metrics_are_told_from_functions_labels_and_numbers() {
 fn every_alert_is_explained_and_tested_and_names_only_verbs_that_exist() {
     assert!(alerts().len() > 5, "{:?}", alerts());
     for alert in alerts() {
-        assert!(README.contains(&format!("`{alert}`")), "README.md says nothing of {alert}");
+        assert!(README.contains(&format!("`{alert}`")), "README.md does not explain {alert}");
         let fires = format!("alertname=\"{alert}\",alertstate=\"firing\"");
         assert!(RULES_TEST.contains(&fires), "{alert} fires in no test");
     }

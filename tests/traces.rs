@@ -143,7 +143,7 @@ async fn a_protocol_that_isnt_spoken_is_refused_at_start() {
     ];
     let (code, said) = outboxd_with(&scene, &["run"], &env);
     assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not spoken here"), "{said}");
+    assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not supported"), "{said}");
 }
 
 #[tokio::test]

@@ -1,178 +1,100 @@
-//! The wiring of the daemon: connects both sides, verifies outbox and stream, and runs the core.
+//! The daemon: reports about itself, relays, and starts over when secrets are rotated.
 //!
-//! A relay that stops drains in the order of the data: intake ends, publishes under way finish,
-//! their outcome is written, the lease is resigned.
+//! ```text
+//!  run ──▶ admin endpoint, registry of metrics: for the life of the process
+//!   │
+//!   └─▶ turn: connect, verify, relay ──▶ drained ──▶ turn with the rotated secrets …
+//! ```
+//!
+//! When a file of secrets that the settings name is rotated, the relay drains as on SIGTERM and
+//! connects again with the new content, in the same process. Log, metrics, traces and the address
+//! of the admin endpoint stay.
 
+mod connect;
+mod rotation;
 mod stuck;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::warn;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
-use self::stuck::Stuck;
-use crate::backoff::Backoff;
-use crate::config::{Config, MongodbConfig};
-use crate::error::{ErrorKind, Result};
-use crate::jetstream::bus::JetStream;
-use crate::jetstream::connection::Nats;
-use crate::jetstream::stream;
-use crate::mongodb::lease::LeaseDocument;
-use crate::mongodb::migrations::Migrations;
-use crate::mongodb::store::Store;
-use crate::relay::leadership::parts::{Parts, Totals};
-use crate::relay::lease::Lease;
-use crate::relay::retry;
-use crate::telemetry::alerts::{AlertLog, Alerts};
+use self::connect::Relay;
+use crate::admin;
+use crate::config::{Config, Sources};
+use crate::error::Result;
+use crate::relay::leadership::parts::Totals;
 use crate::telemetry::health::Health;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Registry};
 
-/// Waits between attempts to connect at start.
-const CONNECT_WAITS: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+/// Relays until `stop`, then drains.
+///
+/// # Errors
+/// What a retry cannot fix: see [`Relay::connect`] and [`Relay::run`], and an admin endpoint that
+/// cannot listen on the address from the settings.
+pub(crate) async fn run(config: Config, sources: &Sources, stop: &CancellationToken) -> Result<()> {
+    let outbox = format!("{}.{}", config.mongodb.database, config.mongodb.collection);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        outbox,
+        stream = config.stream.name,
+        name = config.nats.client_id,
+        "outboxd starts"
+    );
 
-/// A relay with its connections made and its outbox and stream verified. It has written nothing
-/// yet.
-#[derive(Debug)]
-pub(crate) struct Relay {
-    parts: Parts<Store, JetStream>,
-    lease: Arc<Lease<LeaseDocument>>,
-    alert_log: AlertLog,
-    /// Ends the watch for stuck events.
-    watching: DropGuard,
+    let health = Arc::<Health>::default();
+    let registry = Registry::start()?;
+    let metrics = registry.outbox(&outbox);
+    let endpoint = admin::start(&config, registry, health.clone()).await?;
+
+    let totals = turns(config, sources, &endpoint, &health, &metrics, stop).await?;
+
+    info!(
+        published = totals.published,
+        duplicates = totals.duplicates,
+        failed = totals.failed,
+        abandoned = totals.abandoned,
+        "outboxd stops"
+    );
+    Ok(())
 }
 
-impl Relay {
-    /// Connects to both sides, trying again until they can be reached, and verifies outbox and
-    /// stream. `None` when stopped before that.
-    ///
-    /// # Errors
-    /// What waiting doesn't mend: missing migrations, no such stream, a stream that can't serve an
-    /// outbox, refused credentials files, an alert log that can't be written.
-    pub(crate) async fn connect(
-        config: Config,
-        health: Arc<Health>,
-        metrics: Metrics,
-        stop: &CancellationToken,
-    ) -> Result<Option<Self>> {
-        let MongodbConfig { database, collection, .. } = &config.mongodb;
-        let outbox = format!("{database}.{collection}");
-        let (alerts, alert_log) =
-            Alerts::open(&config.alerts, &outbox, &config.nats.client_id, &metrics)?;
-        let [follow, queries, lease] =
-            ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
-        let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
-        let migrations =
-            Migrations::new(queries.database(database), collection, config.event.layout.clone());
-        let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
-            return Ok(None);
-        };
-        let store = Store::new(queries, &config);
-        // A restarted process with the same name is another holder: the old one may still be
-        // running.
-        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
-        health.mongodb(true);
-        let document = LeaseDocument::new(&lease, database, collection, holder);
-        let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
-        let lease = Arc::new(lease);
-        let stuck = Stuck {
-            store: store.clone(),
-            lease: document,
-            alerts: alerts.clone(),
-            backlog: metrics.backlog(),
-            after: config.alerts.stuck_after,
-            was_stuck: alert_log.was_stuck,
-        };
-        let watching = CancellationToken::new();
-        tokio::spawn(stuck.watch(watching.clone()));
-        let watching = watching.drop_guard();
-        let Some(nats) =
-            until_reached(stop, &health, || Nats::connect(&config.nats, &metrics)).await?
-        else {
-            return Ok(None);
-        };
-        let Some(differences) =
-            until_reached(stop, &health, || stream::verify(&nats, &config, &metrics)).await?
-        else {
-            return Ok(None);
-        };
-        for difference in differences {
-            warn!(stream = config.stream.name, "the stream is risky: {difference}");
-        }
-        health.nats(true);
-        let bus = JetStream::new(nats, &config.stream.name);
-        let parts =
-            Parts { follow: store.through(follow), store, bus, health, alerts, metrics, config };
-        Ok(Some(Self { parts, lease, alert_log, watching }))
-    }
-
-    /// Publishes while it holds the lease and stands by while it doesn't, until `stop`. Then
-    /// drains: publishes under way get `shutdown.grace` to finish and to be written down, and the
-    /// lease is resigned.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`]
-    /// when a stage ended that never should, after what could be drained was.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
-        let ended = self.parts.relay(&self.lease, &tick, &stop).await;
-        if let Err(error) = scheduler.shutdown().await {
-            warn!(%error, "the retrier's schedule did not stop");
-        }
-        drop((self.watching, self.parts));
-        self.alert_log.close().await;
-        ended
-    }
-}
-
-/// Repeats what failed because a server can't be reached; at start the others may not be up yet.
-async fn until_reached<T, F>(
+/// One turn per content of the secrets, until `stop`.
+async fn turns(
+    mut config: Config,
+    sources: &Sources,
+    endpoint: &admin::Endpoint,
+    health: &Arc<Health>,
+    metrics: &Metrics,
     stop: &CancellationToken,
-    health: &Health,
-    attempt: impl Fn() -> F,
-) -> Result<Option<T>>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut backoff = CONNECT_WAITS;
-    while !stop.is_cancelled() {
-        // A restart would not bring the server back.
-        health.turned();
-        // A stop doesn't wait for a server that isn't there.
-        let attempted = tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            attempted = attempt() => attempted,
-        };
-        match attempted {
-            Ok(reached) => return Ok(Some(reached)),
-            Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
-                warn!(%error, "trying again");
-            }
-            Err(error) => return Err(error),
+) -> Result<Totals> {
+    let mut totals = Totals::default();
+    loop {
+        let turn = stop.child_token();
+        let rotation =
+            tokio::spawn(rotation::rotated(config.clone(), sources.clone(), turn.clone()));
+        let relayed = relay(config, health.clone(), metrics.clone(), &turn).await;
+        turn.cancel();
+        totals += relayed?;
+
+        match rotation.await {
+            Ok(Some(rotated)) if !stop.is_cancelled() => config = rotated,
+            _ => return Ok(totals),
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-        }
+        endpoint.follow(&config).await?;
+        health.starts();
     }
-    Ok(None)
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::error::Error;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_relay_that_waits_for_a_server_lives() {
-        let (stop, health, began) = (CancellationToken::new(), Health::default(), Instant::now());
-        let attempt = async || match began.elapsed().as_secs() {
-            ..120 => Err(Error::new(ErrorKind::Nats, "away")),
-            _ => Ok(()),
-        };
-        assert!(matches!(until_reached(&stop, &health, attempt).await, Ok(Some(()))));
-        assert!(health.is_alive());
+/// Relays with this configuration until `turn` is over.
+async fn relay(
+    config: Config,
+    health: Arc<Health>,
+    metrics: Metrics,
+    turn: &CancellationToken,
+) -> Result<Totals> {
+    match Relay::connect(config, health, metrics, turn).await? {
+        Some(relay) => relay.run(turn.clone()).await,
+        None => Ok(Totals::default()),
     }
 }

@@ -1,9 +1,9 @@
-//! Watches the age of the oldest event, whoever is to blame: alerts once when one is stuck, once
-//! when none is any more.
+//! Watches the age of the oldest event: raises an alert once when an event is stuck, and once when
+//! none is any more.
 //!
-//! Runs from the moment the outbox is known, not only while this relay holds the lease: that nobody
-//! holds it, or that NATS has been away since the start, is what somebody should hear of. While
-//! another relay holds it, that one speaks.
+//! The watch runs from the moment the outbox is known, not only while this relay holds the lease,
+//! so an operator also learns that no relay holds it, or that NATS has been unreachable since the
+//! start. While another relay holds the lease, that relay watches.
 
 use std::time::Duration;
 
@@ -13,26 +13,27 @@ use tracing::{error, info, warn};
 use crate::error::mongodb_says;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::store::{Oldest, Store};
-use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
+use crate::telemetry::alerts::{Alert, Alerts, StuckEvent};
 use crate::telemetry::metrics::Backlog;
 
-/// Looks per `alerts.stuck_after`: an alert comes at most a quarter of it late.
+/// Looks per `alerts.stuck_after`: an alert is at most a quarter of it late.
 const LOOKS: u32 = 4;
 /// Longest wait between looks.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// What is looked at, and what was said last.
+/// The watch over one outbox.
 pub(super) struct Stuck {
     pub(super) store: Store,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
     pub(super) backlog: Backlog,
     pub(super) after: Duration,
+    /// Whether the newest alert said that events are stuck.
     pub(super) was_stuck: bool,
 }
 
 impl Stuck {
-    /// Looks now and then, until `stop`.
+    /// Looks at the outbox from time to time, until `stop`.
     pub(super) async fn watch(mut self, stop: CancellationToken) {
         let wait = (self.after / LOOKS).min(MAX_WAIT);
         loop {
@@ -40,11 +41,9 @@ impl Stuck {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
-            match self.look().await {
-                Ok(()) => {}
-                Err(error) => {
-                    warn!(error = mongodb_says(&error), "could not look for stuck events")
-                }
+
+            if let Err(error) = self.look().await {
+                warn!(error = mongodb_says(&error), "cannot look for stuck events");
             }
         }
     }
@@ -54,26 +53,15 @@ impl Stuck {
             self.backlog.set(0, 0, 0);
             return Ok(());
         }
+
         let (events, dead, first_seconds) = self.store.backlog().await?;
         let oldest = self.store.oldest(self.after).await?;
-        self.backlog.set(
-            events,
-            dead,
-            oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds),
-        );
+        let oldest_seconds = oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds);
+        self.backlog.set(events, dead, oldest_seconds);
+
         match oldest {
             Some(oldest) if !self.was_stuck => self.stuck(oldest),
-            None if self.was_stuck => {
-                info!("no event is stuck any more");
-                let text = "no event is older than alerts.stuck_after any more".to_owned();
-                self.alerts.raise(Alert {
-                    kind: Kind::Recovered,
-                    text,
-                    event: None,
-                    oldest_seconds: None,
-                });
-                self.was_stuck = false;
-            }
+            None if self.was_stuck => self.recovered(),
             _ => {}
         }
         Ok(())
@@ -83,26 +71,15 @@ impl Stuck {
         let Oldest { id, subject, key, attempts, last_failure, age_seconds, events } = oldest;
         let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
         error!(id, age, events, last_failure, "events are stuck");
-        let text = format!(
-            "{events} events have waited for longer than alerts.stuck_after; the oldest, {id}, for {age}"
-        );
-        let event = About {
-            id,
-            subject,
-            key,
-            attempts,
-            class: None,
-            code: None,
-            error: last_failure,
-            remedy: None,
-        };
-        let kind = Kind::Stuck;
-        self.alerts.raise(Alert {
-            kind,
-            text,
-            event: Some(event),
-            oldest_seconds: Some(age_seconds),
-        });
+
+        let oldest = StuckEvent { id, subject, key, attempts, error: last_failure };
+        self.alerts.raise(Alert::Stuck { oldest, oldest_seconds: age_seconds, events });
         self.was_stuck = true;
+    }
+
+    fn recovered(&mut self) {
+        info!("no event is stuck any more");
+        self.alerts.raise(Alert::Recovered);
+        self.was_stuck = false;
     }
 }

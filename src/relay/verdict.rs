@@ -15,7 +15,7 @@ use super::retry;
 use crate::config::RetryConfig;
 use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
-use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
+use crate::telemetry::alerts::{Alert, Alerts, RefusedEvent};
 
 /// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
@@ -116,12 +116,7 @@ impl Judge {
             stream,
             from, to, "the stream has gone back: it has lost messages that it had acked"
         );
-        let text = format!(
-            "the stream {stream} has gone back from sequence {from} to {to}: it was recreated or \
-             restored from an old copy and has lost messages that it had acked; their events are \
-             no longer in the outbox"
-        );
-        self.alerts.raise(Alert { kind: Kind::Rewound, text, event: None, oldest_seconds: None });
+        self.alerts.raise(Alert::Rewound { stream: stream.to_owned(), from, to });
     }
 
     /// The mark to write. Raises an alert when the event enters a state that an operator should
@@ -145,28 +140,20 @@ impl Judge {
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();
-
-        let state = match next {
-            Next::Dead => Some((Kind::Dead, "is dead")),
-            // Attempts rise one by one, so this holds once for each event.
+        let alert: Option<fn(RefusedEvent) -> Alert> = match next {
+            Next::Dead => Some(Alert::Dead),
+            // Attempts rise one by one, so this is true once.
             Next::RetryAfter(_) if counted && attempts == self.alerts.after_failures => {
-                Some((Kind::Failing, "keeps failing"))
+                Some(Alert::Failing)
             }
             Next::RetryAfter(_) => None,
         };
-        if let Some((kind, state)) = state {
+        if let Some(alert) = alert {
+            let (code, error) = (code.clone(), error.clone());
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());
-            let s = if attempts == 1 { "" } else { "s" };
-            // A malformed event may have no subject.
-            let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
-            let text = format!(
-                "event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}"
-            );
             let key = failed.key.map(|key| key.as_str().to_owned());
-            let (class, code, error) = (Some(class), Some(code.clone()), Some(error.clone()));
-            let event =
-                About { id, subject, key, attempts, class, code, error, remedy: Some(remedy) };
-            self.alerts.raise(Alert { kind, text, event: Some(event), oldest_seconds: None });
+            let event = RefusedEvent { id, subject, key, attempts, class, code, error, remedy };
+            self.alerts.raise(alert(event));
         }
 
         Mark {

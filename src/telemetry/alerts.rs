@@ -1,27 +1,24 @@
-//! What a person should look at: one line in the alert log, a count, and a post to the webhook,
-//! once per event and state.
+//! Alerts: what an operator should look at, once per event and state.
 //!
-//! Raising an alert never waits: lines go through a bounded queue to a task that appends them, and
-//! from there to the webhook at its own pace. What finds a queue full is counted and said; whatever
-//! raises an alert also logs a line.
+//! Each alert is counted, appended to the alert log and posted to the webhook. Raising an alert
+//! never waits: alerts pass through a bounded queue to a task that writes them, and from there to
+//! the webhook at its own pace. An alert that finds the queue full is counted and logged. The
+//! caller logs a line of its own for each alert it raises.
 //!
-//! The file holds JSON lines. Over 10 MiB it is renamed to `<file>.1`, over the one before, and
-//! begun anew.
+//! Each outbox opens its own [`Alerts`]. They may share a file; see `alert_file`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::DateTime;
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::alert_file::{AlertFile, newest_kind};
 use super::metrics::{Counters, Metrics};
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
@@ -31,31 +28,72 @@ use crate::error::{Error, ErrorKind, Result};
 const QUEUE: usize = 4096;
 /// Lines written at once.
 const BATCH: usize = 256;
-/// Size from which the file is rotated.
-const MAX_FILE_BYTES: u64 = 10 << 20;
 /// How long the last alerts may take to be written and posted when the relay stops.
-const LAST: Duration = Duration::from_secs(2);
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// Which state an event, or the outbox, has come into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+/// What happened, and to whom.
+#[derive(Debug, Clone)]
+pub(crate) enum Alert {
     /// An event was refused `alerts.after_failures` times.
-    Failing,
+    Failing(RefusedEvent),
     /// An event is dead.
-    Dead,
+    Dead(RefusedEvent),
     /// The oldest event is older than `alerts.stuck_after`.
-    Stuck,
-    /// It no longer is.
+    Stuck {
+        oldest: StuckEvent,
+        oldest_seconds: u64,
+        /// How many events are older than that.
+        events: u64,
+    },
+    /// No event is older than `alerts.stuck_after` any more.
     Recovered,
-    /// The stream has lost messages that it had acked.
+    /// The stream went back in its sequence: it lost messages that it had acked.
+    Rewound { stream: String, from: u64, to: u64 },
+}
+
+/// An event that the broker refused, without its payload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RefusedEvent {
+    pub(crate) id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    pub(crate) attempts: u32,
+    pub(crate) class: &'static str,
+    pub(crate) code: String,
+    pub(crate) error: String,
+    pub(crate) remedy: &'static str,
+}
+
+/// An event that waits, without its payload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StuckEvent {
+    pub(crate) id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    pub(crate) attempts: u32,
+    /// The error of its newest failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// The word for what happened: in the file, at the webhook and as a label of the metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Failing,
+    Dead,
+    Stuck,
+    Recovered,
     Rewound,
 }
 
 impl Kind {
     const ALL: [Self; 5] = [Self::Failing, Self::Dead, Self::Stuck, Self::Recovered, Self::Rewound];
 
-    pub(crate) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Failing => "failing",
             Self::Dead => "dead",
@@ -66,40 +104,51 @@ impl Kind {
     }
 }
 
-/// One line.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Alert {
-    pub(crate) kind: Kind,
-    /// The whole of it in one sentence; what chat webhooks show.
-    pub(crate) text: String,
-    /// The event it is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) event: Option<About>,
-    /// Of [`Kind::Stuck`]: how old the oldest event is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) oldest_seconds: Option<u64>,
+impl Alert {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Failing(_) => Kind::Failing,
+            Self::Dead(_) => Kind::Dead,
+            Self::Stuck { .. } => Kind::Stuck,
+            Self::Recovered => Kind::Recovered,
+            Self::Rewound { .. } => Kind::Rewound,
+        }
+    }
+
+    /// The whole alert in one sentence, which chat webhooks show.
+    fn text(&self) -> String {
+        match self {
+            Self::Failing(event) => event.text("keeps failing"),
+            Self::Dead(event) => event.text("is dead"),
+            Self::Stuck { oldest, oldest_seconds, events } => {
+                let age = humantime::format_duration(Duration::from_secs(*oldest_seconds));
+                format!(
+                    "{events} events have waited for longer than alerts.stuck_after; the oldest, \
+                     {}, for {age}",
+                    oldest.id
+                )
+            }
+            Self::Recovered => "no event is older than alerts.stuck_after any more".to_owned(),
+            Self::Rewound { stream, from, to } => format!(
+                "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
+                 or restored from an old copy, and has lost messages that it had acked; their \
+                 events are no longer in the outbox"
+            ),
+        }
+    }
 }
 
-/// An event, as far as an alert tells: never its payload.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct About {
-    pub(crate) id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<String>,
-    pub(crate) attempts: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) class: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) code: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) remedy: Option<&'static str>,
+impl RefusedEvent {
+    fn text(&self, state: &str) -> String {
+        let Self { id, subject, attempts, code, error, remedy, .. } = self;
+        let s = if *attempts == 1 { "" } else { "s" };
+        // A malformed event may have no subject.
+        let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
+        format!("event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}")
+    }
 }
 
-/// Where alerts are raised.
+/// Where alerts of one outbox are raised.
 #[derive(Debug, Clone)]
 pub(crate) struct Alerts {
     queue: mpsc::Sender<Alert>,
@@ -113,27 +162,28 @@ pub(crate) struct Alerts {
 #[derive(Debug)]
 pub(crate) struct AlertLog {
     writing: JoinHandle<()>,
-    /// Whether the last word on this outbox was [`Kind::Stuck`].
+    /// Whether events were stuck when the file was last written: a relay that starts again does not
+    /// repeat the alert.
     pub(crate) was_stuck: bool,
 }
 
 impl Alerts {
-    /// Opens the alert log of an outbox. A file that nobody asked for may fail to open: alerts then
-    /// go elsewhere only.
+    /// Opens the alert log of an outbox. A default path that cannot be opened only costs the file:
+    /// the webhook still gets the alerts.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the file that was asked for can't be written, or the webhook
-    /// can't be used.
+    /// [`ErrorKind::Config`] when a path from the settings cannot be written, or the webhook cannot
+    /// be used.
     pub(crate) fn open(
         config: &AlertsConfig,
         outbox: &str,
         relay: &str,
         metrics: &Metrics,
     ) -> Result<(Self, AlertLog)> {
-        let (file, was_stuck) = match was_stuck(&config.file, outbox)
-            .and_then(|was| Ok((Lines::open(&config.file)?, was)))
-        {
-            Ok((file, was_stuck)) => (Some(file), was_stuck),
+        let opened = was_stuck(config, outbox)
+            .and_then(|was_stuck| Ok((Some(AlertFile::open(&config.file)?), was_stuck)));
+        let (file, was_stuck) = match opened {
+            Ok(opened) => opened,
             Err(error) if config.file_given => {
                 let message = format!(
                     "alerts.file {} can't be written; name one that can",
@@ -143,36 +193,33 @@ impl Alerts {
             }
             Err(error) => {
                 let file = config.file.display();
-                warn!(%error, %file, "there is no alert log; set alerts.file to a path that can be written");
+                warn!(%error, %file, "no alert log; set alerts.file to a path that can be written");
                 (None, false)
             }
         };
         let webhook =
             config.webhook.as_ref().map(|url| webhook::start(url.expose_secret())).transpose()?;
+
         let (queue, inbox) = mpsc::channel(QUEUE);
         let omitted = Arc::new(AtomicU64::new(0));
-        let from = From { outbox: outbox.to_owned(), relay: relay.to_owned() };
-        let writing = tokio::spawn(write(from, file, inbox, webhook, omitted.clone()));
-        Ok((
-            Self { queue, omitted, raised: raised(metrics), after_failures: config.after_failures },
-            AlertLog { writing, was_stuck },
-        ))
+        let origin = Origin { outbox: outbox.to_owned(), relay: relay.to_owned() };
+        let writer = Writer { origin, file: file.map(Arc::new), webhook, omitted: omitted.clone() };
+        let writing = tokio::spawn(writer.run(inbox));
+
+        let raised = raised(metrics);
+        let alerts = Self { queue, omitted, raised, after_failures: config.after_failures };
+        Ok((alerts, AlertLog { writing, was_stuck }))
     }
 
-    /// Those that nobody hears.
+    /// Alerts that go nowhere.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self {
-            queue: mpsc::channel(1).0,
-            omitted: Arc::default(),
-            raised: raised(&Metrics::none()),
-            after_failures: 1,
-        }
+        let (queue, raised) = (mpsc::channel(1).0, raised(&Metrics::none()));
+        Self { queue, omitted: Arc::default(), raised, after_failures: 1 }
     }
 
-    /// Raises an alert.
     pub(crate) fn raise(&self, alert: Alert) {
-        self.raised.add(alert.kind);
+        self.raised.add(alert.kind());
         if self.queue.try_send(alert).is_err() {
             self.omitted.fetch_add(1, Ordering::Relaxed);
         }
@@ -183,197 +230,198 @@ fn raised(metrics: &Metrics) -> Counters<Kind> {
     metrics.alerts(Kind::ALL.map(|kind| (kind, kind.as_str())))
 }
 
+/// Whether the newest line about this outbox that says so says that events are stuck.
+fn was_stuck(config: &AlertsConfig, outbox: &str) -> std::io::Result<bool> {
+    let (stuck, recovered) = (Kind::Stuck.as_str(), Kind::Recovered.as_str());
+    Ok(newest_kind(&config.file, outbox, &[stuck, recovered])? == Some(stuck))
+}
+
 impl AlertLog {
-    /// Waits for what was raised. Call it when nobody can raise any more.
+    /// Waits for the raised alerts. Call it when nothing can raise any more.
     pub(crate) async fn close(self) {
-        if tokio::time::timeout(LAST, self.writing).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIME, self.writing).await.is_err() {
             warn!("the last alerts could not be posted in time");
         }
     }
 }
 
-async fn write(
-    from: From,
-    mut file: Option<Lines>,
-    mut inbox: mpsc::Receiver<Alert>,
+/// The task that writes alerts.
+struct Writer {
+    origin: Origin,
+    file: Option<Arc<AlertFile>>,
     webhook: Option<Webhook>,
     omitted: Arc<AtomicU64>,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while inbox.recv_many(&mut batch, BATCH).await > 0 {
-        let lines: Vec<String> = batch.drain(..).filter_map(|alert| from.render(&alert)).collect();
-        if let Some(mut lines_file) = file.take() {
-            // A slow disk holds up this task and no other.
-            let text = lines.join("\n") + "\n";
-            let appended = tokio::task::spawn_blocking(move || {
-                let result = lines_file.append(&text);
-                (lines_file, result)
-            });
-            match appended.await {
-                Ok((lines_file, result)) => {
-                    file = Some(lines_file);
-                    if let Err(error) = result {
-                        warn!(%error, alerts = lines.len(), "alerts could not be written to alerts.file");
-                    }
-                }
-                Err(error) => warn!(%error, "the alert log has ended"),
+}
+
+impl Writer {
+    async fn run(self, mut inbox: mpsc::Receiver<Alert>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while inbox.recv_many(&mut batch, BATCH).await > 0 {
+            let lines: Vec<String> =
+                batch.drain(..).filter_map(|alert| self.origin.render(&alert)).collect();
+
+            self.append(&lines).await;
+
+            if let Some(webhook) = &self.webhook {
+                lines.into_iter().for_each(|line| webhook.post(line));
             }
-        }
-        if let Some(webhook) = &webhook {
-            lines.into_iter().for_each(|line| webhook.post(line));
-        }
-        match omitted.swap(0, Ordering::Relaxed) {
-            0 => {}
-            alerts => {
+
+            let omitted = self.omitted.swap(0, Ordering::Relaxed);
+            if omitted > 0 {
                 warn!(
-                    alerts,
-                    "too many alerts at once for the log of alerts; `outboxd groups` shows what failed"
-                )
+                    alerts = omitted,
+                    "too many alerts at once: some are not in the alert log; \
+                     `outboxd groups` shows what failed"
+                );
             }
+        }
+
+        if let Some(webhook) = self.webhook {
+            webhook.close().await;
         }
     }
-    if let Some(webhook) = webhook {
-        webhook.close().await;
+
+    async fn append(&self, lines: &[String]) {
+        let Some(file) = self.file.clone() else { return };
+        let (text, alerts) = (lines.join("\n") + "\n", lines.len());
+
+        // A slow disk holds up this task and no other.
+        let appended = tokio::task::spawn_blocking(move || file.append(&text)).await;
+        match appended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, alerts, "cannot write alerts to alerts.file"),
+            Err(error) => warn!(%error, alerts, "writing alerts to alerts.file panicked"),
+        }
     }
 }
 
-/// Who raises them.
+/// The outbox that alerts are about, and the relay that raises them.
 #[derive(Debug)]
-struct From {
+struct Origin {
     outbox: String,
     relay: String,
 }
 
-impl From {
+impl Origin {
+    /// The alert as a line of JSON, without the line break.
     fn render(&self, alert: &Alert) -> Option<String> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Event<'a> {
+            Refused(&'a RefusedEvent),
+            Stuck(&'a StuckEvent),
+        }
         #[derive(Serialize)]
         struct Line<'a> {
             at: String,
             outbox: &'a str,
             relay: &'a str,
-            #[serde(flatten)]
-            alert: &'a Alert,
+            kind: &'static str,
+            text: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            event: Option<Event<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            oldest_seconds: Option<u64>,
         }
-        let at = DateTime::now().try_to_rfc3339_string().unwrap_or_default();
-        let line = Line { at, outbox: &self.outbox, relay: &self.relay, alert };
+
+        let (event, oldest_seconds) = match alert {
+            Alert::Failing(event) | Alert::Dead(event) => (Some(Event::Refused(event)), None),
+            Alert::Stuck { oldest, oldest_seconds, .. } => {
+                (Some(Event::Stuck(oldest)), Some(*oldest_seconds))
+            }
+            Alert::Recovered | Alert::Rewound { .. } => (None, None),
+        };
+        let line = Line {
+            at: DateTime::now().try_to_rfc3339_string().unwrap_or_default(),
+            outbox: &self.outbox,
+            relay: &self.relay,
+            kind: alert.kind().as_str(),
+            text: alert.text(),
+            event,
+            oldest_seconds,
+        };
+
         serde_json::to_string(&line)
-            .inspect_err(|error| warn!(%error, "an alert can't be written as JSON"))
+            .inspect_err(|error| warn!(%error, "cannot write an alert as JSON"))
             .ok()
     }
-}
-
-/// The alert log.
-#[derive(Debug)]
-struct Lines {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
-
-impl Lines {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
-        let bytes = file.metadata()?.len();
-        // A line that a crash cut off must not take the next one with it.
-        let mut last = [b'\n'];
-        if bytes > 0 {
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-        }
-        if last != [b'\n'] {
-            file.write_all(b"\n")?;
-        }
-        Ok(Self { path: path.to_owned(), file, bytes })
-    }
-
-    fn append(&mut self, text: &str) -> std::io::Result<()> {
-        if self.bytes >= MAX_FILE_BYTES {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            let file = self.path.display();
-            match std::fs::rename(&self.path, older).and_then(|()| Self::open(&self.path)) {
-                Ok(anew) => {
-                    info!(%file, "rotated the alert log");
-                    *self = anew;
-                }
-                // Mounted by itself, say: it grows on.
-                Err(error) => warn!(%error, %file, "the alert log can't be rotated"),
-            }
-        }
-        self.file.write_all(text.as_bytes())?;
-        self.bytes += text.len() as u64;
-        Ok(())
-    }
-}
-
-/// Whether the newest line about this outbox being stuck or not says that it is.
-fn was_stuck(path: &Path, outbox: &str) -> std::io::Result<bool> {
-    #[derive(Deserialize)]
-    struct Known<'a> {
-        #[serde(borrow)]
-        outbox: std::borrow::Cow<'a, str>,
-        kind: Kind,
-    }
-    let mut older = path.to_owned().into_os_string();
-    older.push(".1");
-    let mut lines = Vec::new();
-    for path in [Path::new(&older), path] {
-        match File::open(path) {
-            Ok(file) => lines.push(BufReader::new(file).split(b'\n')),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut stuck = false;
-    for line in lines.into_iter().flatten() {
-        // A line cut off by a crash, or somebody else's, says nothing.
-        if let Ok(known) = serde_json::from_slice::<Known<'_>>(&line?)
-            && known.outbox == outbox
-            && matches!(known.kind, Kind::Stuck | Kind::Recovered)
-        {
-            stuck = known.kind == Kind::Stuck;
-        }
-    }
-    Ok(stuck)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn alert(kind: Kind) -> Alert {
-        Alert {
-            kind,
-            text: "one \"sentence\"\nover two lines".to_owned(),
-            event: None,
-            oldest_seconds: None,
-        }
-    }
-
+    /// What consumers of the file and the webhook parse.
     #[test]
-    fn the_file_is_rotated_and_remembers_what_was_said_last() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("alerts.jsonl");
-        let from = From { outbox: "shop.outbox".to_owned(), relay: "r1".to_owned() };
-        assert!(!was_stuck(&path, "shop.outbox").unwrap());
-        let mut lines = Lines::open(&path).unwrap();
-        let stuck = from.render(&alert(Kind::Stuck)).unwrap();
-        lines.append(&format!("{stuck}\n{{cut off\n")).unwrap();
-        assert!(was_stuck(&path, "shop.outbox").unwrap());
-        assert!(
-            !was_stuck(&path, "other.outbox").unwrap(),
-            "another outbox's line is not this one's"
-        );
-        lines.bytes = MAX_FILE_BYTES;
-        let recovered = from.render(&alert(Kind::Recovered)).unwrap();
-        lines.append(&recovered).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), recovered);
-        assert!(
-            std::fs::read_to_string(folder.path().join("alerts.jsonl.1"))
-                .unwrap()
-                .starts_with(&stuck)
-        );
-        assert!(!was_stuck(&path, "shop.outbox").unwrap());
-        assert_eq!(Lines::open(&path).unwrap().bytes, recovered.len() as u64);
+    fn each_kind_is_written_in_its_documented_form() {
+        let origin = Origin { outbox: "shop.outbox".to_owned(), relay: "r1".to_owned() };
+        let refused = |subject: Option<&str>, attempts| RefusedEvent {
+            id: "e1".to_owned(),
+            subject: subject.map(str::to_owned),
+            key: None,
+            attempts,
+            class: "config",
+            code: "no-responders".to_owned(),
+            error: "no \"subject\"\ncovers it".to_owned(),
+            remedy: "add it",
+        };
+        let oldest = StuckEvent {
+            id: "e2".to_owned(),
+            subject: Some("shop.made".to_owned()),
+            key: Some("k".to_owned()),
+            attempts: 0,
+            error: None,
+        };
+
+        for (alert, rest) in [
+            (
+                Alert::Failing(refused(Some("shop.made"), 3)),
+                concat!(
+                    r#""kind":"failing","text":"event e1 (shop.made) keeps failing after 3 "#,
+                    r#"refusals: no-responders: no \"subject\"\ncovers it; add it","#,
+                    r#""event":{"id":"e1","subject":"shop.made","attempts":3,"class":"config","#,
+                    r#""code":"no-responders","error":"no \"subject\"\ncovers it","#,
+                    r#""remedy":"add it"}}"#
+                ),
+            ),
+            (
+                Alert::Dead(refused(None, 1)),
+                concat!(
+                    r#""kind":"dead","text":"event e1 is dead after 1 refusal: no-responders: "#,
+                    r#"no \"subject\"\ncovers it; add it","event":{"id":"e1","attempts":1,"#,
+                    r#""class":"config","code":"no-responders","#,
+                    r#""error":"no \"subject\"\ncovers it","remedy":"add it"}}"#
+                ),
+            ),
+            (
+                Alert::Stuck { oldest, oldest_seconds: 390, events: 2 },
+                concat!(
+                    r#""kind":"stuck","text":"2 events have waited for longer than "#,
+                    r#"alerts.stuck_after; the oldest, e2, for 6m 30s","event":{"id":"e2","#,
+                    r#""subject":"shop.made","key":"k","attempts":0},"oldest_seconds":390}"#
+                ),
+            ),
+            (
+                Alert::Recovered,
+                concat!(
+                    r#""kind":"recovered","#,
+                    r#""text":"no event is older than alerts.stuck_after any more"}"#
+                ),
+            ),
+            (
+                Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1 },
+                concat!(
+                    r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
+                    r#"to 1: it was recreated or restored from an old copy, and has lost "#,
+                    r#"messages that it had acked; their events are no longer in the outbox"}"#
+                ),
+            ),
+        ] {
+            let line = origin.render(&alert).unwrap();
+            let (at, rest_of_line) = line.split_at(line.find(",\"outbox\"").unwrap());
+            assert!(at.starts_with("{\"at\":\"20") && at.ends_with("Z\""), "{line}");
+            let origin = r#","outbox":"shop.outbox","relay":"r1","#;
+            assert_eq!(rest_of_line, format!("{origin}{rest}"));
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! How the relay is doing, as its parts last said: read by the admin endpoint without asking
-//! anybody.
+//! The health of one outbox's relay, as its parts last reported it. The admin endpoint reads it
+//! without asking MongoDB or NATS.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -8,28 +8,29 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// How long the loop of a relay may be silent; it says something every second.
+/// How long the relay's loop may be silent; it reports every second.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What a part last said.
+/// A connection, as the relay last saw it.
 #[derive(Debug, Clone, Copy)]
-enum Said {
-    /// Nothing yet: the relay is starting.
-    Nothing,
-    Well,
-    Ill(&'static str),
+enum Link {
+    /// The relay is starting.
+    Unknown,
+    Up,
+    Down(&'static str),
 }
 
-/// See the module.
+/// One outbox's health.
 #[derive(Debug, Default)]
 pub(crate) struct Health(Mutex<Parts>);
 
 #[derive(Debug)]
 struct Parts {
     started: Instant,
-    loops: Instant,
-    mongodb: Said,
-    nats: Said,
+    /// When the relay's loop last turned.
+    turned: Instant,
+    mongodb: Link,
+    nats: Link,
     /// Term of the lease, while this relay holds it.
     term: Option<i64>,
     standby: bool,
@@ -54,8 +55,8 @@ pub(crate) struct Ready {
 impl Default for Parts {
     fn default() -> Self {
         let now = Instant::now();
-        let (mongodb, nats) = (Said::Nothing, Said::Nothing);
-        Self { started: now, loops: now, mongodb, nats, term: None, standby: false }
+        let (mongodb, nats) = (Link::Unknown, Link::Unknown);
+        Self { started: now, turned: now, mongodb, nats, term: None, standby: false }
     }
 }
 
@@ -64,46 +65,46 @@ impl Health {
         what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The relay begins anew: it has yet to reach anybody.
+    /// The relay starts over, with no server reached yet.
     pub(crate) fn starts(&self) {
         self.with(|parts| *parts = Parts::default());
     }
 
-    /// The relay's loop came round.
+    /// The relay's loop turned.
     pub(crate) fn turned(&self) {
-        self.with(|parts| parts.loops = Instant::now());
+        self.with(|parts| parts.turned = Instant::now());
     }
 
-    /// MongoDB answered, or didn't.
-    pub(crate) fn mongodb(&self, well: bool) {
-        let said = if well { Said::Well } else { Said::Ill("does not answer") };
-        self.with(|parts| parts.mongodb = said);
+    /// Whether MongoDB answered.
+    pub(crate) fn mongodb(&self, answered: bool) {
+        let link = if answered { Link::Up } else { Link::Down("does not answer") };
+        self.with(|parts| parts.mongodb = link);
     }
 
-    /// The connection to NATS stands, or doesn't.
-    pub(crate) fn nats(&self, well: bool) {
-        let said = if well { Said::Well } else { Said::Ill("not connected") };
-        self.with(|parts| parts.nats = said);
+    /// Whether the connection to NATS is up.
+    pub(crate) fn nats(&self, connected: bool) {
+        let link = if connected { Link::Up } else { Link::Down("not connected") };
+        self.with(|parts| parts.nats = link);
     }
 
-    /// The lease is this relay's, or another's.
+    /// The term of this relay; `None` when another relay holds the lease.
     pub(crate) fn lease(&self, term: Option<i64>) {
         self.with(|parts| (parts.term, parts.standby) = (term, term.is_none()));
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.with(|parts| parts.loops.elapsed() < SILENCE)
+        self.with(|parts| parts.turned.elapsed() < SILENCE)
     }
 
     pub(crate) fn ready(&self) -> Ready {
         self.with(|parts| {
-            let part = |said: Said| match said {
-                Said::Nothing => Part {
+            let part = |link: Link| match link {
+                Link::Unknown => Part {
                     ready: false,
                     detail: format!("not reached in {:?}", parts.started.elapsed()),
                 },
-                Said::Well => Part { ready: true, detail: "ok".to_owned() },
-                Said::Ill(why) => Part { ready: false, detail: why.to_owned() },
+                Link::Up => Part { ready: true, detail: "ok".to_owned() },
+                Link::Down(why) => Part { ready: false, detail: why.to_owned() },
             };
             let lease = match (parts.term, parts.standby) {
                 (Some(term), _) => Part { ready: true, detail: format!("held, term {term}") },
@@ -112,6 +113,7 @@ impl Health {
                 }
                 (None, false) => Part { ready: false, detail: "not asked for yet".to_owned() },
             };
+
             let (mongodb, nats) = (part(parts.mongodb), part(parts.nats));
             Ready { ready: mongodb.ready && nats.ready && lease.ready, mongodb, nats, lease }
         })

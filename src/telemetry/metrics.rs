@@ -289,14 +289,14 @@ impl Metrics {
 fn describe() {
     for (name, meaning) in [
         ("outboxd_events_published_total", "Events acked by the stream."),
-        ("outboxd_duplicate_acks_total", "Acks that said the stream had the event already."),
+        ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
         (
             "outboxd_events_retried_total",
-            "Publishes of events that had failed or waited behind one that had.",
+            "Publishes of events that had failed, or had waited behind a failed one.",
         ),
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
-        ("outboxd_events_dead_total", "Events that wait for a person from now on."),
-        ("outboxd_events_discarded_total", "Events removed unpublished because an operator asked."),
+        ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
+        ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),
@@ -310,32 +310,32 @@ fn describe() {
         ("outboxd_buffered_bytes", "Bytes of events in memory."),
         (
             "outboxd_unsettled_events",
-            "Events whose delete or mark isn't written yet, those in memory included.",
+            "Events whose delete or mark is not written yet, events in memory included.",
         ),
-        ("outboxd_remembered_keys", "Keys with an event in memory or one that waits in MongoDB."),
+        ("outboxd_remembered_keys", "Keys with an event in memory or waiting in MongoDB."),
         ("outboxd_leader", "1 while this relay holds the lease."),
         ("outboxd_lease_term", "The newest term this relay has led."),
-        ("outboxd_backlog_events", "Events in the outbox, as last looked at."),
+        ("outboxd_backlog_events", "Events in the outbox, when last counted."),
         (
             "outboxd_dead_events",
-            "Events that wait for a person, as last looked at; counted up to 10000.",
+            "Events that wait for a person, when last counted; counted up to 10000.",
         ),
         (
             "outboxd_breaker_open",
-            "1 while NATS gives no definite answers, so that hardly anything new is sent.",
+            "1 while NATS gives no definite answers; the relay then sends hardly anything new.",
         ),
-        ("outboxd_nats_connected", "1 while the connection to NATS stands."),
+        ("outboxd_nats_connected", "1 while the connection to NATS is up."),
         (
             "outboxd_stream_duplicate_window_seconds",
             "How long the stream remembers message ids, when it was last verified.",
         ),
         (
             "outboxd_needed_duplicate_window_seconds",
-            "How long it has to, for no retry to be stored twice.",
+            "How long the stream must remember message ids, so that no retry is stored twice.",
         ),
         (
             "outboxd_oldest_event_age_seconds",
-            "Age of the oldest event that isn't dead, as last looked at.",
+            "Age of the oldest event that is not dead, when last looked at.",
         ),
         ("outboxd_build_info", "1; the version is a label."),
     ] {
@@ -343,7 +343,7 @@ fn describe() {
     }
     describe_histogram!(
         "outboxd_delivery_latency_seconds",
-        "From commit (MongoDB's clock) to ack (this machine's), of events the change stream brought."
+        "From commit (MongoDB's clock) to ack (this machine's), of events from the change stream."
     );
     describe_histogram!(
         "outboxd_publish_duration_seconds",
@@ -365,7 +365,7 @@ mod tests {
         let (shop, bank) = (registry.outbox("shop.outbox"), registry.outbox("bank.outbox"));
         shop.events().published.increment(3);
         shop.events().failed.add(Class::Poison);
-        shop.alerts([((), "dead")]).add(());
+        shop.alerts([(1, "dead")]).add(1);
 
         for sample in [
             "outboxd_events_published_total{outbox=\"shop.outbox\"} 3",

@@ -1,5 +1,6 @@
-//! What the relay says about itself.
+//! What the daemon reports about itself: logs, metrics, health, alerts and traces.
 
+mod alert_file;
 pub(crate) mod alerts;
 pub(crate) mod health;
 pub(crate) mod logs;
@@ -7,8 +8,8 @@ pub(crate) mod metrics;
 pub(crate) mod traces;
 mod webhook;
 
-/// TLS is compiled in and wants an implementation chosen before a client is made; an error only
-/// says that one is.
+/// Chooses the TLS implementation of the process, which must happen before a client is made. It is
+/// chosen once; an error means that it already was.
 pub(crate) fn choose_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,4 +1,5 @@
-//! Posts alerts to a URL, one at a time, each tried a few times. Nothing waits for it.
+//! Posts alerts to a URL, one at a time, each in a few attempts. The rest of the relay never waits
+//! for it.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 const QUEUE: usize = 256;
 /// How long one post may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Times one alert is tried.
+/// Attempts to post one alert.
 const TRIES: u32 = 4;
 /// Waits between the tries.
 const WAITS: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(2));
@@ -28,10 +29,10 @@ pub(super) struct Webhook {
     posting: JoinHandle<()>,
 }
 
-/// Begins to post to this URL.
+/// Starts the task that posts to this URL.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] when no client can be made.
+/// [`ErrorKind::Config`] when no HTTP client can be made.
 pub(super) fn start(url: &str) -> Result<Webhook> {
     choose_tls();
     let agent = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
@@ -40,6 +41,7 @@ pub(super) fn start(url: &str) -> Result<Webhook> {
     let client = client.map_err(|error| {
         Error::with_source(ErrorKind::Config, "alerts.webhook can't be used", error.without_url())
     })?;
+
     let (queue, mut inbox) = mpsc::channel::<String>(QUEUE);
     let url = url.to_owned();
     let posting = tokio::spawn(async move {
@@ -47,22 +49,23 @@ pub(super) fn start(url: &str) -> Result<Webhook> {
             post(&client, &url, alert).await;
         }
     });
+
     Ok(Webhook { queue, posting })
 }
 
 impl Webhook {
-    /// Posts an alert later.
+    /// Queues an alert.
     pub(super) fn post(&self, alert: String) {
         if self.queue.try_send(alert).is_err() {
-            warn!("the webhook is behind; an alert is only in alerts.file");
+            warn!("the webhook is behind: an alert is only in alerts.file");
         }
     }
 
-    /// Waits until everything is posted or given up.
+    /// Waits until each queued alert is posted or given up.
     pub(super) async fn close(self) {
         drop(self.queue);
         if let Err(error) = self.posting.await {
-            warn!(%error, "posting alerts ended badly");
+            warn!(%error, "posting alerts panicked");
         }
     }
 }
@@ -76,12 +79,14 @@ async fn post(client: &Client, url: &str, alert: String) {
             .body(alert.clone())
             .send()
             .await;
+
         match sent.and_then(reqwest::Response::error_for_status) {
             Ok(_) => return,
             Err(error) => {
                 warn!(error = %error.without_url(), attempt, of = TRIES, "could not post an alert")
             }
         }
+
         if attempt < TRIES {
             tokio::time::sleep(backoff.next_wait()).await;
         }

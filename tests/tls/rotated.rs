@@ -56,7 +56,7 @@ async fn a_rotated_nats_password_is_picked_up() {
     commit(&scene, 10).await;
     replace(&file, ANEW);
     all(&scene, 20).await;
-    let said = format!("secrets changed: connecting anew files={:?}", file.to_str().unwrap());
+    let said = format!("secrets changed: reconnecting files={:?}", file.to_str().unwrap());
     assert_eq!(relay.log().matches(&said).count(), 2, "{}", relay.log());
     commit(&scene, 20).await;
     all(&scene, 30).await;
@@ -105,7 +105,7 @@ async fn rotated_nats_credentials_are_picked_up_by_a_relay_that_waits_and_by_one
     commit(&scene, 10).await;
     point(&third);
     all(&scene, 20).await;
-    relay.says("secrets changed: connecting anew").await;
+    relay.says("secrets changed: reconnecting").await;
     assert_eq!(relay.stop(), Some(0));
 }
 
@@ -131,7 +131,7 @@ async fn a_rotated_mongodb_uri_is_picked_up_and_half_of_it_is_not() {
     let anew = old.replace(PASSWORD, ANEW);
     assert_ne!(old, anew);
     replace(&file, anew.split_once('@').unwrap().0);
-    relay.says("secrets changed, but can't be used; going on with the old ones").await;
+    relay.says("secrets changed, but cannot be used: keeping the old ones").await;
     commit(&scene, 10).await;
     all(&scene, 20).await;
 

@@ -8,11 +8,12 @@ use crossterm::terminal::{
     enable_raw_mode, size,
 };
 use crossterm::{cursor, execute, queue};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::output::write;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shutdown::{self, StopSignal};
 
 /// Columns where there is no terminal.
 const WIDTH: usize = 80;
@@ -29,28 +30,28 @@ pub(super) enum Input {
 pub(super) struct Terminal {
     live: bool,
     inputs: mpsc::UnboundedReceiver<Input>,
-    signals: [Signal; 3],
+    stop: CancellationToken,
 }
 
 impl Terminal {
     pub(super) fn start(live: bool) -> Result<Self> {
         let refused =
             |error| Error::with_source(ErrorKind::Os, "the terminal can't be used", error);
-        let listen = |kind| signal(kind).map_err(refused);
-        let signals = [
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::hangup())?,
-        ];
-        let (heard, inputs) = mpsc::unbounded_channel();
-        let terminal = Self { live, inputs, signals };
+        let stop = shutdown::on_signals(&[
+            StopSignal::Terminate,
+            StopSignal::Interrupt,
+            StopSignal::Hangup,
+        ])?;
+        let (keys, inputs) = mpsc::unbounded_channel();
+        let terminal = Self { live, inputs, stop };
+
         if live {
             enable_raw_mode().map_err(refused)?;
             execute!(stdout(), EnterAlternateScreen, cursor::Hide).map_err(refused)?;
             // A thread: reading keys blocks. It ends with the process.
             std::thread::spawn(move || {
                 while let Ok(event) = crossterm::event::read() {
-                    let sent = input(&event).map(|input| heard.send(input));
+                    let sent = input(&event).map(|input| keys.send(input));
                     if matches!(sent, Some(Err(_))) {
                         break;
                     }
@@ -87,18 +88,15 @@ impl Terminal {
         write(&drawn)
     }
 
-    /// Waits until it is to end.
+    /// Waits until the person or the system asks to quit.
     pub(super) async fn quits(&mut self) {
         while self.input().await != Input::Quit {}
     }
 
     /// Waits for what the person or the system wants.
     pub(super) async fn input(&mut self) -> Input {
-        let [terminate, interrupt, hangup] = &mut self.signals;
         tokio::select! {
-            _ = terminate.recv() => Input::Quit,
-            _ = interrupt.recv() => Input::Quit,
-            _ = hangup.recv() => Input::Quit,
+            () = self.stop.cancelled() => Input::Quit,
             // Without a terminal there is no sender.
             Some(input) = self.inputs.recv() => input,
         }

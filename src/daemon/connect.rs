@@ -1,0 +1,186 @@
+//! Connects both sides, verifies outbox and stream, and runs the core on them.
+//!
+//! A relay that stops drains in the order of the data: intake ends, publishes under way finish,
+//! their outcome is written, the lease is resigned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::warn;
+
+use super::stuck::Stuck;
+use crate::backoff::Backoff;
+use crate::config::{Config, MongodbConfig};
+use crate::error::{ErrorKind, Result};
+use crate::jetstream::bus::JetStream;
+use crate::jetstream::connection::Nats;
+use crate::jetstream::stream;
+use crate::mongodb::lease::LeaseDocument;
+use crate::mongodb::migrations::Migrations;
+use crate::mongodb::store::Store;
+use crate::relay::leadership::parts::{Parts, Totals};
+use crate::relay::lease::Lease;
+use crate::relay::retry;
+use crate::telemetry::alerts::{AlertLog, Alerts};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// Waits between attempts to connect at start.
+const CONNECT_WAITS: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+
+/// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
+#[derive(Debug)]
+pub(super) struct Relay {
+    parts: Parts<Store, JetStream>,
+    lease: Arc<Lease<LeaseDocument>>,
+    alert_log: AlertLog,
+    /// Ends the watch for stuck events.
+    watching: DropGuard,
+}
+
+impl Relay {
+    /// Connects to both sides, retrying until they can be reached, and verifies outbox and stream.
+    /// `None` when stopped before that.
+    ///
+    /// # Errors
+    /// What a retry cannot fix: missing migrations, a missing stream, a stream that cannot serve an
+    /// outbox, unusable credentials files, an alert log that cannot be written.
+    pub(super) async fn connect(
+        config: Config,
+        health: Arc<Health>,
+        metrics: Metrics,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>> {
+        let MongodbConfig { database, collection, .. } = &config.mongodb;
+        let outbox = format!("{database}.{collection}");
+        let (alerts, alert_log) =
+            Alerts::open(&config.alerts, &outbox, &config.nats.client_id, &metrics)?;
+
+        let [follow, queries, lease] =
+            ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
+        let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
+        let migrations =
+            Migrations::new(queries.database(database), collection, config.event.layout.clone());
+        let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
+            return Ok(None);
+        };
+        health.mongodb(true);
+        let store = Store::new(queries, &config);
+
+        // A restarted process of the same name is another holder: the old one may still run.
+        let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
+        let document = LeaseDocument::new(&lease, database, collection, holder);
+        let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
+        let lease = Arc::new(lease);
+
+        let stuck = Stuck {
+            store: store.clone(),
+            lease: document,
+            alerts: alerts.clone(),
+            backlog: metrics.backlog(),
+            after: config.alerts.stuck_after,
+            was_stuck: alert_log.was_stuck,
+        };
+        let watching = CancellationToken::new();
+        tokio::spawn(stuck.watch(watching.clone()));
+        let watching = watching.drop_guard();
+
+        let Some(nats) =
+            until_reached(stop, &health, || Nats::connect(&config.nats, &metrics)).await?
+        else {
+            return Ok(None);
+        };
+        let Some(differences) =
+            until_reached(stop, &health, || stream::verify(&nats, &config, &metrics)).await?
+        else {
+            return Ok(None);
+        };
+        for difference in differences {
+            warn!(stream = config.stream.name, "the stream is risky: {difference}");
+        }
+        health.nats(true);
+
+        let bus = JetStream::new(nats, &config.stream.name);
+        let follow = store.through(follow);
+        let parts = Parts { follow, store, bus, health, alerts, metrics, config };
+        Ok(Some(Self { parts, lease, alert_log, watching }))
+    }
+
+    /// Publishes while it holds the lease and stands by while another relay does, until `stop`.
+    /// Then drains: publishes under way get `shutdown.grace` to finish and to be written down, and
+    /// the lease is resigned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the retrier's schedule cannot start; [`ErrorKind::Internal`] when
+    /// a stage ended before its time, after everything that could drain did.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<Totals> {
+        let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
+
+        let ended = self.parts.relay(&self.lease, &tick, &stop).await;
+
+        if let Err(error) = scheduler.shutdown().await {
+            warn!(%error, "the retrier's schedule did not stop");
+        }
+        // The alert log closes when nothing can raise an alert any more.
+        drop((self.watching, self.parts));
+        self.alert_log.close().await;
+
+        ended
+    }
+}
+
+/// Repeats an attempt while a server cannot be reached: servers may start after the relay.
+async fn until_reached<T, F>(
+    stop: &CancellationToken,
+    health: &Health,
+    attempt: impl Fn() -> F,
+) -> Result<Option<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut backoff = CONNECT_WAITS;
+    while !stop.is_cancelled() {
+        // The relay counts as alive: a restart would not bring the server back.
+        health.turned();
+
+        // A stop does not wait for a server that does not answer.
+        let attempted = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            attempted = attempt() => attempted,
+        };
+        match attempted {
+            Ok(reached) => return Ok(Some(reached)),
+            Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
+                warn!(%error, "trying again");
+            }
+            Err(error) => return Err(error),
+        }
+
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::error::Error;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_waits_for_a_server_lives() {
+        let (stop, health, began) = (CancellationToken::new(), Health::default(), Instant::now());
+        let attempt = async || match began.elapsed().as_secs() {
+            ..120 => Err(Error::new(ErrorKind::Nats, "away")),
+            _ => Ok(()),
+        };
+        assert!(matches!(until_reached(&stop, &health, attempt).await, Ok(Some(()))));
+        assert!(health.is_alive());
+    }
+}
