@@ -37,7 +37,7 @@ check: ## formatting, lints, and a client library without the daemon's dependenc
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --package outboxd-client --no-default-features -- -D warnings
-	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|figment|hyper|reqwest|tokio-cron-scheduler) '
+	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|toml|hyper|reqwest|tokio-cron-scheduler) '
 
 deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
 	deploy/check $(if $(STRICT),--strict)

@@ -88,25 +88,25 @@ pub(crate) async fn start(
 ) -> Result<Endpoint> {
     let (follows, secrets) = watch::channel(Secrets::of(config).await?);
     let (endpoint, config) = (Endpoint(follows), &config.admin);
+    let listen = *config.listen.get();
 
-    let listener = match TcpListener::bind(config.listen).await {
+    let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,
-        Err(error) if config.listen_given => {
-            let message =
-                format!("admin.listen {} can't be listened on; name another", config.listen);
+        Err(error) if config.listen.set().is_some() => {
+            let message = format!("admin.listen {listen} can't be listened on; name another");
             return Err(Error::with_source(ErrorKind::Config, message, error));
         }
         Err(error) => {
             warn!(
                 %error,
-                listen = %config.listen,
+                %listen,
                 "no admin endpoint; set admin.listen to an address that is free"
             );
             return Ok(endpoint);
         }
     };
 
-    let address = listener.local_addr().unwrap_or(config.listen);
+    let address = listener.local_addr().unwrap_or(listen);
     info!(%address, "the admin endpoint listens");
     tokio::spawn(serve(listener, router(Shared { registry, health, secrets })));
     Ok(endpoint)

@@ -112,7 +112,7 @@ impl Role {
         let stream = &config.stream.name;
         let info = format!("$JS.API.STREAM.INFO.{stream}");
         let publish = match self {
-            Self::Relay => config.stream.subjects.iter().cloned().chain([info]).collect(),
+            Self::Relay => config.stream.subjects.get().iter().cloned().chain([info]).collect(),
             Self::Operator => return None,
             Self::Migrate => vec![info, format!("$JS.API.STREAM.CREATE.{stream}")],
         };

@@ -6,6 +6,9 @@ use outboxd::config::{Config, Sources};
 
 use crate::support::OUTBOXD;
 
+/// The file with every setting, which is generated from the settings.
+const SHIPPED: &str = "config/outboxd.toml";
+
 fn sources(env: &[(&str, &str)]) -> Sources {
     let base = [("MONGODB_URI", "mongodb://127.0.0.1/shop"), ("NATS_CLUSTER_ID", "SHOP")];
     let env = base
@@ -82,7 +85,7 @@ fn secrets_come_from_files_and_are_never_shown() {
         ("NATS_PASSWORD_FILE", path),
     ];
     let config = Config::load(&sources(&env)).unwrap();
-    assert!(config.nats.password.is_some());
+    assert!(config.nats.credentials.password.is_some());
     let shown = format!("{config}{config:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(config.to_string().contains("password = \"***\""), "{config}");
@@ -102,16 +105,10 @@ fn secrets_come_from_files_and_are_never_shown() {
 
 #[test]
 fn the_shipped_file_has_every_setting_at_its_default() {
-    let text = std::fs::read_to_string("config/outboxd.toml").unwrap();
-    let shipped = tempfile::NamedTempFile::new().unwrap();
-    // Settings without a default stand there commented out.
-    std::fs::write(
-        shipped.path(),
-        text.lines().map(|line| format!("{line}\n")).collect::<String>(),
-    )
-    .unwrap();
+    let text = std::fs::read_to_string(SHIPPED).unwrap();
     let mut from_file = sources(&[("NATS_CLIENT_ID", "pod")]);
-    from_file.file = Some(shipped.path().to_owned());
+    from_file.file = Some(SHIPPED.into());
+
     let from_file = Config::load(&from_file).unwrap().to_string();
     let defaults = Config::load(&sources(&[("NATS_CLIENT_ID", "pod")])).unwrap().to_string();
     let values = |text: &str| {
@@ -120,6 +117,7 @@ fn the_shipped_file_has_every_setting_at_its_default() {
             .collect::<Vec<_>>()
     };
     assert_eq!(values(&from_file), values(&defaults));
+
     let mut section = String::new();
     for line in defaults.lines() {
         if line.starts_with('[') {
@@ -139,7 +137,29 @@ fn the_shipped_file_has_every_setting_at_its_default() {
 }
 
 #[test]
-fn a_file_that_is_not_toml_is_told_by_its_place_and_not_by_its_line() {
+fn every_example_in_the_shipped_file_is_accepted() {
+    let names: Vec<_> = Config::settings()
+        .iter()
+        .filter(|setting| setting.example.is_some())
+        .map(|setting| setting.place().1.to_owned())
+        .collect();
+    let is_example = |line: &str| names.iter().any(|name| line.starts_with(&format!("{name} = ")));
+    let text = std::fs::read_to_string(SHIPPED).unwrap();
+    let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(example) if is_example(example) => format!("{example}\n"),
+        _ => format!("{line}\n"),
+    });
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.collect::<String>()).unwrap();
+    let missing = Config::check(file.path()).unwrap();
+    // The files that the examples name are not on this machine.
+    assert_eq!(missing.len(), 3, "{missing:#?}");
+    assert!(missing.iter().all(|line| line.contains("/run/secrets/")), "{missing:#?}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_reported_by_its_place_and_not_by_its_line() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[nats]\nuser = \"svc\"\npassword = \"hunter2\n").unwrap();
     let mut sources = sources(&[]);
@@ -165,7 +185,7 @@ fn the_schema_takes_what_outboxd_takes() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let takes =
         |file: &str| validator.is_valid(&toml::from_str::<serde_json::Value>(file).unwrap());
-    assert!(takes(&std::fs::read_to_string("config/outboxd.toml").unwrap()));
+    assert!(takes(&std::fs::read_to_string(SHIPPED).unwrap()));
     for good in [
         "",
         "[mongodb]\nuri_file = \"/run/secrets/uri\"",
@@ -192,7 +212,8 @@ fn the_schema_takes_what_outboxd_takes() {
         std::fs::write(file.path(), bad).unwrap();
         Config::check(file.path()).expect_err(bad);
     }
-    // Each setting is told with its reason.
+
+    // Each setting has a description.
     for (section, of) in schema["properties"].as_object().unwrap() {
         for (name, setting) in of["properties"].as_object().unwrap() {
             assert!(

@@ -1,9 +1,10 @@
-//! The handbook says what is so: its links lead somewhere, its commands are ones outboxd takes,
-//! what it names exists, and the page of the settings is made of the settings.
-//! `OUTBOXD_WRITE_DOCS=1` writes that page anew.
+//! The handbook is right: its links lead somewhere, outboxd accepts its commands, what it names
+//! exists. The page of the settings and `config/outboxd.toml` are generated from the settings;
+//! `OUTBOXD_WRITE_DOCS=1` writes both.
 
 mod commands;
 mod configuration;
+mod shipped;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +17,9 @@ use serde_json::Value;
 
 use self::commands::{of, refused, shell_lines, targets};
 
-/// Where the generated page is.
+/// The generated file with every setting.
+const SHIPPED: &str = "config/outboxd.toml";
+/// The generated page.
 const CONFIGURATION: &str = "docs/configuration.md";
 /// What people who tried the programs left in their folders.
 const NOT_OURS: [&str; 3] = ["node_modules", "target", "venv"];
@@ -281,18 +284,23 @@ fn every_code_of_a_failure_is_explained_under_its_class() {
 }
 
 #[test]
-fn the_page_of_the_settings_is_made_of_the_settings() {
-    let made = configuration::page(&Config::schema());
-    if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
-        fs::write(CONFIGURATION, &made).unwrap();
+fn the_shipped_file_and_the_page_of_the_settings_are_generated_from_the_settings() {
+    let settings = Config::settings();
+    let page = configuration::page(&settings);
+    for (path, made) in [(SHIPPED, shipped::file(&settings)), (CONFIGURATION, page.clone())] {
+        if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
+            fs::write(path, &made).unwrap();
+        }
+
+        let found = fs::read_to_string(path).unwrap();
+        let differs = made.lines().zip(found.lines()).find(|(made, found)| made != found);
+        assert!(
+            made == found,
+            "{path} is out of date; OUTBOXD_WRITE_DOCS=1 writes it. First difference: {differs:#?}"
+        );
     }
-    let found = fs::read_to_string(CONFIGURATION).unwrap();
-    let differs = made.lines().zip(found.lines()).find(|(made, found)| made != found);
-    assert!(
-        made == found,
-        "{CONFIGURATION} isn't as OUTBOXD_WRITE_DOCS=1 writes it, first in {differs:#?}"
-    );
-    let listed = anchors(&made);
+
+    let listed = anchors(&page);
     for setting in ["mongodburi", "dispatchmax_in_flight", "streamname"] {
         assert!(listed.contains(setting), "{setting} is missing: {listed:?}");
     }

@@ -31,7 +31,7 @@ impl Admin {
         let client = Client::builder().timeout(TIMEOUT).build();
         let client = client
             .map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
-        let mut address = config.listen;
+        let mut address = *config.listen.get();
         if address.ip().is_unspecified() {
             let loopback: [IpAddr; 2] =
                 [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];

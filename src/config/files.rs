@@ -1,82 +1,20 @@
-//! The files that settings name: secrets, credentials, certificates.
+//! What the files must hold that settings name: credentials, certificates, keys.
 //!
-//! Each is read when the configuration is, and refused if it can't be what its setting wants, as
-//! one that is half written. What was in it is remembered as a digest, so that `run` sees when it
-//! is rotated: by its content, since orchestrators swap links and the times of a file say nothing
-//! then.
+//! Each file is read with the configuration, and rejected when it can't be what its setting wants,
+//! for example when it is half written.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_nats::ConnectOptions;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use sha2::{Digest, Sha256};
 
-use super::Config;
 use super::reader::Reader;
 
-/// A file as it was when it was read.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NamedFile {
-    path: PathBuf,
-    /// Nothing when it couldn't be read.
-    digest: Option<[u8; 32]>,
-}
-
-impl NamedFile {
-    fn new(path: &Path, content: Option<&[u8]>) -> Self {
-        Self {
-            path: path.to_owned(),
-            digest: content.map(|content| Sha256::digest(content).into()),
-        }
-    }
-
-    fn now(&self) -> Self {
-        Self::new(&self.path, std::fs::read(&self.path).ok().as_deref())
-    }
-}
-
-/// Its path: a digest would let anyone try passwords on it.
-impl fmt::Display for NamedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.display().fmt(f)
-    }
-}
-
-impl fmt::Debug for NamedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.fmt(f)
-    }
-}
-
-impl Config {
-    /// Whether any setting names a file.
-    pub fn names_files(&self) -> bool {
-        !self.files.is_empty()
-    }
-
-    /// The named files that hold something else than when the configuration was read, as they are
-    /// now.
-    pub fn rotated(&self) -> Vec<NamedFile> {
-        self.files
-            .iter()
-            .map(|file| (file, file.now()))
-            .filter(|(was, is)| *was != is)
-            .map(|(_, is)| is)
-            .collect()
-    }
-}
-
-impl Reader {
-    /// Remembers what a file holds.
-    pub(super) fn remember(&mut self, path: &Path, content: &[u8]) {
-        self.files.push(NamedFile::new(path, Some(content)));
-    }
-
-    /// What the file holds that `key` names, if it can be read.
+impl Reader<'_> {
+    /// Reads the file that the setting `key` names.
     fn file(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
         match std::fs::read(path) {
             Ok(content) => {
@@ -90,9 +28,10 @@ impl Reader {
         }
     }
 
-    /// A NATS user's JWT with its seed.
+    /// Checks that a file holds a NATS user's JWT with its seed.
     pub(super) fn credentials(&mut self, key: &str, path: &Path) {
         let Some(content) = self.file(key, path) else { return };
+
         let whole = str::from_utf8(&content)
             .is_ok_and(|text| ConnectOptions::new().credentials(text).is_ok());
         if !whole {
@@ -103,7 +42,7 @@ impl Reader {
         }
     }
 
-    /// The certificates of one or more CAs, as PEM.
+    /// Checks that a file holds the certificates of one or more CAs, as PEM.
     pub(super) fn authorities(&mut self, key: &str, path: &Path) {
         let Some(content) = self.file(key, path) else { return };
         if certificates(&content).is_none() {
@@ -111,12 +50,15 @@ impl Reader {
         }
     }
 
-    /// A certificate and the key that goes with it, as PEM; `private` may be the same file.
+    /// Checks that the files hold a certificate and its private key, as PEM. Both may be in one
+    /// file.
     pub(super) fn identity(&mut self, key: &str, certificate: &Path, private: &Path) {
         let Some(content) = self.file(key, certificate) else { return };
+
         let same = private == certificate;
         let private_content = if same { Some(content.clone()) } else { self.file(key, private) };
         let Some(private_content) = private_content else { return };
+
         let Some(chain) = certificates(&content) else {
             return self
                 .mistake(key, format!("{} holds no certificate as PEM", certificate.display()));
@@ -125,6 +67,7 @@ impl Reader {
             return self
                 .mistake(key, format!("{} holds no unencrypted key as PEM", private.display()));
         };
+
         if CertifiedKey::from_der(chain, private_key, &default_provider()).is_err() {
             self.mistake(
                 key,
@@ -134,7 +77,7 @@ impl Reader {
     }
 }
 
-/// All of them, or none.
+/// The certificates of a PEM file. Nothing when there is none, or when one can't be read.
 fn certificates(content: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let read: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(content).collect();
     read.ok().filter(|read| !read.is_empty())

@@ -1,42 +1,49 @@
-//! The configuration: one struct per part, each with argued defaults, resolved from flags over
-//! environment over file over defaults before anything is bound.
+//! The configuration: resolved from flags over environment over file over defaults, and valid,
+//! before anything is bound.
+//!
+//! Data passes the files in this order:
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `sources` | what flags, environment and file give, each value with its source |
+//! | `setting` | the types a setting can have |
+//! | `info` | what a setting is, as pages and schema show it |
+//! | `named_file` | a file that a setting names, as it was when it was read |
+//! | `unknown` | what the sources hold and no setting asked for |
+//! | `reader` | reads one setting after the other and gathers all mistakes |
+//! | `files` | what the named files must hold |
+//! | `sections` | each section: its struct, its settings with their descriptions |
+//! | `mod` | the whole: [`Config`] |
+//! | `schema` | the settings as JSON Schema |
 //!
 //! Every mistake is reported at once. Secrets are a type that doesn't print. The library reads no
-//! environment itself: [`Sources`] carries what `main` found there. `config/outboxd.toml` lists
-//! every setting with its reason.
+//! environment itself: [`Sources`] carries what `main` found there. `config/outboxd.toml` and the
+//! handbook's page are generated from [`Config::settings`].
 
-mod connect;
 mod files;
-mod read;
+mod info;
+mod named_file;
 mod reader;
 mod schema;
+mod sections;
 mod setting;
+mod sources;
+mod unknown;
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
 
-use secrecy::SecretString;
-
-pub use self::files::NamedFile;
-use self::read::secs;
-pub use self::reader::Shown;
-use self::reader::{ReadUp, Reader};
-use crate::document::layout::Layout;
+pub use self::info::{SettingInfo, Unset};
+pub use self::named_file::NamedFile;
+use self::reader::{NOT_SET, Reader, Reading};
+pub use self::sections::{
+    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LeaseConfig, LogConfig, LogFormat,
+    MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig, ShutdownConfig, StreamConfig,
+    SweepConfig,
+};
+pub use self::setting::Given;
+pub use self::sources::Sources;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Where settings come from, lowest precedence first: the defaults, `file`, `env`, `set`.
-#[derive(Debug, Clone, Default)]
-pub struct Sources {
-    /// A TOML file.
-    pub file: Option<PathBuf>,
-    /// The environment, as name and value.
-    pub env: Vec<(String, String)>,
-    /// `key=value` from flags. Secrets are refused here.
-    pub set: Vec<String>,
-}
 
 /// The whole configuration, valid by construction.
 #[derive(Debug, Clone)]
@@ -47,21 +54,21 @@ pub struct Config {
     pub nats: NatsConfig,
     /// The JetStream stream.
     pub stream: StreamConfig,
-    /// What a document is as an event.
+    /// How a document is an event.
     pub event: EventConfig,
     /// How much is under way at once.
     pub dispatch: DispatchConfig,
-    /// What nothing else finds.
+    /// How often to look for what nothing else finds.
     pub sweep: SweepConfig,
     /// What happens to a failed event.
     pub retry: RetryConfig,
-    /// What a person is told.
+    /// When a person is alerted.
     pub alerts: AlertsConfig,
-    /// What is told over HTTP.
+    /// The endpoint that answers over HTTP.
     pub admin: AdminConfig,
     /// Which relay publishes.
     pub lease: LeaseConfig,
-    /// How a stop goes.
+    /// How outboxd stops.
     pub shutdown: ShutdownConfig,
     /// What is logged.
     pub log: LogConfig,
@@ -69,187 +76,13 @@ pub struct Config {
     files: Vec<NamedFile>,
 }
 
-/// `[mongodb]`
+/// One line of `outboxd config print`.
 #[derive(Debug, Clone)]
-pub struct MongodbConfig {
-    /// Connection string.
-    pub uri: SecretString,
-    /// Database of the outbox; from the URI's path unless set.
-    pub database: String,
-    /// Collection of the outbox.
-    pub collection: String,
-    app_name: String,
-}
-
-/// `[nats]`
-#[derive(Debug, Clone)]
-pub struct NatsConfig {
-    /// One or more server URLs, separated by commas.
-    pub url: SecretString,
-    /// Name of the connection and of the lease's holder: the pod's name.
-    pub client_id: String,
-    /// Path of a `.creds` file.
-    pub creds: Option<String>,
-    /// Seed of an nkey.
-    pub nkey: Option<SecretString>,
-    /// User name.
-    pub user: Option<String>,
-    /// Password.
-    pub password: Option<SecretString>,
-    /// Token.
-    pub token: Option<SecretString>,
-    /// Path of the client certificate (PEM).
-    pub tls_cert: Option<String>,
-    /// Path of the client certificate's key (PEM).
-    pub tls_key: Option<String>,
-    /// Path of the CA's certificates (PEM).
-    pub tls_ca: Option<String>,
-    /// What the subjects of its replies begin with.
-    pub inbox_prefix: String,
-    /// How often the connection is probed; it counts as lost after two probes without an answer.
-    pub ping_interval: Duration,
-    /// How long one publish waits for its ack.
-    pub ack_timeout: Duration,
-}
-
-/// `[stream]`
-#[derive(Debug, Clone)]
-pub struct StreamConfig {
-    /// Name of the stream; every publish names it as the one it expects.
-    pub name: String,
-    /// Subjects it is created with.
-    pub subjects: Vec<String>,
-    /// Whether the subjects were given, so that an existing stream must cover them.
-    pub subjects_given: bool,
-    /// How long the stream remembers message ids.
-    pub duplicate_window: Duration,
-    /// Copies of each message (1 to 5).
-    pub replicas: usize,
-    /// How long messages are kept; zero for ever.
-    pub max_age: Duration,
-}
-
-/// `[event]`
-#[derive(Debug, Clone)]
-pub struct EventConfig {
-    /// Where the parts of an event stand, and what is made of them.
-    pub layout: Arc<Layout>,
-}
-
-/// `[dispatch]`
-#[derive(Debug, Clone)]
-pub struct DispatchConfig {
-    /// Publishes under way at once.
-    pub max_in_flight: usize,
-    /// Events in memory at once.
-    pub max_buffered_events: usize,
-    /// Bytes of events in memory at once.
-    pub max_buffered_bytes: usize,
-    /// Which events wait for each other.
-    pub ordering: Ordering,
-    /// What a dead event does to its key.
-    pub on_dead: OnDead,
-}
-
-/// `dispatch.ordering`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ordering {
-    /// Events of one key leave in their order.
-    Key,
-    /// None do.
-    None,
-}
-
-/// `dispatch.on_dead`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnDead {
-    /// The later events of its key wait until a person decides.
-    Hold,
-    /// They go on without it.
-    Skip,
-}
-
-/// `[sweep]`
-#[derive(Debug, Clone)]
-pub struct SweepConfig {
-    /// How often locked events older than a minute are looked for that nothing has brought.
-    pub interval: Duration,
-}
-
-/// `[retry]`
-#[derive(Debug, Clone)]
-pub struct RetryConfig {
-    /// When the retrier looks for due events, as a cron expression with seconds.
-    pub cron: String,
-    /// Wait after the first failure; doubles with each.
-    pub base_delay: Duration,
-    /// Longest wait.
-    pub max_delay: Duration,
-    /// Counted rejections after which an event is dead.
-    pub max_attempts: u32,
-    /// How long a publish without a definite answer is tried again in place before the event is
-    /// marked as failed.
-    pub outage_grace: Duration,
-}
-
-/// `[alerts]`
-#[derive(Debug, Clone)]
-pub struct AlertsConfig {
-    /// Path of the alert log: JSON lines, rotated.
-    pub file: PathBuf,
-    /// Whether it was given, so that it must be writable.
-    pub file_given: bool,
-    /// Counted refusals of one event that raise an alert.
-    pub after_failures: u32,
-    /// Age of the oldest event that raises an alert.
-    pub stuck_after: Duration,
-    /// Where each alert is posted too.
-    pub webhook: Option<SecretString>,
-}
-
-/// `[admin]`
-#[derive(Debug, Clone)]
-pub struct AdminConfig {
-    /// Address of the admin endpoint.
-    pub listen: SocketAddr,
-    /// Whether it was given, so that it must be free.
-    pub listen_given: bool,
-    /// What a request must bring.
-    pub token: Option<SecretString>,
-}
-
-/// `[lease]`
-#[derive(Debug, Clone)]
-pub struct LeaseConfig {
-    /// How long a holder that is never heard of again keeps others waiting.
-    pub ttl: Duration,
-}
-
-/// `[shutdown]`
-#[derive(Debug, Clone)]
-pub struct ShutdownConfig {
-    /// How long publishes under way may take to finish after SIGTERM.
-    pub grace: Duration,
-}
-
-/// `[log]`
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// Text for people or JSON for collectors.
-    pub format: LogFormat,
-    /// A filter such as `info` or `warn,outboxd=debug`.
-    pub level: String,
-}
-
-/// `log.format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, else JSON.
-    Auto,
-    /// One readable line per event.
-    Text,
-    /// One JSON object per line.
-    Json,
+struct Shown {
+    key: String,
+    /// As TOML; masked for a secret.
+    value: String,
+    source: String,
 }
 
 impl Config {
@@ -258,62 +91,88 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::Config`] with one line per mistake, all of them.
     pub fn load(sources: &Sources) -> Result<Self> {
-        let (config, ReadUp { mistakes, missing, .. }) = Self::read(sources);
+        let (config, Reading { mistakes, missing, .. }) = Self::read(sources);
         refuse(&[missing, mistakes].concat(), "the configuration")?;
         Ok(config)
     }
 
-    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings and
-    /// files of secrets that it lacks.
+    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings,
+    /// and files that settings name.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] with one line per mistake, all of them.
     pub fn check(file: &Path) -> Result<Vec<String>> {
         let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
-        let (_, ReadUp { mistakes, missing, .. }) = Self::read(&sources);
+        let (_, Reading { mistakes, missing, .. }) = Self::read(&sources);
         refuse(&mistakes, &file.display().to_string())?;
         Ok(missing)
     }
 
-    fn read(sources: &Sources) -> (Self, ReadUp) {
-        let mut reader = Reader::new(sources);
-        let stream = StreamConfig::read(&mut reader);
-        let nats = NatsConfig::read(&mut reader, &stream.name);
-        let mongodb = MongodbConfig::read(&mut reader, &nats.client_id);
-        let event = EventConfig::read(&mut reader, &mongodb);
-        let dispatch = DispatchConfig::read(&mut reader);
-        let sweep = SweepConfig {
-            interval: reader.within("sweep.interval", secs(300), secs(1)..=secs(86_400)),
+    /// Every setting, in the order of `config/outboxd.toml` and the handbook.
+    pub fn settings() -> Vec<SettingInfo> {
+        let (_, Reading { settings, .. }) = Self::read(&Sources::default());
+        let mut settings: Vec<_> = settings.into_iter().map(|read| read.info).collect();
+
+        let section = |setting: &SettingInfo| {
+            sections::ORDER.iter().position(|section| *section == setting.place().0)
         };
-        let retry = RetryConfig::read(&mut reader);
-        let alerts = AlertsConfig::read(&mut reader);
-        let admin = AdminConfig::read(&mut reader);
-        let lease = LeaseConfig { ttl: reader.within("lease.ttl", secs(10), secs(1)..=secs(300)) };
-        let shutdown = ShutdownConfig {
-            grace: reader.within("shutdown.grace", secs(10), secs(0)..=secs(600)),
-        };
-        let log = LogConfig::read(&mut reader);
-        let read = reader.finish(sources);
-        let (shown, files) = (read.shown.clone(), read.files.clone());
-        (
-            Self {
-                mongodb,
-                nats,
-                stream,
-                event,
-                dispatch,
-                sweep,
-                retry,
-                alerts,
-                admin,
-                lease,
-                shutdown,
-                log,
-                shown,
-                files,
-            },
-            read,
-        )
+        settings.sort_by_key(section);
+        settings
+    }
+
+    /// JSON Schema (2020-12) of the file.
+    pub fn schema() -> serde_json::Value {
+        schema::of(&Self::settings())
+    }
+
+    /// Whether any setting names a file.
+    pub fn names_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// The named files whose content changed since the configuration was read, as they are now.
+    pub fn rotated(&self) -> Vec<NamedFile> {
+        self.files.iter().filter_map(NamedFile::changed).collect()
+    }
+
+    fn read(sources: &Sources) -> (Self, Reading) {
+        let (mut config, reading) = reader::read(sources, Self::read_sections);
+
+        config.shown = reading.settings.iter().map(Shown::of).collect();
+        config.files.clone_from(&reading.files);
+        (config, reading)
+    }
+
+    fn read_sections(root: &mut Reader<'_>) -> Self {
+        let stream = root.section("stream", StreamConfig::read);
+        let nats = root.section("nats", |reader| NatsConfig::read(reader, &stream.name));
+        let mongodb =
+            root.section("mongodb", |reader| MongodbConfig::read(reader, &nats.client_id));
+        let event = root.section("event", |reader| EventConfig::read(reader, &mongodb));
+
+        Self {
+            mongodb,
+            nats,
+            stream,
+            event,
+            dispatch: root.section("dispatch", DispatchConfig::read),
+            sweep: root.section("sweep", SweepConfig::read),
+            retry: root.section("retry", RetryConfig::read),
+            alerts: root.section("alerts", AlertsConfig::read),
+            admin: root.section("admin", AdminConfig::read),
+            lease: root.section("lease", LeaseConfig::read),
+            shutdown: root.section("shutdown", ShutdownConfig::read),
+            log: root.section("log", LogConfig::read),
+            shown: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+}
+
+impl Shown {
+    fn of(read: &reader::Read) -> Self {
+        let source = read.found.as_ref().map_or("default", |origin| &origin.source);
+        Self { key: read.info.key.clone(), value: read.shown.clone(), source: source.to_owned() }
     }
 }
 
@@ -321,31 +180,31 @@ fn refuse(mistakes: &[String], what: &str) -> Result<()> {
     if mistakes.is_empty() {
         return Ok(());
     }
+
     let count = mistakes.len();
     let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
     let noun = if count == 1 { "mistake" } else { "mistakes" };
     Err(Error::new(ErrorKind::Config, format!("{count} {noun} in {what}:{lines}")))
 }
 
-/// Every setting with its value and origin, as TOML; secrets are masked.
+/// Every setting with its value and source, as TOML. Secrets are masked.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.shown.clone();
-        shown.sort_by_key(|line| line.key);
+        let mut shown: Vec<_> = self.shown.iter().collect();
+        shown.sort_by_key(|line| &line.key);
+
         let mut section = "";
-        for Shown { key, value, origin } in &shown {
-            let (in_section, name) = key.split_once('.').unwrap_or(("", key));
+        for Shown { key, value, source } in shown {
+            let (in_section, name) = key.rsplit_once('.').unwrap_or(("", key));
             if in_section != section {
                 let gap = if section.is_empty() { "" } else { "\n" };
                 writeln!(f, "{gap}[{in_section}]")?;
                 section = in_section;
             }
-            let line = if value == "(not set)" {
-                format!("# {name} =")
-            } else {
-                format!("{name} = {value}")
-            };
-            writeln!(f, "{line:<44} # {origin}")?;
+
+            let line =
+                if value == NOT_SET { format!("# {name} =") } else { format!("{name} = {value}") };
+            writeln!(f, "{line:<44} # {source}")?;
         }
         Ok(())
     }

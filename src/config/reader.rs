@@ -1,416 +1,386 @@
-//! Reads settings one by one from layered sources and gathers every mistake instead of stopping at
-//! the first.
+//! Reads settings one by one and gathers every mistake instead of stopping at the first.
 //!
-//! A setting is known because something took it; what nothing took is unknown and refused, with the
-//! nearest known name.
+//! A [`Reader`] stands at one table: the root of the configuration, a section of it, or a table of
+//! a list (`[[name]]`). Each table is read by the same functions, whatever table it stands in. What
+//! a table of a list doesn't hold, it takes from the root, so its entries override those of the
+//! root; flags and the environment reach the root only.
+//!
+//! A setting is known because something read it. Everything else is rejected, with the nearest
+//! known name.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use figment::providers::{Format, Serialized, Toml};
-use figment::value::{Dict, Value};
-use figment::{Figment, Metadata, Profile, Provider};
 use secrecy::SecretString;
-use serde_json::Value as Json;
 
-use super::setting::Setting;
-use super::{NamedFile, Sources};
+use super::info::{SettingInfo, Unset};
+use super::named_file::NamedFile;
+use super::setting::{Given, Setting, show_raw};
+use super::sources::{Found, Sources, Values};
+use super::unknown;
 
-/// The names people already use, and the settings they stand for. A name further down wins.
-const CONVENTIONAL: &[(&str, &str)] = &[
-    ("MONGO_URI", "mongodb.uri"),
-    ("MONGODB_URI", "mongodb.uri"),
-    ("NATS_URL", "nats.url"),
-    ("NATS_CREDS", "nats.creds"),
-    ("NATS_NKEY", "nats.nkey"),
-    ("NATS_USER", "nats.user"),
-    ("NATS_PASSWORD", "nats.password"),
-    ("NATS_TOKEN", "nats.token"),
-    ("NATS_CERT", "nats.tls_cert"),
-    ("NATS_KEY", "nats.tls_key"),
-    ("NATS_CA", "nats.tls_ca"),
-    ("NATS_CLIENT_ID", "nats.client_id"),
-    ("NATS_CLUSTER_ID", "stream.name"),
-];
+/// How a setting without a value is shown.
+pub(super) const NOT_SET: &str = "(not set)";
 
-/// Prefix of the environment's own form: `OUTBOXD_MONGODB__URI` is `mongodb.uri`.
-const PREFIX: &str = "OUTBOXD_";
-
-/// The environment variables of a setting: the names people already use, of which the first wins,
-/// and then outboxd's own name, which wins over all of them.
-pub(super) fn variables(key: &str) -> Vec<String> {
-    let (base, suffix) = key.strip_suffix("_file").map_or((key, ""), |secret| (secret, "_FILE"));
-
-    let names = CONVENTIONAL.iter().rev().filter(|(_, of)| *of == base);
-    let own = format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
-    names.map(|(name, _)| format!("{name}{suffix}")).chain([own]).collect()
+/// Reads the settings of one table.
+pub(super) struct Reader<'a> {
+    values: &'a Values,
+    reading: &'a mut Reading,
+    /// What the names of the table's settings begin with: "", "stream.", "outbox[2].stream.".
+    at: String,
+    /// What they would begin with outside of any list. A table of a list takes from there what it
+    /// doesn't hold.
+    base: String,
 }
 
-/// One line of `outboxd config print`.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// The setting's dotted name.
-    pub key: &'static str,
-    /// Its value as TOML; `"***"` for a secret.
-    pub value: String,
-    /// Where it came from.
-    pub origin: String,
-}
-
-pub(super) struct Reader {
-    values: BTreeMap<String, (Value, String)>,
-    known: Vec<&'static str>,
-    secret: Vec<&'static str>,
-    flags: Vec<String>,
-    shown: Vec<Shown>,
-    /// What the settings name.
+/// What reading found.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Every setting, in the order they were read.
+    pub(super) settings: Vec<Read>,
+    /// The files that settings name.
     pub(super) files: Vec<NamedFile>,
-    schema: Vec<(&'static str, Json)>,
-    mistakes: Vec<String>,
-    missing: Vec<String>,
-}
-
-/// What reading came to.
-pub(super) struct ReadUp {
-    /// Every setting.
-    pub(super) shown: Vec<Shown>,
-    /// The files that they name.
-    pub(super) files: Vec<NamedFile>,
-    /// What each may be, as JSON Schema.
-    pub(super) schema: Vec<(&'static str, Json)>,
     /// What is wrong.
     pub(super) mistakes: Vec<String>,
-    /// What is still to be given: by another source, or on another machine.
+    /// What is still to be given, by another source or on another machine.
     pub(super) missing: Vec<String>,
+    /// The names of the lists of tables.
+    lists: Vec<String>,
 }
 
-impl Reader {
-    pub(super) fn new(sources: &Sources) -> Self {
-        let mut figment = Figment::new();
-        let mut mistakes = Vec::new();
-        if let Some(path) = &sources.file {
-            match std::fs::read_to_string(path) {
-                Ok(text) => figment = figment.merge(Layer::file(path, &text, &mut mistakes)),
-                Err(error) => mistakes.push(format!(
-                    "{}: {error}; give the right path or leave it out",
-                    path.display()
-                )),
-            }
-        }
-        for (name, key) in CONVENTIONAL {
-            for (name, key) in [
-                ((*name).to_owned(), (*key).to_owned()),
-                (format!("{name}_FILE"), format!("{key}_file")),
-            ] {
-                if let Some((_, text)) =
-                    sources.env.iter().find(|(taken, text)| *taken == name && !text.is_empty())
-                {
-                    figment =
-                        figment.merge(Layer::text(&format!("environment {name}"), &key, text));
-                }
-            }
-        }
-        for (name, text) in sources.env.iter().filter(|(_, text)| !text.is_empty()) {
-            if let Some(path) = name.strip_prefix(PREFIX).filter(|path| path.contains("__")) {
-                let key = path.to_ascii_lowercase().replace("__", ".");
-                figment = figment.merge(Layer::text(&format!("environment {name}"), &key, text));
-            }
-        }
-        let mut flags = Vec::new();
-        for flag in &sources.set {
-            match flag.split_once('=') {
-                Some((key, text)) => {
-                    figment = figment.merge(Layer::text("flag --set", key.trim(), text.trim()));
-                    flags.push(key.trim().to_owned());
-                }
-                None => mistakes.push(format!("--set {flag}: write --set key=value")),
-            }
-        }
-        let mut values = BTreeMap::new();
-        match figment.extract::<Dict>() {
-            Ok(dict) => flatten(&figment, "", dict, &mut values),
-            Err(error) => mistakes.push(error.to_string()),
-        }
-        let (known, secret, shown, files, schema, missing) = Default::default();
-        Self { values, known, secret, flags, shown, files, schema, mistakes, missing }
+/// A setting that was read.
+#[derive(Debug, Clone)]
+pub(super) struct Read {
+    pub(super) info: SettingInfo,
+    /// The value as TOML: masked for a secret, [`NOT_SET`] where there is none.
+    pub(super) shown: String,
+    /// Nothing when the default applies.
+    pub(super) found: Option<Origin>,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// The name it was found under. A table of a list may have taken it from the root.
+    key: String,
+    /// Its source.
+    pub(super) source: String,
+}
+
+/// Reads the whole configuration with `read`, and rejects what it didn't ask for.
+pub(super) fn read<T>(sources: &Sources, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Reading) {
+    let mut reading = Reading::default();
+    let values = Values::of(sources, &mut reading.mistakes);
+
+    let mut root =
+        Reader { values: &values, reading: &mut reading, at: String::new(), base: String::new() };
+    let read = read(&mut root);
+
+    let settings: Vec<_> = reading.settings.iter().map(|read| &read.info).collect();
+    for line in unknown::lines(&values, &settings, &reading.lists) {
+        push_new(&mut reading.mistakes, line);
+    }
+    (read, reading)
+}
+
+impl<'a> Reader<'a> {
+    /// Reads the section `[name]`. One that nobody wrote has its defaults.
+    pub(super) fn section<T>(&mut self, name: &str, read: impl FnMut(&mut Reader<'_>) -> T) -> T {
+        self.tables(name, 1..=1, read).pop().expect("a section is read once")
     }
 
-    /// A setting with a default.
-    pub(super) fn take<T: Setting>(&mut self, key: &'static str, default: T) -> T {
-        self.schema.push((key, T::schema()));
-        self.describe("default", &default);
-        let (value, origin) = match self.lookup(key) {
-            Some((value, origin)) => (value, origin),
-            None => (default, "default".to_owned()),
-        };
-        self.shown.push(Shown { key, value: value.show(), origin });
-        value
-    }
-
-    /// A setting that may be absent.
-    pub(super) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<T> {
-        self.schema.push((key, T::schema()));
-        let found = self.lookup::<T>(key);
-        let (value, origin) = match &found {
-            Some((value, origin)) => (value.show(), origin.clone()),
-            None => ("(not set)".to_owned(), "default".to_owned()),
-        };
-        self.shown.push(Shown { key, value, origin });
-        found.map(|(value, _)| value)
-    }
-
-    /// A setting with a default and bounds.
-    pub(super) fn within<T>(
+    /// Reads each table of the list `[[name]]`, in the order of the file. `count` bounds how many
+    /// there may be; a list of exactly one is a section, written `[name]`.
+    pub(super) fn tables<T>(
         &mut self,
-        key: &'static str,
-        default: T,
-        bounds: RangeInclusive<T>,
-    ) -> T
-    where
-        T: Setting + PartialOrd,
-    {
-        let value = self.take(key, default);
-        // Those of a duration stand in its description: JSON Schema bounds numbers alone.
-        self.describe("minimum", bounds.start());
-        self.describe("maximum", bounds.end());
-        if !bounds.contains(&value) {
-            self.mistake(
-                key,
-                format!(
-                    "{} is out of range; give {} to {}",
-                    value.show(),
-                    bounds.start().show(),
-                    bounds.end().show()
-                ),
-            );
+        name: &str,
+        count: RangeInclusive<usize>,
+        mut read: impl FnMut(&mut Reader<'_>) -> T,
+    ) -> Vec<T> {
+        let key = format!("{}{name}", self.at);
+        if count == (1..=1) {
+            let base = format!("{}{name}.", self.base);
+            return vec![read(&mut self.table(format!("{key}."), base))];
         }
-        value
+
+        let found = self.values.tables(&key);
+        if !count.contains(&found) {
+            let (least, most) = (count.start(), count.end());
+            self.mistake(name, format!("has {found} tables [[{key}]]; give {least} to {most}"));
+        }
+        self.reading.lists.push(key.clone());
+
+        // A table of a list overrides settings of the table that holds the list, by the same names.
+        let base = self.base.clone();
+        let read_at = |place| read(&mut self.table(format!("{key}[{place}]."), base.clone()));
+        (0..found.min(*count.end())).map(read_at).collect()
     }
 
-    /// One of a few words, each with what it stands for; the first is the default.
-    pub(super) fn one_of<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> T {
-        let (default, meaning) = words[0];
-        let given = self.take(key, default.to_owned());
-        self.describe(
-            "enum",
-            &words.iter().map(|(word, _)| (*word).to_owned()).collect::<Vec<_>>(),
-        );
-        match words.iter().find(|(word, _)| *word == given) {
-            Some((_, meaning)) => *meaning,
-            None => {
-                let known = words
-                    .iter()
-                    .map(|(word, _)| format!("{word:?}"))
-                    .collect::<Vec<_>>()
-                    .join(" or ");
-                self.mistake(key, format!("{given:?} is not known; give {known}"));
-                meaning
-            }
+    fn table(&mut self, at: String, base: String) -> Reader<'_> {
+        Reader { values: self.values, reading: self.reading, at, base }
+    }
+
+    /// A setting of this table, with its description: what it does, its unit, and the reason for
+    /// its default.
+    pub(super) fn setting(&mut self, name: &'static str, doc: &'static str) -> Entry<'_, 'a> {
+        let info = SettingInfo::new(format!("{}{name}", self.at), doc);
+        Entry { reader: self, name, info, remedy: None }
+    }
+
+    /// Records what is wrong with a setting of this table.
+    pub(super) fn mistake(&mut self, name: &str, reason: impl Display) {
+        let line = self.line(name, reason);
+        push_new(&mut self.reading.mistakes, line);
+    }
+
+    /// Records what is needed and isn't there: a setting, or the file that one names.
+    pub(super) fn missing(&mut self, name: &str, reason: impl Display) {
+        let line = self.line(name, reason);
+        push_new(&mut self.reading.missing, line);
+    }
+
+    /// Remembers what a file holds that a setting names.
+    pub(super) fn remember(&mut self, path: &Path, content: &[u8]) {
+        let file = NamedFile::new(path, Some(content));
+        if !self.reading.files.contains(&file) {
+            self.reading.files.push(file);
         }
     }
 
-    /// A secret, given by `key` or as the content of the file that `key_file` names.
-    pub(super) fn secret(
-        &mut self,
-        key: &'static str,
-        key_file: &'static str,
-    ) -> Option<SecretString> {
-        self.secret.push(key);
-        self.schema.extend([(key, String::schema()), (key_file, String::schema())]);
-        if self.flags.iter().any(|flag| flag == key) {
-            self.mistake(
-                key,
-                "a secret in an argument is seen by every process; use the environment or a file"
-                    .to_owned(),
-            );
+    /// A line about a setting, under the name and with the source of its value.
+    fn line(&self, name: &str, reason: impl Display) -> String {
+        let key = format!("{}{name}", self.at);
+        let read = self.reading.settings.iter().rfind(|read| read.info.key == key);
+        match read.and_then(|read| read.found.as_ref()) {
+            Some(Origin { key, source }) => format!("{key}: {reason} ({source})"),
+            None => format!("{key}: {reason}"),
         }
-        let direct = self.lookup::<String>(key);
-        let file = self.lookup::<String>(key_file);
-        if direct.is_some() && file.is_some() {
-            self.mistake(key, format!("is set by `{key}` and by `{key_file}`; keep one"));
-        }
-        let (value, origin) = match (direct, file) {
-            (Some((text, origin)), _) => (Some(text), origin),
-            (None, Some((path, origin))) => match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    if text.trim().is_empty() {
-                        self.missing(key_file, format!("{path} is empty"));
-                    }
-                    self.remember(Path::new(&path), text.as_bytes());
-                    (
-                        Some(text.trim_end_matches(['\n', '\r']).to_owned()),
-                        format!("file {path}, {origin}"),
-                    )
-                }
-                Err(error) => {
-                    self.missing(key_file, format!("{path}: {error}"));
-                    (None, origin)
-                }
-            },
-            (None, None) => (None, "default".to_owned()),
-        };
-        let shown = if value.is_some() { "\"***\"" } else { "(not set)" };
-        self.shown.push(Shown { key, value: shown.to_owned(), origin });
-        value.map(SecretString::from)
     }
 
-    /// Records what is wrong with a setting.
-    pub(super) fn mistake(&mut self, key: &str, reason: impl Display) {
-        self.mistakes.push(format!("{key}: {reason}{}", self.origin(key)));
-    }
-
-    /// Records what is needed and not there: a setting, or the file that one names.
-    pub(super) fn missing(&mut self, key: &str, reason: impl Display) {
-        self.missing.push(format!("{key}: {reason}{}", self.origin(key)));
-    }
-
-    fn origin(&self, key: &str) -> String {
-        self.values.get(key).map(|(_, origin)| format!(" ({origin})")).unwrap_or_default()
-    }
-
-    /// Adds to what the last setting may be.
-    fn describe(&mut self, word: &'static str, value: &impl Setting) {
-        let value = value.show().parse().unwrap_or(Json::Null);
-        let is_bound = ["minimum", "maximum"].contains(&word);
-        if let Some((_, Json::Object(schema))) = self.schema.last_mut()
-            && (value.is_number() || !is_bound)
+    /// What the sources hold under `name`: first of this table itself, then of the root.
+    fn find(&self, name: &str, variables: &[String]) -> Option<(String, Found)> {
+        let (own, base) = (format!("{}{name}", self.at), format!("{}{name}", self.base));
+        if own != base
+            && let Some(found) = self.values.in_file(&own)
         {
-            schema.insert(word.to_owned(), value);
+            return Some((own, found));
         }
+
+        self.values.find(&base, variables).map(|found| (base, found))
     }
 
-    /// Whether someone gave this setting a value.
-    pub(super) fn is_given(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
-    /// When everything has been read.
-    pub(super) fn finish(mut self, sources: &Sources) -> ReadUp {
-        let unknown: Vec<_> =
-            self.values.keys().filter(|key| !self.known.contains(&key.as_str())).cloned().collect();
-        for key in unknown {
-            let nearest = nearest(&key, &self.known);
-            self.mistake(&key, format!("there is no such setting; the nearest is `{nearest}`"));
-        }
-        for (name, _) in &sources.env {
-            let Some(path) = name.strip_prefix(PREFIX).filter(|path| !path.contains("__")) else {
-                continue;
-            };
-            // `OUTBOXD_MONGODB_URI` is a slip that would be passed over in silence. Other names
-            // aren't ours to judge: Kubernetes sets `OUTBOXD_PORT` and the like for a service of
-            // that name.
-            if let Some(key) =
-                self.known.iter().find(|key| key.replace('.', "_").eq_ignore_ascii_case(path))
-            {
-                let right = key.replace('.', "__").to_ascii_uppercase();
-                self.mistakes.push(format!(
-                    "environment {name}: two underscores nest; write {PREFIX}{right}"
-                ));
-            }
-        }
-        let Self { shown, files, schema, mistakes, missing, .. } = self;
-        ReadUp { shown, files, schema, mistakes, missing }
-    }
-
-    fn lookup<T: Setting>(&mut self, key: &'static str) -> Option<(T, String)> {
-        self.known.push(key);
-        let (value, origin) = self.values.get(key)?;
-        match T::read(value) {
-            Ok(read) => Some((read, origin.clone())),
+    /// The value of `name`, if there is one and it can be read.
+    fn look_up<T: Setting>(
+        &mut self,
+        name: &str,
+        variables: &[String],
+        is_secret: bool,
+    ) -> Option<(T, Origin)> {
+        let (key, Found { value, origin }) = self.find(name, variables)?;
+        match T::read(&value) {
+            Ok(read) => Some((read, Origin { key, source: origin })),
             Err(reason) => {
                 // The value of a secret is never repeated.
-                let shown = if self.secret.contains(&key) {
-                    String::new()
-                } else {
-                    format!(", not {}", show_raw(value))
-                };
-                self.mistake(key, format!("{reason}{shown}"));
+                let raw =
+                    if is_secret { String::new() } else { format!(", not {}", show_raw(&value)) };
+                push_new(&mut self.reading.mistakes, format!("{key}: {reason}{raw} ({origin})"));
                 None
             }
         }
     }
 }
 
-/// One source's settings, with a name for messages.
-struct Layer {
-    origin: String,
-    dict: Dict,
+/// One setting, between its description and the call that reads it.
+pub(super) struct Entry<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    name: &'static str,
+    info: SettingInfo,
+    /// What to do about a required setting that isn't set.
+    remedy: Option<&'static str>,
 }
 
-impl Layer {
-    fn file(path: &Path, text: &str, mistakes: &mut Vec<String>) -> Self {
-        let data = Toml::string(text).data();
-        let dict = match data {
-            Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
-            Err(error) => {
-                // Only its place: the rest of the message repeats the line, which may hold a
-                // secret.
-                let place = error.to_string().lines().next().unwrap_or_default().to_owned();
-                mistakes.push(format!("{}: {place}", path.display()));
-                Dict::new()
+impl Entry<'_, '_> {
+    /// Other names in the environment, which people already use. The first one wins.
+    pub(super) fn variables(mut self, names: &'static [&'static str]) -> Self {
+        self.info.variables = names;
+        self
+    }
+
+    /// A value, as TOML, for the file that lists every setting.
+    pub(super) fn example(mut self, value: &'static str) -> Self {
+        self.info.example = Some(value);
+        self
+    }
+
+    /// The default in words, where it depends on something else.
+    pub(super) fn computed(mut self, words: &'static str) -> Self {
+        self.info.unset = Unset::Computed(words);
+        self
+    }
+
+    /// Someone has to set it; `remedy` tells how.
+    pub(super) fn required(mut self, remedy: &'static str) -> Self {
+        self.info.unset = Unset::Required;
+        self.remedy = Some(remedy);
+        self
+    }
+
+    /// Reads it. Nothing when it isn't set.
+    pub(super) fn read<T: Setting>(mut self) -> Option<T> {
+        self.resolve(None)
+    }
+
+    /// Reads it, with its default.
+    pub(super) fn or<T: Setting>(self, default: T) -> T {
+        match self.given_or(default) {
+            Given::Set(value) | Given::Default(value) => value,
+        }
+    }
+
+    /// Reads it, with its default, and keeps whether someone set it.
+    pub(super) fn given_or<T: Setting>(mut self, default: T) -> Given<T> {
+        match self.resolve(Some(&default)) {
+            Some(value) => Given::Set(value),
+            None => Given::Default(default),
+        }
+    }
+
+    /// Reads it, with its default and bounds.
+    pub(super) fn within<T>(mut self, default: T, bounds: RangeInclusive<T>) -> T
+    where
+        T: Setting + PartialOrd,
+    {
+        let plain = |bound: &T| bound.show().trim_matches('"').to_owned();
+        self.info.bounds = Some((plain(bounds.start()), plain(bounds.end())));
+
+        let value = self.resolve(Some(&default)).unwrap_or(default);
+        if !bounds.contains(&value) {
+            let (least, most) = (bounds.start().show(), bounds.end().show());
+            let reason = format!("{} is out of range; give {least} to {most}", value.show());
+            self.reader.mistake(self.name, reason);
+        }
+        value
+    }
+
+    /// Reads one of a few words, each with its meaning. The first one is the default.
+    pub(super) fn one_of<T: Copy>(mut self, words: &[(&'static str, T)]) -> T {
+        let (default, meaning) = words[0];
+        self.info.words = words.iter().map(|(word, _)| *word).collect();
+
+        let given = self.resolve(Some(&default.to_owned())).unwrap_or(default.to_owned());
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == given) {
+            return *meaning;
+        }
+
+        let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let reason = format!("{given:?} is not known; give {}", known.join(" or "));
+        self.reader.mistake(self.name, reason);
+        meaning
+    }
+
+    /// Reads a secret: given directly, or as the content of the file that `<name>_file` names.
+    pub(super) fn secret(mut self) -> Option<SecretString> {
+        self.info.is_secret = true;
+        self.info.kind = String::schema();
+        let (name, name_file) = (self.name, format!("{}_file", self.name));
+        let variables: Vec<_> = self.info.variables.iter().map(|name| (*name).to_owned()).collect();
+        let file_variables: Vec<_> = variables.iter().map(|name| format!("{name}_FILE")).collect();
+
+        let reader = &mut *self.reader;
+        if reader.values.is_flag(&self.info.key) {
+            reader.mistake(
+                name,
+                "a secret in an argument is seen by every process; use the environment or a file",
+            );
+        }
+
+        let mut direct = reader.look_up::<String>(name, &variables, true);
+        let mut file = reader.look_up::<String>(&name_file, &file_variables, true);
+        if let (Some((_, one)), Some((_, other))) = (&direct, &file) {
+            let own = [one, other].map(|origin| origin.key.starts_with(&reader.at));
+            match own {
+                // The table's own form overrides the other form at the root.
+                [true, false] => file = None,
+                [false, true] => direct = None,
+                _ => {
+                    let reason =
+                        format!("is set by `{}` and by `{}`; keep one", one.key, other.key);
+                    let line = format!("{}: {reason} ({})", one.key, one.source);
+                    push_new(&mut reader.reading.mistakes, line);
+                }
             }
+        }
+
+        let found = match (direct, file) {
+            (Some(direct), _) => Some(direct),
+            (None, Some((path, origin))) => reader.secret_file(&path, origin),
+            (None, None) => None,
         };
-        Self { origin: path.display().to_string(), dict }
+        let (secret, origin) = found.unzip();
+        self.record(secret.as_ref().map(|_| "\"***\"".to_owned()), origin);
+        secret.map(SecretString::from)
     }
 
-    fn text(origin: &str, key: &str, text: &str) -> Self {
-        let data = Serialized::default(key, text).data();
-        let dict = data
-            .ok()
-            .and_then(|mut profiles| profiles.remove(&Profile::Default))
-            .unwrap_or_default();
-        Self { origin: origin.to_owned(), dict }
+    /// Looks the value up and records the setting.
+    fn resolve<T: Setting>(&mut self, default: Option<&T>) -> Option<T> {
+        self.info.kind = T::schema();
+        if let Some(default) = default
+            && self.info.unset == Unset::Absent
+        {
+            self.info.unset = Unset::Default(default.show());
+        }
+
+        let variables: Vec<_> = self.info.variables.iter().map(|name| (*name).to_owned()).collect();
+        let (value, origin) = self.reader.look_up(self.name, &variables, false).unzip();
+        let shown = value.as_ref().or(default).map(T::show);
+        self.record(shown, origin);
+        value
+    }
+
+    fn record(&mut self, shown: Option<String>, found: Option<Origin>) {
+        let (info, shown) = (self.info.clone(), shown.unwrap_or_else(|| NOT_SET.to_owned()));
+        let is_set = found.is_some();
+        self.reader.reading.settings.push(Read { info, shown, found });
+
+        if let Some(remedy) = self.remedy
+            && !is_set
+        {
+            self.reader.missing(self.name, format!("is not set; {remedy}"));
+        }
     }
 }
 
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.clone())
-    }
+impl Reader<'_> {
+    /// The secret in the file at `path`, without the line's end.
+    fn secret_file(&mut self, path: &str, origin: Origin) -> Option<(String, Origin)> {
+        let Origin { key, source } = origin;
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                if text.trim().is_empty() {
+                    let line = format!("{key}: {path} is empty ({source})");
+                    push_new(&mut self.reading.missing, line);
+                }
+                self.remember(Path::new(path), text.as_bytes());
 
-    fn data(&self) -> figment::Result<figment::value::Map<Profile, Dict>> {
-        Ok([(Profile::Default, self.dict.clone())].into())
-    }
-}
-
-fn flatten(
-    figment: &Figment,
-    prefix: &str,
-    dict: Dict,
-    into: &mut BTreeMap<String, (Value, String)>,
-) {
-    for (name, value) in dict {
-        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
-        match value {
-            Value::Dict(_, nested) => flatten(figment, &key, nested, into),
-            leaf => {
-                let origin = figment
-                    .get_metadata(leaf.tag())
-                    .map_or_else(String::new, |metadata| metadata.name.to_string());
-                into.insert(key, (leaf, origin));
+                let secret = text.trim_end_matches(['\n', '\r']).to_owned();
+                let key = key.strip_suffix("_file").unwrap_or(&key).to_owned();
+                Some((secret, Origin { key, source: format!("file {path}, {source}") }))
+            }
+            Err(error) => {
+                push_new(&mut self.reading.missing, format!("{key}: {path}: {error} ({source})"));
+                None
             }
         }
     }
 }
 
-fn nearest<'a>(key: &str, known: &[&'a str]) -> &'a str {
-    known
-        .iter()
-        .copied()
-        .min_by_key(|candidate| strsim::damerau_levenshtein(key, candidate))
-        .unwrap_or("(none)")
-}
-
-fn show_raw(value: &Value) -> String {
-    match value {
-        Value::String(_, text) => format!("{text:?}"),
-        other => other
-            .to_i128()
-            .map(|number| number.to_string())
-            .or_else(|| other.to_bool().map(|flag| flag.to_string()))
-            .or_else(|| other.to_f64().map(|number| number.to_string()))
-            .unwrap_or_else(|| "a list".to_owned()),
+/// A value that several tables take from the root is reported once.
+fn push_new(lines: &mut Vec<String>, line: String) {
+    if !lines.contains(&line) {
+        lines.push(line);
     }
 }
+
+#[cfg(test)]
+mod tests;

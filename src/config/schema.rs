@@ -1,69 +1,64 @@
 //! The configuration file as JSON Schema, for editors and for CI.
 //!
-//! Types, defaults and bounds are those the settings are read with; descriptions are the comments
-//! of `config/outboxd.toml`. `x-environment` lists the variables that set the same.
+//! `x-environment` lists the environment variables that set the same. The first one wins.
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, Sources, reader};
+use super::info::{SettingInfo, Unset};
+use super::setting::Setting;
 
-/// Every setting with its reason.
-const SHIPPED: &str = include_str!("../../config/outboxd.toml");
+/// JSON Schema (2020-12) of a file with these settings.
+pub(super) fn of(settings: &[SettingInfo]) -> Value {
+    let mut sections = Map::new();
+    for setting in settings {
+        let (section, name) = setting.place();
+        let stub = json!({ "type": "object", "additionalProperties": false, "properties": {} });
+        let properties = &mut sections.entry(section).or_insert(stub)["properties"];
 
-impl Config {
-    /// JSON Schema (2020-12) of the file.
-    pub fn schema() -> Value {
-        let (_, read) = Self::read(&Sources::default());
-        let mut sections = Map::new();
-        for (key, mut schema) in read.schema {
-            let (section, name) = key.split_once('.').unwrap_or(("", key));
-            if let Some(description) = description(section, name) {
-                schema["description"] = description.into();
-            }
-            schema["x-environment"] = reader::variables(key).into();
-            let stub = json!({ "type": "object", "additionalProperties": false, "properties": {} });
-            sections.entry(section).or_insert(stub)["properties"][name] = schema;
+        properties[name] = property(setting);
+        if setting.is_secret {
+            let mut file = String::schema();
+            let description =
+                format!("Path of a file that holds `{}`. {}", setting.key, setting.doc);
+            file["description"] = description.into();
+            file["x-environment"] = setting.file_variables().into();
+            properties[format!("{name}_file")] = file;
         }
-        // Not defaults but stand-ins: one is made from the process's id, the other is required.
-        for (section, name) in [("nats", "client_id"), ("stream", "name")] {
-            if let Some(schema) = sections[section]["properties"][name].as_object_mut() {
-                schema.remove("default");
-            }
-        }
-        json!({
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "title": "Settings of outboxd",
-            "type": "object",
-            "additionalProperties": false,
-            "properties": sections,
-        })
     }
+
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of outboxd",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": sections,
+    })
 }
 
-/// The comment above a setting; settings that follow each other without one share it.
-fn description(section: &str, name: &str) -> Option<String> {
-    // The file form of a secret.
-    let name = name.strip_suffix("_file").unwrap_or(name);
-    let rest = SHIPPED.split_once(&format!("\n[{section}]\n"))?.1;
-    let (mut comment, mut fresh) = (String::new(), true);
-    for line in rest.lines().take_while(|line| !line.starts_with('[')) {
-        let text = line.strip_prefix("# ").unwrap_or(line);
-        match text.split_once(" = ") {
-            Some((setting, _))
-                if setting.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') =>
-            {
-                if setting == name {
-                    return Some(comment).filter(|comment| !comment.is_empty());
-                }
-                fresh = true;
-            }
-            _ => {
-                if std::mem::take(&mut fresh) {
-                    comment.clear();
-                }
-                comment = format!("{comment} {text}").trim().to_owned();
+fn property(setting: &SettingInfo) -> Value {
+    let mut schema = setting.kind.clone();
+
+    if let Unset::Default(default) = &setting.unset {
+        schema["default"] = as_json(default);
+    }
+    if !setting.words.is_empty() {
+        schema["enum"] = json!(setting.words);
+    }
+    if let Some((least, most)) = &setting.bounds {
+        // JSON Schema has bounds for numbers only. The description has those of durations.
+        for (word, bound) in [("minimum", as_json(least)), ("maximum", as_json(most))] {
+            if bound.is_number() {
+                schema[word] = bound;
             }
         }
     }
-    None
+
+    schema["description"] = setting.description().into();
+    schema["x-environment"] = setting.all_variables().into();
+    schema
+}
+
+/// A value as TOML, which for the types of the settings is JSON, too.
+fn as_json(toml: &str) -> Value {
+    toml.parse().unwrap_or(Value::Null)
 }

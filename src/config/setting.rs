@@ -1,16 +1,18 @@
-//! The types that a setting can have: how each is read, shown and described.
+//! The types that a setting can have: how each is read, shown and described to JSON Schema.
 
 use std::time::Duration;
 
-use figment::value::Value;
 use serde_json::{Value as Json, json};
+use toml::Value;
 
 /// A type that a setting can have.
 pub(super) trait Setting: Sized {
-    /// Its type in the words of JSON Schema.
+    /// The type in the terms of JSON Schema.
     fn schema() -> Json;
+    /// Reads a value of a TOML file, or a text from a flag or the environment. An error names what
+    /// to give instead.
     fn read(value: &Value) -> Result<Self, String>;
-    /// As TOML, which for these types is JSON too.
+    /// The value as TOML. For these types that is JSON, too.
     fn show(&self) -> String;
 }
 
@@ -21,7 +23,7 @@ impl Setting for String {
 
     fn read(value: &Value) -> Result<Self, String> {
         match value {
-            Value::String(_, text) if !text.is_empty() => Ok(text.clone()),
+            Value::String(text) if !text.is_empty() => Ok(text.clone()),
             _ => Err("give a text".to_owned()),
         }
     }
@@ -38,12 +40,11 @@ impl Setting for u64 {
 
     fn read(value: &Value) -> Result<Self, String> {
         let number = match value {
-            Value::String(_, text) => text.replace('_', "").parse().ok(),
-            other => {
-                let signed = other.to_i128().and_then(|number| u64::try_from(number).ok());
-                signed.or_else(|| other.to_u128().and_then(|number| u64::try_from(number).ok()))
-            }
+            Value::String(text) => text.replace('_', "").parse().ok(),
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
         };
+
         number.ok_or_else(|| "give a whole number".to_owned())
     }
 
@@ -59,7 +60,7 @@ impl Setting for Duration {
 
     fn read(value: &Value) -> Result<Self, String> {
         match value {
-            Value::String(_, text) => humantime::parse_duration(text).ok(),
+            Value::String(text) => humantime::parse_duration(text).ok(),
             _ => None,
         }
         .ok_or_else(|| "give a duration with its unit, such as \"10s\" or \"500ms\"".to_owned())
@@ -70,7 +71,7 @@ impl Setting for Duration {
     }
 }
 
-/// From the environment: separated by commas.
+/// In the environment and in flags, commas separate the texts.
 impl Setting for Vec<String> {
     fn schema() -> Json {
         json!({ "type": "array", "items": { "type": "string" } })
@@ -78,17 +79,85 @@ impl Setting for Vec<String> {
 
     fn read(value: &Value) -> Result<Self, String> {
         match value {
-            Value::String(_, text) => Ok(text
+            Value::String(text) => Ok(text
                 .split(',')
                 .map(|part| part.trim().to_owned())
                 .filter(|part| !part.is_empty())
                 .collect()),
-            Value::Array(_, values) => values.iter().map(String::read).collect(),
+            Value::Array(values) => values.iter().map(String::read).collect(),
             _ => Err("give a list of texts".to_owned()),
         }
     }
 
     fn show(&self) -> String {
         format!("{self:?}")
+    }
+}
+
+/// A value, and whether an operator chose it. A chosen value that can't be used is an error; a
+/// default that can't be used costs a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given<T> {
+    /// A source set the value.
+    Set(T),
+    /// Nobody set it.
+    Default(T),
+}
+
+impl<T> Given<T> {
+    /// The value, chosen or not.
+    pub fn get(&self) -> &T {
+        match self {
+            Self::Set(value) | Self::Default(value) => value,
+        }
+    }
+
+    /// The value, if a source set it.
+    pub fn set(&self) -> Option<&T> {
+        match self {
+            Self::Set(value) => Some(value),
+            Self::Default(_) => None,
+        }
+    }
+
+    /// The same with another value in it.
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Given<U> {
+        match self {
+            Self::Set(value) => Given::Set(change(value)),
+            Self::Default(value) => Given::Default(change(value)),
+        }
+    }
+}
+
+/// Seconds as a duration.
+pub(super) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Milliseconds as a duration.
+pub(super) const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A count whose bounds every machine with 64 bits can hold. A smaller machine gets its largest.
+pub(super) fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// A count whose bounds stay under four billion.
+pub(super) fn to_u32(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// A value of a source for messages; never one of a secret.
+pub(super) fn show_raw(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Table(_) => "a table".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(flag) => flag.to_string(),
+        Value::Datetime(time) => time.to_string(),
     }
 }

@@ -50,8 +50,7 @@ fn accepts(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding
 
 fn subjects(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> String) -> Finding {
     const CHECK: &str = "stream.subjects";
-    let wanted: &[String] =
-        if config.stream.subjects_given { &config.stream.subjects } else { &[] };
+    let wanted = config.stream.subjects.set().map_or(&[][..], Vec::as_slice);
     let uncovered: Vec<_> =
         wanted.iter().filter(|subject| !any_covers(&found.subjects, subject)).cloned().collect();
     match uncovered.first() {

@@ -28,7 +28,7 @@ pub(crate) struct Ensured {
 pub(crate) fn wanted(stream: &StreamConfig) -> Config {
     Config {
         name: stream.name.clone(),
-        subjects: stream.subjects.clone(),
+        subjects: stream.subjects.get().clone(),
         duplicate_window: stream.duplicate_window,
         num_replicas: stream.replicas,
         max_age: stream.max_age,
@@ -65,7 +65,8 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
         Err(error) => {
             let message = format!(
                 "the stream {} with subjects {:?} could not be created",
-                stream.name, stream.subjects
+                stream.name,
+                stream.subjects.get()
             );
             Err(Error::with_source(ErrorKind::Stream, message, error))
         }

@@ -181,18 +181,18 @@ impl Alerts {
         metrics: &Metrics,
     ) -> Result<(Self, AlertLog)> {
         let opened = was_stuck(config, outbox)
-            .and_then(|was_stuck| Ok((Some(AlertFile::open(&config.file)?), was_stuck)));
+            .and_then(|was_stuck| Ok((Some(AlertFile::open(config.file.get())?), was_stuck)));
         let (file, was_stuck) = match opened {
             Ok(opened) => opened,
-            Err(error) if config.file_given => {
+            Err(error) if config.file.set().is_some() => {
                 let message = format!(
                     "alerts.file {} can't be written; name one that can",
-                    config.file.display()
+                    config.file.get().display()
                 );
                 return Err(Error::with_source(ErrorKind::Config, message, error));
             }
             Err(error) => {
-                let file = config.file.display();
+                let file = config.file.get().display();
                 warn!(%error, %file, "no alert log; set alerts.file to a path that can be written");
                 (None, false)
             }
@@ -233,7 +233,7 @@ fn raised(metrics: &Metrics) -> Counters<Kind> {
 /// Whether the newest line about this outbox that says so says that events are stuck.
 fn was_stuck(config: &AlertsConfig, outbox: &str) -> std::io::Result<bool> {
     let (stuck, recovered) = (Kind::Stuck.as_str(), Kind::Recovered.as_str());
-    Ok(newest_kind(&config.file, outbox, &[stuck, recovered])? == Some(stuck))
+    Ok(newest_kind(config.file.get(), outbox, &[stuck, recovered])? == Some(stuck))
 }
 
 impl AlertLog {

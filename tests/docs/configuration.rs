@@ -1,20 +1,23 @@
-//! The page of the settings, made of their schema.
+//! The handbook's page of the settings, generated from the settings.
 
-use serde_json::Value;
+use outboxd::config::{SettingInfo, Unset};
 
-/// Where the order of the settings comes from.
-const SHIPPED: &str = include_str!("../../config/outboxd.toml");
-const WIDTH: usize = 125;
+/// The longest line of a generated file, where no code makes it longer.
+const WIDTH: usize = 100;
 
 const HEAD: &str = "# Configuration
 
-Every setting, in the order of [`config/outboxd.toml`](../config/outboxd.toml). This page is made of the settings themselves, and
-`OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features crash-points --test main docs::` writes it anew.
+Every setting, in the order of [`config/outboxd.toml`](../config/outboxd.toml). This page and that
+file are generated from the settings:
+`OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features crash-points --test main docs::` writes both.
 
-Settings come from flags (`--set dispatch.max_in_flight=64`) over the environment over the file (`--config FILE`, or
-`OUTBOXD_CONFIG`) over the defaults. Of several variables for one setting the `OUTBOXD_…` one wins. The required ones are enough to start.
-A secret isn't taken from a flag; each can be read from a file instead, whose path is the setting with `_file`, or the variable
-with `_FILE`. An unknown setting is refused, and all mistakes are told at once.
+Settings come from flags (`--set dispatch.max_in_flight=64`) over the environment over the file
+(`--config FILE`, or `OUTBOXD_CONFIG`) over the defaults. If several variables set one setting, the
+first one listed wins. The required settings are enough to start.
+
+outboxd rejects a secret in a flag. Each secret can be read from a file instead: its path is the
+setting with `_file`, or the variable with `_FILE`. outboxd rejects unknown settings, and reports all
+mistakes at once.
 
 ```sh
 outboxd config print              # what is in force, and where it came from
@@ -24,90 +27,66 @@ outboxd config schema             # JSON Schema of the file, for editors
 ";
 
 /// The whole page.
-pub(super) fn page(schema: &Value) -> String {
-    let names = |value: &Value| {
-        value["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
-    };
-    let mut sections = names(schema);
-    sections.sort_by_key(|section| place(section, ""));
+pub(super) fn page(settings: &[SettingInfo]) -> String {
+    let mut sections: Vec<_> = settings.iter().map(|setting| setting.place().0).collect();
+    sections.dedup();
     let listed: Vec<_> =
         sections.iter().map(|section| format!("[{section}](#{section})")).collect();
-    let mut page = format!("{HEAD}\n{}\n", wrap(&format!("Sections: {}.", listed.join(", "))));
+
+    let mut page = format!("{HEAD}\n{}\n", wrap(&format!("Sections: {}.", listed.join(", ")), ""));
     for section in sections {
-        let settings = &schema["properties"][&section];
         page += &format!("\n## {section}\n");
-        let mut names = names(settings);
-        names.sort_by_key(|name| place(&section, name));
-        // A secret's file stands with the secret.
-        let is_file = |name: &String| {
-            name.strip_suffix("_file").is_some_and(|secret| names.contains(&secret.to_owned()))
-        };
-        for name in names.iter().filter(|name| !is_file(name)) {
-            let is_secret = names.contains(&format!("{name}_file"));
-            page += &format!(
-                "\n### {section}.{name}\n\n{}\n",
-                setting(&section, name, &settings["properties"][name], is_secret)
-            );
+        for setting in settings.iter().filter(|setting| setting.place().0 == section) {
+            let (facts, doc) = (wrap(&facts(setting), ""), wrap(&escaped(setting.doc), ""));
+            page += &format!("\n### {}\n\n{facts}\n\n{doc}\n", setting.key);
         }
     }
     page
 }
 
-/// Where a section, or a setting of it, stands in the shipped file.
-fn place(section: &str, name: &str) -> usize {
-    let Some((before, rest)) = SHIPPED.split_once(&format!("\n[{section}]\n")) else {
-        return usize::MAX;
-    };
-    let line = rest
-        .lines()
-        .position(|line| line.trim_start_matches("# ").starts_with(&format!("{name} = ")));
-    before.len() + line.filter(|_| !name.is_empty()).unwrap_or(0)
-}
-
-fn setting(section: &str, name: &str, schema: &Value, is_secret: bool) -> String {
-    let described = schema["description"].as_str().unwrap_or_default();
-    let mut facts = kind(schema);
-    if is_secret {
+/// Type, bounds, default and other names, in one paragraph.
+fn facts(setting: &SettingInfo) -> String {
+    let mut facts = kind(setting);
+    if setting.is_secret {
         facts += ", a secret";
     }
-    if let (Some(least), Some(most)) = (schema["minimum"].as_u64(), schema["maximum"].as_u64()) {
+    if let Some((least, most)) = &setting.bounds {
         facts += &format!(", {least} to {most}");
     }
     facts += ".";
-    // Where the description says it, the schema has at most a stand-in.
-    if !described.contains("Required.") && !described.contains("Default: ") {
-        facts += &match &schema["default"] {
-            Value::Null => " Not set by default.".to_owned(),
-            default => format!(" Default: `{default}`."),
-        };
-    }
-    let key = format!("{section}.{name}");
-    let variables = schema["x-environment"].as_array().unwrap();
+
+    facts += &match &setting.unset {
+        Unset::Default(value) => format!(" Default: `{value}`."),
+        Unset::Computed(words) => format!(" Default: {}.", escaped(words)),
+        Unset::Required => " Required.".to_owned(),
+        Unset::Absent => " Not set by default.".to_owned(),
+    };
+
     let variables: Vec<_> =
-        variables.iter().map(|name| format!("`{}`", name.as_str().unwrap())).collect();
+        setting.all_variables().iter().map(|name| format!("`{name}`")).collect();
     facts += &format!(" Environment: {}.", variables.join(", "));
-    if is_secret {
-        facts += &format!(" From a file: `{key}_file`.");
+    if setting.is_secret {
+        facts += &format!(" From a file: `{}_file`.", setting.key);
     }
-    format!("{}\n\n{}", wrap(&facts), wrap(&escaped(described)))
+    facts
 }
 
-fn kind(schema: &Value) -> String {
-    if let Some(words) = schema["enum"].as_array() {
-        let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+fn kind(setting: &SettingInfo) -> String {
+    if !setting.words.is_empty() {
+        let words: Vec<_> = setting.words.iter().map(|word| format!("`{word}`")).collect();
         return format!("One of {}", words.join(", "));
     }
-    let kind = match schema["type"].as_str() {
+
+    let kind = match setting.kind["type"].as_str() {
         Some("array") => "List of texts, in the environment separated by commas",
         Some("integer") => "Whole number",
-        Some("boolean") => "`true` or `false`",
-        _ if schema["pattern"].is_string() => "Duration, such as `10s` or `1h 30m`",
+        _ if setting.kind["pattern"].is_string() => "Duration, such as `10s` or `1h 30m`",
         _ => "Text",
     };
     kind.to_owned()
 }
 
-/// With what Markdown would take for HTML kept as text.
+/// The text, with `<` escaped outside of code, where Markdown would take it for HTML.
 fn escaped(text: &str) -> String {
     let escape = |(i, part): (usize, &str)| {
         if i % 2 == 0 { part.replace('<', "\\<") } else { part.to_owned() }
@@ -115,15 +94,16 @@ fn escaped(text: &str) -> String {
     text.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 
-/// Lines of a bounded width; what stands in backticks isn't broken.
-fn wrap(text: &str) -> String {
+/// The text in lines of a bounded width, each behind `prefix`. Code in backticks stays on one line.
+pub(super) fn wrap(text: &str, prefix: &str) -> String {
     let (mut lines, mut is_code) = (vec![String::new()], false);
     for word in text.split(' ') {
         let line = lines.last_mut().expect("there is a line from the start");
-        let fits = line.chars().count() + 1 + word.chars().count() <= WIDTH;
+        let length = prefix.len() + line.chars().count() + 1 + word.chars().count();
+
         if line.is_empty() {
             line.push_str(word);
-        } else if fits || is_code {
+        } else if length <= WIDTH || is_code {
             line.push(' ');
             line.push_str(word);
         } else {
@@ -131,12 +111,12 @@ fn wrap(text: &str) -> String {
         }
         is_code ^= word.matches('`').count() % 2 == 1;
     }
-    lines.join("\n")
+    lines.iter().map(|line| format!("{prefix}{line}")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn a_line_is_broken_outside_of_code_alone() {
-    let text = format!("{} `a b` c", "x".repeat(WIDTH - 3));
-    assert_eq!(wrap(&text), format!("{} `a b`\nc", "x".repeat(WIDTH - 3)));
+fn a_line_is_broken_outside_of_code_only() {
+    let text = format!("{} `a b` c", "x".repeat(WIDTH - 5));
+    assert_eq!(wrap(&text, "# "), format!("# {} `a b`\n# c", "x".repeat(WIDTH - 5)));
     assert_eq!(escaped("a <b> `<c>`"), "a \\<b> `<c>`");
 }

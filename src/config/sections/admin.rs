@@ -1,0 +1,50 @@
+//! `[admin]`: the endpoint that answers over HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use secrecy::SecretString;
+
+use crate::config::reader::Reader;
+use crate::config::setting::Given;
+
+/// The loopback address, with the port that Prometheus' clients commonly take.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Address of the admin endpoint. If it is set, it must be free.
+    pub listen: Given<SocketAddr>,
+    /// What a request must bring.
+    pub token: Option<SecretString>,
+}
+
+impl AdminConfig {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Self {
+        let listen = reader
+            .setting(
+                "listen",
+                "Address of the admin endpoint: /livez, /readyz, /metrics for Prometheus, /status. \
+                 Unless you set it, an address that is taken costs only a warning. An address that \
+                 isn't loopback needs a token. The default port is the one that Prometheus' \
+                 clients commonly take.",
+            )
+            .given_or(DEFAULT_LISTEN.to_string())
+            .map(|text| {
+                text.parse().unwrap_or_else(|_| {
+                    let reason = format!("{text:?} is not an address such as \"{DEFAULT_LISTEN}\"");
+                    reader.mistake("listen", reason);
+                    DEFAULT_LISTEN
+                })
+            });
+        let token = reader
+            .setting("token", "What a request must bring as `Authorization: Bearer …`.")
+            .example("\"…\"")
+            .secret();
+
+        if !listen.get().ip().is_loopback() && token.is_none() {
+            reader.missing("listen", "is not on loopback; set admin.token or admin.token_file too");
+        }
+        Self { listen, token }
+    }
+}

@@ -1,0 +1,37 @@
+//! The sections of the configuration, a file each: the struct, its settings with their
+//! descriptions, and what is made from it.
+//!
+//! A section is read by `X::read`, in whatever table it stands. [`ORDER`] is the order for readers.
+
+mod admin;
+mod alerts;
+mod dispatch;
+mod event;
+mod lease;
+mod log;
+mod mongodb;
+mod nats;
+mod retry;
+mod shutdown;
+mod stream;
+mod sweep;
+
+pub use self::admin::AdminConfig;
+pub use self::alerts::AlertsConfig;
+pub use self::dispatch::{DispatchConfig, OnDead, Ordering};
+pub use self::event::EventConfig;
+pub use self::lease::LeaseConfig;
+pub use self::log::{LogConfig, LogFormat};
+pub use self::mongodb::MongodbConfig;
+pub use self::nats::NatsConfig;
+pub use self::retry::RetryConfig;
+pub use self::shutdown::ShutdownConfig;
+pub use self::stream::StreamConfig;
+pub use self::sweep::SweepConfig;
+
+/// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another
+/// order, because the default of one setting depends on another.
+pub(super) const ORDER: [&str; 12] = [
+    "mongodb", "nats", "stream", "event", "dispatch", "sweep", "retry", "alerts", "admin", "lease",
+    "shutdown", "log",
+];

@@ -1,0 +1,302 @@
+//! `[nats]`: where events go, and the connection options with credentials and TLS.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::reader::Reader;
+use crate::config::setting::{millis, secs};
+use crate::error::{Error, ErrorKind, Result};
+
+/// `[nats]`
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// One or more server URLs, separated by commas.
+    pub url: SecretString,
+    /// Name of the connection and of the lease's holder: the pod's name.
+    pub client_id: String,
+    /// How outboxd proves who it is.
+    pub credentials: Credentials,
+    /// The files for TLS.
+    pub tls: TlsFiles,
+    /// Prefix of the subjects that the server replies to.
+    pub inbox_prefix: String,
+    /// How often outboxd probes the connection. After two probes without an answer it is lost.
+    pub ping_interval: Duration,
+    /// How long one publish waits for its ack.
+    pub ack_timeout: Duration,
+}
+
+/// How outboxd proves to NATS who it is: with one of these, or with a user and password in the URL.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Path of a `.creds` file.
+    pub creds: Option<String>,
+    /// Seed of an nkey.
+    pub nkey: Option<SecretString>,
+    /// User name.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<SecretString>,
+    /// Token.
+    pub token: Option<SecretString>,
+}
+
+/// Paths of the PEM files for TLS.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The client certificate.
+    pub cert: Option<String>,
+    /// The client certificate's private key.
+    pub key: Option<String>,
+    /// The CA's certificates.
+    pub ca: Option<String>,
+}
+
+impl NatsConfig {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>, stream: &str) -> Self {
+        let nats = Self {
+            url: reader
+                .setting(
+                    "url",
+                    "Servers, separated by commas. outboxd learns the other servers of a cluster \
+                     from them. If one of the URLs begins with `tls://`, outboxd connects to every \
+                     server with TLS only.",
+                )
+                .variables(&["NATS_URL"])
+                .computed("nats://127.0.0.1:4222")
+                .example("\"nats://host:4222\"")
+                .secret()
+                .unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned().into()),
+            client_id: reader
+                .setting(
+                    "client_id",
+                    "Name of this relay: of its connection, as holder of the lease, and in failure \
+                     entries. In Kubernetes, use the pod's name.",
+                )
+                .variables(&["NATS_CLIENT_ID"])
+                .computed("outboxd-<process id>")
+                .example("\"tickets-7d4b9\"")
+                .or(format!("outboxd-{}", std::process::id())),
+            credentials: Credentials::read(reader),
+            tls: TlsFiles::read(reader),
+            inbox_prefix: inbox_prefix(reader, stream),
+            ping_interval: reader
+                .setting(
+                    "ping_interval",
+                    "How often outboxd probes the connection. After two probes without an answer \
+                     the connection counts as lost. The client's own default of 60 s would take \
+                     three minutes to notice a network that swallows packets.",
+                )
+                .within(secs(5), secs(1)..=secs(120)),
+            ack_timeout: reader
+                .setting(
+                    "ack_timeout",
+                    "How long one publish waits for its ack. Then outboxd publishes the event \
+                     again with the same message id. The default is far above the milliseconds \
+                     that an ack takes, and above the second or two of a leader election.",
+                )
+                .within(secs(5), millis(100)..=secs(60)),
+        };
+
+        if nats.servers().is_none() {
+            reader.mistake(
+                "url",
+                "is not one or more URLs such as nats://host:4222 or tls://host:4222, separated by commas",
+            );
+        }
+        nats
+    }
+
+    /// The server addresses, or `None` when one isn't a URL.
+    pub fn servers(&self) -> Option<Vec<ServerAddr>> {
+        // The client would accept `wss`, too, and connect in plaintext.
+        let known = |server: &ServerAddr| ["nats", "tls"].contains(&server.scheme());
+        self.url
+            .expose_secret()
+            .split(',')
+            .map(|url| url.trim().parse().ok().filter(known))
+            .collect()
+    }
+
+    /// User and password, or a token alone, of the first URL that has them.
+    fn in_url(&self) -> Option<(String, Option<String>)> {
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let servers = self.servers()?;
+        let server = servers.iter().find(|server| server.has_user_pass())?;
+        Some((plain(server.username()?), server.password().map(plain)))
+    }
+
+    /// Connection options with the credentials and TLS of the configuration.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Nats`] when the credentials file can't be read.
+    pub async fn options(&self) -> Result<ConnectOptions> {
+        let options = ConnectOptions::new()
+            .name(&self.client_id)
+            .custom_inbox_prefix(&self.inbox_prefix)
+            .ping_interval(self.ping_interval);
+
+        let options = self.with_credentials(options).await?;
+        Ok(self.with_tls(options))
+    }
+
+    async fn with_credentials(&self, mut options: ConnectOptions) -> Result<ConnectOptions> {
+        let Credentials { creds, nkey, user, password, token } = &self.credentials;
+
+        if let Some(path) = creds {
+            options = options.credentials_file(path).await.map_err(|error| {
+                Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error)
+            })?;
+        }
+        if let Some(seed) = nkey {
+            options = options.nkey(seed.expose_secret().to_owned());
+        }
+
+        if let (Some(user), Some(password)) = (user, password) {
+            options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+        } else if let Some((user, password)) = self.in_url() {
+            // Many people write `nats://user:password@host`, which the client ignores.
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
+        if let Some(token) = token {
+            options = options.token(token.expose_secret().to_owned());
+        }
+
+        Ok(options)
+    }
+
+    fn with_tls(&self, mut options: ConnectOptions) -> ConnectOptions {
+        if self.servers().is_some_and(|servers| servers.iter().any(ServerAddr::tls_required)) {
+            // One `tls://` requires TLS of all servers. The other URLs, and those that the client
+            // learns from a server, don't mention TLS.
+            options = options.require_tls(true);
+        }
+        if let Some(path) = &self.tls.ca {
+            options = options.add_root_certificates(path.into()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&self.tls.cert, &self.tls.key) {
+            options = options.add_client_certificate(cert.into(), key.into()).require_tls(true);
+        }
+
+        options
+    }
+}
+
+impl Credentials {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let credentials = Self {
+            creds: reader
+                .setting(
+                    "creds",
+                    "Credentials: path of a .creds file with a user's JWT and seed. Instead of it, \
+                     give an nkey, a user with a password, or a token.",
+                )
+                .variables(&["NATS_CREDS"])
+                .example("\"/run/secrets/nats.creds\"")
+                .read(),
+            nkey: reader
+                .setting("nkey", "Credentials: seed of an nkey.")
+                .variables(&["NATS_NKEY"])
+                .example("\"SUA…\"")
+                .secret(),
+            user: reader
+                .setting("user", "Credentials: user name, together with `password`.")
+                .variables(&["NATS_USER"])
+                .example("\"tickets\"")
+                .read(),
+            password: reader
+                .setting("password", "Credentials: password, together with `user`.")
+                .variables(&["NATS_PASSWORD"])
+                .example("\"…\"")
+                .secret(),
+            token: reader
+                .setting("token", "Credentials: token.")
+                .variables(&["NATS_TOKEN"])
+                .example("\"…\"")
+                .secret(),
+        };
+
+        if credentials.user.is_some() != credentials.password.is_some() {
+            reader.missing("user", "user and password go together");
+        }
+        if let Some(path) = &credentials.creds {
+            reader.credentials("creds", Path::new(path));
+        }
+        credentials
+    }
+}
+
+impl TlsFiles {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let tls = Self {
+            cert: reader
+                .setting(
+                    "tls_cert",
+                    "Path of the client certificate, a PEM file, together with `tls_key`. Once it \
+                     is set, outboxd connects with TLS only, as with `tls://`.",
+                )
+                .variables(&["NATS_CERT"])
+                .example("\"/run/secrets/tls.crt\"")
+                .read(),
+            key: reader
+                .setting(
+                    "tls_key",
+                    "Path of the client certificate's private key, a PEM file, unencrypted.",
+                )
+                .variables(&["NATS_KEY"])
+                .example("\"/run/secrets/tls.key\"")
+                .read(),
+            ca: reader
+                .setting(
+                    "tls_ca",
+                    "Path of the CA's certificates, a PEM file. Once it is set, outboxd connects \
+                     with TLS only, as with `tls://`. Without it, outboxd trusts the CAs of the \
+                     system.",
+                )
+                .variables(&["NATS_CA"])
+                .example("\"/run/secrets/ca.crt\"")
+                .read(),
+        };
+
+        match (&tls.cert, &tls.key) {
+            (Some(cert), Some(key)) => {
+                reader.identity("tls_cert", Path::new(cert), Path::new(key));
+            }
+            (None, None) => {}
+            _ => reader.mistake("tls_cert", "certificate and key go together"),
+        }
+        if let Some(path) = &tls.ca {
+            reader.authorities("tls_ca", Path::new(path));
+        }
+        tls
+    }
+}
+
+fn inbox_prefix(reader: &mut Reader<'_>, stream: &str) -> String {
+    let prefix = reader
+        .setting(
+            "inbox_prefix",
+            "Prefix of the subjects that the server replies to. With a prefix of its own, the \
+             relay's user needs no right to read other users' replies.",
+        )
+        .computed("_INBOX.outboxd.<stream.name>")
+        .example("\"_INBOX.tickets\"")
+        .given_or(format!("_INBOX.outboxd.{stream}"));
+
+    let is_token = |token: &str| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b))
+    };
+    // The name of the stream, which the default contains, is checked with the stream.
+    if prefix.set().is_some_and(|prefix| !prefix.split('.').all(is_token)) {
+        reader
+            .mistake("inbox_prefix", "is not a subject such as _INBOX.tickets, without wildcards");
+    }
+    prefix.get().clone()
+}

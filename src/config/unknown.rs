@@ -1,0 +1,62 @@
+//! What the sources hold and no setting asked for. An unknown name is rejected, with the nearest
+//! known one.
+
+use super::info::SettingInfo;
+use super::sources::Values;
+
+/// A line for every name in the sources that is neither one of `settings` nor in a place where one
+/// of these `lists` of tables allows it.
+pub(super) fn lines(values: &Values, settings: &[&SettingInfo], lists: &[String]) -> Vec<String> {
+    let mut known = Vec::new();
+    for setting in settings {
+        known.push(setting.key.clone());
+        if setting.is_secret {
+            known.push(format!("{}_file", setting.key));
+        }
+    }
+    let known: Vec<_> = known.iter().map(String::as_str).collect();
+
+    let mut lines = Vec::new();
+    for (key, source) in values.direct() {
+        if let Some((list, _)) = list_of(key, lists) {
+            lines.push(format!("{key}: only the file can hold tables [[{list}]] ({source})"));
+        } else if !known.contains(&key) {
+            lines.push(unknown(key, source, &known));
+        }
+    }
+
+    for (key, source) in values.file() {
+        let list = list_of(key, lists).filter(|(_, rest)| !rest.starts_with('['));
+        if let Some((list, _)) = list {
+            lines.push(format!("{key}: `{list}` is a list; write [[{list}]] ({source})"));
+        } else if !known.contains(&key) {
+            lines.push(unknown(key, source, &known));
+        }
+    }
+
+    for (name, right) in values.misspelt(&known) {
+        lines.push(format!("environment {name}: two underscores nest; write {right}"));
+    }
+    for setting in settings.iter().filter(|setting| !setting.is_secret) {
+        for name in setting.variables.iter().filter(|name| values.has_file_variable(name)) {
+            let key = &setting.key;
+            lines.push(format!("environment {name}_FILE: `{key}` is not a secret; write {name}"));
+        }
+    }
+    lines
+}
+
+/// The list that a name reaches into, and the rest of the name.
+fn list_of<'a>(key: &'a str, lists: &'a [String]) -> Option<(&'a str, &'a str)> {
+    lists.iter().find_map(|list| {
+        let rest = key.strip_prefix(list.as_str())?;
+        let reaches = rest.is_empty() || rest.starts_with(['.', '[']);
+        reaches.then_some((list.as_str(), rest))
+    })
+}
+
+fn unknown(key: &str, source: &str, known: &[&str]) -> String {
+    let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
+    let nearest = known.iter().min_by_key(distance).copied().unwrap_or("(none)");
+    format!("{key}: there is no such setting; the nearest is `{nearest}` ({source})")
+}
