@@ -195,11 +195,13 @@ impl EventConfig {
         let mut layout = Ok(Layout::default());
         let fields = [&*subject, &*key, &*payload, &*headers];
         if !is_outboxd || fields != [OUTBOXD.subject, field::KEY, field::PAYLOAD, field::HEADERS] {
-            layout =
-                Layout::of_fields(&key, &payload, &headers).map_err(|error| ("event.key", error));
+            layout = Layout::of_fields(&key, &payload, &headers)
+                .map_err(|error| ("event.key", error.to_string()));
         }
         layout = layout.and_then(|layout| {
-            layout.with_subject(&prefix, &subject).map_err(|error| ("event.subject", error))
+            layout
+                .with_subject(&prefix, &subject)
+                .map_err(|error| ("event.subject", error.to_string()))
         });
         for header in &extra {
             layout = layout.and_then(|layout| {
@@ -211,7 +213,7 @@ impl EventConfig {
                     )
                 };
                 match is_name {
-                    true => layout.with_header(name, template),
+                    true => layout.with_header(name, template).map_err(|error| error.to_string()),
                     false => Err(wanted()),
                 }
                 .map_err(|error| ("event.extra_headers", error))
@@ -222,7 +224,7 @@ impl EventConfig {
             layout = layout.and_then(|layout| {
                 layout
                     .with_cloudevents(&source, kind)
-                    .map_err(|error| ("event.cloudevents_type", error))
+                    .map_err(|error| ("event.cloudevents_type", error.to_string()))
             });
         }
         let layout = layout.unwrap_or_else(|(key, error)| {

@@ -1,9 +1,9 @@
-//! Watches the age of the oldest event, whoever is to blame: alerts once when one is stuck, once
-//! when none is any more.
+//! Watches the age of the oldest event, whatever the reason for it: raises one alert when an event
+//! is stuck, and one when none is stuck any more.
 //!
-//! Runs from the moment the outbox is known, not only while this relay holds the lease: that nobody
-//! holds it, or that NATS has been away since the start, is what somebody should hear of. While
-//! another relay holds it, that one speaks.
+//! It runs from the moment the outbox is known, not only while this relay holds the lease: an
+//! operator must be told when no relay holds it, or when NATS has been away since the start. While
+//! another relay holds the lease, that relay raises the alerts.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::error::mongodb_says;
+use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
 use crate::mongodb::lease::LeaseDocument;
-use crate::mongodb::store::{Oldest, Store};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
 use crate::telemetry::metrics::Backlog;
 
@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What is looked at, and what was said last.
 pub(super) struct Stuck {
-    pub(super) store: Store,
+    pub(super) store: BacklogStore,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
     pub(super) backlog: Backlog,
@@ -54,15 +54,14 @@ impl Stuck {
             self.backlog.set(0, 0, 0);
             return Ok(());
         }
-        let (events, dead, first_seconds) = self.store.backlog().await?;
-        let oldest = self.store.oldest(self.after).await?;
-        self.backlog.set(
-            events,
-            dead,
-            oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds),
-        );
-        match oldest {
-            Some(oldest) if !self.was_stuck => self.stuck(oldest),
+
+        let numbers = self.store.numbers().await?;
+        let age_seconds = numbers.oldest.as_ref().map_or(0, |oldest| oldest.age_seconds);
+        self.backlog.set(numbers.events, numbers.dead, age_seconds);
+
+        let stuck = numbers.oldest.filter(|oldest| oldest.age_seconds > self.after.as_secs());
+        match stuck {
+            Some(oldest) if !self.was_stuck => self.stuck(&oldest).await?,
             None if self.was_stuck => {
                 info!("no event is stuck any more");
                 let text = "no event is older than alerts.stuck_after any more".to_owned();
@@ -79,8 +78,13 @@ impl Stuck {
         Ok(())
     }
 
-    fn stuck(&mut self, oldest: Oldest) {
-        let Oldest { id, subject, key, attempts, last_failure, age_seconds, events } = oldest;
+    async fn stuck(&mut self, oldest: &Oldest) -> mongodb::error::Result<()> {
+        // The count may miss it: it was asked for later.
+        let events = self.store.older_than(self.after).await?.max(1);
+        let Described { id, subject, key, attempts, last_failure } =
+            self.store.describe(oldest).await?;
+        let age_seconds = oldest.age_seconds;
+
         let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
         error!(id, age, events, last_failure, "events are stuck");
         let text = format!(
@@ -104,5 +108,6 @@ impl Stuck {
             oldest_seconds: Some(age_seconds),
         });
         self.was_stuck = true;
+        Ok(())
     }
 }

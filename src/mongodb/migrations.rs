@@ -14,20 +14,15 @@ use std::sync::Arc;
 use bson::{Bson, DateTime, Document, doc};
 use mongodb::Database;
 use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
+use outboxd_client::field;
 use sha2::{Digest, Sha256};
 
-use super::collections;
+use super::{code, collections};
 use crate::document::layout::Layout;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use outboxd_client::field;
 
 /// Stands for the outbox's collection in the files.
 const OUTBOX: &str = "${outbox}";
-
-/// MongoDB's code for `create` on a collection that is there.
-const NAMESPACE_EXISTS: i32 = 48;
-/// MongoDB's code for a second document with one `_id`.
-const DUPLICATE_KEY: i32 = 11000;
 
 /// A numbered file of `migrations/`.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +102,7 @@ impl Migration {
             command.insert("writeConcern", doc! { "w": "majority" });
             match database.run_command(command.clone()).await {
                 Ok(_) => {}
-                Err(error) if code(&error) == Some(NAMESPACE_EXISTS) => {
+                Err(error) if code_of(&error) == Some(code::NAMESPACE_EXISTS) => {
                     let coll_mod = command.into_iter().map(|(name, value)| match name.as_str() {
                         "create" => ("collMod".to_owned(), value),
                         _ => (name, value),
@@ -239,7 +234,7 @@ impl Migrations {
         };
         match self.records().insert_one(record).await {
             // Another `outboxd migrate` ran at the same time and has recorded the same.
-            Err(error) if code(&error) == Some(DUPLICATE_KEY) => {
+            Err(error) if code_of(&error) == Some(code::DUPLICATE_KEY) => {
                 let theirs =
                     self.records().find_one(doc! { "_id": self.record_id(migration) }).await;
                 let theirs = theirs.during("reading outboxd_migrations")?;
@@ -278,7 +273,7 @@ fn check(migration: &Migration, record: &Document) -> Result<DateTime> {
     })
 }
 
-fn code(error: &mongodb::error::Error) -> Option<i32> {
+fn code_of(error: &mongodb::error::Error) -> Option<i32> {
     match &*error.kind {
         MongodbErrorKind::Command(error) => Some(error.code),
         MongodbErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),

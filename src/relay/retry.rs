@@ -21,7 +21,6 @@ use super::dispatch::twins::Origin;
 use super::ports::{EventStore, Page, Room};
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
-use crate::document::record::Custody;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most events one tick reads. When there are more, the next tick follows as soon as these are
@@ -115,8 +114,7 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
     let now_ms = clock::now().timestamp_millis();
     for parsed in page.events {
         match parsed {
-            Ok(record) if matches!(record.custody, Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms) =>
-            {
+            Ok(record) if record.is_due(now_ms) => {
                 events.push(Pending {
                     record: record.into(),
                     origin: Origin::Retry,
