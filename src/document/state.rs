@@ -28,24 +28,27 @@ use super::layout::Layout;
 pub enum State {
     /// The relay's live path owns the event.
     ///
-    /// A writer enters it with the insert. The relay leaves it: it deletes the event on the ack,
-    /// marks it as failed or dead, or parks it.
+    /// - Entered by the writer, with the insert.
+    /// - Left by the relay: it deletes the event on the ack, marks it as failed or dead, or parks
+    ///   it.
     Locked,
     /// A publish of the event was refused or got no answer, and the retrier tries it again.
     ///
-    /// The relay enters it with the mark of the failure, or an operator does who retries a dead
-    /// event. The relay leaves it: it deletes the event on the ack, marks it as dead after too many
-    /// refusals, or discards it because an operator asked for that.
+    /// - Entered by the relay, with the mark of the failure, and by an operator who retries a dead
+    ///   event.
+    /// - Left by the relay: it deletes the event on the ack, marks it as dead after too many
+    ///   refusals, or discards it on an operator's request.
     Failed,
     /// The event waits behind an earlier event of its key and has not failed itself.
     ///
-    /// The relay enters it with a park. The relay leaves it, as from [`State::Failed`], once the
-    /// events before it are through; a failure of its own makes it [`State::Failed`].
+    /// - Entered by the relay, with a park.
+    /// - Left by the relay once the events before it are through: it deletes the event on the ack,
+    ///   marks it as failed or dead, or discards it on an operator's request.
     Parked,
     /// The event can never be sent, or was refused too often: it waits for an operator.
     ///
-    /// The relay enters it with the mark of the last failure. Only an operator leaves it, with a
-    /// retry or a discard.
+    /// - Entered by the relay, with the mark of the last failure.
+    /// - Left by an operator, with a retry or a discard.
     Dead,
 }
 

@@ -92,7 +92,7 @@ impl Migration {
                 adapt(command, layout);
             }
         }
-        // A `collMod` that is left with nothing to change.
+        // A `collMod` without an option changes nothing.
         commands.retain(|command| command.len() > 1 || command.contains_key("create"));
         Ok(commands)
     }
@@ -116,11 +116,13 @@ impl Migration {
     }
 }
 
-/// Leaves the validator of documents that outboxd didn't define alone.
+/// Fits a command to an outbox with a layout of its own: its validator stays as it is, and the
+/// index is on its own key field.
 fn adapt(command: &mut Document, layout: &Layout) {
     for option in ["validator", "validationLevel", "validationAction"] {
         command.remove(option);
     }
+
     let indexes = command.get_array_mut("indexes").ok().into_iter().flatten();
     for key in indexes.filter_map(|index| index.as_document_mut()?.get_document_mut("key").ok()) {
         let renamed =
@@ -151,6 +153,7 @@ impl Migrations {
     /// refused. Safe to repeat.
     pub async fn apply(&self) -> Result<Vec<(Migration, Status)>> {
         self.require_replica_set().await?;
+
         let before = self.status().await?;
         for (migration, status) in &before {
             if *status == Status::Pending {
@@ -183,7 +186,7 @@ impl Migrations {
         Ok(statuses)
     }
 
-    /// A standalone takes every migration, and no relay could ever follow it.
+    /// A standalone accepts every migration, but no relay could follow its outbox.
     async fn require_replica_set(&self) -> Result<()> {
         let hello =
             self.database.run_command(doc! { "hello": 1 }).await.during("asking what it is")?;
@@ -192,22 +195,25 @@ impl Migrations {
         {
             return Ok(());
         }
+
         if hello.get_bool("isreplicaset").unwrap_or(false) {
             let message =
                 "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
             return Err(Error::new(ErrorKind::Mongodb, message));
         }
+
         let message = "MongoDB is a standalone, which has no transactions and no change streams; make it a replica set, if only \
                        of one: `outboxd check` has the lines";
         Err(Error::new(ErrorKind::Migration, message))
     }
 
-    /// Refuses to go on unless everything is applied.
+    /// Fails unless every migration is applied.
     ///
     /// # Errors
     /// [`ErrorKind::Migration`] that names what is missing.
     pub async fn require_applied(&self) -> Result<()> {
         self.require_replica_set().await?;
+
         let statuses = self.status().await?;
         let pending: Vec<_> = statuses
             .iter()
@@ -217,6 +223,7 @@ impl Migrations {
         if pending.is_empty() {
             return Ok(());
         }
+
         let outbox = format!("{}.{}", self.database.name(), self.collection);
         let message = format!(
             "the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration",
