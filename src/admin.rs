@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result, mongodb_says};
 use crate::mongodb::inspect::Inspect;
 use crate::telemetry::health::Health;
@@ -61,7 +61,9 @@ struct Secrets {
 
 impl Secrets {
     async fn of(config: &Config) -> Result<Self> {
-        let inspect = Inspect::new(&config.mongodb.client("admin").await?, config);
+        let MongodbConfig { database, collection, .. } = &config.mongodb;
+        let database = config.mongodb.client("admin").await?.database(database);
+        let inspect = Inspect::new(database, collection, config.event.layout.clone());
         Ok(Self { inspect, token: config.admin.token.clone() })
     }
 }

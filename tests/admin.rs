@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{NatsServer, Relay, Scene, outboxd_with, until};
+use crate::support::{NatsServer, Relay, Scene, outboxd, outboxd_with, until};
 
 async fn get(relay: &Relay, path: &str) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -82,6 +82,50 @@ async fn the_metrics_count_what_happened() {
         (200, &1.into(), &1.into()),
         "{status}"
     );
+}
+
+#[tokio::test]
+async fn stats_status_and_the_metric_show_one_oldest_event_which_is_not_dead() {
+    let scene = Scene::new().await;
+    let dead = doc! {
+        "_id": "dead", "ts": bson::Timestamp { time: 1, increment: 1 }, "subject": scene.subject("a"), "key": "k",
+        "payload": {}, "isLocked": false, "failures": [{ "code": "no-ack" }], "deadAt": bson::DateTime::now(),
+    };
+    scene.events.insert_one(dead).await.unwrap();
+    let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__STUCK_AFTER", "1s")]).await;
+    scene.commit([scene.event("k", 1)]).await;
+    let parked = doc! { "_id": { "$ne": "dead" }, "isLocked": false };
+    until("the next event of its key is parked", async || scene.one(parked.clone()).await).await;
+
+    let gauge = format!("outboxd_oldest_event_age_seconds{{outbox=\"{}.outbox\"}}", scene.name);
+    let look = async || {
+        let (_, metrics) = get(&relay, "/metrics").await;
+        let (_, status) = get(&relay, "/status").await;
+        let (_, stats) = outboxd(&scene, &["stats", "--output", "json"]);
+        let oldest = |said: &str| {
+            let said: Value = serde_json::from_str(said).expect("JSON");
+            said["oldest_seconds"].as_f64()
+        };
+        (metric(&metrics, &gauge), oldest(&status), oldest(&stats))
+    };
+    let (seconds, status, stats) = until("the parked event is old", async || {
+        let seen = look().await;
+        (seen.0 >= 3.0).then_some(seen)
+    })
+    .await;
+    // They are asked one after the other; the dead event would be decades old.
+    for later in [status, stats] {
+        let later = later.expect("an age");
+        assert!((later - seconds).abs() < 30.0, "{seconds}, {status:?}, {stats:?}");
+    }
+
+    scene.events.delete_one(parked).await.unwrap();
+    let seen = until("only the dead event is left", async || {
+        let seen = look().await;
+        (seen.0 == 0.0).then_some(seen)
+    })
+    .await;
+    assert_eq!(seen, (0.0, None, None));
 }
 
 #[tokio::test]

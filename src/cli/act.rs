@@ -12,9 +12,10 @@ use super::list;
 use super::output::{events, print};
 use super::selection::Filter;
 use crate::config::{Config, Sources};
+use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::act::{Act, Deed};
-use crate::mongodb::inspect::State;
+use crate::mongodb::act::{Act, AuditEntry};
+use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
 use crate::relay::lease::Lease;
@@ -77,16 +78,18 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     let config = Config::load(sources)?;
     let mongodb = &config.mongodb;
     let client = mongodb.client("operator").await?;
-    let act = Act::new(&client, &config);
+    let (database, layout) = (client.database(&mongodb.database), &config.event.layout);
+    let inspect = Inspect::new(database.clone(), &mongodb.collection, layout.clone());
+    let act = Act::new(database, &mongodb.collection, layout.clone());
     let selection = args.filter.selection(&args.ids);
-    if !is_wanted(&config, &act, args, &selection, action).await? {
+    if !is_wanted(&config, (&inspect, &act), args, &selection, action).await? {
         return Ok(());
     }
     let ids = act.ids(&selection).await.during("reading the outbox")?;
     let who = who(sources);
     let as_given =
         if args.all { format!("--all {}", args.filter.as_given()) } else { args.ids.join(" ") };
-    let deed = Deed {
+    let entry = AuditEntry {
         who: &who,
         action: action.name(),
         selection: as_given.trim(),
@@ -108,7 +111,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
             Action::Discard => discard(&act, &lease, batch).await?,
         };
         done += acted;
-        act.record(&deed, batch, acted).await.during("writing the record of it")?;
+        act.record(&entry, batch, acted).await.during("writing the record of it")?;
     }
     print(&format!("{} {}\n", events(done), action.done()))?;
     match ids.len() as u64 - done {
@@ -125,19 +128,18 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
 /// Shows what would be done and asks for confirmation.
 async fn is_wanted(
     config: &Config,
-    act: &Act,
+    (inspect, act): (&Inspect, &Act),
     args: &Args,
     selection: &Selection,
     action: Action,
 ) -> Result<bool> {
-    let (sample, total) =
-        act.inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
+    let (sample, total) = inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
     if let Some(missing) = (!args.all)
         .then(|| args.ids.len() as u64 - total.min(args.ids.len() as u64))
         .filter(|n| *n > 0)
     {
         let locked = Selection { state: Some(State::Locked), ..selection.clone() };
-        let (_, locked) = act.inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
+        let (_, locked) = inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
         let message = format!(
             "{missing} of the {} ids are not stuck events: {locked} are locked (the relay owns them), the others are not in the outbox",
             args.ids.len()

@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::output::{Output, show, table};
-use crate::config::{Config, Sources};
+use crate::config::{Config, MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::act::Act;
 use crate::mongodb::inspect::text;
@@ -54,7 +54,9 @@ impl Record {
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = Config::load(sources)?;
-    let act = Act::new(&config.mongodb.client("operator").await?, &config);
+    let MongodbConfig { database, collection, .. } = &config.mongodb;
+    let database = config.mongodb.client("operator").await?.database(database);
+    let act = Act::new(database, collection, config.event.layout.clone());
     let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
     let records: Vec<_> = records.iter().map(Record::read).collect();
     show(args.output, &records, || {

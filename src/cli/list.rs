@@ -47,7 +47,7 @@ pub(super) fn rows(events: &[Entry]) -> String {
     let rows = events.iter().map(|event| {
         vec![
             event.id.clone(),
-            event.state.as_str().to_owned(),
+            event.state.word().to_owned(),
             age(event.age_seconds),
             event.attempts.to_string(),
             dash(&event.code),

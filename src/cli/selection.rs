@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, MongodbConfig, Sources};
+use crate::document::state::State;
 use crate::error::Result;
-use crate::mongodb::inspect::{Inspect, State};
+use crate::mongodb::inspect::Inspect;
 use crate::mongodb::selection::Selection;
 
 /// Selects events; every filter that is given must match.
@@ -74,6 +75,8 @@ impl Filter {
 /// Opens the configured outbox. The operator's verbs need only MongoDB.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
     let config = Config::load(sources)?;
-    let inspect = Inspect::new(&config.mongodb.client("operator").await?, &config);
+    let MongodbConfig { database, collection, .. } = &config.mongodb;
+    let database = config.mongodb.client("operator").await?.database(database);
+    let inspect = Inspect::new(database, collection, config.event.layout.clone());
     Ok((config, inspect))
 }

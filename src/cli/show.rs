@@ -4,17 +4,18 @@ use std::fmt::Write as _;
 
 use bson::{Bson, Document};
 use clap::Args as ClapArgs;
+use outboxd_client::field;
 
 use super::output::{Output, age, events, printable, show, width, wrap};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::document::layout::Layout;
 use crate::document::record::{OutboxRecord, shown_id};
+use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::failure::Rejection;
 use crate::finding::shell;
-use crate::mongodb::inspect::{Entry, State, text};
-use outboxd_client::field;
+use crate::mongodb::inspect::{Entry, text};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -64,7 +65,7 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
         return format!(
             "it waits behind {} ({}): `outboxd show {}`",
             head.id,
-            head.state.as_str(),
+            head.state.word(),
             shell(&head.id)
         );
     }
@@ -110,7 +111,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         other => Some(other.clone().into_relaxed_extjson().to_string()),
     };
     line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
-    line("state", State::of(event).as_str());
+    line("state", State::of(event).word());
     line("age", &age(waited));
     for (name, value) in event {
         if [field::ID, field::IS_LOCKED, field::FAILURES, field::TS].contains(&name.as_str()) {
@@ -125,7 +126,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
     match head {
         Some(head) => line(
             "held by",
-            &format!("{} ({}, {})", head.id, head.state.as_str(), age(head.age_seconds)),
+            &format!("{} ({}, {})", head.id, head.state.word(), age(head.age_seconds)),
         ),
         None if behind > 0 => {
             line("holds", &format!("{} of its key that came later", events(behind)))

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{Output, age, show, table};
 use super::selection::inspect;
 use crate::config::Sources;
+use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Stats;
 
@@ -59,12 +60,13 @@ fn people(shown: &Shown) -> String {
         None => writeln!(said, "NO RELAY has ever run on this outbox; start `outboxd run`"),
     };
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
+    let counted = |state: State, events: u64| (state.word(), events.to_string(), state.meaning());
     let numbers = [
         ("backlog", stats.backlog.to_string(), "events in the outbox"),
-        ("locked", stats.locked.to_string(), "on their way"),
-        ("failed", stats.failed.to_string(), "refused, retried"),
-        ("parked", stats.parked.to_string(), "waiting behind an earlier event of their key"),
-        ("dead", stats.dead.to_string(), "waiting for an operator"),
+        counted(State::Locked, stats.locked),
+        counted(State::Failed, stats.failed),
+        counted(State::Parked, stats.parked),
+        counted(State::Dead, stats.dead),
         ("oldest", oldest, "age of the oldest event that is not dead"),
     ];
     said.push('\n');

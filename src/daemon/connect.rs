@@ -16,6 +16,7 @@ use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
 use crate::jetstream::connection::Nats;
 use crate::jetstream::stream;
+use crate::mongodb::backlog::BacklogStore;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::migrations::Migrations;
 use crate::mongodb::store::Store;
@@ -60,22 +61,22 @@ impl Relay {
         let [follow, queries, lease] =
             ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
         let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
-        let migrations =
-            Migrations::new(queries.database(database), collection, config.event.layout.clone());
+        let (database, layout) = (queries.database(database), &config.event.layout);
+        let migrations = Migrations::new(database.clone(), collection, layout.clone());
         let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
         health.mongodb(true);
-        let store = Store::new(queries, &config);
+        let store = Store::new(&database, collection, layout.clone(), &config.dispatch);
 
         // A restarted process of the same name is another holder: the old one may still run.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
-        let document = LeaseDocument::new(&lease, database, collection, holder);
+        let document = LeaseDocument::new(&lease, database.name(), collection, holder);
         let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
         let lease = Arc::new(lease);
 
         let stuck = Stuck {
-            store: store.clone(),
+            store: BacklogStore::new(database, collection, layout.clone()),
             lease: document,
             alerts: alerts.clone(),
             backlog: metrics.backlog(),

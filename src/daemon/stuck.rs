@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::error::mongodb_says;
+use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
 use crate::mongodb::lease::LeaseDocument;
-use crate::mongodb::store::{Oldest, Store};
 use crate::telemetry::alerts::{Alert, Alerts, StuckEvent};
 use crate::telemetry::metrics::Backlog;
 
@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The watch over one outbox.
 pub(super) struct Stuck {
-    pub(super) store: Store,
+    pub(super) store: BacklogStore,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
     pub(super) backlog: Backlog,
@@ -54,27 +54,33 @@ impl Stuck {
             return Ok(());
         }
 
-        let (events, dead, first_seconds) = self.store.backlog().await?;
-        let oldest = self.store.oldest(self.after).await?;
-        let oldest_seconds = oldest.as_ref().map_or(first_seconds, |oldest| oldest.age_seconds);
-        self.backlog.set(events, dead, oldest_seconds);
+        let numbers = self.store.numbers().await?;
+        let age_seconds = numbers.oldest.as_ref().map_or(0, |oldest| oldest.age_seconds);
+        self.backlog.set(numbers.events, numbers.dead, age_seconds);
 
-        match oldest {
-            Some(oldest) if !self.was_stuck => self.stuck(oldest),
+        let stuck = numbers.oldest.filter(|oldest| oldest.age_seconds > self.after.as_secs());
+        match stuck {
+            Some(oldest) if !self.was_stuck => self.stuck(&oldest).await?,
             None if self.was_stuck => self.recovered(),
             _ => {}
         }
         Ok(())
     }
 
-    fn stuck(&mut self, oldest: Oldest) {
-        let Oldest { id, subject, key, attempts, last_failure, age_seconds, events } = oldest;
+    async fn stuck(&mut self, oldest: &Oldest) -> mongodb::error::Result<()> {
+        // The count may miss it: it was asked for later.
+        let events = self.store.older_than(self.after).await?.max(1);
+        let Described { id, subject, key, attempts, last_failure } =
+            self.store.describe(oldest).await?;
+        let age_seconds = oldest.age_seconds;
+
         let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
         error!(id, age, events, last_failure, "events are stuck");
 
         let oldest = StuckEvent { id, subject, key, attempts, error: last_failure };
         self.alerts.raise(Alert::Stuck { oldest, oldest_seconds: age_seconds, events });
         self.was_stuck = true;
+        Ok(())
     }
 
     fn recovered(&mut self) {

@@ -1,4 +1,15 @@
-//! An event as a document: how it is parsed, what state it is in, and where its parts stand.
+//! An event as a document: where its parts stand, what is read from it, and in which state it is.
+//!
+//! - `template`: texts with the names of fields in braces
+//! - `cloudevents`: the attributes of CloudEvents as headers
+//! - `layout`: the fields that hold the parts of an event
+//! - `state`: the state of an event, from its bookkeeping fields
+//! - `record`: the event as the relay reads it, or why the document is no event
 
+mod cloudevents;
 pub mod layout;
 pub mod record;
+pub mod state;
+mod template;
+
+pub use template::{LayoutError, MAX_FIELDS};

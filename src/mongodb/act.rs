@@ -1,34 +1,37 @@
-//! What an operator does to events, and the record of it. Needs MongoDB alone, whether a relay runs
-//! or not.
+//! What an operator does to events, and the record of it. Needs MongoDB alone: a relay may run or
+//! not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
-use mongodb::{Client, Collection};
-
-use super::collections::AUDIT;
-use super::inspect::Inspect;
-use super::selection::Selection;
-use crate::config::Config;
-use crate::document::record::shown_id;
+use mongodb::{Collection, Database};
 use outboxd_client::field;
 
-/// Ids kept in one record.
+use super::clock;
+use super::collections::AUDIT;
+use super::selection::Selection;
+use crate::document::layout::Layout;
+use crate::document::record::shown_id;
+use crate::document::state::{self, State};
+
+/// Most ids kept in one entry of the audit.
 const IDS_KEPT: usize = 100;
 
 /// An outbox whose events are acted on.
 #[derive(Debug, Clone)]
 pub(crate) struct Act {
-    pub(crate) inspect: Inspect,
+    database: Database,
     events: Collection<Document>,
     audit: Collection<Document>,
+    layout: Arc<Layout>,
 }
 
-/// Who did what.
+/// An entry of the audit: who did what.
 #[derive(Debug, Clone)]
-pub(crate) struct Deed<'a> {
+pub(crate) struct AuditEntry<'a> {
     pub(crate) who: &'a str,
     pub(crate) action: &'static str,
     /// The filter as it was given.
@@ -37,74 +40,88 @@ pub(crate) struct Deed<'a> {
 }
 
 impl Act {
-    pub(crate) fn new(client: &Client, config: &Config) -> Self {
-        let inspect = Inspect::new(client, config);
-        let audit = client.database(&config.mongodb.database).collection(AUDIT);
-        Self { events: inspect.events.clone(), inspect, audit }
+    /// On the outbox in `collection` of `database`.
+    pub(crate) fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
+        Self {
+            events: database.collection(collection),
+            audit: database.collection(AUDIT),
+            database,
+            layout,
+        }
     }
 
     /// Ids of the selected events, oldest first.
     pub(crate) async fn ids(&self, selection: &Selection) -> Result<Vec<Bson>> {
-        let filter = selection.filter(self.inspect.layout(), self.inspect.now().await?);
+        let filter = selection.filter(&self.layout, clock::now(&self.database).await?);
+
         let found = self.events.find(filter).sort(doc! { field::TS: 1, field::ID: 1 });
         let found = found.projection(doc! { field::ID: 1 }).allow_disk_use(true).await?;
         found.try_filter_map(async |mut event| Ok(event.remove(field::ID))).try_collect().await
     }
 
-    /// Of the selected, how many got no answer when they were last tried, longer ago than the
-    /// stream remembers message ids: they may be in it already, and a retry would put them there
-    /// twice.
+    /// How many of the selected events got no answer when they were last tried, longer ago than the
+    /// stream remembers message ids. Those may be in the stream already, and a retry would put them
+    /// there twice.
     pub(crate) async fn may_come_twice(
         &self,
         selection: &Selection,
         window: Duration,
     ) -> Result<u64> {
-        let now = self.inspect.now().await?;
-        let millis = now.timestamp_millis() - i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        let now = clock::now(&self.database).await?;
+        let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        let remembered = DateTime::from_millis(now.timestamp_millis().saturating_sub(window));
+
         let unanswered = Selection { class: Some("unknown".to_owned()), ..selection.clone() };
-        let mut filter = unanswered.filter(self.inspect.layout(), now);
-        filter.insert(
-            "failures",
-            doc! { "$not": { "$elemMatch": { "at": { "$gt": DateTime::from_millis(millis) } } } },
-        );
+        let mut filter = unanswered.filter(&self.layout, now);
+        let tried_since = doc! { "$elemMatch": { "at": { "$gt": remembered } } };
+        filter.insert(field::FAILURES, doc! { "$not": tried_since });
         self.events.count_documents(filter).await
     }
 
-    /// Makes unlocked events due now, dead ones included. A relay that runs hears of it through the
-    /// change stream. Returns how many.
+    /// Makes stuck events due now, dead ones included. A relay that runs sees it in its change
+    /// stream. Returns how many.
     pub(crate) async fn retry_now(&self, ids: &[Bson]) -> Result<u64> {
-        let unlocked = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false };
-        let due = [
-            // A dead event begins anew; a failed one goes on counting.
+        // A dead event starts again at no attempts; a failed one keeps its count.
+        let counted = doc! { "$ifNull": [format!("${}", field::ATTEMPTS), 0_i64] };
+        let attempts = doc! { "$cond": [State::Dead.expression(), 0_i64, counted] };
+        let due = vec![
             doc! { "$set": {
-                field::ATTEMPTS: { "$cond": [{ "$gt": ["$deadAt", Bson::Null] }, 0_i64, { "$ifNull": ["$attempts", 0_i64] }] },
+                field::ATTEMPTS: attempts,
                 field::NEXT_ATTEMPT_AT: "$$NOW",
                 field::RETRY_REQUESTED_AT: "$$NOW",
             } },
             doc! { "$unset": field::DEAD_AT },
         ];
-        Ok(self.events.update_many(unlocked, due.to_vec()).await?.modified_count)
+
+        Ok(self.events.update_many(self.among(ids, State::STUCK), due).await?.modified_count)
     }
 
-    /// Removes dead events for good: those are never in a relay's hands. Returns how many.
+    /// Removes dead events for good: no relay is publishing those. Returns how many.
     pub(crate) async fn discard_dead(&self, ids: &[Bson]) -> Result<u64> {
-        let dead = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false, field::DEAD_AT: { "$type": "date" } };
+        let dead = self.among(ids, &[State::Dead]);
         Ok(self.events.delete_many(dead).await?.deleted_count)
     }
 
-    /// Asks the relay to remove unlocked events: it alone knows which of them it is publishing.
+    /// Asks the relay to remove stuck events: it alone knows which of them it is publishing.
     /// Returns how many.
     pub(crate) async fn request_discard(&self, ids: &[Bson]) -> Result<u64> {
-        let unlocked = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false };
         let request = vec![doc! { "$set": { field::DISCARD_REQUESTED_AT: "$$NOW" } }];
-        Ok(self.events.update_many(unlocked, request).await?.modified_count)
+        Ok(self.events.update_many(self.among(ids, State::STUCK), request).await?.modified_count)
     }
 
-    /// Removes what was asked to be removed. Only for who holds the lease. Returns how many.
+    /// Removes the events for which that was requested. The caller holds the lease. Returns how
+    /// many.
     pub(crate) async fn discard_requested(&self, ids: &[Bson]) -> Result<u64> {
-        let requested =
-            doc! { field::ID: { "$in": ids }, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
+        let mut requested = doc! { field::ID: { "$in": ids } };
+        requested.extend(state::discard_requested());
         Ok(self.events.delete_many(requested).await?.deleted_count)
+    }
+
+    /// In a query: those of these events that are in one of these states.
+    fn among(&self, ids: &[Bson], states: &[State]) -> Document {
+        let mut filter = state::filter(states, &self.layout);
+        filter.insert(field::ID, doc! { "$in": ids });
+        filter
     }
 
     /// How many of these are still there.
@@ -112,30 +129,34 @@ impl Act {
         self.events.count_documents(doc! { field::ID: { "$in": ids } }).await
     }
 
-    /// Writes down what was done.
-    pub(crate) async fn record(&self, deed: &Deed<'_>, ids: &[Bson], events: u64) -> Result<()> {
+    /// Adds an entry to the audit.
+    pub(crate) async fn record(
+        &self,
+        entry: &AuditEntry<'_>,
+        ids: &[Bson],
+        events: u64,
+    ) -> Result<()> {
         let mut record = doc! {
             "outbox": self.events.name(),
             "at": DateTime::now(),
-            "who": deed.who,
-            "action": deed.action,
-            "selection": deed.selection,
+            "who": entry.who,
+            "action": entry.action,
+            "selection": entry.selection,
             "events": i64::try_from(events).unwrap_or(i64::MAX),
             "ids": ids.iter().take(IDS_KEPT).map(shown_id).collect::<Vec<_>>(),
         };
-        if let Some(reason) = deed.reason {
+        if let Some(reason) = entry.reason {
             record.insert("reason", reason);
         }
+
         self.audit.insert_one(record).await?;
         Ok(())
     }
 
-    /// What was done to this outbox, the newest first.
+    /// The audit of this outbox, newest entry first.
     pub(crate) async fn audit(&self, limit: i64) -> Result<Vec<Document>> {
-        let records = self
-            .audit
-            .find(doc! { "outbox": self.events.name() })
-            .sort(doc! { "at": -1, "_id": -1 });
-        records.limit(limit).await?.try_collect().await
+        let of_this = doc! { "outbox": self.events.name() };
+        let entries = self.audit.find(of_this).sort(doc! { "at": -1, "_id": -1 });
+        entries.limit(limit).await?.try_collect().await
     }
 }

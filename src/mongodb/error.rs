@@ -2,20 +2,18 @@
 
 use mongodb::error::ErrorKind;
 
+use super::code;
 use crate::error::mongodb_says;
 use crate::relay::ports::{StoreError, StoreErrorKind};
-
-/// MongoDB's code for an oplog that no longer reaches back far enough.
-const HISTORY_LOST: i32 = 286;
-/// MongoDB's code for a change over 16 MB.
-const TOO_LARGE: i32 = 10334;
 
 impl From<mongodb::error::Error> for StoreError {
     fn from(error: mongodb::error::Error) -> Self {
         let kind = match &*error.kind {
-            ErrorKind::Command(error) if error.code == HISTORY_LOST => StoreErrorKind::HistoryLost,
-            ErrorKind::Command(error) if error.code == TOO_LARGE => StoreErrorKind::TooLarge,
-            ErrorKind::Command(_) => StoreErrorKind::Refused,
+            ErrorKind::Command(error) => match error.code {
+                code::CHANGE_STREAM_HISTORY_LOST => StoreErrorKind::HistoryLost,
+                code::BSON_OBJECT_TOO_LARGE => StoreErrorKind::TooLarge,
+                _ => StoreErrorKind::Refused,
+            },
             ErrorKind::Custom(_) => StoreErrorKind::Unexpected,
             _ => StoreErrorKind::Connection,
         };

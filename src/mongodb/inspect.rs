@@ -1,37 +1,34 @@
-//! What the operator asks of an outbox: bounded reads that leave the relay alone.
+//! What an operator asks of an outbox: bounded reads that leave the relay alone.
 //!
-//! What is stuck is unlocked, and all of that is in the one partial index; what is locked is only
-//! counted. Documents are read leniently: whoever looks for what is wrong must be shown what is
-//! wrong.
+//! Stuck events are unlocked, and the partial index holds all of those; locked events are only
+//! counted. Documents are read leniently: an operator who looks for broken documents must be shown
+//! them.
 
 use std::sync::Arc;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
-use mongodb::{Client, Collection, Database};
+use mongodb::{Collection, Database};
+use outboxd_client::field;
 use serde::Serialize;
 
+use super::backlog::BacklogStore;
+use super::clock;
 use super::collections::LEASE;
 use super::selection::{Selection, ids};
-use crate::config::Config;
 use crate::document::layout::Layout;
-use crate::document::record::{any_key, shown_id, written_at};
-use outboxd_client::field;
+use crate::document::record::{shown_id, written_at};
+use crate::document::state::{self, State};
 
-/// Where an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    /// On its way: the relay's live path owns it.
-    Locked,
-    /// It was refused and is tried again.
-    Failed,
-    /// It waits behind an earlier event of its key.
-    Parked,
-    /// It waits for a person.
-    Dead,
-}
+/// Most subjects in [`Stats`].
+const SUBJECTS: usize = 20;
+/// Most groups of failures.
+const GROUPS: i64 = 100;
+/// Characters shown of a text of an event.
+const MAX_SHOWN: usize = 2048;
+/// Characters shown of a subject.
+const MAX_SHOWN_SUBJECT: usize = 255;
 
 /// One event, as a line of a list.
 #[derive(Debug, Clone, Serialize)]
@@ -75,21 +72,22 @@ pub(crate) struct Stats {
     pub(crate) failed: u64,
     pub(crate) parked: u64,
     pub(crate) dead: u64,
-    /// Age of the oldest event, dead ones included; of the locked ones, the first in the
-    /// collection's own order.
+    /// Age of the oldest event that is not dead; see [`BacklogStore::oldest`].
     pub(crate) oldest_seconds: Option<u64>,
-    /// Stuck events by subject, the most first.
+    /// Stuck events by subject, those with the most failures first.
     pub(crate) stuck_by_subject: Vec<Stuck>,
     pub(crate) lease: Option<Holder>,
 }
 
-/// Stuck events of a subject.
+/// The stuck events of a subject.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Stuck {
     pub(crate) subject: String,
     pub(crate) failed: u64,
     pub(crate) parked: u64,
     pub(crate) dead: u64,
+    /// For how long events of this subject have been stuck: since the first of those counted here,
+    /// dead ones included.
     pub(crate) oldest_seconds: u64,
 }
 
@@ -106,23 +104,20 @@ pub(crate) struct Holder {
 #[derive(Debug, Clone)]
 pub(crate) struct Inspect {
     database: Database,
-    pub(super) events: Collection<Document>,
+    events: Collection<Document>,
     layout: Arc<Layout>,
+    backlog: BacklogStore,
 }
 
-/// Subjects listed by [`Inspect::stats`].
-const SUBJECTS: i64 = 20;
-
 impl Inspect {
-    pub(crate) fn new(client: &Client, config: &Config) -> Self {
-        let database = client.database(&config.mongodb.database);
-        let events = database.collection(&config.mongodb.collection);
-        Self { database, events, layout: config.event.layout.clone() }
-    }
-
-    /// Where the parts of its events stand.
-    pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
+    /// Of the outbox in `collection` of `database`.
+    pub(crate) fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
+        Self {
+            events: database.collection(collection),
+            backlog: BacklogStore::new(database.clone(), collection, layout.clone()),
+            database,
+            layout,
+        }
     }
 
     /// The selected events, oldest first, and how many there are in all.
@@ -132,9 +127,14 @@ impl Inspect {
         skip: u64,
         limit: i64,
     ) -> Result<(Vec<Entry>, u64)> {
-        let now = self.now().await?;
+        let now = clock::now(&self.database).await?;
         let filter = selection.filter(&self.layout, now);
-        let shown = doc! { self.layout.payload(): 0, self.layout.headers(): 0, field::FAILURES: { "$slice": -1 } };
+        let shown = doc! {
+            self.layout.payload(): 0,
+            self.layout.headers(): 0,
+            field::FAILURES: { "$slice": -1 },
+        };
+
         let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
         let found = found.skip(skip).limit(limit).projection(shown).await?;
         let entries =
@@ -144,28 +144,29 @@ impl Inspect {
 
     /// The failed and dead events, grouped by how they failed last, the most first.
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
-        let mut filter = selection.filter(&self.layout, self.now().await?);
-        filter.insert("failures.0", doc! { "$exists": true });
-        let error = doc! { "$convert": { "input": "$_id.error", "to": "string", "onError": "", "onNull": "" } };
-        let numbers = doc! { "$regexFindAll": { "input": error.clone(), "regex": r"\b[0-9]+\b" } };
-        let without = doc! { "$replaceAll": { "input": "$$value", "find": "$$this.match", "replacement": "#" } };
-        let joined = doc! { "$reduce": { "input": numbers, "initialValue": error, "in": without } };
-        let last = doc! { "$cond": [{ "$isArray": "$failures" }, "$failures", []] };
+        let mut filter = selection.filter(&self.layout, clock::now(&self.database).await?);
+        filter.extend(state::has_failed());
+        let is_dead = State::Dead.expression();
         let pipeline = [
             doc! { "$match": filter },
-            doc! { "$project": { "dead": "$deadAt", "last": { "$last": last } } },
-            // As they are first, most being equal, and then without their numbers: that costs more.
+            doc! { "$project": { "dead": is_dead, "last": { "$last": state::failures() } } },
+            // By the errors as they are first, since most are equal: to take the numbers out of
+            // each one costs more.
             doc! { "$group": {
                 "_id": { "class": "$last.class", "code": "$last.code", "error": "$last.error" },
                 "events": { "$sum": 1_i64 },
-                "dead": { "$sum": { "$cond": [{ "$gt": ["$dead", Bson::Null] }, 1_i64, 0_i64] } },
+                "dead": { "$sum": { "$cond": ["$dead", 1_i64, 0_i64] } },
                 "first": { "$min": "$last.at" },
                 "last": { "$max": "$last.at" },
                 "sample": { "$first": "$_id" },
                 "example": { "$first": "$last.error" },
             } },
             doc! { "$group": {
-                "_id": { "class": "$_id.class", "code": "$_id.code", "error": joined },
+                "_id": {
+                    "class": "$_id.class",
+                    "code": "$_id.code",
+                    "error": without_numbers("$_id.error"),
+                },
                 "events": { "$sum": "$events" },
                 "dead": { "$sum": "$dead" },
                 "first": { "$min": "$first" },
@@ -174,87 +175,68 @@ impl Inspect {
                 "example": { "$first": "$example" },
             } },
             doc! { "$sort": { "events": -1 } },
-            doc! { "$limit": 100 },
+            doc! { "$limit": GROUPS },
         ];
+
         let groups = self.events.aggregate(pipeline).await?;
-        groups
-            .map_ok(|group| {
-                let by = group.get_document("_id").cloned().unwrap_or_default();
-                Group {
-                    class: text(&by, "class").unwrap_or_default(),
-                    code: text(&by, "code").unwrap_or_default(),
-                    error: text(&by, "error").unwrap_or_default(),
-                    events: count(&group, "events"),
-                    dead: count(&group, "dead"),
-                    first: date(&group, "first"),
-                    last: date(&group, "last"),
-                    sample: group.get("sample").map(shown_id).unwrap_or_default(),
-                    example: text(&group, "example").unwrap_or_default(),
-                }
-            })
-            .try_collect()
-            .await
+        groups.map_ok(|group| Group::read(&group)).try_collect().await
     }
 
-    /// The outbox in numbers. Reads what is unlocked and one document of the rest.
+    /// The outbox in numbers. Reads what is unlocked, and a few documents of the rest.
     pub(crate) async fn stats(&self) -> Result<Stats> {
-        let now = self.now().await?;
-        let is = |state: State| doc! { "$sum": { "$cond": [{ "$eq": ["$state", state.as_str()] }, 1_i64, 0_i64] } };
-        let state = doc! { "$switch": {
-            "branches": [
-                { "case": { "$gt": ["$deadAt", Bson::Null] }, "then": State::Dead.as_str() },
-                { "case": { "$gt": [{ "$size": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } }, 0] },
-                  "then": State::Failed.as_str() },
-            ],
-            "default": State::Parked.as_str(),
-        } };
-        let of_id = doc! { "$cond": [{ "$eq": [{ "$type": "$_id" }, "objectId"] }, { "$toDate": "$_id" }, Bson::Null] };
+        let now = clock::now(&self.database).await?;
+        let mut stats = Stats::default();
+
+        let mut groups = self.events.aggregate(self.stuck_by_subject()).await?;
+        while let Some(group) = groups.try_next().await? {
+            let stuck = Stuck::read(&group, now);
+            stats.failed += stuck.failed;
+            stats.parked += stuck.parked;
+            stats.dead += stuck.dead;
+            if stats.stuck_by_subject.len() < SUBJECTS {
+                stats.stuck_by_subject.push(stuck);
+            }
+        }
+
+        stats.oldest_seconds = self.backlog.oldest(now).await?.map(|oldest| oldest.age_seconds);
+        stats.backlog = self.backlog.size().await?;
+        stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
+        stats.lease = self.holder(now).await?;
+        Ok(stats)
+    }
+
+    /// A pipeline that counts the stuck events of each subject by their state.
+    fn stuck_by_subject(&self) -> [Document; 4] {
+        let stuck = state::by_index(state::filter(State::STUCK, &self.layout), &self.layout);
+        let count = |state: State| {
+            let is = doc! { "$eq": ["$state", state.word()] };
+            doc! { "$sum": { "$cond": [is, 1_i64, 0_i64] } }
+        };
+
+        let is_object_id = doc! { "$eq": [{ "$type": "$_id" }, "objectId"] };
+        let of_id = doc! { "$cond": [is_object_id, { "$toDate": "$_id" }, Bson::Null] };
         let since = doc! { "$cond": [
             { "$eq": [{ "$type": "$ts" }, "timestamp"] },
             { "$tsSecond": "$ts" },
             { "$floor": { "$divide": [{ "$toLong": of_id }, 1000] } },
         ] };
-        let pipeline = [
-            doc! { "$match": { field::IS_LOCKED: false, self.layout.key(): any_key() } },
-            doc! { "$project": { "subject": self.layout.subject_of_document(), "since": since, "state": state } },
+
+        [
+            doc! { "$match": stuck },
+            doc! { "$project": {
+                "subject": self.layout.subject_of_document(),
+                "since": since,
+                "state": state::word_of_document(),
+            } },
             doc! { "$group": {
-                "_id": "$subject", "failed": is(State::Failed), "parked": is(State::Parked), "dead": is(State::Dead),
+                "_id": "$subject",
+                "failed": count(State::Failed),
+                "parked": count(State::Parked),
+                "dead": count(State::Dead),
                 "oldest": { "$min": "$since" },
             } },
             doc! { "$sort": { "failed": -1, "dead": -1, "parked": -1, "_id": 1 } },
-        ];
-        let mut stats = Stats::default();
-        let mut groups = self.events.aggregate(pipeline).await?;
-        while let Some(group) = groups.try_next().await? {
-            let subject =
-                group.get_str("_id").unwrap_or("(not a text)").chars().take(255).collect();
-            let (failed, parked, dead) =
-                (count(&group, "failed"), count(&group, "parked"), count(&group, "dead"));
-            stats.failed += failed;
-            stats.parked += parked;
-            stats.dead += dead;
-            let oldest = match group.get("oldest") {
-                Some(Bson::Double(seconds)) => Some(*seconds as i64),
-                other => other.and_then(Bson::as_i64),
-            };
-            let oldest_seconds = seconds_since(oldest, now);
-            stats.oldest_seconds = stats.oldest_seconds.max(Some(oldest_seconds));
-            if stats.stuck_by_subject.len() < SUBJECTS as usize {
-                stats.stuck_by_subject.push(Stuck {
-                    subject,
-                    failed,
-                    parked,
-                    dead,
-                    oldest_seconds,
-                });
-            }
-        }
-        let first = self.events.find_one(doc! {}).projection(doc! { field::TS: 1 }).await?;
-        stats.oldest_seconds = stats.oldest_seconds.max(first.map(|first| age(&first, now)));
-        stats.backlog = self.events.estimated_document_count().await?;
-        stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
-        stats.lease = self.holder(now).await?;
-        Ok(stats)
+        ]
     }
 
     /// The whole document of this id.
@@ -265,12 +247,11 @@ impl Inspect {
     /// The oldest stuck event of the same key, if it is older than this one.
     pub(crate) async fn head(&self, event: &Document) -> Result<Option<Entry>> {
         let Some(earlier) = self.of_its_key(event, "$lt") else { return Ok(None) };
-        let now = self.now().await?;
+        let now = clock::now(&self.database).await?;
+
         let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(head
-            .projection(doc! { self.layout.payload(): 0 })
-            .await?
-            .map(|head| Entry::read(&head, &self.layout, now)))
+        let head = head.projection(doc! { self.layout.payload(): 0 }).await?;
+        Ok(head.map(|head| Entry::read(&head, &self.layout, now)))
     }
 
     /// How many stuck events of the same key are younger than this one.
@@ -281,8 +262,8 @@ impl Inspect {
 
     fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
         let key = self.layout.shown_key(|name| event.get(name).cloned())?;
-        let mut filter =
-            doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(&key) };
+        let mut filter = state::filter(State::STUCK, &self.layout);
+        filter.insert(self.layout.key(), self.layout.of_key(&key));
         // Without `ts`, the order is that of the ids.
         let by = if event.get_timestamp(field::TS).is_ok() { field::TS } else { field::ID };
         filter.insert(by, doc! { than: event.get(by)? });
@@ -291,52 +272,63 @@ impl Inspect {
 
     /// Seconds since this event was written.
     pub(crate) async fn age(&self, event: &Document) -> Result<u64> {
-        Ok(age(event, self.now().await?))
-    }
-
-    /// The server's clock.
-    pub(crate) async fn now(&self) -> Result<DateTime> {
-        let hello = self.database.run_command(doc! { "hello": 1 }).await?;
-        hello.get_datetime("localTime").copied().map_err(mongodb::error::Error::custom)
+        Ok(age(event, clock::now(&self.database).await?))
     }
 
     async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
         let lease = leases.find_one(doc! { "_id": self.events.name() }).await?;
-        Ok(lease.map(|lease| {
-            let expires = lease.get_datetime("expiresAt").map_or(0, |at| at.timestamp_millis());
-            Holder {
-                holder: text(&lease, "holder").unwrap_or_default(),
-                term: lease
-                    .get("term")
-                    .and_then(Bson::as_i64)
-                    .or(lease.get_i32("term").ok().map(i64::from))
-                    .unwrap_or(0),
-                expires_in_seconds: (expires - now.timestamp_millis()).div_euclid(1000),
-            }
-        }))
+        Ok(lease.map(|lease| Holder::read(&lease, now)))
     }
 }
 
-impl State {
-    /// As printed.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Locked => "locked",
-            Self::Failed => "failed",
-            Self::Parked => "parked",
-            Self::Dead => "dead",
+impl Group {
+    fn read(group: &Document) -> Self {
+        let by = group.get_document("_id").cloned().unwrap_or_default();
+        Self {
+            class: text(&by, "class").unwrap_or_default(),
+            code: text(&by, "code").unwrap_or_default(),
+            error: text(&by, "error").unwrap_or_default(),
+            events: count(group, "events"),
+            dead: count(group, "dead"),
+            first: date(group, "first"),
+            last: date(group, "last"),
+            sample: group.get("sample").map(shown_id).unwrap_or_default(),
+            example: text(group, "example").unwrap_or_default(),
         }
     }
+}
 
-    /// Of a document.
-    pub(crate) fn of(event: &Document) -> Self {
-        let failures = event.get_array(field::FAILURES).map_or(0, Vec::len);
-        match (event.get_bool(field::IS_LOCKED), event.get_datetime(field::DEAD_AT), failures) {
-            (_, Ok(_), _) => Self::Dead,
-            (Ok(false), _, 0) => Self::Parked,
-            (Ok(false), ..) => Self::Failed,
-            _ => Self::Locked,
+impl Stuck {
+    fn read(group: &Document, now: DateTime) -> Self {
+        let subject = group.get_str("_id").unwrap_or("(not a text)");
+        let oldest = match group.get("oldest") {
+            Some(Bson::Double(seconds)) => Some(*seconds as i64),
+            other => other.and_then(Bson::as_i64),
+        };
+
+        Self {
+            subject: subject.chars().take(MAX_SHOWN_SUBJECT).collect(),
+            failed: count(group, "failed"),
+            parked: count(group, "parked"),
+            dead: count(group, "dead"),
+            oldest_seconds: clock::age(oldest, now),
+        }
+    }
+}
+
+impl Holder {
+    fn read(lease: &Document, now: DateTime) -> Self {
+        let expires = lease.get_datetime("expiresAt").map_or(0, |at| at.timestamp_millis());
+        let term = match lease.get("term") {
+            Some(Bson::Int32(term)) => i64::from(*term),
+            term => term.and_then(Bson::as_i64).unwrap_or(0),
+        };
+
+        Self {
+            holder: text(lease, "holder").unwrap_or_default(),
+            term,
+            expires_in_seconds: (expires - now.timestamp_millis()).div_euclid(1000),
         }
     }
 }
@@ -348,6 +340,7 @@ impl Entry {
         let failure = failures
             .and_then(|failures| failures.last()?.as_document().cloned())
             .unwrap_or_default();
+
         Self {
             id: event.get(field::ID).map(shown_id).unwrap_or_default(),
             state: State::of(event),
@@ -364,13 +357,13 @@ impl Entry {
     }
 }
 
-/// A text of an event, without what a terminal would obey.
+/// A text of an event, without the characters that a terminal would obey.
 pub(crate) fn text(document: &Document, name: &str) -> Option<String> {
     document.get_str(name).ok().map(plain)
 }
 
 fn plain(text: &str) -> String {
-    text.chars().take(2048).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn count(document: &Document, name: &str) -> u64 {
@@ -387,11 +380,15 @@ fn date(document: &Document, name: &str) -> Option<String> {
 
 /// Seconds since an event was written.
 fn age(event: &Document, now: DateTime) -> u64 {
-    seconds_since(written_at(|name| event.get(name).cloned()).map(i64::from), now)
+    clock::age(written_at(|name| event.get(name).cloned()).map(i64::from), now)
 }
 
-/// 0 when it isn't known.
-fn seconds_since(then: Option<i64>, now: DateTime) -> u64 {
-    let now = now.timestamp_millis() / 1000;
-    u64::try_from(now.saturating_sub(then.unwrap_or(now))).unwrap_or(0)
+/// In an aggregation: a text with `#` for each number in it.
+fn without_numbers(path: &str) -> Document {
+    let text = doc! { "$convert": { "input": path, "to": "string", "onError": "", "onNull": "" } };
+    let numbers = doc! { "$regexFindAll": { "input": text.clone(), "regex": r"\b[0-9]+\b" } };
+    let replaced = doc! { "$replaceAll": {
+        "input": "$$value", "find": "$$this.match", "replacement": "#",
+    } };
+    doc! { "$reduce": { "input": numbers, "initialValue": text, "in": replaced } }
 }

@@ -43,8 +43,7 @@ impl LeaseStore for LeaseDocument {
 
     async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
         let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
-        // One's own lease, after it was not trusted any more, begins anew: another term, another
-        // expiry.
+        // A holder that no longer trusts its own lease claims it again: a new term, a new expiry.
         let free = doc! { "$or": [expired, { "$eq": ["$holder", { "$literal": &self.holder }] }] };
         let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
         let claim = doc! { "$set": {
@@ -52,12 +51,14 @@ impl LeaseStore for LeaseDocument {
             "term": if_free(doc! { "$add": [{ "$ifNull": ["$term", 0] }, 1] }.into(), "$term"),
             "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(ttl)] }.into(), "$expiresAt"),
         } };
+
         let lease = self
             .collection
             .find_one_and_update(doc! { "_id": &self.outbox }, vec![claim])
             .upsert(true)
             .return_document(ReturnDocument::After)
             .await?;
+
         let mine =
             lease.filter(|lease| lease.get_str("holder").is_ok_and(|holder| holder == self.holder));
         Ok(mine.and_then(|lease| match lease.get("term") {

@@ -1,17 +1,29 @@
-//! The mark of a failed event: what is written into its document.
+//! The mark of a failed event: the update of its document, and which refusals of it are final.
 
 use bson::{Document, doc};
-
-use crate::relay::ports::{Mark, Next, Refused};
 use outboxd_client::field;
 
-/// Failures kept on an event; the newest.
+use super::code;
+use crate::document::state;
+use crate::relay::ports::{Mark, Next, Refused};
+
+/// Most failures kept on an event: the newest ones.
 const FAILURES_KEPT: i32 = 20;
 
-/// What MongoDB says of a document that it will never write so: bad value, failed to parse, type
-/// mismatch, path not viable, immutable field, validation, parallel arrays, and three of being too
-/// large.
-const NEVER: [i32; 10] = [2, 9, 14, 28, 66, 121, 171, 10334, 17419, 17420];
+/// The errors of an update that MongoDB will never make of this document, however often it is
+/// repeated.
+const NEVER: [i32; 10] = [
+    code::BAD_VALUE,
+    code::FAILED_TO_PARSE,
+    code::TYPE_MISMATCH,
+    code::PATH_NOT_VIABLE,
+    code::IMMUTABLE_FIELD,
+    code::DOCUMENT_VALIDATION_FAILURE,
+    code::CANNOT_INDEX_PARALLEL_ARRAYS,
+    code::BSON_OBJECT_TOO_LARGE,
+    code::UPDATED_TOO_LARGE,
+    code::UPSERTED_TOO_LARGE,
+];
 
 /// Reads one of the `writeErrors` of a reply.
 ///
@@ -20,6 +32,7 @@ const NEVER: [i32; 10] = [2, 9, 14, 28, 66, 121, 171, 10334, 17419, 17420];
 pub(super) fn read_refused(error: &Document) -> mongodb::error::Result<Refused> {
     let reason = error.get_str("errmsg").unwrap_or("(no reason given)").to_owned();
     let index = error.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+
     match (index, error.get_i32("code")) {
         (Some(index), Ok(code)) if NEVER.contains(&code) => Ok(Refused { index, error: reason }),
         (_, code) => {
@@ -30,7 +43,7 @@ pub(super) fn read_refused(error: &Document) -> mongodb::error::Result<Refused> 
 }
 
 /// A pipeline, so that a document whose bookkeeping fields are of the wrong type can be marked too.
-/// The filter makes it safe to repeat: one relay makes one failure of an event at one time.
+/// The filter makes it safe to repeat: a relay records one failure of an event at one time.
 pub(super) fn mark_update(mark: &Mark) -> Document {
     let failure = doc! {
         "at": mark.at,
@@ -40,11 +53,11 @@ pub(super) fn mark_update(mark: &Mark) -> Document {
         "error": &mark.error,
         "relay": &mark.relay,
     };
-    let failures = doc! { "$cond": [{ "$isArray": "$failures" }, "$failures", []] };
+    let failures = doc! { "$concatArrays": [state::failures(), [{ "$literal": failure }]] };
     let mut set = doc! {
         field::IS_LOCKED: false,
         field::ATTEMPTS: i64::from(mark.attempts),
-        field::FAILURES: { "$slice": [{ "$concatArrays": [failures, [{ "$literal": failure }]] }, -FAILURES_KEPT] },
+        field::FAILURES: { "$slice": [failures, -FAILURES_KEPT] },
     };
     match mark.next {
         Next::Dead => set.insert(field::DEAD_AT, "$$NOW"),
@@ -53,6 +66,7 @@ pub(super) fn mark_update(mark: &Mark) -> Document {
             set.insert(field::NEXT_ATTEMPT_AT, doc! { "$add": ["$$NOW", delay] })
         }
     };
+
     let made = doc! { "$elemMatch": { "at": mark.at, "relay": &mark.relay } };
     doc! {
         "q": { field::ID: &mark.id, field::FAILURES: { "$not": made } },

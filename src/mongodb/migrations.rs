@@ -14,20 +14,15 @@ use std::sync::Arc;
 use bson::{Bson, DateTime, Document, doc};
 use mongodb::Database;
 use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
+use outboxd_client::field;
 use sha2::{Digest, Sha256};
 
-use super::collections;
+use super::{code, collections};
 use crate::document::layout::Layout;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use outboxd_client::field;
 
 /// Stands for the outbox's collection in the files.
 const OUTBOX: &str = "${outbox}";
-
-/// MongoDB's code for `create` on a collection that is there.
-const NAMESPACE_EXISTS: i32 = 48;
-/// MongoDB's code for a second document with one `_id`.
-const DUPLICATE_KEY: i32 = 11000;
 
 /// A numbered file of `migrations/`.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +92,7 @@ impl Migration {
                 adapt(command, layout);
             }
         }
-        // A `collMod` that is left with nothing to change.
+        // A `collMod` without an option changes nothing.
         commands.retain(|command| command.len() > 1 || command.contains_key("create"));
         Ok(commands)
     }
@@ -107,7 +102,7 @@ impl Migration {
             command.insert("writeConcern", doc! { "w": "majority" });
             match database.run_command(command.clone()).await {
                 Ok(_) => {}
-                Err(error) if code(&error) == Some(NAMESPACE_EXISTS) => {
+                Err(error) if code_of(&error) == Some(code::NAMESPACE_EXISTS) => {
                     let coll_mod = command.into_iter().map(|(name, value)| match name.as_str() {
                         "create" => ("collMod".to_owned(), value),
                         _ => (name, value),
@@ -121,11 +116,13 @@ impl Migration {
     }
 }
 
-/// Leaves the validator of documents that outboxd didn't define alone.
+/// Fits a command to an outbox with a layout of its own: its validator stays as it is, and the
+/// index is on its own key field.
 fn adapt(command: &mut Document, layout: &Layout) {
     for option in ["validator", "validationLevel", "validationAction"] {
         command.remove(option);
     }
+
     let indexes = command.get_array_mut("indexes").ok().into_iter().flatten();
     for key in indexes.filter_map(|index| index.as_document_mut()?.get_document_mut("key").ok()) {
         let renamed =
@@ -156,6 +153,7 @@ impl Migrations {
     /// refused. Safe to repeat.
     pub async fn apply(&self) -> Result<Vec<(Migration, Status)>> {
         self.require_replica_set().await?;
+
         let before = self.status().await?;
         for (migration, status) in &before {
             if *status == Status::Pending {
@@ -188,7 +186,7 @@ impl Migrations {
         Ok(statuses)
     }
 
-    /// A standalone takes every migration, and no relay could ever follow it.
+    /// A standalone accepts every migration, but no relay could follow its outbox.
     async fn require_replica_set(&self) -> Result<()> {
         let hello =
             self.database.run_command(doc! { "hello": 1 }).await.during("asking what it is")?;
@@ -197,22 +195,25 @@ impl Migrations {
         {
             return Ok(());
         }
+
         if hello.get_bool("isreplicaset").unwrap_or(false) {
             let message =
                 "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
             return Err(Error::new(ErrorKind::Mongodb, message));
         }
+
         let message = "MongoDB is a standalone, which has no transactions and no change streams; make it a replica set, if only \
                        of one: `outboxd check` has the lines";
         Err(Error::new(ErrorKind::Migration, message))
     }
 
-    /// Refuses to go on unless everything is applied.
+    /// Fails unless every migration is applied.
     ///
     /// # Errors
     /// [`ErrorKind::Migration`] that names what is missing.
     pub async fn require_applied(&self) -> Result<()> {
         self.require_replica_set().await?;
+
         let statuses = self.status().await?;
         let pending: Vec<_> = statuses
             .iter()
@@ -222,6 +223,7 @@ impl Migrations {
         if pending.is_empty() {
             return Ok(());
         }
+
         let outbox = format!("{}.{}", self.database.name(), self.collection);
         let message = format!(
             "the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration",
@@ -239,7 +241,7 @@ impl Migrations {
         };
         match self.records().insert_one(record).await {
             // Another `outboxd migrate` ran at the same time and has recorded the same.
-            Err(error) if code(&error) == Some(DUPLICATE_KEY) => {
+            Err(error) if code_of(&error) == Some(code::DUPLICATE_KEY) => {
                 let theirs =
                     self.records().find_one(doc! { "_id": self.record_id(migration) }).await;
                 let theirs = theirs.during("reading outboxd_migrations")?;
@@ -278,7 +280,7 @@ fn check(migration: &Migration, record: &Document) -> Result<DateTime> {
     })
 }
 
-fn code(error: &mongodb::error::Error) -> Option<i32> {
+fn code_of(error: &mongodb::error::Error) -> Option<i32> {
     match &*error.kind {
         MongodbErrorKind::Command(error) => Some(error.code),
         MongodbErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),

@@ -1,14 +1,19 @@
 //! The adapter to MongoDB: every query on an outbox, the lease and the audit is in here.
 //!
 //! - `collections`: names of the collections beside the outbox
+//! - `code`, `error`: the server's error codes, and the driver's errors as the core knows them
+//! - `clock`: the server's clock
 //! - `migrations`: creates the collections, validators and indexes
-//! - `store`: what the relay reads and writes; `snapshot` its consistent reads, `mark` its updates
-//! - `error`: the driver's errors as the core tells them apart
 //! - `lease`: the lease's document
-//! - `inspect`, `selection`: what an operator reads
+//! - `snapshot`, `mark`, `store`: the relay's consistent reads, its updates, and its queries
+//! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
+//! - `selection`, `inspect`: which events an operator means, and what an operator reads
 //! - `act`: what an operator changes, and the record of it
 
 pub(crate) mod act;
+pub(crate) mod backlog;
+mod clock;
+mod code;
 pub(crate) mod collections;
 mod error;
 pub(crate) mod inspect;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, Timestamp, doc, oid::ObjectId};
-
-use super::inspect::State;
-use crate::document::layout::Layout;
-use crate::document::record::any_key;
+use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use outboxd_client::field;
 
-/// Which events: all that is given must hold. Nothing given means every stuck one.
+use super::clock;
+use crate::document::layout::Layout;
+use crate::document::state::{self, State};
+
+/// Conditions that an event must meet, all of them. Without any, every stuck event does.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
     pub(crate) ids: Vec<String>,
@@ -27,57 +27,43 @@ pub(crate) struct Selection {
 impl Selection {
     /// As a filter. Text from outside is only ever compared, never a query itself.
     pub(crate) fn filter(&self, layout: &Layout, now: DateTime) -> Document {
-        let is_locked =
-            if self.state == Some(State::Locked) { layout.locked() } else { false.into() };
-        let mut filter = doc! { field::IS_LOCKED: is_locked };
-        match self.state {
-            Some(State::Dead) => drop(filter.insert(field::DEAD_AT, doc! { "$ne": Bson::Null })),
-            Some(State::Failed) => {
-                filter.insert(field::DEAD_AT, Bson::Null);
-                filter.insert("failures.0", doc! { "$exists": true });
-            }
-            Some(State::Parked) => {
-                filter.insert(field::DEAD_AT, Bson::Null);
-                filter.insert("failures.0", doc! { "$exists": false });
-            }
-            Some(State::Locked) | None => {}
-        }
-        let mut all = Vec::new();
+        let mut filter = match self.state {
+            Some(state) => state.filter(layout),
+            None => state::filter(State::STUCK, layout),
+        };
+
         if !self.ids.is_empty() {
-            filter.insert(
-                field::ID,
-                doc! { "$in": self.ids.iter().flat_map(|id| ids(id)).collect::<Vec<_>>() },
-            );
+            let ids: Vec<_> = self.ids.iter().flat_map(|id| ids(id)).collect();
+            filter.insert(field::ID, doc! { "$in": ids });
         }
+        if let Some(key) = &self.key {
+            filter.insert(layout.key(), layout.of_key(key));
+        }
+        if let Some(age) = self.older_than {
+            layout.before(&mut filter, clock::before(now, age));
+        }
+
+        let mut all = Vec::new();
         if let Some(subject) = &self.subject {
             let pattern: Vec<_> = subject.split('*').map(escape).collect();
             all.push(layout.subject_matches(format!("^{}$", pattern.join(".*"))));
         }
-        match &self.key {
-            Some(key) => drop(filter.insert(layout.key(), layout.of_key(key))),
-            None if self.state != Some(State::Locked) => {
-                drop(filter.insert(layout.key(), any_key()))
-            }
-            None => {}
-        }
-        if let Some(age) = self.older_than {
-            let before =
-                now.timestamp_millis() / 1000 - i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            let before = Timestamp { time: u32::try_from(before).unwrap_or(0), increment: 0 };
-            layout.before(&mut filter, before);
-        }
         for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
             if let Some(wanted) = wanted {
-                let last =
-                    doc! { "$last": { "$cond": [{ "$isArray": "$failures" }, "$failures", []] } };
-                let found = doc! { "$getField": { "field": name, "input": last } };
+                let newest = doc! { "$last": state::failures() };
+                let found = doc! { "$getField": { "field": name, "input": newest } };
                 all.push(doc! { "$expr": { "$eq": [found, { "$literal": wanted }] } });
             }
         }
         if !all.is_empty() {
             filter.insert("$and", all);
         }
-        filter
+
+        // Locked events are in no index.
+        match self.state {
+            Some(State::Locked) => filter,
+            _ => state::by_index(filter, layout),
+        }
     }
 }
 

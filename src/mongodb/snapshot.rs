@@ -23,7 +23,7 @@ pub(super) struct Written(Arc<Mutex<Option<Timestamp>>>);
 impl Written {
     /// Takes the time from the reply to a write with `w: majority`.
     pub(super) fn learn(&self, reply: &Document) {
-        // `operationTime` is that of the server's newest write, whoever made it: a majority may not
+        // `operationTime` is that of the server's newest write by any client: a majority may not
         // have that one yet. It is only used where there is nothing better, behind mongos.
         let precise = reply.get_document("opTime").and_then(|at| at.get_timestamp("ts"));
         let Ok(at) = precise.or_else(|_| reply.get_timestamp("operationTime")) else { return };
@@ -54,7 +54,7 @@ impl Snapshot {
     /// The moment, once the first read is answered.
     ///
     /// # Errors
-    /// When it is from before what this relay has written: the read must be made again.
+    /// When it is from before this relay's own writes: the caller must repeat the read.
     pub(super) fn time(&self) -> Result<Timestamp> {
         match (self.session.snapshot_time(), self.written) {
             (None, _) => Err(Error::custom("the server answered a snapshot read without its time")),

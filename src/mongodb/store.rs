@@ -14,26 +14,24 @@ use futures_util::StreamExt;
 use mongodb::error::Result;
 use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, Database};
+use outboxd_client::{EventId, Key, field};
 
+use super::clock;
 use super::mark::{mark_update, read_refused};
 use super::snapshot::{Snapshot, SweepCursor, Written};
-use crate::config::{Config, OnDead, Ordering};
+use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::document::layout::Layout;
-use crate::document::record::{MAX_ANY_ID_BYTES, OutboxRecord, any_key, shown_id, written_at};
+use crate::document::record::{MAX_ANY_ID_BYTES, OutboxRecord};
+use crate::document::state::{self, State};
 use crate::relay::ports::{
     EventPage, EventStore, EventTail, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
-use outboxd_client::{EventId, Key, field};
 
 /// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB,
 /// of which the driver holds two or three copies.
 const BATCH: u32 = 1000;
-/// Most events counted to say how many are stuck.
-const MAX_COUNTED: u64 = 10_000;
-/// Characters shown of a text that anybody may have written.
-const MAX_SHOWN: usize = 255;
 /// How long the server waits for something to happen before it answers a quiet tail: the pace at
 /// which a stop is seen.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
@@ -50,40 +48,33 @@ pub(crate) struct Store {
     written: Written,
 }
 
-/// The oldest of the events that have waited for too long.
-#[derive(Debug)]
-pub(crate) struct Oldest {
-    pub(crate) id: String,
-    pub(crate) subject: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) attempts: u32,
-    /// The error of its newest failure.
-    pub(crate) last_failure: Option<String>,
-    pub(crate) age_seconds: u64,
-    /// How many there are; counted up to [`MAX_COUNTED`].
-    pub(crate) events: u64,
-}
-
 impl Store {
-    pub(crate) fn new(client: Client, config: &Config) -> Self {
-        let Config { mongodb, event, dispatch, .. } = config;
-        let collection = client.database(&mongodb.database).collection(&mongodb.collection);
-        let (ordering, on_dead) = (dispatch.ordering, dispatch.on_dead);
+    /// Of the outbox in `collection` of `database`.
+    pub(crate) fn new(
+        database: &Database,
+        collection: &str,
+        layout: Arc<Layout>,
+        dispatch: &DispatchConfig,
+    ) -> Self {
         Self {
-            client,
-            collection,
-            layout: event.layout.clone(),
-            ordering,
-            on_dead,
+            client: database.client().clone(),
+            collection: database.collection(collection),
+            layout,
+            ordering: dispatch.ordering,
+            on_dead: dispatch.on_dead,
             written: Written::default(),
         }
     }
 
     /// The same outbox, over connections of its own.
     pub(crate) fn through(&self, client: Client) -> Self {
-        let collection =
-            client.database(&self.collection.namespace().db).collection(self.collection.name());
+        let database = client.database(&self.collection.namespace().db);
+        let collection = database.collection(self.collection.name());
         Self { client, collection, ..self.clone() }
+    }
+
+    fn database(&self) -> Database {
+        self.client.database(&self.collection.namespace().db)
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
@@ -100,99 +91,22 @@ impl Store {
         for update in updates {
             statements.push(RawDocumentBuf::try_from(&update)?);
         }
+
         let command = rawdoc! {
             "update": self.collection.name(),
             "ordered": ordered,
             "updates": statements,
             "writeConcern": { "w": "majority" },
         };
-        let reply =
-            self.client.database(&self.collection.namespace().db).run_raw_command(command).await?;
+        let reply = self.database().run_raw_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
-            return Err(mongodb::error::Error::custom(format!(
-                "the write concern was not met: {error}"
-            )));
+            let message = format!("the write concern was not met: {error}");
+            return Err(mongodb::error::Error::custom(message));
         }
         self.written.learn(&reply);
+
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
         refused.iter().filter_map(bson::Bson::as_document).map(read_refused).collect()
-    }
-
-    /// The oldest event that isn't dead, if it is older than `age`. The first look ends at the
-    /// first such document, which in the order of the collection is near the beginning; only when
-    /// there is one are all looked at.
-    pub(crate) async fn oldest(&self, age: Duration) -> Result<Option<Oldest>> {
-        let before = self.ago(age).await?;
-        let mut old = doc! { field::DEAD_AT: Bson::Null };
-        self.layout.before(&mut old, before);
-        let collection = &self.collection;
-        if collection.find_one(old.clone()).projection(doc! { field::TS: 1 }).await?.is_none() {
-            return Ok(None);
-        }
-        let mut shown =
-            doc! { field::TS: 1, field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
-        self.layout.project(&mut shown);
-        let oldest = self
-            .collection
-            .find_one(old.clone())
-            .sort(doc! { field::TS: 1 })
-            .projection(shown)
-            .await?;
-        // Whatever of it can't be read isn't shown.
-        let Some(oldest) = oldest else { return Ok(None) };
-        let get = |name: &str| {
-            oldest.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok())
-        };
-        let cut = |text: String| text.chars().take(MAX_SHOWN).collect();
-        let last_failure = get(field::FAILURES)
-            .and_then(|failures| failures.as_array()?.first()?.as_document().cloned());
-        let waited = before.time.saturating_sub(written_at(get).unwrap_or(before.time));
-        Ok(Some(Oldest {
-            id: get(field::ID).map_or_else(|| "(unreadable)".to_owned(), |id| shown_id(&id)),
-            subject: self.layout.shown_subject(get).map(cut),
-            key: self.layout.shown_key(get).map(cut),
-            attempts: get(field::ATTEMPTS)
-                .and_then(|count| u32::try_from(count.as_i64()?).ok())
-                .unwrap_or(0),
-            last_failure: last_failure
-                .and_then(|failure| Some(failure.get_str("error").ok()?.to_owned())),
-            age_seconds: age.as_secs() + u64::from(waited),
-            events: collection.count_documents(old).limit(MAX_COUNTED).await?,
-        }))
-    }
-
-    /// How many events there are, from the collection's metadata; how many are dead, counted up to
-    /// [`MAX_COUNTED`]; and the age in seconds of the first in the collection's own order that
-    /// isn't.
-    pub(crate) async fn backlog(&self) -> Result<(u64, u64, u64)> {
-        let now = self.ago(Duration::ZERO).await?;
-        let collection = &self.collection;
-        let first = collection
-            .find_one(doc! { field::DEAD_AT: Bson::Null })
-            .projection(doc! { field::TS: 1 })
-            .await?;
-        let get = |name: &str| Bson::try_from(first.as_ref()?.get(name).ok()??).ok();
-        let since = written_at(get).unwrap_or(now.time);
-        let mut dead = doc! { field::IS_LOCKED: false, field::DEAD_AT: { "$type": "date" } };
-        dead.insert(self.layout.key(), any_key());
-        let dead = collection.count_documents(dead).limit(MAX_COUNTED).await?;
-        Ok((
-            collection.estimated_document_count().await?,
-            dead,
-            now.time.saturating_sub(since).into(),
-        ))
-    }
-
-    /// The cluster time that was current this long ago, by the server's clock.
-    async fn ago(&self, age: Duration) -> Result<Timestamp> {
-        let now = self.client.database("admin").run_command(doc! { "hello": 1 }).await?;
-        let now = now
-            .get_datetime("localTime")
-            .map_err(mongodb::error::Error::custom)?
-            .timestamp_millis()
-            / 1000;
-        let then = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-        Ok(Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 })
     }
 
     /// Parses while it reads, so that no more is in memory than was asked for.
@@ -202,9 +116,10 @@ impl Store {
         room: Room,
         snapshot: &mut Snapshot,
     ) -> Result<Page> {
-        let find = find.limit(limit(room.events + 1)).projection(doc! { field::FAILURES: 0 });
+        let find = find.limit(limit(room.events + 1)).projection(without_most_failures());
         let mut cursor = find.session(&mut snapshot.session).await?;
         snapshot.time()?;
+
         let (mut page, mut bytes) = (Page::default(), 0);
         while cursor.advance(&mut snapshot.session).await? {
             if page.events.len() >= room.events || bytes >= room.bytes {
@@ -216,6 +131,57 @@ impl Store {
             page.events.push(self.parse(document));
         }
         Ok(page)
+    }
+
+    /// Of each key that has unlocked events, the id of the oldest one, if that one is due.
+    async fn due_heads(&self, most: usize, snapshot: &mut Snapshot) -> Result<Vec<Bson>> {
+        let key = self.layout.key();
+        let mut unlocked = self.unlocked_in_order();
+        unlocked.insert(key, doc! { "$exists": true });
+
+        // The fields keep their names, so that the filters below fit.
+        let first = |name: &str| doc! { "$first": format!("${name}") };
+        let heads = doc! { "$group": {
+            "_id": format!("${key}"),
+            "id": first(field::ID),
+            field::NEXT_ATTEMPT_AT: first(field::NEXT_ATTEMPT_AT),
+            field::DEAD_AT: first(field::DEAD_AT),
+        } };
+        let id_bytes = doc! { "$bsonSize": { "id": "$id" } };
+        let is_small = doc! { "$expr": { "$lt": [id_bytes, MAX_ANY_ID_BYTES as i64] } };
+        let mut due = state::filter(State::NOT_DEAD, &self.layout);
+        due.extend(state::is_due());
+
+        let pipeline = [
+            doc! { "$match": unlocked },
+            doc! { "$sort": { key: 1, field::TS: 1, field::ID: 1 } },
+            heads,
+            // A document with a huge `_id` is no event.
+            doc! { "$match": is_small },
+            doc! { "$match": due },
+            doc! { "$limit": limit(most) },
+        ];
+        let heads = self.collection.aggregate(pipeline).with_type::<RawDocumentBuf>();
+        let mut cursor = heads.session(&mut snapshot.session).await?;
+        snapshot.time()?;
+
+        let mut ids = Vec::new();
+        while cursor.advance(&mut snapshot.session).await? {
+            // An id that isn't UTF-8 is no event's.
+            let id = cursor.current().get("id").ok().flatten();
+            ids.extend(id.and_then(|id| Bson::try_from(id).ok()));
+        }
+        Ok(ids)
+    }
+
+    /// In a query: the unlocked events that hold up later ones of their key. Dead ones do, unless
+    /// they are skipped.
+    fn unlocked_in_order(&self) -> Document {
+        let states = match self.on_dead {
+            OnDead::Hold => State::STUCK,
+            OnDead::Skip => State::WAITING,
+        };
+        state::filter(states, &self.layout)
     }
 }
 
@@ -240,7 +206,7 @@ impl EventStore for Store {
             .collection
             .find(doc! {})
             .sort(doc! { field::TS: 1, field::ID: 1 })
-            .projection(doc! { field::FAILURES: 0 })
+            .projection(without_most_failures())
             .allow_disk_use(true)
             .batch_size(BATCH)
             .session(&mut snapshot.session)
@@ -251,32 +217,36 @@ impl EventStore for Store {
     }
 
     async fn tail(&self, at: Timestamp) -> StoreResult<Self::Tail> {
+        let updated = |name: &str| {
+            doc! { format!("updateDescription.updatedFields.{name}"): { "$exists": true } }
+        };
+        let requested = [updated(field::RETRY_REQUESTED_AT), updated(field::DISCARD_REQUESTED_AT)];
+        let ends = ["drop", "rename", "dropDatabase", "invalidate"];
+        let pipeline = [
+            // `startAtOperationTime` is inclusive.
+            doc! { "$changeStream": { "startAtOperationTime": following(at) } },
+            doc! { "$match": { "$or": [
+                { "operationType": "insert" },
+                { "operationType": "update", "$or": requested.to_vec() },
+                { "operationType": { "$in": ends.to_vec() } },
+            ] } },
+            // `_id` is the resume token and must stay.
+            doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
+        ];
+
         let stream = self
             .collection
-            .aggregate([
-                // `startAtOperationTime` is inclusive.
-                doc! { "$changeStream": { "startAtOperationTime": following(at) } },
-                doc! { "$match": { "$or": [
-                    { "operationType": { "$in": ["insert", "drop", "rename", "dropDatabase", "invalidate"] } },
-                    { "operationType": "update", "$or": [
-                        { "updateDescription.updatedFields.retryRequestedAt": { "$exists": true } },
-                        { "updateDescription.updatedFields.discardRequestedAt": { "$exists": true } },
-                    ] },
-                ] } },
-                // `_id` is the resume token and must stay.
-                doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
-            ])
+            .aggregate(pipeline)
             .batch_size(BATCH)
             .max_await_time(TAIL_WAIT)
             .batch()
             .await?;
-
         Ok(stream)
     }
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
         let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
-        // Without the hint, the server looks at the other indexes each time too.
+        // Without the hint, the server considers the other indexes too, each time.
         let by_id = Hint::Keys(doc! { field::ID: 1 });
         self.collection.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id).await?;
         Ok(())
@@ -288,65 +258,48 @@ impl EventStore for Store {
 
     async fn park(&self, ids: &[EventId]) -> StoreResult<Option<Refused>> {
         let park = |id: &EventId| {
-            doc! {
-                "q": { field::ID: Bson::from(id.clone()), field::IS_LOCKED: self.layout.locked() },
-                "u": { "$set": { field::IS_LOCKED: false } },
-            }
+            let mut locked = doc! { field::ID: Bson::from(id.clone()) };
+            locked.extend(State::Locked.filter(&self.layout));
+            doc! { "q": locked, "u": { "$set": { field::IS_LOCKED: false } } }
         };
         Ok(self.update(ids.iter().map(park), true).await?.pop())
     }
 
     async fn discard(&self, ids: &[EventId]) -> StoreResult<()> {
         let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
-        let wanted = doc! { field::ID: { "$in": ids }, field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" } };
+        let mut wanted = doc! { field::ID: { "$in": ids } };
+        wanted.extend(state::filter(State::STUCK, &self.layout));
+        wanted.extend(state::discard_requested());
+
         self.collection.delete_many(wanted).await?;
         Ok(())
     }
 
     async fn due(&self, room: Room) -> StoreResult<Page> {
         let mut snapshot = self.snapshot().await?;
-        let key_field = self.layout.key();
-        let mut without_key = doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, "$expr": { "$lte": ["$nextAttemptAt", "$$NOW"] } };
+        let mut due = state::filter(State::WAITING, &self.layout);
+        due.extend(state::is_due());
+
+        // Without an order, each event stands for itself.
         if self.ordering == Ordering::None {
-            without_key.insert(key_field, any_key());
-            let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
-            return Ok(self.read(unkeyed, room, &mut snapshot).await?);
+            let due = state::by_index(due, &self.layout);
+            let events = self.collection.find(due).sort(doc! { field::TS: 1 });
+            return Ok(self.read(events, room, &mut snapshot).await?);
         }
+
+        // Half of the room each, so that neither kind of event keeps the other waiting.
         let half = Room { events: room.events.div_ceil(2), bytes: room.bytes.div_ceil(2) };
-        let mut unlocked = doc! { field::IS_LOCKED: false, key_field: { "$exists": true } };
-        if self.on_dead == OnDead::Skip {
-            unlocked.insert(field::DEAD_AT, Bson::Null);
-        }
-        let heads = [
-            doc! { "$match": unlocked },
-            doc! { "$sort": { key_field: 1, field::TS: 1, field::ID: 1 } },
-            doc! { "$group": {
-                "_id": format!("${key_field}"),
-                "id": { "$first": "$_id" },
-                "next": { "$first": "$nextAttemptAt" },
-                "dead": { "$first": "$deadAt" },
-            } },
-            // What has a huge `_id` is no event. A field that isn't there compares below every
-            // date.
-            doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$id" } }, MAX_ANY_ID_BYTES as i64] } } },
-            doc! { "$match": { "dead": Bson::Null, "$expr": { "$lte": ["$next", "$$NOW"] } } },
-            doc! { "$limit": limit(half.events + 1) },
-        ];
-        let heads = self.collection.aggregate(heads).with_type::<RawDocumentBuf>();
-        let mut cursor = heads.session(&mut snapshot.session).await?;
-        snapshot.time()?;
-        let mut ids = Vec::new();
-        while cursor.advance(&mut snapshot.session).await? {
-            // One that isn't UTF-8 is no event's.
-            ids.extend(
-                cursor.current().get("id").ok().flatten().and_then(|id| Bson::try_from(id).ok()),
-            );
-        }
-        let keyed = self.collection.find(doc! { field::ID: { "$in": ids } });
+
+        // With a key: which events may go is known from the heads of the keys, one more than there
+        // is room for to know whether there are more. Then those are read in whole.
+        let heads = self.due_heads(half.events + 1, &mut snapshot).await?;
+        let keyed = self.collection.find(doc! { field::ID: { "$in": heads } });
         let mut page = self.read(keyed, half, &mut snapshot).await?;
-        without_key.insert(key_field, doc! { "$exists": false });
-        let unkeyed = self.collection.find(without_key).sort(doc! { field::TS: 1 });
+
+        due.insert(self.layout.key(), doc! { "$exists": false });
+        let unkeyed = self.collection.find(due).sort(doc! { field::TS: 1 });
         let unkeyed = self.read(unkeyed, half, &mut snapshot).await?;
+
         page.more |= unkeyed.more;
         page.events.extend(unkeyed.events);
         Ok(page)
@@ -354,29 +307,30 @@ impl EventStore for Store {
 
     async fn discards(&self, room: Room) -> StoreResult<Page> {
         let mut snapshot = self.snapshot().await?;
-        let mut wanted = doc! { field::IS_LOCKED: false, field::DISCARD_REQUESTED_AT: { "$type": "date" }, field::DEAD_AT: Bson::Null };
-        wanted.insert(self.layout.key(), any_key());
-        Ok(self.read(self.collection.find(wanted), room, &mut snapshot).await?)
+        let mut wanted = state::filter(State::WAITING, &self.layout);
+        wanted.extend(state::discard_requested());
+
+        let wanted = self.collection.find(state::by_index(wanted, &self.layout));
+        Ok(self.read(wanted, room, &mut snapshot).await?)
     }
 
     async fn stray(&self, age: Duration, room: Room) -> StoreResult<Page> {
         let mut snapshot = self.snapshot().await?;
-        let before = self.ago(age).await?;
-        let mut stray = doc! { field::IS_LOCKED: self.layout.locked(), field::DEAD_AT: Bson::Null };
-        self.layout.before(&mut stray, before);
-        let find = self.collection.find(stray).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(self.read(find, room, &mut snapshot).await?)
+        let now = clock::now(&self.database()).await?;
+        let mut stray = State::Locked.filter(&self.layout);
+        self.layout.before(&mut stray, clock::before(now, age));
+
+        let stray = self.collection.find(stray).sort(doc! { field::TS: 1, field::ID: 1 });
+        Ok(self.read(stray, room, &mut snapshot).await?)
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {
         let mut snapshot = self.snapshot().await?;
-        let mut unlocked =
-            doc! { field::IS_LOCKED: false, self.layout.key(): self.layout.of_key(key.as_str()) };
-        if self.on_dead == OnDead::Skip {
-            unlocked.insert(field::DEAD_AT, Bson::Null);
-        }
-        let find = self.collection.find(unlocked).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(self.read(find, room, &mut snapshot).await?)
+        let mut unlocked = self.unlocked_in_order();
+        unlocked.insert(self.layout.key(), self.layout.of_key(key.as_str()));
+
+        let unlocked = self.collection.find(unlocked).sort(doc! { field::TS: 1, field::ID: 1 });
+        Ok(self.read(unlocked, room, &mut snapshot).await?)
     }
 }
 
@@ -392,6 +346,11 @@ impl EventPage for RawBatch {
     fn documents(&self) -> StoreResult<&RawArray> {
         Ok(self.doc_slices()?)
     }
+}
+
+/// One failure is enough to tell a failed event from a parked one.
+fn without_most_failures() -> Document {
+    doc! { field::FAILURES: { "$slice": 1 } }
 }
 
 fn limit(events: usize) -> i64 {

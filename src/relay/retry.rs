@@ -24,7 +24,7 @@ use super::ports::{EventStore, Page, Parsed, Room, StoreResult};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
-use crate::document::record::{Custody, OutboxRecord};
+use crate::document::record::OutboxRecord;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most events one tick reads. When there are more, the next tick follows as soon as these are
@@ -120,10 +120,7 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
 
 /// The event, if it is unlocked and due.
 fn due(parsed: Parsed, now_ms: i64) -> Option<OutboxRecord> {
-    parsed.ok().filter(|record| match record.custody {
-        Custody::Unlocked { due_at_ms } => due_at_ms <= now_ms,
-        _ => false,
-    })
+    parsed.ok().filter(|record| record.is_due(now_ms))
 }
 
 /// Starts the cron schedule. Each tick notifies the returned handle, which keeps one notification

@@ -11,8 +11,8 @@ use crate::field;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
-    /// The session has no transaction under way. Without one the event could be written while the
-    /// record isn't.
+    /// The session has no transaction under way. Without one, the event could be written and the
+    /// record not.
     #[error(
         "enqueue was called outside a transaction; start one on the session, write the record and the event in it, and \
          commit both"
@@ -21,8 +21,8 @@ pub enum EnqueueError {
     /// The event breaks the contract.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// MongoDB refused the write or could not be reached. Carries the driver's labels, so a
-    /// transaction can be retried.
+    /// MongoDB refused the write or could not be reached. The error has the driver's labels, so
+    /// that a transaction can be retried.
     #[error(transparent)]
     Mongodb(#[from] mongodb::error::Error),
 }
@@ -40,7 +40,7 @@ impl From<EnqueueError> for mongodb::error::Error {
 
 /// A service's outbox: the collection its events are written to.
 ///
-/// Cheap to clone. The collection and its validator are made by `outboxd migrate`.
+/// Cheap to clone. `outboxd migrate` creates the collection and its validator.
 #[derive(Debug, Clone)]
 pub struct Outbox {
     collection: Collection<RawDocumentBuf>,
@@ -69,18 +69,19 @@ impl Outbox {
     /// Writes one event in the transaction under way on `session`. It is published once that
     /// transaction has committed, and never if it rolls back.
     ///
-    /// With the feature `opentelemetry`, the current span goes along in the headers `traceparent`
-    /// and `tracestate`, unless the event brings its own.
+    /// With the feature `opentelemetry`, the event carries the current span in the headers
+    /// `traceparent` and `tracestate`, unless it has a `traceparent` of its own.
     ///
     /// # Errors
-    /// [`EnqueueError`]. Nothing was written; abort the transaction, or retry it as the driver's
-    /// labels tell.
+    /// [`EnqueueError`]. Nothing was written. Abort the transaction, or retry it if the error has
+    /// the driver's label for that.
     pub async fn enqueue(
         &self,
         session: &mut ClientSession,
         event: Event,
     ) -> Result<EventId, EnqueueError> {
         require_transaction(session).await?;
+
         let id = event.id.clone();
         let document = self.document(event)?;
         self.collection.insert_one(document).session(session).await?;
@@ -98,12 +99,14 @@ impl Outbox {
         events: impl IntoIterator<Item = Event>,
     ) -> Result<Vec<EventId>, EnqueueError> {
         require_transaction(session).await?;
+
         let mut ids = Vec::new();
         let mut documents = Vec::new();
         for event in events {
             ids.push(event.id.clone());
             documents.push(self.document(event)?);
         }
+
         if !documents.is_empty() {
             self.collection.insert_many(documents).session(session).await?;
         }
@@ -119,8 +122,10 @@ impl Outbox {
             };
             return Err(error.into());
         }
+
         #[cfg(feature = "opentelemetry")]
         crate::trace::carry(&mut event.headers, &crate::trace::current());
+
         let mut document = doc! {
             field::ID: event.id,
             // The server fills an empty Timestamp with its cluster time; that is the order within a
@@ -143,8 +148,8 @@ impl Outbox {
     }
 }
 
-/// The driver doesn't tell whether a session is in a transaction, but it refuses to start a second
-/// one, and starting and aborting an unused one sends nothing to the server.
+/// The driver has no call that reports whether a session is in a transaction. But it refuses to
+/// start a second one, and to start and abort an unused one sends nothing to the server.
 async fn require_transaction(session: &mut ClientSession) -> Result<(), EnqueueError> {
     match session.start_transaction().await {
         Ok(()) => {

@@ -1,9 +1,9 @@
 //! What a service hands to the outbox: an [`Event`] and the newtypes that make it valid by
 //! construction.
 //!
-//! Everything here is checked where it is made, inside the service, because a refusal there costs
-//! an error message; the same mistake found by the relay costs a stuck event. The relay runs the
-//! same checks again on what it reads: a document can be written by any client.
+//! Everything is checked where it is made, inside the service: a mistake found there costs an error
+//! message, and one found by the relay costs a stuck event. The relay runs the same checks on every
+//! document that it reads, because any client can write one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ impl Subject {
     }
 }
 
-/// The ordering key of an event: the id of the aggregate it tells about. Events of one key are
+/// The ordering key of an event: the id of the aggregate that it is about. Events of one key are
 /// published in order.
 ///
 /// Clones share the text: the relay names a key in several places at once.

@@ -1,10 +1,10 @@
 //! Writes events to a transactional outbox in MongoDB, in the service's own transaction.
 //!
-//! A service that saves a record and then publishes an event can crash in between; the other
-//! services never hear of it. So the service writes both in one MongoDB transaction, the event as a
-//! document of its *outbox* collection. The daemon `outboxd` follows that collection, publishes
-//! each event to NATS JetStream and deletes it on the ack. An event that cannot be published stays,
-//! marked with its failure, and is retried.
+//! A service that saves a record and then publishes an event can crash in between, and then the
+//! other services never receive the event. So the service writes both in one MongoDB transaction,
+//! the event as a document of its *outbox* collection. The daemon `outboxd` follows that
+//! collection, publishes each event to NATS JetStream and deletes it on the ack. An event that
+//! cannot be published stays, marked with its failure, and is retried.
 //!
 //! ```text
 //!  service ──transaction──▶ [ records │ outbox ] ──▶ outboxd ──publish──▶ [ JetStream ]

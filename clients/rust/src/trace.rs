@@ -8,7 +8,7 @@ use crate::event::Headers;
 
 /// The W3C header that names a trace and the span within it.
 pub const TRACEPARENT: &str = "traceparent";
-/// What tracing systems add to it.
+/// The W3C header with what tracing systems add to `traceparent`.
 pub const TRACESTATE: &str = "tracestate";
 
 /// The span that the calling code is in, if any.
@@ -22,6 +22,7 @@ pub fn carry(headers: &mut Headers, span: &SpanContext) {
     if !span.is_valid() || headers.get(TRACEPARENT).is_some() {
         return;
     }
+
     let flags = span.trace_flags() & TraceFlags::SAMPLED;
     let traceparent = format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), flags);
     if headers.insert(TRACEPARENT, &traceparent).is_ok() && headers.get(TRACESTATE).is_none() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::scrape::Flow;
 use crate::cli::output::{age, events, printable};
+use crate::document::state::State;
 use crate::mongodb::inspect::{Group, Stats};
 
 /// Width of the names on the left, in columns.
@@ -148,15 +149,15 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
 fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
     lines.push(named("backlog", format!("{:>10}   oldest {oldest}", number(stats.backlog as f64))));
-    for (name, count, colour, meaning) in [
-        ("failed", stats.failed, Colour::Yellow, "refused, retried"),
-        ("parked", stats.parked, Colour::Yellow, "waiting behind an earlier event of their key"),
-        ("dead", stats.dead, Colour::Red, "waiting for an operator"),
+    for (state, count, colour) in [
+        (State::Failed, stats.failed, Colour::Yellow),
+        (State::Parked, stats.parked, Colour::Yellow),
+        (State::Dead, stats.dead, Colour::Red),
     ] {
-        let mut line = named(name, String::new());
+        let mut line = named(state.word(), String::new());
         let colour = if count > 0 { colour } else { Colour::None };
         line.push((colour, format!("{:>10}", number(count as f64))));
-        line.push((Colour::Dim, format!("   {meaning}")));
+        line.push((Colour::Dim, format!("   {}", state.meaning())));
         lines.push(line);
     }
 }

@@ -130,11 +130,12 @@ impl Fields {
             Layout::default()
         } else {
             Layout::of_fields(&self.key, &self.payload, &self.headers)
-                .map_err(|error| ("key", error))?
+                .map_err(|error| ("key", error.to_string()))?
         };
 
-        layout =
-            layout.with_subject(&self.prefix, &self.subject).map_err(|error| ("subject", error))?;
+        layout = layout
+            .with_subject(&self.prefix, &self.subject)
+            .map_err(|error| ("subject", error.to_string()))?;
 
         for header in &self.extra_headers {
             layout = with_header(layout, header).map_err(|error| ("extra_headers", error))?;
@@ -144,7 +145,7 @@ impl Fields {
             None => Ok(layout),
             Some(CloudEvents { source, kind }) => layout
                 .with_cloudevents(source, kind.as_deref())
-                .map_err(|error| ("cloudevents_type", error)),
+                .map_err(|error| ("cloudevents_type", error.to_string())),
         }
     }
 }
@@ -187,5 +188,5 @@ fn with_header(layout: Layout, header: &str) -> Result<Layout, String> {
         ));
     }
 
-    layout.with_header(name, template)
+    layout.with_header(name, template).map_err(|error| error.to_string())
 }

@@ -3,6 +3,8 @@
 use bson::RawDocumentBuf;
 
 use super::*;
+use crate::document::record::OutboxRecord;
+use crate::document::state::State;
 
 fn read(document: Document, layout: &Layout) -> Result<OutboxRecord, String> {
     let raw = RawDocumentBuf::try_from(&document).expect("a document is BSON");
@@ -31,7 +33,7 @@ fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
     let record = read(order(), &orders()).unwrap();
     assert_eq!(record.subject.as_str(), "eu.shop.order.placed");
     assert_eq!(record.key.unwrap().as_str(), "7");
-    assert_eq!(record.custody, crate::document::record::Custody::Live);
+    assert_eq!(record.state, State::Locked);
     assert!(record.headers.is_empty(), "no version, no header");
     let record = read(order_with(doc! { "version": 2, "ts": "2026" }), &orders()).unwrap();
     assert_eq!(record.headers.get("eventType"), Some("placed/2"));

@@ -38,7 +38,8 @@ use self::lane::{Dispatched, Ended, Lane, Park, Pending};
 use self::twins::{Began, Origin, Twins};
 use super::ports::Room;
 use crate::config::DispatchConfig;
-use crate::document::record::{Custody, OutboxRecord};
+use crate::document::record::OutboxRecord;
+use crate::document::state::State;
 use outboxd_client::{EventId, Key};
 
 /// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so
@@ -157,13 +158,11 @@ impl Dispatch {
     }
 
     fn admit(&mut self, pending: Pending, now_ms: i64) {
-        let unlocked = match pending.record.custody {
-            Custody::Live => false,
-            Custody::Unlocked { due_at_ms } if due_at_ms <= now_ms => true,
-            Custody::Unlocked { .. } | Custody::Discarding => {
-                return self.hold(pending.record.key.as_ref());
-            }
-            Custody::Dead => return self.hold_dead(pending.record.key.as_ref()),
+        let unlocked = match pending.record.state {
+            State::Locked => false,
+            State::Failed | State::Parked if pending.record.is_due(now_ms) => true,
+            State::Failed | State::Parked => return self.hold(pending.record.key.as_ref()),
+            State::Dead => return self.hold_dead(pending.record.key.as_ref()),
         };
         let lane = pending.record.key.as_ref().and_then(|key| self.lanes.get(key));
         match (lane, pending.record.key.as_ref()) {
@@ -186,7 +185,7 @@ impl Dispatch {
         let mut taken = 0;
         let swept = self.has_swept();
         for pending in due.into_iter().filter(|_| swept) {
-            if pending.record.custody == Custody::Discarding
+            if pending.record.discard_requested
                 || !self.twins.is_new(&pending.record.id, self.tick_began)
             {
                 continue;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::stall::MAX_LANE_READS;
-use super::tests::{LIMITS, key, pending, record, seq_of, swept};
+use super::tests::{LIMITS, key, record, seq_of, swept};
 use super::*;
 use crate::config::OnDead;
 use crate::relay::dispatch::lane::{Behind, Marking};
@@ -81,19 +81,21 @@ impl World {
         }
     }
 
-    fn custody(row: &Row) -> Custody {
-        match row {
-            Row { dead: true, .. } => Custody::Dead,
-            Row { locked: true, .. } => Custody::Live,
-            Row { due: true, .. } => Custody::Unlocked { due_at_ms: 0 },
-            Row { due: false, .. } => Custody::Unlocked { due_at_ms: i64::MAX },
-        }
+    fn pending(seq: u32, row: &Row, origin: Origin) -> Pending {
+        let state = match row {
+            Row { dead: true, .. } => State::Dead,
+            Row { locked: true, .. } => State::Locked,
+            Row { .. } => State::Failed,
+        };
+        let mut record = record(seq, row.key.clone(), state);
+        record.due_at_ms = if row.due { 0 } else { i64::MAX };
+        Pending { record: record.into(), origin, committed_ms: None }
     }
 
     fn found((seq, row): (&u32, &Row), origin: Origin) -> Found {
         match row.malformed {
             true => Found::Malformed(*seq),
-            false => Found::Event(pending(*seq, row.key.clone(), Self::custody(row), origin)),
+            false => Found::Event(Self::pending(*seq, row, origin)),
         }
     }
 
@@ -185,7 +187,7 @@ impl World {
                     behind = Behind::More;
                     break;
                 }
-                events.push(pending(*seq, row.key.clone(), Self::custody(row), Origin::Retry));
+                events.push(Self::pending(*seq, row, Origin::Retry));
             }
             self.reads.push_back(Read::Lane(key, events, behind));
         }
@@ -248,7 +250,7 @@ impl World {
         match write {
             Write::Delete(seq) => {
                 self.rows.remove(&seq);
-                self.dispatch.settled(&record(seq, None, Custody::Live).id);
+                self.dispatch.settled(&record(seq, None, State::Locked).id);
             }
             Write::Mark(seq, marking) => {
                 let row = self.rows.get_mut(&seq).expect("a failed event stays");

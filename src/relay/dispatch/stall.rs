@@ -5,7 +5,7 @@ use outboxd_client::{EventId, Key};
 use super::lane::{Behind, Marking, Park, Pending};
 use super::{Dispatch, bytes};
 use crate::config::OnDead;
-use crate::document::record::Custody;
+use crate::document::state::State;
 
 /// Lane reads under way at once: each may bring [`LANE_READ`] that no bound has been asked about.
 pub(super) const MAX_LANE_READS: usize = 4;
@@ -137,10 +137,10 @@ impl Dispatch {
         for pending in queue {
             self.buffered -= 1;
             self.buffered_bytes -= bytes(&pending.record);
-            match pending.record.custody {
-                Custody::Live => ids.push(pending.record.id),
+            match pending.record.state {
+                State::Locked => ids.push(pending.record.id),
                 // The retrier has it already.
-                Custody::Unlocked { .. } | Custody::Discarding | Custody::Dead => {
+                State::Failed | State::Parked | State::Dead => {
                     self.twins.remove(&pending.record.id)
                 }
             }

@@ -19,7 +19,7 @@ pub(super) fn key(number: u8) -> Key {
     Key::new(format!("k{number}")).expect("a short key")
 }
 
-pub(super) fn record(seq: u32, key: Option<Key>, custody: Custody) -> OutboxRecord {
+pub(super) fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
     OutboxRecord {
         id: EventId::string(format!("e{seq}")).expect("a short id"),
         ts: Timestamp { time: seq, increment: 0 },
@@ -28,12 +28,14 @@ pub(super) fn record(seq: u32, key: Option<Key>, custody: Custody) -> OutboxReco
         payload: vec![0; 10],
         headers: Headers::default(),
         attempts: 0,
-        custody,
+        state,
+        due_at_ms: 0,
+        discard_requested: false,
     }
 }
 
-pub(super) fn pending(seq: u32, key: Option<Key>, custody: Custody, origin: Origin) -> Pending {
-    Pending { record: record(seq, key, custody).into(), origin, committed_ms: None }
+pub(super) fn pending(seq: u32, key: Option<Key>, state: State, origin: Origin) -> Pending {
+    Pending { record: record(seq, key, state).into(), origin, committed_ms: None }
 }
 
 pub(super) fn seq_of(id: &EventId) -> u32 {
@@ -52,7 +54,7 @@ pub(super) fn swept(limits: DispatchConfig) -> Dispatch {
 fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
     let mut dispatch = swept(LIMITS);
     for (seq, number) in [(1, 1), (2, 1), (3, 2)] {
-        dispatch.offer(pending(seq, Some(key(number)), Custody::Live, Origin::Tail), 0);
+        dispatch.offer(pending(seq, Some(key(number)), State::Locked, Origin::Tail), 0);
     }
     let first = dispatch.next().expect("the head of k1");
     assert_eq!(seq_of(&first.record.id), 1);
@@ -65,11 +67,11 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
 #[test]
 fn what_comes_behind_a_failure_is_parked() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
-    dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
     let head = dispatch.next().expect("the head");
     dispatch.finished(head, Ended::Failed);
-    dispatch.offer(pending(3, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
     let parked: Vec<u32> =
         dispatch.take_parks().iter().flat_map(|park| park.ids.iter().map(seq_of)).collect();
     assert_eq!(parked, [2, 3]);
@@ -82,9 +84,9 @@ fn intake_stops_at_each_bound() {
     let mut by_bytes =
         Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
     for dispatch in [&mut by_count, &mut by_bytes] {
-        dispatch.offer(pending(1, None, Custody::Live, Origin::Tail), 0);
+        dispatch.offer(pending(1, None, State::Locked, Origin::Tail), 0);
         assert!(!dispatch.room().is_none());
-        dispatch.offer(pending(2, None, Custody::Live, Origin::Tail), 0);
+        dispatch.offer(pending(2, None, State::Locked, Origin::Tail), 0);
         assert!(dispatch.room().is_none());
     }
 }
@@ -92,8 +94,8 @@ fn intake_stops_at_each_bound() {
 #[test]
 fn an_event_found_twice_is_published_once() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, None, Custody::Live, Origin::Tail), 0);
-    dispatch.offer(pending(1, None, Custody::Live, Origin::Sweep(1)), 0);
+    dispatch.offer(pending(1, None, State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, None, State::Locked, Origin::Sweep(1)), 0);
     assert!(dispatch.next().is_some());
     assert!(dispatch.next().is_none());
 }
@@ -102,8 +104,8 @@ fn an_event_found_twice_is_published_once() {
 fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
     for (on_dead, wanted) in [(OnDead::Hold, None), (OnDead::Skip, Some(key(1)))] {
         let mut dispatch = swept(DispatchConfig { on_dead, ..LIMITS });
-        dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
-        dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
+        dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+        dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
         let head = dispatch.next().expect("the head");
         let head = dispatch.finished(head, Ended::Failed);
         let parks = dispatch.take_parks();
@@ -119,12 +121,7 @@ fn what_is_due_waits_until_everything_older_is_offered() {
     let mut dispatch = Dispatch::new(LIMITS);
     let tick = |dispatch: &mut Dispatch| {
         dispatch.tick_began();
-        dispatch.tick_ended([pending(
-            2,
-            Some(key(1)),
-            Custody::Unlocked { due_at_ms: 0 },
-            Origin::Retry,
-        )])
+        dispatch.tick_ended([pending(2, Some(key(1)), State::Parked, Origin::Retry)])
     };
     assert_eq!(tick(&mut dispatch), 0, "before the first sweep");
     dispatch.sweep_began(0);
@@ -136,8 +133,8 @@ fn what_is_due_waits_until_everything_older_is_offered() {
 #[test]
 fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
     let mut dispatch = swept(LIMITS);
-    let due = || [pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry)];
-    dispatch.offer(pending(1, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    let due = || [pending(2, Some(key(1)), State::Parked, Origin::Retry)];
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
     let first = dispatch.next().expect("the head");
     let first = dispatch.finished(first, Ended::Failed);
     dispatch.tick_began();
@@ -154,21 +151,16 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let mut dispatch = swept(LIMITS);
     dispatch.hold(Some(&key(1)));
     dispatch.tick_began();
-    dispatch.tick_ended([pending(
-        1,
-        Some(key(1)),
-        Custody::Unlocked { due_at_ms: 0 },
-        Origin::Retry,
-    )]);
+    dispatch.tick_ended([pending(1, Some(key(1)), State::Parked, Origin::Retry)]);
     // There is always one more on its way to the database.
-    dispatch.offer(pending(2, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
     let first = dispatch.take_parks();
-    dispatch.offer(pending(3, Some(key(1)), Custody::Live, Origin::Tail), 0);
+    dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
     first.iter().for_each(|park| dispatch.parked(park));
     let head = dispatch.next().expect("the head");
     dispatch.finished(head, Ended::Delivered);
     assert_eq!(dispatch.next_lane_read(), Some(key(1)));
-    let second = pending(2, Some(key(1)), Custody::Unlocked { due_at_ms: 0 }, Origin::Retry);
+    let second = pending(2, Some(key(1)), State::Parked, Origin::Retry);
     dispatch.lane_read(&key(1), vec![second], Behind::Nothing);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
 }

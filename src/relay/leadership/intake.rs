@@ -7,7 +7,7 @@ use tracing::{debug, error, info};
 use outboxd_client::{Key, field};
 
 use super::Pump;
-use crate::document::record::{Custody, Malformed};
+use crate::document::record::Malformed;
 use crate::failure::{MALFORMED, Rejection};
 use crate::relay::dispatch::lane::{Marking, Pending};
 use crate::relay::dispatch::twins::Origin;
@@ -26,7 +26,7 @@ impl<B: EventBus> Pump<B> {
                 _ = taken.send(());
             }
             Found::Event(pending, now_ms) => {
-                self.wants_discards |= pending.record.custody == Custody::Discarding;
+                self.wants_discards |= pending.record.discard_requested;
                 self.dispatch.offer(pending, now_ms);
             }
             Found::Requested => {

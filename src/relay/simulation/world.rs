@@ -325,6 +325,7 @@ pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
         field::SUBJECT: if row.malformed { "not a subject".to_owned() } else { format!("made.s{}", row.subject) },
         field::PAYLOAD: { "number": number },
         field::IS_LOCKED: row.locked,
+        field::FAILURES: row.marks.iter().take(1).map(|at| doc! { "at": at }).collect::<Vec<_>>(),
         field::ATTEMPTS: i64::from(row.attempts),
     };
     if let Some(key) = row.key {

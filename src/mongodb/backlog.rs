@@ -1,0 +1,158 @@
+//! What waits in an outbox, in a few numbers that are cheap enough to ask for all the time.
+//!
+//! The metrics, the alerts, `outboxd stats` and `/status` all take the age of the oldest event from
+//! [`BacklogStore::oldest`], so they show the same one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::error::Result;
+use mongodb::{Collection, Database};
+use outboxd_client::field;
+
+use super::clock;
+use crate::document::layout::Layout;
+use crate::document::record::{shown_id, written_at};
+use crate::document::state::{self, State};
+
+/// Events among which the oldest is looked for. Inserts that overlap are stored within a few places
+/// of their order in time.
+const FIRST: i64 = 20;
+/// Most events counted to say how many are dead, or stuck.
+const MAX_COUNTED: u64 = 10_000;
+/// Characters shown of a text that anybody may have written.
+const MAX_SHOWN: usize = 255;
+
+/// An outbox whose backlog is watched.
+#[derive(Debug, Clone)]
+pub(crate) struct BacklogStore {
+    database: Database,
+    events: Collection<RawDocumentBuf>,
+    layout: Arc<Layout>,
+}
+
+/// The backlog at one time.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    /// Every event; from the collection's metadata.
+    pub(crate) events: u64,
+    /// Those that are dead; counted up to [`MAX_COUNTED`].
+    pub(crate) dead: u64,
+    pub(crate) oldest: Option<Oldest>,
+}
+
+/// The oldest event that is not dead.
+#[derive(Debug)]
+pub(crate) struct Oldest {
+    /// `None` when it is not UTF-8.
+    id: Option<Bson>,
+    pub(crate) age_seconds: u64,
+}
+
+/// An event, for people.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) id: String,
+    pub(crate) subject: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) attempts: u32,
+    /// The error of its newest failure.
+    pub(crate) last_failure: Option<String>,
+}
+
+impl BacklogStore {
+    /// Of the outbox in `collection` of `database`.
+    pub(crate) fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
+        Self { events: database.collection(collection), database, layout }
+    }
+
+    /// The numbers now.
+    pub(crate) async fn numbers(&self) -> Result<Numbers> {
+        let dead = state::by_index(State::Dead.filter(&self.layout), &self.layout);
+
+        Ok(Numbers {
+            events: self.size().await?,
+            dead: self.events.count_documents(dead).limit(MAX_COUNTED).await?,
+            oldest: self.oldest(clock::now(&self.database).await?).await?,
+        })
+    }
+
+    /// How many events there are, from the collection's metadata.
+    pub(super) async fn size(&self) -> Result<u64> {
+        self.events.estimated_document_count().await
+    }
+
+    /// The oldest event that is not dead, by its `ts` or the time in an ObjectId `_id`.
+    ///
+    /// Neither sorts nor scans the outbox: it reads the first [`FIRST`] events that are not dead,
+    /// in the order in which MongoDB stores them, and the dead ones before those.
+    ///
+    /// MongoDB stores documents in the order of their inserts, and `ts` is the time of the insert.
+    /// So the age is exact for events that writers inserted through this member. A member that was
+    /// a secondary at the time applied inserts in batches: there the age may be too small by the
+    /// time that one batch spans. The age is a lower bound where documents with old times stand
+    /// behind younger ones, as after a restore: such an event counts once it is among the first.
+    /// An event without any time counts as new.
+    pub(super) async fn oldest(&self, now: DateTime) -> Result<Option<Oldest>> {
+        let first = self
+            .events
+            .find(state::filter(State::NOT_DEAD, &self.layout))
+            .limit(FIRST)
+            .projection(doc! { field::TS: 1 });
+        let first: Vec<_> = first.await?.try_collect().await?;
+
+        let ages = first.iter().map(|event| {
+            let then = written_at(|name| get(event, name)).map(i64::from);
+            Oldest { id: get(event, field::ID), age_seconds: clock::age(then, now) }
+        });
+        // Of several, the first.
+        Ok(ages.reduce(|old, new| if new.age_seconds > old.age_seconds { new } else { old }))
+    }
+
+    /// How many events that are not dead are older than `age`, counted up to [`MAX_COUNTED`]. Reads
+    /// the outbox until it has found that many.
+    pub(crate) async fn older_than(&self, age: Duration) -> Result<u64> {
+        let mut old = state::filter(State::NOT_DEAD, &self.layout);
+        self.layout.before(&mut old, clock::before(clock::now(&self.database).await?, age));
+
+        self.events.count_documents(old).limit(MAX_COUNTED).await
+    }
+
+    /// An event in words. What of it can't be read is left out.
+    pub(crate) async fn describe(&self, oldest: &Oldest) -> Result<Described> {
+        let mut described = Described {
+            id: oldest.id.as_ref().map_or_else(|| "(unreadable)".to_owned(), shown_id),
+            subject: None,
+            key: None,
+            attempts: 0,
+            last_failure: None,
+        };
+        let Some(id) = &oldest.id else { return Ok(described) };
+
+        let mut shown = doc! { field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
+        self.layout.project(&mut shown);
+        let event = self.events.find_one(doc! { field::ID: id }).projection(shown).await?;
+        // It was published meanwhile.
+        let Some(event) = event else { return Ok(described) };
+
+        let get = |name: &str| get(&event, name);
+        let cut = |text: String| text.chars().take(MAX_SHOWN).collect();
+        described.subject = self.layout.shown_subject(get).map(cut);
+        described.key = self.layout.shown_key(get).map(cut);
+        let attempts = get(field::ATTEMPTS).and_then(|count| count.as_i64());
+        described.attempts = attempts.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+        described.last_failure = get(field::FAILURES).and_then(|all| newest_error(&all));
+        Ok(described)
+    }
+}
+
+fn get(event: &RawDocumentBuf, name: &str) -> Option<Bson> {
+    event.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok())
+}
+
+fn newest_error(failures: &Bson) -> Option<String> {
+    let newest: &Document = failures.as_array()?.last()?.as_document()?;
+    newest.get_str("error").ok().map(str::to_owned)
+}

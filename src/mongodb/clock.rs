@@ -1,0 +1,32 @@
+//! The server's clock. Ages and due times are judged by it alone: the clocks of the machines that
+//! ask may differ.
+
+use std::time::Duration;
+
+use bson::{DateTime, Timestamp, doc};
+use mongodb::Database;
+use mongodb::error::{Error, Result};
+
+/// The time on the server.
+pub(super) async fn now(database: &Database) -> Result<DateTime> {
+    let hello = database.run_command(doc! { "hello": 1 }).await?;
+    hello.get_datetime("localTime").copied().map_err(Error::custom)
+}
+
+/// The first cluster time of the second that was `age` before `now`.
+pub(super) fn before(now: DateTime, age: Duration) -> Timestamp {
+    let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    let then = seconds(now).saturating_sub(age);
+
+    Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 }
+}
+
+/// Seconds from `then`, in seconds since 1970, to `now`; 0 when `then` is not known.
+pub(super) fn age(then: Option<i64>, now: DateTime) -> u64 {
+    let now = seconds(now);
+    u64::try_from(now.saturating_sub(then.unwrap_or(now))).unwrap_or(0)
+}
+
+fn seconds(time: DateTime) -> i64 {
+    time.timestamp_millis() / 1000
+}
