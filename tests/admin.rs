@@ -63,7 +63,7 @@ async fn the_metrics_count_what_happened() {
     }
 
     let samples: Vec<_> = metrics.lines().filter(|line| line.starts_with("outboxd_")).collect();
-    assert!(samples.len() > 100, "{samples:#?}");
+    assert!(samples.len() > 60, "{samples:#?}");
     for sample in samples {
         let label = format!("{{outbox=\"{outbox}\"");
         let is_about_the_outbox = !sample.starts_with("outboxd_build_info{");
