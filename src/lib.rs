@@ -21,7 +21,8 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `crash` |
+//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `privileges`, `crash`, |
+//! | | `driver_words`, `duration` |
 //! | contract | the crate `outboxd-client` |
 
 mod admin;
@@ -31,6 +32,8 @@ pub mod config;
 mod crash;
 mod daemon;
 pub mod document;
+mod driver_words;
+mod duration;
 pub mod error;
 pub mod failure;
 pub mod finding;

@@ -12,6 +12,7 @@ use super::list;
 use super::output::{events, print};
 use super::selection::Filter;
 use crate::config::{Config, Sources};
+use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Act, Deed};
 use crate::mongodb::inspect::State;
@@ -156,7 +157,7 @@ async fn is_wanted(
         let window = config.stream.duplicate_window;
         let twice = act.may_come_twice(selection, window).await.during("reading the outbox")?;
         if twice > 0 {
-            let window = humantime::format_duration(window);
+            let window = duration::for_people(window);
             print(&format!(
                 "WARNING: {twice} of them got no answer at their last try, longer ago than the stream's duplicate window \
                  ({window}): they may be in the stream already and would be stored twice\n"

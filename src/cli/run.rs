@@ -114,7 +114,7 @@ async fn rotated(config: Config, sources: Sources, turn: CancellationToken) -> O
                 return Some(anew);
             }
             Some((Err(error), rotated)) if rotated != refused => {
-                warn!(%error, files = named(&rotated), "secrets changed, but can't be used; going on with the old ones");
+                warn!(error = %error.report(), files = named(&rotated), "secrets changed, but can't be used; going on with the old ones");
                 refused = rotated;
             }
             Some((Err(_), _)) => {}

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::error::mongodb_says;
+use crate::duration::for_people;
+use crate::error::mongodb_reason;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::store::{Oldest, Store};
 use crate::telemetry::alerts::{About, Alert, Alerts, Kind};
@@ -43,7 +44,7 @@ impl Stuck {
             match self.look().await {
                 Ok(()) => {}
                 Err(error) => {
-                    warn!(error = mongodb_says(&error), "could not look for stuck events")
+                    warn!(error = mongodb_reason(&error), "could not look for stuck events")
                 }
             }
         }
@@ -81,7 +82,7 @@ impl Stuck {
 
     fn stuck(&mut self, oldest: Oldest) {
         let Oldest { id, subject, key, attempts, last_failure, age_seconds, events } = oldest;
-        let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
+        let age = for_people(Duration::from_secs(age_seconds));
         error!(id, age, events, last_failure, "events are stuck");
         let text = format!(
             "{events} events have waited for longer than alerts.stuck_after; the oldest, {id}, for {age}"

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::acks::Acks;
 use crate::config::NatsConfig;
+use crate::driver_words::denied_subject;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
@@ -40,8 +41,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Denied subjects remembered: a service publishes to a handful. When there are more, all are
 /// forgotten and learned anew.
 const MAX_DENIED: usize = 1024;
-/// What the server says before the subject it denied.
-const DENIED: &str = "permissions violation for publish to \"";
 
 /// A NATS connection that is kept up, with whatever client stands for it now.
 #[derive(Debug, Clone)]
@@ -80,12 +79,6 @@ impl Denied {
         }
         denied.insert(subject.into(), Instant::now());
     }
-}
-
-/// The subject in `Permissions Violation for Publish to "subject"`.
-fn denied_subject(error: &str) -> Option<&str> {
-    let start = error.to_ascii_lowercase().find(DENIED)? + DENIED.len();
-    error.get(start..)?.split('"').next()
 }
 
 impl Nats {
@@ -171,7 +164,7 @@ async fn client(nats: &NatsConfig, signals: &Signals) -> Result<(Current, Cancel
     let unreachable = |why: String| {
         Error::new(
             ErrorKind::Nats,
-            format!("NATS at {named} can't be reached: {}", tls::says(&why)),
+            format!("NATS at {named} can't be reached: {}", tls::describe(&why)),
         )
     };
     let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
@@ -220,8 +213,10 @@ async fn keep(
                     signals.stands(true);
                     break;
                 }
-                Err(error) if attempt == 1 => warn!(%error, "still no connection"),
-                Err(error) => debug!(%error, attempt, "still no connection"),
+                Err(error) if attempt == 1 => {
+                    warn!(error = %error.report(), "still no connection")
+                }
+                Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use mongodb::error::ErrorKind;
 
-use crate::error::mongodb_says;
+use crate::error::mongodb_reason;
 use crate::relay::ports::{StoreError, StoreErrorKind};
 
 /// MongoDB's code for an oplog that no longer reaches back far enough.
@@ -19,6 +19,6 @@ impl From<mongodb::error::Error> for StoreError {
             ErrorKind::Custom(_) => StoreErrorKind::Unexpected,
             _ => StoreErrorKind::Connection,
         };
-        Self::new(kind, mongodb_says(&error))
+        Self::new(kind, mongodb_reason(&error))
     }
 }
