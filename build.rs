@@ -1,5 +1,5 @@
-//! Names the commit for `outboxd --version`: OUTBOXD_COMMIT, that of the repository, or the one
-//! that a registry's package was made from.
+//! Finds the commit for `outboxd --version`: from OUTBOXD_COMMIT, from the git repository, or from
+//! the package that cargo made of it.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +9,7 @@ fn main() {
     let given = std::env::var("OUTBOXD_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit =
         given.or_else(repository).or_else(package).unwrap_or_else(|| "unknown commit".to_owned());
+
     println!("cargo:rustc-env=OUTBOXD_COMMIT={commit}");
     println!("cargo:rerun-if-changed=build.rs");
 }
@@ -16,19 +17,23 @@ fn main() {
 fn git(args: &[&str]) -> Option<String> {
     let output =
         Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 fn repository() -> Option<String> {
-    // Somebody else's repository may hold this folder.
+    // This folder may lie inside another project's repository.
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if Path::new(&top).canonicalize().ok()? != Path::new(".").canonicalize().ok()? {
         return None;
     }
+
+    // A new commit changes the log, and cargo then runs this script again.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
     if Path::new(&log).exists() {
         println!("cargo:rerun-if-changed={log}");
     }
+
     git(&["rev-parse", "--short=12", "HEAD"])
 }
 

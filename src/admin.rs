@@ -31,7 +31,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, MongodbConfig};
-use crate::error::{Error, ErrorKind, Result, mongodb_says};
+use crate::error::{Error, ErrorKind, Result, mongodb_reason};
 use crate::mongodb::inspect::Inspect;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Registry;
@@ -189,7 +189,7 @@ async fn status(State(shared): State<Shared>) -> Response {
     match tokio::time::timeout(STATUS_TIME, stats).await {
         Ok(Ok(Ok(stats))) => Json(stats).into_response(),
         Ok(Ok(Err(error))) => {
-            (code(false), format!("MongoDB: {}\n", mongodb_says(&error))).into_response()
+            (code(false), format!("MongoDB: {}\n", mongodb_reason(&error))).into_response()
         }
         Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
     }

@@ -1,26 +1,25 @@
-//! Named points at which the process can be made to die, so that tests can show that nothing is
-//! lost at any of them.
+//! Named points at which a test can kill the process, to prove that no event is lost there.
 //!
-//! Does something only in a build with the feature `crash-points`, and only when asked:
-//! `OUTBOXD_CRASH_AT=acked:3` ends the process by SIGKILL when it comes to the point `acked` for
-//! the third time.
+//! The points are active only in a build with the feature `crash-points`, and only when the
+//! environment names one: `OUTBOXD_CRASH_AT=acked:3` ends the process by SIGKILL when it reaches
+//! the point `acked` for the third time.
 
-/// A point on an event's way, in its order.
+/// A point on an event's way, in the order in which the event passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// Its lane and a place in flight are taken; nothing is sent.
+    /// The event holds its lane and a place in flight; nothing is sent.
     Claimed,
-    /// The publish is handed to the client; no ack yet.
+    /// The client has the publish; there is no ack yet.
     Submitted,
-    /// The stream has acked it; nobody else knows.
+    /// The stream has acked the publish; MongoDB doesn't know yet.
     Acked,
-    /// Its delete is on its way to MongoDB.
+    /// The delete is on its way to MongoDB.
     DeleteSent,
-    /// It failed; the mark isn't written.
+    /// The publish failed; the mark isn't written.
     Marking,
-    /// It failed and is marked; those behind it aren't parked.
+    /// The failed event is marked; the later events of its key aren't parked.
     Parking,
-    /// Those behind it are read, to follow it.
+    /// The parked events of a key are read, to be published.
     Unparking,
 }
 
@@ -38,10 +37,10 @@ mod armed {
 
     use super::Point;
 
-    /// A command is written to its socket well within this, and hardly ever answered.
+    /// Long enough to write a command to its socket, and usually too short for the answer.
     const SOON: Duration = Duration::from_micros(300);
 
-    /// The point that kills, and how many times it is still passed.
+    /// The point that kills, and how often the process still passes it.
     static ARMED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
 
     impl Point {
@@ -57,7 +56,7 @@ mod armed {
             }
         }
 
-        fn is_the_end(self) -> bool {
+        fn is_armed(self) -> bool {
             let armed = ARMED.get_or_init(|| {
                 let at = std::env::var("OUTBOXD_CRASH_AT").ok()?;
                 let (name, times) = at.split_once(':')?;
@@ -69,16 +68,17 @@ mod armed {
         }
     }
 
-    /// Dies here, if it is the time.
+    /// Kills the process here if this pass of the point is the armed one.
     pub(crate) fn here(point: Point) {
-        if point.is_the_end() {
+        if point.is_armed() {
             die();
         }
     }
 
-    /// Dies while what follows is under way, if it is the time.
+    /// Kills the process shortly after, while the next step is under way, if this pass is the armed
+    /// one.
     pub(crate) fn soon(point: Point) {
-        if point.is_the_end() {
+        if point.is_armed() {
             std::thread::spawn(|| {
                 std::thread::sleep(SOON);
                 die();

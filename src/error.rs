@@ -1,14 +1,21 @@
 //! The error of everything that isn't about one event: set-up, connections, migrations.
 //!
 //! A failed event is not an [`Error`]: it is an outcome, and stays in the outbox (see
-//! `relay/policy.rs`).
+//! `failure.rs`).
+//!
+//! `Display` prints the error's own sentence, and `source()` returns its cause, as any reporter
+//! expects. What people read is [`Error::report`]: the sentence and every cause, on one line.
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::iter::successors;
 
+use mongodb::error::ErrorKind as MongodbErrorKind;
+
+use crate::driver_words;
 use crate::tls;
 
-/// What went wrong, coarsely; the message and the chain of sources say the rest.
+/// The part of outboxd or its surroundings that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -22,30 +29,30 @@ pub enum ErrorKind {
     Migration,
     /// The JetStream stream isn't as the configuration describes it.
     Stream,
-    /// A check found something wrong; its output says what.
+    /// A check failed; its findings are already printed.
     Findings,
-    /// The command line doesn't fit together.
+    /// The command line's arguments contradict each other.
     Usage,
-    /// What was asked for isn't there.
+    /// The requested thing doesn't exist.
     NotFound,
     /// The operating system refused.
     Os,
-    /// A defect of outboxd: it has said more on the way.
+    /// A defect of outboxd; an earlier log line has the details.
     Internal,
 }
 
-/// An error with the sentence an operator reads and its cause.
+/// A sentence for the operator, and its cause.
 pub struct Error {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// Shorthand.
+/// The result of everything that fails with an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error that says it all itself.
+    /// An error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
@@ -59,84 +66,102 @@ impl Error {
         Self { kind, message: message.into(), source: Some(source.into()) }
     }
 
-    /// Which part it is about.
+    /// The part that failed.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// The sentence and every cause on one line, for logs and for people.
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
+    }
+
+    /// The first cause of this type.
+    pub(crate) fn cause<E: StdError + 'static>(&self) -> Option<&E> {
+        successors(self.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref())
+    }
 }
 
-/// The message and every cause, on one line.
+/// Prints the sentence alone; see [`Error::report`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let mut said = self.message.clone();
-        let mut source =
-            self.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static));
-        while let Some(cause) = source {
-            // Many libraries repeat their source in their own message.
-            let mongodb = cause.downcast_ref::<mongodb::error::Error>();
-            let text = mongodb.map_or_else(|| cause.to_string(), mongodb_says);
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said.push_str(&text);
-            }
-            source = cause.source();
-        }
-        Ok(())
+        f.write_str(&self.message)
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self}", self.kind)
+        write!(f, "{:?}: {}", self.kind, self.report())
     }
 }
 
-/// The chain is already in `Display`, so `source` stays empty: reporters that walk it would print
-/// it twice.
-impl StdError for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
-/// An error of the driver in one sentence. Its own words add the server's whole reply in hex, and
-/// everything it knows about every server where none can be used.
-pub(crate) fn mongodb_says(error: &mongodb::error::Error) -> String {
-    let said = error.kind.to_string();
+/// An error with its causes, on one line. A cause that an outer error has already printed is left
+/// out: many libraries repeat their source in their own message.
+#[derive(Debug)]
+pub struct Report<'a>(&'a Error);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = self.0.message.clone();
+        for cause in successors(self.0.source(), |&cause| cause.source()) {
+            let text = cause
+                .downcast_ref::<mongodb::error::Error>()
+                .map_or_else(|| cause.to_string(), mongodb_reason);
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+        }
+
+        f.write_str(&line)
+    }
+}
+
+/// An error of the driver in one sentence. The driver's own text adds the server's whole reply in
+/// hex and, when no server can be used, the state of every server.
+pub(crate) fn mongodb_reason(error: &mongodb::error::Error) -> String {
+    let text = error.kind.to_string();
     match &*error.kind {
-        mongodb::error::ErrorKind::ServerSelection { .. } => {}
-        mongodb::error::ErrorKind::Authentication { .. } => {
-            return format!(
-                "{}; `outboxd check` says who was refused",
-                said.split(": Kind: ").next().unwrap_or(&said)
-            );
-        }
-        mongodb::error::ErrorKind::Custom(_) => {
-            let own = error.get_custom::<String>().cloned();
-            return own
-                .or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or(said);
-        }
-        _ => return said,
-    }
-    let servers = said.split("{ Address: ").skip(1).filter_map(|server| {
-        let (address, rest) = server.split_once(", Type: ")?;
-        let reason = rest
-            .split_once("Error: Kind: ")
-            .and_then(|(_, error)| error.split(", labels: ").next());
-        let kind = rest.split([',', ' ']).next().unwrap_or_default();
-        Some(format!("{address}: {}", tls::says(reason.unwrap_or(kind))))
-    });
-    let servers: Vec<_> = servers.collect();
-    match servers.is_empty() {
-        true => format!(
-            "{}; `outboxd check` says more",
-            said.split(" Topology: ").next().unwrap_or(&said)
+        MongodbErrorKind::ServerSelection { .. } => no_server(&text),
+        MongodbErrorKind::Authentication { .. } => format!(
+            "{}; `outboxd check` names the user that was refused",
+            driver_words::without_inner_error(&text)
         ),
+        MongodbErrorKind::Custom(_) => {
+            let own = error.get_custom::<String>().cloned();
+            own.or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or(text)
+        }
+        _ => text,
+    }
+}
+
+fn no_server(text: &str) -> String {
+    let servers: Vec<_> = driver_words::unusable_servers(text)
+        .iter()
+        .map(|server| {
+            let reason = tls::describe(server.error.unwrap_or(server.server_type));
+            format!("{}: {reason}", server.address)
+        })
+        .collect();
+
+    match servers.is_empty() {
+        true => {
+            format!("{}; `outboxd check` has details", driver_words::without_topology(text))
+        }
         false => {
-            format!("no server can be used ({}); `outboxd check` says more", servers.join("; "))
+            format!("no server can be used ({}); `outboxd check` has details", servers.join("; "))
         }
     }
 }
 
-/// Names what MongoDB was asked for when it failed.
+/// Names the question to MongoDB that failed.
 pub(crate) trait MongodbContext<T> {
     fn during(self, what: &'static str) -> Result<T>;
 }
@@ -146,5 +171,54 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> MongodbContext<T> for Result<T
         self.map_err(|error| {
             Error::with_source(ErrorKind::Mongodb, format!("MongoDB: {what}"), error)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn refused() -> Error {
+        let cause = io::Error::other("connection refused");
+        Error::with_source(ErrorKind::Nats, "NATS can't be reached", cause)
+    }
+
+    #[test]
+    fn an_error_prints_its_own_sentence_and_hands_out_its_cause() {
+        let error = refused();
+        assert_eq!(error.to_string(), "NATS can't be reached");
+        assert_eq!(error.source().unwrap().to_string(), "connection refused");
+        assert!(error.cause::<io::Error>().is_some());
+        assert!(Error::new(ErrorKind::Nats, "away").source().is_none());
+    }
+
+    #[test]
+    fn a_report_has_every_cause_once() {
+        let outer = Error::with_source(ErrorKind::Stream, "no stream", refused());
+        let line = "no stream: NATS can't be reached: connection refused";
+        assert_eq!(outer.report().to_string(), line);
+        assert_eq!(format!("{outer:?}"), format!("Stream: {line}"));
+
+        let repeated = format!("no stream: {}", refused().report());
+        let repeated = Error::with_source(ErrorKind::Stream, repeated, refused());
+        assert_eq!(repeated.report().to_string(), line);
+    }
+
+    #[test]
+    fn an_error_of_the_driver_is_one_sentence() {
+        let custom = mongodb::error::Error::custom("the write concern was not met".to_owned());
+        let error = Err::<(), _>(custom).during("deleting").unwrap_err();
+        assert_eq!(error.report().to_string(), "MongoDB: deleting: the write concern was not met");
+        assert_eq!(
+            no_server(
+                "Server selection timeout: No available servers. Topology: { Type: Single, \
+                 Servers: [ { Address: a:1, Type: Unknown, Error: Kind: I/O error: tls handshake \
+                 eof, labels: {} } ] }"
+            ),
+            "no server can be used (a:1: it does not speak TLS, which the configuration \
+             requires); `outboxd check` has details"
+        );
     }
 }

@@ -1,6 +1,4 @@
-//! A finding: what was looked at, how it is, and the lines that fix it.
-
-use std::time::Duration;
+//! A finding of `outboxd check`: what was checked, its state, and the lines that fix it.
 
 use serde::Serialize;
 
@@ -39,30 +37,29 @@ pub const CHECKS: [&str; 31] = [
     "stream.subjects",
 ];
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
-    /// As it should be.
+    /// Nothing to do.
     Ok,
-    /// The relay works, but something may cost events, duplicates or safety.
+    /// The relay works, at the risk of lost events, duplicates or unauthorized access.
     Warn,
-    /// The relay doesn't work, or loses events.
+    /// The relay does not work, or loses events.
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// How bad it is.
     pub(crate) level: Level,
-    /// Its name, one of [`CHECKS`].
+    /// One of [`CHECKS`].
     pub(crate) check: &'static str,
-    /// The server, outbox or stream that was looked at.
+    /// The server, outbox or stream that was checked.
     pub(crate) looked_at: String,
-    /// What was found, in words.
+    /// The state that was found, as a sentence.
     pub(crate) found: String,
-    /// What mends it: lines for the shell (`$`), mongosh (`mongosh>`) or a file (`name:`).
+    /// Lines that fix it: for the shell (`$`), for mongosh (`mongosh>`) or for a file (`name:`).
     pub(crate) remedy: Option<String>,
 }
 
@@ -116,7 +113,7 @@ impl Finding {
     }
 }
 
-/// One word for a shell, whatever is in it: a subject is anybody's text.
+/// Quotes a word for a shell. Subjects come from documents, so they may hold any character.
 pub(crate) fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:/".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -125,27 +122,14 @@ pub(crate) fn shell(word: &str) -> String {
     }
 }
 
-/// A duration as the `nats` command takes it.
-pub(crate) fn go_duration(duration: Duration) -> String {
-    match (duration.as_secs(), duration.subsec_millis()) {
-        (secs, 0) if secs % 3600 == 0 && secs > 0 => format!("{}h", secs / 3600),
-        (secs, 0) if secs % 60 == 0 && secs > 0 => format!("{}m", secs / 60),
-        (secs, 0) => format!("{secs}s"),
-        _ => format!("{}ms", duration.as_millis()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_remedy_can_be_pasted_whatever_a_subject_is() {
+    fn a_remedy_with_any_subject_can_be_pasted_into_a_shell() {
         assert_eq!(shell("a.b,ticket:made"), "a.b,ticket:made");
         assert_eq!(shell("a.>"), "'a.>'");
         assert_eq!(shell("a';reboot;'"), r"'a'\'';reboot;'\'''");
-        assert_eq!(go_duration(Duration::from_secs(86_400)), "24h");
-        assert_eq!(go_duration(Duration::from_secs(90)), "90s");
-        assert_eq!(go_duration(Duration::from_millis(1500)), "1500ms");
     }
 }

@@ -32,6 +32,8 @@ pub mod config;
 mod crash;
 mod daemon;
 pub mod document;
+mod driver_words;
+mod duration;
 pub mod error;
 pub mod failure;
 pub mod finding;

@@ -1,45 +1,56 @@
-//! The daemon and its command line.
+//! The program `outboxd`: parses the command line, runs the verb, and exits with a code.
 
 use clap::Parser;
 use outboxd::cli::Cli;
-use outboxd::error::ErrorKind;
+use outboxd::error::{Error, ErrorKind};
 
-/// Exit code for a command line that makes no sense, as in sysexits.h.
+/// The verb ran, and found nothing wrong.
+const OK: i32 = 0;
+/// Something is wrong or doesn't exist.
+const FAILED: i32 = 1;
+/// The command line is wrong (sysexits.h).
 const USAGE: i32 = 64;
-/// Exit code for a configuration with mistakes, as in sysexits.h.
+/// The configuration has mistakes (sysexits.h).
 const CONFIG: i32 = 78;
 
-/// One thread does it all: a second one costs more in waking each other than it brings, on cores
-/// that the service, MongoDB and NATS want too.
+/// One thread runs everything. A second one costs more in wake-ups than it saves, on cores that the
+/// service, MongoDB and NATS need as well.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Not by returning: the drivers' tasks, when they are torn down one by one, panic over each
-    // other.
-    std::process::exit(run().await)
+    let code = run().await;
+
+    // Returning would tear down the drivers' tasks one by one, and they panic over each other.
+    std::process::exit(code)
 }
 
 async fn run() -> i32 {
-    let env = std::env::vars_os()
-        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(asked) => {
-            // Help and version come this way too.
-            let _ = asked.print();
-            return if asked.use_stderr() { USAGE } else { 0 };
+        // Help and version are errors of the parser, too. Nothing can be done when printing fails.
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { USAGE } else { OK };
         }
     };
+
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match cli.run(env.collect()).await {
-        Ok(()) => 0,
-        // What was printed says it all.
-        Err(error) if error.kind() == ErrorKind::Findings => 1,
+        Ok(()) => OK,
         Err(error) => {
-            eprintln!("outboxd: {error}");
-            match error.kind() {
-                ErrorKind::Usage => USAGE,
-                ErrorKind::Config => CONFIG,
-                _ => 1,
+            // The output of a check that failed already has its findings.
+            if error.kind() != ErrorKind::Findings {
+                eprintln!("outboxd: {}", error.report());
             }
+            exit_code(&error)
         }
+    }
+}
+
+fn exit_code(error: &Error) -> i32 {
+    match error.kind() {
+        ErrorKind::Usage => USAGE,
+        ErrorKind::Config => CONFIG,
+        _ => FAILED,
     }
 }

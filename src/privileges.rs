@@ -1,24 +1,26 @@
-//! What each role may do on both sides: all it needs, and no more. The one list that `outboxd
-//! privileges` prints, that `outboxd check` compares with, and that the tests run under.
+//! The privileges of each role in MongoDB and NATS: all that it needs, and no more.
+//!
+//! `outboxd privileges` prints this list, `outboxd check` compares the relay's user with it, and
+//! the tests run with it.
 
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
 
-/// Who the privileges are for.
+/// The user of the privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     /// `outboxd run` and `outboxd check`; never inserts an event
     Relay,
-    /// The verbs that show, retry and discard events; MongoDB alone
+    /// The verbs that show, retry and discard events; needs MongoDB only
     Operator,
     /// `outboxd migrate`
     Migrate,
 }
 
-/// A role of MongoDB, in the outbox's own database.
+/// A role in MongoDB, defined in the outbox's database.
 #[derive(Debug, Serialize)]
 pub(crate) struct MongodbRole {
     pub(crate) database: String,
@@ -40,7 +42,7 @@ pub(crate) struct Resource {
     pub(crate) collection: String,
 }
 
-/// What a NATS user may publish and subscribe to.
+/// The subjects that a NATS user may publish and subscribe to.
 #[derive(Debug, Serialize)]
 pub(crate) struct NatsPermissions {
     pub(crate) publish: Vec<String>,
@@ -48,10 +50,9 @@ pub(crate) struct NatsPermissions {
 }
 
 impl Role {
-    /// Every role.
     pub(crate) const ALL: [Self; 3] = [Self::Relay, Self::Operator, Self::Migrate];
 
-    /// Its name in the commands and in MongoDB.
+    /// The name in commands, and the end of the role's name in MongoDB.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
@@ -60,7 +61,7 @@ impl Role {
         }
     }
 
-    /// Actions by collection, of an outbox of this name.
+    /// Actions by collection, for an outbox with this name.
     pub(crate) fn actions(self, outbox: &str) -> Vec<(&str, &'static [&'static str])> {
         match self {
             Self::Relay => vec![
@@ -68,7 +69,7 @@ impl Role {
                 (LEASE, &["find", "insert", "update"]),
                 (MIGRATIONS, &["find"]),
             ],
-            // Without a relay that leads, `discard` removes events itself, under the lease.
+            // While no relay leads, `discard` removes events itself, under the lease.
             Self::Operator => vec![
                 (outbox, &["find", "update", "remove"]),
                 (LEASE, &["find", "insert", "update"]),
@@ -83,23 +84,24 @@ impl Role {
         }
     }
 
-    /// The role for MongoDB.
     pub(crate) fn mongodb(self, config: &Config) -> MongodbRole {
         let (database, outbox) = (&config.mongodb.database, &config.mongodb.collection);
         let on = |collection: &str, actions: &[&'static str]| Privilege {
             resource: Resource { db: database.clone(), collection: collection.to_owned() },
             actions: actions.to_vec(),
         };
+
         let mut privileges: Vec<_> = self
             .actions(outbox)
             .into_iter()
             .map(|(collection, actions)| on(collection, actions))
             .collect();
         if self == Self::Relay {
-            // `outboxd check` looks at the index and the validator.
+            // `outboxd check` reads the index and the validator.
             privileges[0].actions.push("listIndexes");
             privileges.push(on("", &["listCollections"]));
         }
+
         MongodbRole {
             database: database.clone(),
             role: format!("{outbox}-{}", self.name()),
@@ -107,7 +109,7 @@ impl Role {
         }
     }
 
-    /// The permissions for NATS; `None` for those who don't go there.
+    /// The permissions for NATS; `None` for a role that doesn't use it.
     pub(crate) fn nats(self, config: &Config) -> Option<NatsPermissions> {
         let stream = &config.stream.name;
         let info = format!("$JS.API.STREAM.INFO.{stream}");
@@ -116,6 +118,7 @@ impl Role {
             Self::Operator => return None,
             Self::Migrate => vec![info, format!("$JS.API.STREAM.CREATE.{stream}")],
         };
+
         Some(NatsPermissions {
             publish,
             subscribe: vec![format!("{}.>", config.nats.inbox_prefix)],

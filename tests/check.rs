@@ -1,5 +1,5 @@
-//! `outboxd check`: each planted problem is found by name, with what mends it, and without a
-//! secret.
+//! `outboxd check` finds each planted fault under the check's name, prints the lines that fix it,
+//! and prints no secret.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use serde_json::Value;
 
 use crate::support::{Mongod, NatsServer, PASSWORD, Relay, Scene, outboxd, outboxd_with, until};
 
-/// What one run said.
+/// The exit code and the output of one run.
 struct Checked {
     code: Option<i32>,
-    said: String,
+    output: String,
 }
 
 fn check(scene: &Scene, settings: &[(&str, &str)]) -> Checked {
-    let (code, said) = outboxd_with(scene, &["check", "--output", "json"], settings);
-    assert!(!said.contains(PASSWORD), "{said}");
-    Checked { code, said }
+    let (code, output) = outboxd_with(scene, &["check", "--output", "json"], settings);
+    assert!(!output.contains(PASSWORD), "{output}");
+    Checked { code, output }
 }
 
 impl Checked {
     fn finding(&self, name: &str) -> Option<Value> {
-        let all: Vec<Value> = serde_json::from_str(&self.said)
-            .unwrap_or_else(|error| panic!("{error}: {}", self.said));
+        let all: Vec<Value> = serde_json::from_str(&self.output)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.output));
         all.into_iter().find(|finding| finding["check"] == name)
     }
 
     /// Asserts the level, and parts of what was found and of the remedy.
     #[track_caller]
     fn has(&self, level: &str, name: &str, found: &str, remedy: &str) {
-        let finding = self.finding(name).unwrap_or_else(|| panic!("no {name} in {}", self.said));
+        let finding = self.finding(name).unwrap_or_else(|| panic!("no {name} in {}", self.output));
         assert_eq!(finding["level"], level, "{finding}");
         assert!(finding["found"].as_str().unwrap().contains(found), "{found:?} in {finding}");
         assert!(
@@ -44,8 +44,8 @@ impl Checked {
     /// Nothing failed.
     #[track_caller]
     fn passed(&self) {
-        assert!(!self.said.contains("\"fail\""), "{}", self.said);
-        assert_eq!(self.code, Some(0), "{}", self.said);
+        assert!(!self.output.contains("\"fail\""), "{}", self.output);
+        assert_eq!(self.code, Some(0), "{}", self.output);
     }
 }
 
@@ -65,7 +65,7 @@ async fn scene_with(change: impl Fn(&mut Config)) -> Scene {
 }
 
 #[tokio::test]
-async fn all_is_well_and_strict_minds_the_warnings() {
+async fn all_is_well_and_strict_fails_on_warnings() {
     let scene = Scene::new().await;
     scene.commit([scene.event("a", 1)]).await;
     let checked = check(&scene, &[]);
@@ -77,7 +77,7 @@ async fn all_is_well_and_strict_minds_the_warnings() {
     checked.has("ok", "outbox.biggest_event", "1048576", "");
     checked.has("ok", "clock.mongodb", "agree", "");
     checked.has("ok", "mongodb.auth", "as outbox-relay", "");
-    checked.has("ok", "mongodb.privileges", "may do what the relay does", "");
+    checked.has("ok", "mongodb.privileges", "has the relay's privileges", "");
     checked.has("warn", "nats.auth", "off", "nats-server.conf: authorization");
     let (code, table) = outboxd(&scene, &["check", "--strict"]);
     assert_eq!(code, Some(1), "{table}");
@@ -96,7 +96,7 @@ async fn before_migrate_the_remedy_is_migrate() {
 }
 
 #[tokio::test]
-async fn a_standalone_has_no_transactions_and_is_told_how_to_become_a_set() {
+async fn a_standalone_has_no_transactions_and_the_remedy_makes_it_a_set() {
     let (scene, mongod) = (Scene::bare().await, Mongod::standalone().await);
     for options in ["", "?replicaSet=rs0"] {
         let uri = format!("mongodb://{}/shop{options}", mongod.address);
@@ -115,17 +115,21 @@ async fn a_standalone_has_no_transactions_and_is_told_how_to_become_a_set() {
     }
 }
 
-#[tokio::test]
-async fn the_user_may_do_what_the_relay_does_and_no_more() {
+/// A migrated scene on a mongod with users, and the administrator's URI.
+async fn scene_with_users() -> (Scene, Mongod, String) {
     let (scene, mongod) = (Scene::bare().await, Mongod::with_users().await);
     let admin_uri = mongod.uri("admin", PASSWORD, "shop");
-    let (code, said) = outboxd_with(&scene, &["migrate"], &[("MONGODB_URI", &admin_uri)]);
-    assert_eq!(code, Some(0), "{said}");
-    let as_user = |user: &str, password: &str| {
-        let uri = mongod.uri(user, password, "shop");
-        check(&scene, &[("MONGODB_URI", &uri)])
-    };
-    let checked = as_user("admin", PASSWORD);
+    let (code, output) = outboxd_with(&scene, &["migrate"], &[("MONGODB_URI", &admin_uri)]);
+    assert_eq!(code, Some(0), "{output}");
+
+    (scene, mongod, admin_uri)
+}
+
+#[tokio::test]
+async fn a_user_with_too_many_rights_or_wrong_credentials_is_found() {
+    let (scene, mongod, admin_uri) = scene_with_users().await;
+
+    let checked = check(&scene, &[("MONGODB_URI", &admin_uri)]);
     checked.passed();
     checked.has("ok", "mongodb.auth", "as admin", "");
     let separate =
@@ -137,7 +141,8 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
         separate,
     );
 
-    let wrong = as_user("admin", "wrong-horse");
+    let wrong = mongod.uri("admin", "wrong-horse", "shop");
+    let wrong = check(&scene, &[("MONGODB_URI", &wrong)]);
     assert_eq!(wrong.code, Some(1));
     wrong.has(
         "fail",
@@ -146,42 +151,54 @@ async fn the_user_may_do_what_the_relay_does_and_no_more() {
         "changeUserPassword(\"admin\", passwordPrompt())",
     );
     wrong.has("ok", "mongodb.reachable", "answered", "");
-    assert!(!wrong.said.contains("wrong-horse"), "{}", wrong.said);
+    assert!(!wrong.output.contains("wrong-horse"), "{}", wrong.output);
 
     let nobody = format!("mongodb://{}/shop?replicaSet=rs0", mongod.address);
     let nobody = check(&scene, &[("MONGODB_URI", &nobody)]);
-    nobody.has("fail", "mongodb.auth", "wants a user", "MONGODB_URI: mongodb://<user>:<password>@");
+    let remedy = "MONGODB_URI: mongodb://<user>:<password>@";
+    nobody.has("fail", "mongodb.auth", "requires a user", remedy);
     assert_eq!(nobody.code, Some(1));
+}
+
+#[tokio::test]
+async fn the_role_that_the_remedy_grants_is_enough_for_the_relay() {
+    let (scene, mongod, admin_uri) = scene_with_users().await;
+    let relay_uri = mongod.uri("relay", PASSWORD, "shop");
+    let as_relay = [("MONGODB_URI", relay_uri.as_str())];
 
     let admin = mongodb::Client::with_uri_str(&admin_uri).await.unwrap().database("admin");
-    let reader = doc! { "createUser": "relay", "pwd": PASSWORD, "roles": [{ "role": "read", "db": "shop" }] };
+    let read = doc! { "role": "read", "db": "shop" };
+    let reader = doc! { "createUser": "relay", "pwd": PASSWORD, "roles": [read] };
     admin.run_command(reader).await.unwrap();
-    let reading = as_user("relay", PASSWORD);
+    let reading = check(&scene, &as_relay);
     assert_eq!(reading.code, Some(1));
-    let grant = "db.getSiblingDB(\"admin\").grantRolesToUser(\"relay\", [{role: \"outbox-relay\", db: \"shop\"}])";
+    let grant = "db.getSiblingDB(\"admin\").grantRolesToUser(\"relay\", [{role: \"outbox-relay\", \
+                 db: \"shop\"}])";
     reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", grant);
-    reading.has("ok", "mongodb.oplog", "may not ask", "");
+    reading.has("ok", "mongodb.oplog", "no permission to ask", "");
 
-    // What the remedy says.
+    // The role as the remedy's first line prints it, granted as its second line does.
     let args = ["privileges", "--role", "relay", "--output", "json"];
-    let (code, said) = outboxd_with(&scene, &args, &[("MONGODB_URI", &admin_uri)]);
-    assert_eq!(code, Some(0), "{said}");
-    let role: Value = serde_json::from_str(&said).unwrap();
+    let (code, output) = outboxd_with(&scene, &args, &[("MONGODB_URI", &admin_uri)]);
+    assert_eq!(code, Some(0), "{output}");
+    let role: Value = serde_json::from_str(&output).unwrap();
     let privileges = bson::serialize_to_bson(&role[0]["mongodb"]["privileges"]).unwrap();
     let role = doc! { "createRole": "outbox-relay", "roles": [], "privileges": privileges };
-    admin.client().database("shop").run_command(role).await.unwrap();
-    let roles =
-        doc! { "grantRolesToUser": "relay", "roles": [{ "role": "outbox-relay", "db": "shop" }] };
-    admin.run_command(roles).await.unwrap();
-    let least = as_user("relay", PASSWORD);
+    let shop = admin.client().database("shop");
+    shop.run_command(role).await.unwrap();
+    let role = doc! { "role": "outbox-relay", "db": "shop" };
+    admin.run_command(doc! { "grantRolesToUser": "relay", "roles": [role] }).await.unwrap();
+
+    let least = check(&scene, &as_relay);
     least.passed();
-    least.has("ok", "mongodb.privileges", "may do what the relay does", "");
+    least.has("ok", "mongodb.privileges", "has the relay's privileges", "");
     least.has("ok", "outbox.index", "as migrated", "");
-    let relay =
-        Relay::leading(&scene, &[("MONGODB_URI", &mongod.uri("relay", PASSWORD, "shop"))]).await;
-    let events = admin.client().database("shop").collection::<Document>("outbox");
+
+    let relay = Relay::leading(&scene, &as_relay).await;
+    let events = shop.collection::<Document>("outbox");
     let event = doc! {
-        "ts": bson::Timestamp { time: 0, increment: 0 }, "subject": scene.subject("made"), "key": "a",
+        "ts": bson::Timestamp { time: 0, increment: 0 },
+        "subject": scene.subject("made"), "key": "a",
         "payload": { "number": 1 }, "isLocked": true, "failures": [],
     };
     events.insert_one(event).await.unwrap();
@@ -241,7 +258,7 @@ fn ids(remedy: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_event_that_the_stream_would_not_take_is_found() {
+async fn an_event_that_the_stream_would_reject_is_found() {
     let scene = Scene::new().await;
     let other = outboxd_client::Event::new("else;reboot", &doc! { "a": 1 }).unwrap();
     let big =
@@ -274,7 +291,7 @@ async fn an_event_that_the_stream_would_not_take_is_found() {
 }
 
 #[tokio::test]
-async fn a_risky_stream_is_judged_by_what_it_costs() {
+async fn a_risky_stream_warns_or_fails_by_what_it_costs() {
     let retention = scene_with(|config| config.retention = RetentionPolicy::Interest).await;
     let checked = check(&retention, &[]);
     checked.has("fail", "stream.retention", "dropped unseen", "--retention limits");
@@ -319,7 +336,7 @@ async fn a_risky_stream_is_judged_by_what_it_costs() {
 }
 
 #[tokio::test]
-async fn wrong_nats_credentials_are_told_without_them() {
+async fn wrong_nats_credentials_are_found_and_not_printed() {
     let config = "authorization { user: svc, password: pw }";
     let nats = NatsServer::with_config(config).await;
     let scene = Scene::new().await;
@@ -331,12 +348,12 @@ async fn wrong_nats_credentials_are_told_without_them() {
     checked.has("fail", "nats.auth", "refused", "NATS_PASSWORD");
     checked.has("ok", "nats.reachable", "answered", "");
     checked.has("ok", "outbox.migrations", "applied", "");
-    assert!(!checked.said.contains("wrong-horse"), "{}", checked.said);
-    check(&scene, &settings("pw")).has("ok", "nats.auth", "took", "");
+    assert!(!checked.output.contains("wrong-horse"), "{}", checked.output);
+    check(&scene, &settings("pw")).has("ok", "nats.auth", "accepted", "");
 }
 
 #[tokio::test]
-async fn a_server_without_jetstream_is_told_how_to_have_it() {
+async fn the_remedy_of_a_server_without_jetstream_enables_it() {
     let (scene, nats) = (Scene::new().await, NatsServer::with_config("jetstream: false").await);
     let checked = check(&scene, &[("NATS_URL", &nats.url)]);
     assert_eq!(checked.code, Some(1));
@@ -350,7 +367,7 @@ async fn a_server_without_jetstream_is_told_how_to_have_it() {
 }
 
 #[tokio::test]
-async fn nothing_that_listens_on_one_side_keeps_the_other_from_being_checked() {
+async fn a_server_that_is_down_hides_no_finding_of_the_other_one() {
     let scene = Scene::new().await;
     let nobody = format!("mongodb://u:{PASSWORD}@127.0.0.1:1/shop?replicaSet=rs0");
     let checked = check(&scene, &[("MONGODB_URI", &nobody)]);
@@ -374,13 +391,13 @@ async fn a_server_that_never_answers_is_given_up() {
     let nats = NatsServer::start().await;
     let scene = Scene::alone(&nats).await;
     nats.pause();
-    // Accepts, and says nothing.
+    // Accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("mongodb://{}/shop", silent.local_addr().unwrap());
     let args = ["check", "--output", "json", "--timeout", "500ms"];
-    let (code, said) = outboxd_with(&scene, &args, &[("MONGODB_URI", &uri)]);
+    let (code, output) = outboxd_with(&scene, &args, &[("MONGODB_URI", &uri)]);
     nats.resume();
-    let checked = Checked { code, said };
+    let checked = Checked { code, output };
     assert_eq!(checked.code, Some(1));
     checked.has("fail", "nats.reachable", "", "NATS_URL: correct the host");
     checked.has("fail", "mongodb.reachable", "", "MONGODB_URI: correct the host");

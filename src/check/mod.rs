@@ -1,18 +1,31 @@
-//! What can be wrong before and while a relay runs, looked at on both sides at once, with what
-//! mends it.
+//! `outboxd check`: what can be wrong before and while a relay runs, with the lines that fix it.
 //!
-//! The sides are asked independently: what one doesn't answer keeps nothing from being said about
-//! the other. Nothing is written anywhere.
+//! | file | checks |
+//! | --- | --- |
+//! | `ask` | asks one question within its time, and compares a server's clock |
+//! | `hosts` | every host of MongoDB, and the deployment that they form |
+//! | `privileges` | the relay's user in MongoDB |
+//! | `outbox` | migrations, validators, indexes, and a sample of the waiting events |
+//! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
+//! | `mongodb` | all of MongoDB, in this order |
+//! | `nats` | nats-server, JetStream and the stream |
+//!
+//! MongoDB and NATS are checked independently: a fault of one hides no finding of the other. What
+//! needs both is compared here, at the end. A check writes nothing.
 
+mod ask;
+mod deployment;
+mod hosts;
 mod mongodb;
 mod nats;
 mod outbox;
 mod privileges;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Config as StreamFound;
 
+use self::ask::Clock;
 use self::outbox::Sample;
 use crate::config::Config;
 use crate::finding::{Finding, shell};
@@ -20,29 +33,30 @@ use crate::jetstream::judge;
 
 /// Clocks further apart than this make times in logs and alerts misleading.
 const MAX_SKEW: Duration = Duration::from_secs(1);
-/// What an event's headers take of the largest message, besides its payload: names, message id and
-/// expected stream.
+/// Bytes of a message for the headers that the relay adds: names, message id and expected stream.
 const HEADERS: usize = 512;
-/// Subjects named in a finding.
+/// Subjects that a finding names.
 const NAMED: usize = 3;
 
-/// Everything that can be found out; each question waits no longer than `timeout`.
+/// Runs every check; each question to a server waits for at most `timeout`.
 pub(crate) async fn look(config: &Config, timeout: Duration) -> Vec<Finding> {
     let (mongodb, nats) = tokio::join!(mongodb::look(config, timeout), nats::look(config, timeout));
-    let (mut findings, clock, sample) = (mongodb.findings, mongodb.clock, mongodb.sample);
+    let mut findings = mongodb.findings;
     findings.extend(nats.findings);
-    let (mongodb, stream) = (&config.mongodb, &config.stream.name);
-    let outbox = format!("outbox {}.{}, stream {stream}", mongodb.database, mongodb.collection);
-    if let (Some(sample), Some(max_payload)) = (&sample, nats.max_payload) {
+
+    let (database, collection) = (&config.mongodb.database, &config.mongodb.collection);
+    let outbox = format!("outbox {database}.{collection}, stream {}", config.stream.name);
+    if let (Some(sample), Some(max_payload)) = (&mongodb.sample, nats.max_payload) {
         findings.extend(nats.stream.as_ref().map(|stream| subjects(&outbox, sample, stream)));
         findings.push(size(&outbox, sample, max_payload, nats.stream.as_ref()));
     }
-    findings.extend(clock.map(|clock| skew("clock.mongodb", "mongod", clock)));
+
+    findings.extend(mongodb.clock.map(|clock| skew("clock.mongodb", "mongod", clock)));
     findings.extend(nats.clock.map(|clock| skew("clock.nats", "nats-server", clock)));
     findings
 }
 
-/// Whether what waits can be published at all.
+/// Whether the stream covers the subjects of the waiting events.
 fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     const CHECK: &str = "outbox.subjects";
     let uncovered: Vec<_> = sample
@@ -50,33 +64,36 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
         .iter()
         .filter(|subject| !judge::any_covers(&stream.subjects, subject))
         .collect();
-    let events = sample.events;
+
     if uncovered.is_empty() {
-        let looked = match events {
+        let found = match sample.events {
             0 => "no event waits".to_owned(),
-            _ => format!(
-                "stream {} covers all {} in {events} events",
-                stream.name,
-                count(&sample.subjects, "subject")
-            ),
+            events => {
+                let subjects = count(&sample.subjects, "subject");
+                format!("stream {} covers all {subjects} in {events} events", stream.name)
+            }
         };
-        return Finding::ok(CHECK, outbox, looked);
+        return Finding::ok(CHECK, outbox, found);
     }
+
     let named: Vec<_> = uncovered.iter().take(NAMED).map(|subject| subject.as_str()).collect();
-    let more = uncovered.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = match uncovered.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     let found = format!(
-        "stream {} does not cover {}{more}, of which events wait",
+        "stream {} does not cover {}{more}, for which events wait",
         stream.name,
         named.join(", ")
     );
+
     let all: Vec<_> = stream.subjects.iter().chain(uncovered).map(String::as_str).collect();
     let remedy =
         format!("$ nats stream edit {} --subjects {}", shell(&stream.name), shell(&all.join(",")));
     Finding::fail(CHECK, outbox, found, remedy)
 }
 
-/// Whether the biggest event that waits is one the server takes.
+/// Whether NATS accepts the biggest waiting event.
 fn size(
     outbox: &str,
     sample: &Sample,
@@ -84,78 +101,52 @@ fn size(
     stream: Option<&StreamFound>,
 ) -> Finding {
     const CHECK: &str = "outbox.biggest_event";
-    let of_stream = stream
-        .and_then(|stream| usize::try_from(stream.max_message_size).ok().filter(|size| *size > 0));
-    let (limit, whose) = match of_stream {
-        Some(size) if size < max_payload => (size, "the stream's max_msg_size"),
-        _ => (max_payload, "the server's max_payload"),
+    // The stream with a limit of its own that is below the server's.
+    let limiting = stream.and_then(|stream| {
+        let size = usize::try_from(stream.max_message_size).ok()?;
+        (size > 0 && size < max_payload).then_some((stream, size))
+    });
+    let (limit, limit_text) = match limiting {
+        Some((_, size)) => (size, format!("the stream's max_msg_size is {size} bytes")),
+        None => (max_payload, format!("the server's max_payload is {max_payload} bytes")),
     };
-    let limit_said = format!("{whose} is {limit} bytes");
+
     let Some((id, bytes)) = &sample.biggest else {
-        let none = if sample.events == 0 {
-            "no event waits"
-        } else {
-            "the biggest event is malformed and won't be sent"
+        let found = match sample.events {
+            0 => "no event waits",
+            _ => "the biggest event is malformed and will not be published",
         };
-        return Finding::ok(CHECK, outbox, format!("{none}; {limit_said}"));
+        return Finding::ok(CHECK, outbox, format!("{found}; {limit_text}"));
     };
     let found =
-        format!("event {id} is the biggest of {} with {bytes} bytes; {limit_said}", sample.events);
+        format!("event {id} is the biggest of {} with {bytes} bytes; {limit_text}", sample.events);
     if bytes + HEADERS <= limit {
         return Finding::ok(CHECK, outbox, found);
     }
+
     let wanted = (bytes + HEADERS).next_power_of_two();
-    let remedy = match stream {
-        Some(stream) if whose.contains("max_msg_size") => {
+    let remedy = match limiting {
+        Some((stream, _)) => {
             format!("$ nats stream edit {} --max-msg-size {wanted}", shell(&stream.name))
         }
-        _ => format!("nats-server.conf: max_payload: {wanted}\n$ nats-server --signal reload"),
+        None => format!("nats-server.conf: max_payload: {wanted}\n$ nats-server --signal reload"),
     };
-    Finding::fail(CHECK, outbox, format!("{found}, so it is dead on arrival"), remedy)
-}
-
-/// How far a server's clock is ahead of this machine's, in milliseconds, and how long the answer
-/// took.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    ahead_ms: i64,
-    took: Duration,
-}
-
-impl Clock {
-    /// `asked` is when the question was sent; the server looked at its clock somewhere between then
-    /// and now.
-    fn new(server_ms: i64, asked: SystemTime) -> Self {
-        let took = asked.elapsed().unwrap_or_default();
-        let middle = (asked + took / 2).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { ahead_ms: server_ms - i64::try_from(middle.as_millis()).unwrap_or(i64::MAX), took }
-    }
+    Finding::fail(CHECK, outbox, format!("{found}, so the relay will mark it as dead"), remedy)
 }
 
 fn skew(check: &'static str, server: &str, clock: Clock) -> Finding {
-    let looked_at = "clocks";
+    const CLOCKS: &str = "clocks";
     let apart = Duration::from_millis(clock.ahead_ms.unsigned_abs());
     if apart <= MAX_SKEW + clock.took / 2 {
-        return Finding::ok(
-            check,
-            looked_at,
-            format!("{server}'s and this machine's agree within a second"),
-        );
+        let found = format!("the clocks of {server} and this machine agree within a second");
+        return Finding::ok(check, CLOCKS, found);
     }
-    let way = if clock.ahead_ms > 0 { "ahead of" } else { "behind" };
-    let found = format!("{server}'s clock is {:.1} s {way} this machine's", apart.as_secs_f64());
-    Finding::warn(
-        check,
-        looked_at,
-        found,
-        "$ timedatectl set-ntp true   # on the machine whose clock is wrong",
-    )
-}
 
-/// Waits for a remote answer, but not for ever.
-async fn within<T>(timeout: Duration, question: impl Future<Output = T>) -> Result<T, String> {
-    let shown = humantime::format_duration(timeout);
-    tokio::time::timeout(timeout, question).await.map_err(|_| format!("no answer within {shown}"))
+    let direction = if clock.ahead_ms > 0 { "ahead of" } else { "behind" };
+    let found =
+        format!("{server}'s clock is {:.1} s {direction} this machine's", apart.as_secs_f64());
+    let remedy = "$ timedatectl set-ntp true   # on the machine whose clock is wrong";
+    Finding::warn(check, CLOCKS, found, remedy)
 }
 
 /// `3 subjects`.
@@ -165,6 +156,8 @@ fn count<T>(things: &[T], noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::finding::Level;
 
@@ -176,11 +169,8 @@ mod tests {
         for (ahead, level) in
             [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)]
         {
-            assert_eq!(
-                skew("clock.nats", "nats-server", Clock::new(ms + ahead, now)).level,
-                level,
-                "{ahead}"
-            );
+            let clock = Clock::new(ms + ahead, now);
+            assert_eq!(skew("clock.nats", "nats-server", clock).level, level, "{ahead}");
         }
     }
 }

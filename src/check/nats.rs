@@ -1,43 +1,44 @@
 //! NATS: the server, JetStream, and the stream.
 
+use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::stream::Config as StreamFound;
+use async_nats::jetstream::context::{ContextBuilder, RequestError, RequestErrorKind};
+use async_nats::jetstream::stream::{Config as StreamFound, Info};
 use async_nats::{ConnectErrorKind, Event};
 use bson::DateTime;
 
-use super::{Clock, within};
+use super::ask::{Clock, within};
 use crate::config::Config;
-use crate::error::ErrorKind;
+use crate::driver_words::TlsFault;
+use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
 use crate::jetstream::judge::judge;
 use crate::jetstream::stream;
-use crate::tls::{self, Fault};
+use crate::tls;
 
 /// A cluster of older servers loses messages that it has acknowledged.
 const OLDEST: (u64, u64, u64) = (2, 10, 0);
-/// The versions of the two maintained lines that have the latest security fixes.
+/// The first version of each maintained line with the latest security fixes.
 const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
-/// What to do about an older one.
+/// The remedy for an older version.
 const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
 
-/// The client's words for a JetStream request that nobody takes.
-const NO_RESPONDERS: &str = "JetStream resource does not exist";
+const JETSTREAM: &str = "nats.jetstream";
 
-/// What NATS said.
+/// The findings of NATS, and what is compared with the outbox.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Checked {
     pub(super) findings: Vec<Finding>,
     pub(super) max_payload: Option<usize>,
     pub(super) stream: Option<StreamFound>,
     pub(super) clock: Option<Clock>,
 }
 
-pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
-    let mut seen = Seen::default();
+pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
+    let mut checked = Checked::default();
     let servers = config.nats.servers().unwrap_or_default();
     let named: Vec<_> =
         servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
@@ -45,141 +46,178 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Seen {
     let options = match config.nats.options().await {
         Ok(options) => options,
         Err(error) => {
-            seen.findings.push(Finding::fail(
+            let found = error.report().to_string();
+            checked.findings.push(Finding::fail(
                 "nats.auth",
                 &at,
-                error.to_string(),
+                found,
                 "NATS_CREDS: correct the file",
             ));
-            return seen;
+            return checked;
         }
     };
-    // What the server denies it tells the connection, not the one who asked.
-    let denied = Arc::new(Mutex::new(None));
-    let told = denied.clone();
-    let options = options.connection_timeout(timeout).event_callback(move |event| {
-        if let Event::ServerError(error) = event {
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-        }
-        std::future::ready(())
-    });
+
+    let denials = Denials::default();
+    let options = options.connection_timeout(timeout).event_callback(denials.callback());
     let began = Instant::now();
     let client = match within(timeout, options.connect(servers)).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => {
-            let refused =
-                [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
-            seen.findings.extend(no_entry(
-                &at,
-                refused.contains(&error.kind()),
-                &error.to_string(),
-            ));
-            return seen;
+            checked.findings = not_connected(&at, Some(error.kind()), &error.to_string());
+            return checked;
         }
-        Err(silent) => {
-            seen.findings.extend(no_entry(&at, false, &silent));
-            return seen;
+        Err(reason) => {
+            checked.findings = not_connected(&at, None, &reason);
+            return checked;
         }
     };
     let took = began.elapsed().as_secs_f64() * 1000.0;
-    seen.findings.push(Finding::ok("nats.reachable", &at, format!("connected in {took:.1} ms")));
+    let reachable = Finding::ok("nats.reachable", &at, format!("connected in {took:.1} ms"));
+
     let info = client.server_info();
-    seen.findings.push(match info.auth_required {
-        true => Finding::ok("nats.auth", &at, "the server took the credentials"),
-        false => {
-            let remedy = "nats-server.conf: authorization { user: outboxd, password: <bcrypt> }\n\
-                          $ nats server passwd   # makes the bcrypt";
-            Finding::warn(
-                "nats.auth",
-                &at,
-                "off: whoever reaches the server may publish anything",
-                remedy,
-            )
-        }
-    });
-    seen.findings.push(version(&at, &info.version));
-    seen.max_payload = Some(info.max_payload);
+    checked.findings = vec![reachable, auth(&at, info.auth_required), version(&at, &info.version)];
+    checked.max_payload = Some(info.max_payload);
+
     let context = ContextBuilder::new().timeout(timeout).build(client);
-    let why = || denied.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    jetstream(config, &context, &at, timeout, why, &mut seen).await;
-    seen
+    match stream_info(config, &context, &at, timeout, &denials).await {
+        Err(finding) => checked.findings.push(finding),
+        Ok(found) => {
+            checked.findings.push(Finding::ok(JETSTREAM, &at, "on"));
+            checked.findings.extend(stream(config, found.as_ref()));
+            if let Some(found) = found {
+                checked.stream = Some(found.config);
+                checked.clock = clock(&context, &config.stream.name, timeout).await;
+            }
+        }
+    }
+    checked
 }
 
-async fn jetstream(
+/// The last error that the server sent for the connection. A denied request gets no reply of its
+/// own.
+#[derive(Debug, Clone, Default)]
+struct Denials(Arc<Mutex<Option<String>>>);
+
+impl Denials {
+    fn callback(&self) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
+        let denials = self.clone();
+        move |event| {
+            if let Event::ServerError(error) = event {
+                let mut last = denials.0.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = Some(error.to_string());
+            }
+            ready(())
+        }
+    }
+
+    fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn not_connected(at: &str, kind: Option<ConnectErrorKind>, reason: &str) -> Vec<Finding> {
+    let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
+    if kind.is_some_and(|kind| refused.contains(&kind)) {
+        let remedy = "NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_NKEY or NATS_CREDS: correct the \
+                      credentials\n\
+                      nats-server.conf: authorization { user: <user>, password: <bcrypt> }";
+        let found = format!("the server refused the credentials: {reason}");
+        return vec![
+            Finding::ok("nats.reachable", at, "answered"),
+            Finding::fail("nats.auth", at, found, remedy),
+        ];
+    }
+
+    if let Some(fault) = TlsFault::of(reason) {
+        let found = tls::describe(reason);
+        return vec![Finding::fail("nats.tls", at, found, fault.nats_remedy())];
+    }
+
+    let remedy = "$ systemctl start nats-server   # on that host, or\nNATS_URL: correct the host";
+    vec![Finding::fail("nats.reachable", at, reason, remedy)]
+}
+
+fn auth(at: &str, required: bool) -> Finding {
+    const CHECK: &str = "nats.auth";
+    match required {
+        true => Finding::ok(CHECK, at, "the server accepted the credentials"),
+        false => {
+            let found = "off: anyone who reaches the server can publish anything";
+            let remedy = "nats-server.conf: authorization { user: outboxd, password: <bcrypt> }\n\
+                          $ nats server passwd   # makes the bcrypt";
+            Finding::warn(CHECK, at, found, remedy)
+        }
+    }
+}
+
+/// Asks for the stream; `None` when it doesn't exist.
+async fn stream_info(
     config: &Config,
     context: &Context,
     at: &str,
     timeout: Duration,
-    denied: impl Fn() -> Option<String>,
-    seen: &mut Seen,
-) {
-    const CHECK: &str = "nats.jetstream";
-    let name = &config.stream.name;
-    let stream = format!("stream {name}");
-    let off = || {
-        let remedy = "nats-server.conf: jetstream { store_dir: /var/lib/nats }\n\
-                      nats-server.conf: accounts { <account>: { jetstream: enabled } }   # if it has accounts";
-        Finding::fail(CHECK, at, "JetStream is off on this server or for this account", remedy)
-    };
-    let info = match within(timeout + timeout / 10, stream::info(context, name)).await {
-        Ok(Ok(info)) => info,
-        Ok(Err(error)) if error.kind() == ErrorKind::Stream => return seen.findings.push(off()),
-        Ok(Err(error)) if error.to_string().contains(NO_RESPONDERS) => {
-            return seen.findings.push(off());
+    denials: &Denials,
+) -> Result<Option<Info>, Finding> {
+    // Longer than the client's own timeout, which has a better reason.
+    let asked = within(timeout + timeout / 10, stream::info(context, &config.stream.name)).await;
+    let reason = match asked {
+        Ok(Ok(info)) => return Ok(info),
+        Ok(Err(error)) if jetstream_is_off(&error) => {
+            let remedy = "nats-server.conf: jetstream { store_dir: /var/lib/nats }\n\
+                          nats-server.conf: accounts { <account>: { jetstream: enabled } }   \
+                          # if it has accounts";
+            let found = "JetStream is off on this server or for this account";
+            return Err(Finding::fail(JETSTREAM, at, found, remedy));
         }
-        other => {
-            let said = match other {
-                Err(silent) => silent,
-                Ok(answer) => answer.err().map(|error| error.to_string()).unwrap_or_default(),
-            };
-            seen.findings.push(match denied() {
-                Some(denied) => {
-                    let remedy = "$ outboxd privileges --role relay   # the user, to paste into nats-server.conf";
-                    Finding::fail(CHECK, at, format!("the user may not ask for the stream: {denied}"), remedy)
-                }
-                None => Finding::fail(
-                    CHECK,
-                    at,
-                    format!("JetStream doesn't answer: {said}"),
-                    "$ nats server report jetstream",
-                ),
-            });
-            return;
+        Ok(Err(error)) => error.report().to_string(),
+        Err(reason) => reason,
+    };
+
+    Err(match denials.last() {
+        Some(denied) => {
+            let found = format!("the user has no permission to read the stream: {denied}");
+            let remedy = "$ outboxd privileges --role relay   # prints the user; paste it into \
+                          nats-server.conf";
+            Finding::fail(JETSTREAM, at, found, remedy)
         }
-    };
-    seen.findings.push(Finding::ok(CHECK, at, "on"));
-    let Some(info) = info else {
-        seen.findings.push(Finding::fail(
-            "stream.exists",
-            &stream,
-            "doesn't exist",
-            "$ outboxd migrate",
-        ));
-        return;
-    };
-    seen.findings.push(Finding::ok(
-        "stream.exists",
-        &stream,
-        format!("messages: {}", info.state.messages),
-    ));
-    let cluster = info.cluster.as_ref();
-    let clustered = cluster.is_some_and(|cluster| cluster.name.is_some());
-    if clustered && cluster.is_some_and(|cluster| cluster.leader.is_none()) {
-        let remedy = format!("$ nats stream cluster step-down {}", shell(name));
-        seen.findings.push(Finding::fail(
-            "stream.leader",
-            &stream,
-            "has no leader: it takes no messages",
-            remedy,
-        ));
-    }
-    seen.findings.extend(judge(&info.config, config));
-    seen.findings.push(replicas(&info.config, clustered));
-    seen.stream = Some(info.config);
-    seen.clock = clock(context, name, timeout).await;
+        None => {
+            let found = format!("JetStream did not answer: {reason}");
+            Finding::fail(JETSTREAM, at, found, "$ nats server report jetstream")
+        }
+    })
 }
 
-/// Servers since 2.10 say the time with a stream's state; the client doesn't keep it.
+/// A server without JetStream either refuses the request or has no responder for it.
+fn jetstream_is_off(error: &Error) -> bool {
+    let no_responders = error
+        .cause::<RequestError>()
+        .is_some_and(|cause| cause.kind() == RequestErrorKind::NoResponders);
+
+    error.kind() == ErrorKind::Stream || no_responders
+}
+
+fn stream(config: &Config, info: Option<&Info>) -> Vec<Finding> {
+    const EXISTS: &str = "stream.exists";
+    let at = format!("stream {}", config.stream.name);
+    let Some(info) = info else {
+        return vec![Finding::fail(EXISTS, &at, "doesn't exist", "$ outboxd migrate")];
+    };
+    let mut findings = vec![Finding::ok(EXISTS, &at, format!("messages: {}", info.state.messages))];
+
+    let cluster = info.cluster.as_ref().filter(|cluster| cluster.name.is_some());
+    if cluster.is_some_and(|cluster| cluster.leader.is_none()) {
+        let found = "has no leader, so it accepts no messages";
+        let remedy = format!("$ nats stream cluster step-down {}", shell(&config.stream.name));
+        findings.push(Finding::fail("stream.leader", &at, found, remedy));
+    }
+
+    findings.extend(judge(&info.config, config));
+    findings.push(replicas(&info.config, cluster.is_some()));
+    findings
+}
+
+/// The server's clock. Servers since 2.10 send their time with a stream's state; the client drops
+/// it.
 async fn clock(context: &Context, stream: &str, timeout: Duration) -> Option<Clock> {
     let asked = SystemTime::now();
     let info = within(
@@ -188,24 +226,8 @@ async fn clock(context: &Context, stream: &str, timeout: Duration) -> Option<Clo
     )
     .await;
     let at = DateTime::parse_rfc3339_str(info.ok()?.ok()?.get("ts")?.as_str()?).ok()?;
-    Some(Clock::new(at.timestamp_millis(), asked))
-}
 
-fn no_entry(at: &str, refused: bool, why: &str) -> Vec<Finding> {
-    if refused {
-        let remedy = "NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_NKEY or NATS_CREDS: what the server knows\n\
-                      nats-server.conf: authorization { user: <user>, password: <bcrypt> }";
-        let found = format!("the server refused the credentials: {why}");
-        return vec![
-            Finding::ok("nats.reachable", at, "answered"),
-            Finding::fail("nats.auth", at, found, remedy),
-        ];
-    }
-    if let Some(fault) = Fault::of(why) {
-        return vec![Finding::fail("nats.tls", at, tls::says(why), fault.nats())];
-    }
-    let remedy = "$ systemctl start nats-server   # on that host, or\nNATS_URL: correct the host";
-    vec![Finding::fail("nats.reachable", at, why, remedy)]
+    Some(Clock::new(at.timestamp_millis(), asked))
 }
 
 fn version(at: &str, version: &str) -> Finding {
@@ -237,7 +259,7 @@ fn parse(version: &str) -> (u64, u64, u64) {
     (part(), part(), part())
 }
 
-/// Judges the number of copies. A single copy is enough only without a cluster.
+/// Whether the stream has enough copies. One copy is enough only without a cluster.
 fn replicas(found: &StreamFound, clustered: bool) -> Finding {
     const CHECK: &str = "stream.replicas";
     let at = format!("stream {}", found.name);
@@ -257,7 +279,7 @@ mod tests {
     use crate::finding::Level;
 
     #[test]
-    fn versions_are_judged_by_their_line() {
+    fn a_version_is_compared_with_the_fixes_of_its_line() {
         for (found, level) in [
             ("2.9.25", Level::Fail),
             ("2.10.26", Level::Warn),

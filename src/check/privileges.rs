@@ -1,4 +1,4 @@
-//! What the relay's user may do in MongoDB: all it needs, and not much more.
+//! The privileges of the relay's user in MongoDB: all that the relay needs, and not much more.
 
 use bson::{Bson, Document};
 
@@ -20,102 +20,139 @@ const TOO_MUCH: [&str; 10] = [
     "hostManager",
 ];
 
-/// Judges the answer to `connectionStatus`. `denied` says whether a read of the outbox was. False
-/// when there is nothing more to ask.
+/// Checks the answer to `connectionStatus`. `denied` is whether a read of the outbox was denied.
+/// After the finding that is the error, no further question makes sense.
 pub(super) fn look(
     config: &Config,
     at: &str,
     status: &Document,
     denied: bool,
-) -> (Vec<Finding>, bool) {
+) -> Result<Vec<Finding>, Finding> {
     const AUTH: &str = "mongodb.auth";
-    const ROLE: &str = "mongodb.privileges";
-    let info = status.get_document("authInfo").ok();
-    let array = |name: &str| {
-        info.and_then(|info| info.get_array(name).ok()).map(Vec::as_slice).unwrap_or_default()
-    };
-    let Some(user) = array("authenticatedUsers").first().and_then(Bson::as_document) else {
+    const NO_USER: &str = "mongod requires a user, and MONGODB_URI names none";
+    const OFF: &str = "off: anyone who reaches mongod can read and write everything";
+
+    let Some(user) = User::read(status) else {
         if denied {
             let remedy =
                 "MONGODB_URI: mongodb://<user>:<password>@<host>/<database>?authSource=admin";
-            return (
-                vec![Finding::fail(
-                    AUTH,
-                    at,
-                    "mongod wants a user, and MONGODB_URI has none",
-                    remedy,
-                )],
-                false,
-            );
+            return Err(Finding::fail(AUTH, at, NO_USER, remedy));
         }
-        let found = "off: whoever reaches mongod may write, and read, everything";
         let remedy = "mongod.conf: security: { authorization: enabled, keyFile: /etc/mongod.key }";
-        return (vec![Finding::warn(AUTH, at, found, remedy)], true);
+        return Ok(vec![Finding::warn(AUTH, at, OFF, remedy)]);
     };
-    let text =
-        |document: &Document, name: &str| document.get_str(name).unwrap_or_default().to_owned();
-    let (name, home) = (text(user, "user"), text(user, "db"));
-    let mut findings = vec![Finding::ok(AUTH, at, format!("as {name}, known in {home}"))];
-    let database = &config.mongodb.database;
-    let outbox = &config.mongodb.collection;
-    let granted: Vec<_> =
-        array("authenticatedUserPrivileges").iter().filter_map(Bson::as_document).collect();
-    let may = |collection: &str, action: &str| {
-        granted
-            .iter()
+
+    let found = format!("as {}, defined in database {}", user.name, user.home);
+    Ok(vec![Finding::ok(AUTH, at, found), rights(config, at, &user)])
+}
+
+/// The authenticated user, with what it may do.
+struct User<'a> {
+    name: &'a str,
+    /// The database that defines the user.
+    home: &'a str,
+    roles: Vec<&'a str>,
+    privileges: Vec<&'a Document>,
+}
+
+impl<'a> User<'a> {
+    fn read(status: &'a Document) -> Option<Self> {
+        let info = status.get_document("authInfo").ok()?;
+        let documents = |name: &str| {
+            let array = info.get_array(name).map(Vec::as_slice).unwrap_or_default();
+            array.iter().filter_map(Bson::as_document)
+        };
+        let text = |document: &'a Document, name| document.get_str(name).unwrap_or_default();
+        let user = documents("authenticatedUsers").next()?;
+
+        Some(Self {
+            name: text(user, "user"),
+            home: text(user, "db"),
+            roles: documents("authenticatedUserRoles").map(|role| text(role, "role")).collect(),
+            privileges: documents("authenticatedUserPrivileges").collect(),
+        })
+    }
+
+    fn may(&self, database: &str, collection: &str, action: &str) -> bool {
+        let mut privileges = self.privileges.iter();
+        privileges
             .any(|privilege| applies(privilege, database, collection) && allows(privilege, action))
-    };
+    }
+}
+
+/// Compares the user's rights with the relay's role.
+fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
+    const CHECK: &str = "mongodb.privileges";
+    let (database, outbox) = (&config.mongodb.database, &config.mongodb.collection);
+
     let mut missing = Vec::new();
     for (collection, actions) in Role::Relay.actions(outbox) {
-        let lacking: Vec<_> =
-            actions.iter().filter(|action| !may(collection, action)).copied().collect();
+        let lacking: Vec<_> = actions
+            .iter()
+            .filter(|action| !user.may(database, collection, action))
+            .copied()
+            .collect();
         if !lacking.is_empty() {
             missing.push(format!("{} on {database}.{collection}", lacking.join(", ")));
         }
     }
-    let roles = array("authenticatedUserRoles").iter().filter_map(Bson::as_document);
-    let grand: Vec<_> = roles
-        .map(|role| text(role, "role"))
-        .filter(|role| TOO_MUCH.contains(&role.as_str()))
-        .collect();
-    const MAKE_ROLE: &str =
-        "$ outboxd privileges --role relay   # the role, to paste into mongosh\nmongosh> ";
-    let json = |text: &str| serde_json::Value::from(text).to_string();
-    let role = Role::Relay.mongodb(config).role;
-    let grant = || {
-        let role = format!("{{role: {}, db: {}}}", json(&role), json(database));
-        format!(
-            "{MAKE_ROLE}db.getSiblingDB({}).grantRolesToUser({}, [{role}])",
-            json(&home),
-            json(&name)
-        )
-    };
-    // Never by taking rights from a user who may be an administrator's or the service's.
-    let separate = || {
-        let user = format!("{{user: {0}, pwd: passwordPrompt(), roles: [{0}]}}", json(&role));
-        format!(
-            "{MAKE_ROLE}db.getSiblingDB({}).createUser({user})   # and put that user into MONGODB_URI",
-            json(database)
-        )
-    };
+    if !missing.is_empty() {
+        let found = format!("{} lacks {}", user.name, missing.join("; "));
+        return Finding::fail(CHECK, at, found, grant(config, user));
+    }
+
     let mut too_much = Vec::new();
-    if !grand.is_empty() {
-        too_much.push(format!("has the role {}", grand.join(", ")));
+    let powerful: Vec<_> =
+        user.roles.iter().filter(|role| TOO_MUCH.contains(role)).copied().collect();
+    if !powerful.is_empty() {
+        too_much.push(format!("has the role {}", powerful.join(", ")));
     }
-    if may(outbox, "insert") {
-        too_much.push(format!("may insert into {database}.{outbox}, which only writers do"));
+    if user.may(database, outbox, "insert") {
+        too_much.push(format!("may insert into {database}.{outbox}, which only writers need"));
     }
-    findings.push(if !missing.is_empty() {
-        Finding::fail(ROLE, at, format!("{name} lacks {}", missing.join("; ")), grant())
-    } else if !too_much.is_empty() {
-        Finding::warn(ROLE, at, format!("{name} {}", too_much.join(" and ")), separate())
-    } else {
-        Finding::ok(ROLE, at, format!("{name} may do what the relay does, and not write events"))
-    });
-    (findings, true)
+    match too_much.is_empty() {
+        true => {
+            let found = format!("{} has the relay's privileges and can't insert events", user.name);
+            Finding::ok(CHECK, at, found)
+        }
+        false => {
+            let found = format!("{} {}", user.name, too_much.join(" and "));
+            Finding::warn(CHECK, at, found, separate_user(config))
+        }
+    }
 }
 
-/// Whether a privilege is about this collection. An empty name stands for all that aren't the
+const MAKE_ROLE: &str =
+    "$ outboxd privileges --role relay   # prints the role; paste it into mongosh\nmongosh> ";
+
+fn grant(config: &Config, user: &User<'_>) -> String {
+    let (role, database) = (Role::Relay.mongodb(config).role, &config.mongodb.database);
+    let role = format!("{{role: {}, db: {}}}", json(&role), json(database));
+
+    format!(
+        "{MAKE_ROLE}db.getSiblingDB({}).grantRolesToUser({}, [{role}])",
+        json(user.home),
+        json(user.name)
+    )
+}
+
+/// The remedy for too many rights. It takes none away: the user may be an administrator's or the
+/// service's.
+fn separate_user(config: &Config) -> String {
+    let (role, database) = (Role::Relay.mongodb(config).role, &config.mongodb.database);
+    let user = format!("{{user: {0}, pwd: passwordPrompt(), roles: [{0}]}}", json(&role));
+
+    format!(
+        "{MAKE_ROLE}db.getSiblingDB({}).createUser({user})   # then name this user in MONGODB_URI",
+        json(database)
+    )
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Whether a privilege includes this collection. An empty name includes all that aren't the
 /// system's.
 fn applies(privilege: &Document, database: &str, collection: &str) -> bool {
     let Ok(resource) = privilege.get_document("resource") else { return false };
@@ -140,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_privilege_applies_to_what_its_resource_names() {
+    fn a_privilege_applies_to_the_collections_that_its_resource_names() {
         let outbox = |resource: Document| applies(&doc! { "resource": resource }, "shop", "outbox");
         assert!(outbox(doc! { "db": "shop", "collection": "outbox" }));
         assert!(outbox(doc! { "db": "shop", "collection": "" }));

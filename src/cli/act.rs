@@ -13,6 +13,7 @@ use super::output::{events, print};
 use super::selection::Filter;
 use crate::config::{Config, Sources};
 use crate::document::state::State;
+use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Act, AuditEntry};
 use crate::mongodb::inspect::Inspect;
@@ -158,7 +159,7 @@ async fn is_wanted(
         let window = config.stream.duplicate_window;
         let twice = act.may_come_twice(selection, window).await.during("reading the outbox")?;
         if twice > 0 {
-            let window = humantime::format_duration(window);
+            let window = duration::for_people(window);
             print(&format!(
                 "WARNING: {twice} of them got no answer at their last try, longer ago than the stream's duplicate window \
                  ({window}): they may be in the stream already and would be stored twice\n"

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind as IoErrorKind, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `--output`
@@ -139,22 +141,12 @@ pub(super) fn events(count: u64) -> String {
 
 /// The two largest units: `3h 20m`.
 pub(super) fn age(seconds: u64) -> String {
-    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
-    let Some(largest) = units.iter().position(|(size, _)| seconds >= *size) else {
-        return "0s".to_owned();
-    };
-    let mut left = seconds;
-    let shown = units[largest..].iter().take(2).filter_map(|(size, unit)| {
-        let count = left / size;
-        left %= size;
-        (count > 0).then(|| format!("{count}{unit}"))
-    });
-    shown.collect::<Vec<_>>().join(" ")
+    for_people(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{age, wrap};
+    use super::wrap;
 
     #[test]
     fn a_command_is_never_broken() {
@@ -163,14 +155,5 @@ mod tests {
             "say\n  `a b c d`\n  now or\n  never"
         );
         assert_eq!(wrap("an open ` one", 6, 0), "an\nopen\n` one");
-    }
-
-    #[test]
-    fn an_age_has_its_two_largest_units() {
-        for (seconds, said) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (3725, "1h 2m"), (86_400, "1d"), (90_061, "1d 1h")]
-        {
-            assert_eq!(age(seconds), said);
-        }
     }
 }

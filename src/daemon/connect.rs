@@ -153,7 +153,7 @@ where
         match attempted {
             Ok(reached) => return Ok(Some(reached)),
             Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
-                warn!(%error, "trying again");
+                warn!(error = %error.report(), "trying again");
             }
             Err(error) => return Err(error),
         }

@@ -49,7 +49,7 @@ pub(super) async fn rotated(
             }
             Some((Err(error), rotated)) if rotated != rejected => {
                 let files = shown(&rotated);
-                warn!(%error, files, "secrets changed, but cannot be used: keeping the old ones");
+                warn!(error = %error.report(), files, "secrets changed, but cannot be used: keeping the old ones");
                 rejected = rotated;
             }
             Some((Err(_), _)) => {}

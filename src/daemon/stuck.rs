@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::error::mongodb_says;
+use crate::duration::for_people;
+use crate::error::mongodb_reason;
 use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
 use crate::mongodb::lease::LeaseDocument;
 use crate::telemetry::alerts::{Alert, Alerts, StuckEvent};
@@ -43,7 +44,7 @@ impl Stuck {
             }
 
             if let Err(error) = self.look().await {
-                warn!(error = mongodb_says(&error), "cannot look for stuck events");
+                warn!(error = mongodb_reason(&error), "cannot look for stuck events");
             }
         }
     }
@@ -74,7 +75,7 @@ impl Stuck {
             self.store.describe(oldest).await?;
         let age_seconds = oldest.age_seconds;
 
-        let age = humantime::format_duration(Duration::from_secs(age_seconds)).to_string();
+        let age = for_people(Duration::from_secs(age_seconds));
         error!(id, age, events, last_failure, "events are stuck");
 
         let oldest = StuckEvent { id, subject, key, attempts, error: last_failure };

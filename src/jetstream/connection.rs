@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::acks::Acks;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
+use crate::driver_words::denied_subject;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
 use crate::telemetry::metrics::{Level, Metrics};
@@ -43,8 +44,6 @@ const STATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Most denied subjects that are remembered. A service publishes to a handful. When there are more,
 /// all are forgotten and learned again.
 const MAX_DENIED: usize = 1024;
-/// The text before the subject in the server's error.
-const DENIED: &str = "permissions violation for publish to \"";
 
 /// A NATS connection that is kept up by replacing its client when that has ended.
 #[derive(Debug, Clone)]
@@ -84,12 +83,6 @@ impl Denied {
         }
         denied.insert(subject.into(), Instant::now());
     }
-}
-
-/// The subject in `Permissions Violation for Publish to "subject"`.
-fn denied_subject(error: &str) -> Option<&str> {
-    let start = error.to_ascii_lowercase().find(DENIED)? + DENIED.len();
-    error.get(start..)?.split('"').next()
 }
 
 impl Nats {
@@ -167,7 +160,7 @@ async fn start_client(
         .collect::<Vec<_>>()
         .join(", ");
     let unreachable = |why: String| {
-        let why = tls::says(&why);
+        let why = tls::describe(&why);
         Error::new(ErrorKind::Nats, format!("NATS at {addresses} can't be reached: {why}"))
     };
 
@@ -260,8 +253,8 @@ async fn reconnect(
 
         match start_client(nats, signals).await {
             Ok(started) => return Some(started),
-            Err(error) if attempt == 1 => warn!(%error, "still no connection"),
-            Err(error) => debug!(%error, attempt, "still no connection"),
+            Err(error) if attempt == 1 => warn!(error = %error.report(), "still no connection"),
+            Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
         }
         attempt += 1;
     }

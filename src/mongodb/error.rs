@@ -3,7 +3,7 @@
 use mongodb::error::ErrorKind;
 
 use super::code;
-use crate::error::mongodb_says;
+use crate::error::mongodb_reason;
 use crate::relay::ports::{StoreError, StoreErrorKind};
 
 impl From<mongodb::error::Error> for StoreError {
@@ -17,6 +17,6 @@ impl From<mongodb::error::Error> for StoreError {
             ErrorKind::Custom(_) => StoreErrorKind::Unexpected,
             _ => StoreErrorKind::Connection,
         };
-        Self::new(kind, mongodb_says(&error))
+        Self::new(kind, mongodb_reason(&error))
     }
 }

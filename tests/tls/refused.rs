@@ -89,7 +89,7 @@ async fn a_nats_server_without_a_good_reason_to_trust_it_is_not_spoken_to() {
     assert_eq!(code, Some(0), "{said}");
     scene.commit([scene.event("a", 0)]).await;
     let tls = |nats: &NatsServer| nats.url.replace("nats://", "tls://");
-    let untrusted = ("nats.tls", "signed by nobody who is trusted here", "NATS_CA");
+    let untrusted = ("nats.tls", "not signed by a trusted CA", "NATS_CA");
     let plaintext = ("nats.tls", "does not speak TLS", "tls { cert_file");
     let cases = [
         (
@@ -112,7 +112,7 @@ async fn a_nats_server_without_a_good_reason_to_trust_it_is_not_spoken_to() {
             "no certificate",
             tls(&demanding),
             ca.as_str(),
-            ("nats.tls", "wants a client certificate", "NATS_CERT, NATS_KEY"),
+            ("nats.tls", "requires a client certificate", "NATS_CERT, NATS_KEY"),
         ),
         ("plaintext", tls(&plain), ca.as_str(), plaintext),
         ("plaintext, by the CA", plain.url.clone(), ca.as_str(), plaintext),
@@ -207,20 +207,24 @@ async fn a_mongod_without_a_good_reason_to_trust_it_is_not_spoken_to() {
         (
             "another CA",
             at_host(&good.address, &tls(&other_ca)),
-            ("nobody who is trusted here", "tlsCAFile="),
+            ("not signed by a trusted CA", "tlsCAFile="),
         ),
         (
             "public CAs",
             at_host(&good.address, "&tls=true"),
-            ("nobody who is trusted here", "tlsCAFile="),
+            ("not signed by a trusted CA", "tlsCAFile="),
         ),
         (
             "no certificate",
             at_host(&demanding.address, &tls(&ca)),
-            ("wants", "tlsCertificateKeyFile="),
+            ("requires", "tlsCertificateKeyFile="),
         ),
         ("plaintext", at_host(plain, &tls(&ca)), ("does not speak TLS", "mode: requireTLS")),
-        ("nothing said of TLS", at_host(&good.address, ""), ("wants TLS", "tls=true&tlsCAFile=")),
+        (
+            "nothing said of TLS",
+            at_host(&good.address, ""),
+            ("requires TLS", "tls=true&tlsCAFile="),
+        ),
     ];
     let cases = cases.map(|(what, uri, (found, remedy))| {
         let settings = vec![("MONGODB_URI", uri)];

@@ -132,7 +132,7 @@ async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), Str
     });
     match timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(answer))) => Ok(answer),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Ok(Err(error))) => Err(error.report().to_string()),
         Ok(Err(_)) | Err(_) => Err("MongoDB does not answer".to_owned()),
     }
 }
