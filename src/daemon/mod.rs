@@ -106,8 +106,8 @@ impl Relay {
     /// [`ErrorKind::Config`] when the retrier's schedule can't be started; [`ErrorKind::Internal`]
     /// when a stage ended that never should, after what could be drained was.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
-        let ended = self.parts.relay(&self.lease, &tick, &stop).await;
+        let (mut scheduler, wake) = retry::schedule(&self.parts.config.retry).await?;
+        let ended = self.parts.relay(&self.lease, &wake, &stop).await;
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }

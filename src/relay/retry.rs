@@ -6,19 +6,20 @@
 //! key holds. One task, one read at a time: a tick that outlasts its interval doesn't overlap
 //! itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
 use outboxd_client::Key;
 
 use super::clock;
-use super::dispatch::lane::{Behind, Pending};
-use super::dispatch::twins::Origin;
+use super::dispatch::known::Origin;
+use super::dispatch::pending::Pending;
+use super::dispatch::read::{Behind, Read};
 use super::ports::{EventStore, Page, Room};
+use super::wake::{Reason, Wake};
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
 use crate::document::record::Custody;
@@ -36,22 +37,22 @@ const STRAY_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// Due events.
-    Due(Room),
+    Due(Read, Room),
     /// Events that an operator wants removed.
-    Discards(Room),
-    /// Events that should have been published long ago.
-    Stray(Room),
+    Discards(Read, Room),
+    /// Locked events that should have been published long ago.
+    PassedOver(Read, Room),
     /// What is unlocked of this key.
-    Lane(Key, Room),
+    Key(Key, Read, Room),
 }
 
 /// The result of an [`Ask`].
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Due(Page),
-    Discards(Page),
-    Stray(Page),
-    Lane(Key, Vec<Pending>, Behind),
+    Due(Read, Page),
+    Discards(Read, Page),
+    PassedOver(Read, Page),
+    Key(Key, Read, Vec<Pending>, Behind),
 }
 
 /// Reads until `asks` closes.
@@ -62,16 +63,18 @@ pub(crate) async fn run(
 ) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(room) => {
-                Answer::Due(store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
+            Ask::Due(read, room) => Answer::Due(
+                read,
+                store.due(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
                         %error,
                         "could not look for due events; the next tick does"
                     );
                     Page::default()
-                }))
-            }
-            Ask::Discards(room) => Answer::Discards(
+                }),
+            ),
+            Ask::Discards(read, room) => Answer::Discards(
+                read,
                 store.discards(room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
                         %error,
@@ -80,7 +83,8 @@ pub(crate) async fn run(
                     Page { more: true, ..Page::default() }
                 }),
             ),
-            Ask::Stray(room) => Answer::Stray(
+            Ask::PassedOver(read, room) => Answer::PassedOver(
+                read,
                 store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await.unwrap_or_else(|error| {
                     warn!(
                         %error,
@@ -89,7 +93,10 @@ pub(crate) async fn run(
                     Page::default()
                 }),
             ),
-            Ask::Lane(key, room) => lane(&store, key, room).await,
+            Ask::Key(key, read, room) => {
+                let (events, behind) = of_key(&store, &key, room).await;
+                Answer::Key(key, read, events, behind)
+            }
         };
         if answers.send(answer).is_err() {
             return;
@@ -97,16 +104,16 @@ pub(crate) async fn run(
     }
 }
 
-async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
+async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>, Behind) {
     let mut events = Vec::new();
-    let page = match store.unlocked(&key, room).await {
+    let page = match store.unlocked(key, room).await {
         Ok(page) => page,
         Err(error) => {
             warn!(
                 %error,
                 "could not read the parked events of a key; the next tick does"
             );
-            return Answer::Lane(key, events, Behind::Held);
+            return (events, Behind::Held);
         }
     };
     if !page.events.is_empty() {
@@ -123,28 +130,28 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
                     committed_ms: None,
                 });
             }
-            Ok(_) | Err(_) => return Answer::Lane(key, events, Behind::Held),
+            Ok(_) | Err(_) => return (events, Behind::Held),
         }
     }
-    Answer::Lane(key, events, if page.more { Behind::More } else { Behind::Nothing })
+    (events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
-/// Starts the cron schedule; each tick wakes whoever waits on the returned handle, and a tick
-/// nobody waits for is kept once.
+/// Starts the cron schedule, which wakes through the returned handle.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the expression is refused.
-pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<Notify>)> {
+pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Wake)> {
     let refused = |error| {
         Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
     };
-    let tick = Arc::new(Notify::new());
-    let wake = tick.clone();
-    let job = Job::new(retry.cron.as_str(), move |_, _| wake.notify_one()).map_err(refused)?;
+    let wake = Wake::default();
+    let scheduled = wake.clone();
+    let job = Job::new(retry.cron.as_str(), move |_, _| scheduled.because(Reason::Schedule))
+        .map_err(refused)?;
     let scheduler = JobScheduler::new().await.map_err(refused)?;
     scheduler.add(job).await.map_err(refused)?;
     scheduler.start().await.map_err(refused)?;
-    Ok((scheduler, tick))
+    Ok((scheduler, wake))
 }
 
 /// How long a failed event waits: exponential in its counted attempts, capped, with jitter so that

@@ -41,21 +41,20 @@ impl<'a> Failed<'a> {
     }
 }
 
-/// Decides.
+/// Decides what becomes of failed events, and reports it: in the log, and as alerts.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct Verdicts {
     retry: RetryConfig,
-    /// Who says so.
+    /// The name of this relay, as it stands in each mark.
     relay: String,
     alerts: Alerts,
-    /// What the log hasn't been told yet: one entry per code and state, however many events fail
-    /// alike.
-    untold: Vec<Untold>,
+    /// What isn't logged yet: one entry per code and state, however many events fail alike.
+    unlogged: Vec<FailedAlike>,
 }
 
-/// Failures that are alike.
+/// Events that failed alike.
 #[derive(Debug)]
-struct Untold {
+struct FailedAlike {
     events: u64,
     /// The first of them.
     id: String,
@@ -66,19 +65,20 @@ struct Untold {
     dead: bool,
 }
 
-impl Judge {
+impl Verdicts {
     pub(super) fn new(retry: &RetryConfig, relay: &str, alerts: &Alerts) -> Self {
         Self {
             retry: retry.clone(),
             relay: relay.to_owned(),
             alerts: alerts.clone(),
-            untold: Vec::new(),
+            unlogged: Vec::new(),
         }
     }
 
     /// Logs what failed since the last time.
-    pub(super) fn tell(&mut self) {
-        for Untold { events, id, class, code, error, remedy, dead } in self.untold.drain(..) {
+    pub(super) fn log(&mut self) {
+        for FailedAlike { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..)
+        {
             match dead {
                 true => error!(events, id, class, code, error, remedy, "event is dead"),
                 false => warn!(events, id, class, code, error, remedy, "event failed"),
@@ -86,17 +86,17 @@ impl Judge {
         }
     }
 
-    fn keep_untold(&mut self, id: &str, rejection: &Rejection, dead: bool) {
+    fn keep_for_log(&mut self, id: &str, rejection: &Rejection, dead: bool) {
         match self
-            .untold
+            .unlogged
             .iter_mut()
-            .find(|untold| untold.code == rejection.code && untold.dead == dead)
+            .find(|failed| failed.code == rejection.code && failed.dead == dead)
         {
-            Some(untold) => untold.events += 1,
+            Some(failed) => failed.events += 1,
             None => {
                 let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
                 let Rejection { code, error, .. } = rejection.clone();
-                self.untold.push(Untold {
+                self.unlogged.push(FailedAlike {
                     events: 1,
                     id: id.to_owned(),
                     class,
@@ -138,7 +138,7 @@ impl Judge {
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
         let id = shown_id(&failed.id);
-        self.keep_untold(&id, &rejection, next == Next::Dead);
+        self.keep_for_log(&id, &rejection, next == Next::Dead);
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();

@@ -39,7 +39,7 @@ pub(crate) struct Events {
     pub(crate) publish: Histogram,
 }
 
-/// What the pump holds.
+/// What a leadership holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
     pub(crate) in_flight: Gauge,

@@ -1,11 +1,11 @@
 //! Whether the broker answers: while it doesn't, hardly anything new is sent, and what failed
 //! rests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::relay::wake::{Reason, Wake};
 use crate::telemetry::metrics;
 
 /// Whether the broker answers, as seen by those in flight. While it doesn't, hardly anything new is
@@ -13,9 +13,9 @@ use crate::telemetry::metrics;
 #[derive(Debug)]
 pub(crate) struct Breaker {
     troubled: AtomicBool,
-    /// Woken when the broker answers again: what failed meanwhile goes first, without waiting for
-    /// the next tick.
-    recovered: Arc<Notify>,
+    /// When the broker answers again, what failed meanwhile goes first, without waiting for the
+    /// schedule.
+    wake: Wake,
     /// Woken when one more may be in flight.
     pub(crate) probe: Notify,
     /// Events in flight whose last try had no definite answer.
@@ -23,10 +23,10 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    pub(crate) fn new(recovered: Arc<Notify>) -> Self {
+    pub(crate) fn new(wake: Wake) -> Self {
         Self {
             troubled: AtomicBool::new(false),
-            recovered,
+            wake,
             probe: Notify::new(),
             trying_again: AtomicUsize::new(0),
         }
@@ -58,7 +58,7 @@ impl Breaker {
         // other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
             metrics::breaker(false);
-            self.recovered.notify_one();
+            self.wake.because(Reason::Recovered);
         }
     }
 }

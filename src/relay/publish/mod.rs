@@ -25,7 +25,7 @@ use self::breaker::{Breaker, TryingAgain};
 use self::outcome::{Acked, Outcome, Rewound};
 use self::span::Publishing;
 use super::clock;
-use super::dispatch::lane::Dispatched;
+use super::dispatch::pending::Dispatched;
 use super::lease::Term;
 use super::ports::{Ack, EventBus, Message};
 use crate::crash::{self, Point};
@@ -80,21 +80,20 @@ impl<B: EventBus> Publisher<B> {
         mut dispatched: Dispatched,
     ) -> (Dispatched, Outcome) {
         crash::here(Point::Claimed);
-        let payload = Bytes::from(std::mem::take(&mut dispatched.record.payload));
-        let record = &mut dispatched.record;
+        let Dispatched { record, payload, .. } = &mut dispatched;
         // Boxed, so that a publish without a span isn't the larger for it.
         let span = self
             .tracer
             .as_ref()
             .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
-        let outcome = self.to_the_end(&dispatched.record, payload).await;
+        let outcome = self.to_the_end(record, payload).await;
         if let Some(span) = span {
             span.end(&outcome);
         }
         (dispatched, outcome)
     }
 
-    async fn to_the_end(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
+    async fn to_the_end(&self, record: &OutboxRecord, payload: &Bytes) -> Outcome {
         let began = Instant::now();
         let id = message_id(&self.id_prefix, &record.id);
         let mut wait = FIRST_WAIT;
