@@ -116,9 +116,9 @@ impl Relay {
     /// [`ErrorKind::Config`] when the retrier's schedule cannot start; [`ErrorKind::Internal`] when
     /// a stage ended before its time, after everything that could drain did.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (mut scheduler, tick) = retry::schedule(&self.parts.config.retry).await?;
+        let (mut scheduler, wake) = retry::schedule(&self.parts.config.retry).await?;
 
-        let ended = self.parts.relay(&self.lease, &tick, &stop).await;
+        let ended = self.parts.relay(&self.lease, &wake, &stop).await;
 
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");

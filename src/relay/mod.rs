@@ -20,6 +20,7 @@
 //! - [`publish`]: one event becomes one message
 //! - [`verdict`]: what becomes of an event that failed
 //! - [`settle`]: deletes, marks and parks
+//! - [`wake`]: why the retrier looks
 //! - [`leadership`]: the loop that joins them, one for each term of the lease
 
 pub(crate) mod clock;
@@ -34,3 +35,4 @@ pub(crate) mod settle;
 #[cfg(test)]
 mod simulation;
 mod verdict;
+pub(crate) mod wake;

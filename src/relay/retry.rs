@@ -8,19 +8,20 @@
 //! It only reads. Its events pass the same dispatch as live ones, so the order of a key holds. One
 //! task makes one read at a time, so a tick that outlasts its interval doesn't overlap the next.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
 use outboxd_client::Key;
 
 use super::clock;
-use super::dispatch::lane::{Behind, Pending};
-use super::dispatch::twins::Origin;
+use super::dispatch::known::Origin;
+use super::dispatch::pending::Pending;
+use super::dispatch::read::{Behind, Read};
 use super::ports::{EventStore, Page, Parsed, Room, StoreResult};
+use super::wake::{Reason, Wake};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
@@ -39,22 +40,22 @@ const STRAY_AGE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// Due events.
-    Due(Room),
+    Due(Read, Room),
     /// Events that an operator wants removed.
-    Discards(Room),
-    /// Events that should have been published long ago.
-    Stray(Room),
+    Discards(Read, Room),
+    /// Locked events that should have been published long ago.
+    PassedOver(Read, Room),
     /// The unlocked events of this key.
-    Lane(Key, Room),
+    Key(Key, Read, Room),
 }
 
 /// The result of an [`Ask`].
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Due(Page),
-    Discards(Page),
-    Stray(Page),
-    Lane(Key, Vec<Pending>, Behind),
+    Due(Read, Page),
+    Discards(Read, Page),
+    PassedOver(Read, Page),
+    Key(Key, Read, Vec<Pending>, Behind),
 }
 
 /// Reads until `asks` closes.
@@ -65,21 +66,24 @@ pub(crate) async fn run(
 ) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(room) => {
+            Ask::Due(read, room) => {
                 let due = or_warn(store.due(room.at_most(MAX_TICK)).await, "due events");
-                Answer::Due(due.unwrap_or_default())
+                Answer::Due(read, due.unwrap_or_default())
             }
-            Ask::Discards(room) => {
+            Ask::Discards(read, room) => {
                 let discards = store.discards(room.at_most(MAX_TICK)).await;
                 let discards = or_warn(discards, "events to discard");
-                Answer::Discards(discards.unwrap_or(Page { more: true, ..Page::default() }))
+                Answer::Discards(read, discards.unwrap_or(Page { more: true, ..Page::default() }))
             }
-            Ask::Stray(room) => {
+            Ask::PassedOver(read, room) => {
                 let stray = store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await;
                 let stray = or_warn(stray, "events that were passed over");
-                Answer::Stray(stray.unwrap_or_default())
+                Answer::PassedOver(read, stray.unwrap_or_default())
             }
-            Ask::Lane(key, room) => lane(&store, key, room).await,
+            Ask::Key(key, read, room) => {
+                let (events, behind) = of_key(&store, &key, room).await;
+                Answer::Key(key, read, events, behind)
+            }
         };
 
         if answers.send(answer).is_err() {
@@ -95,10 +99,10 @@ fn or_warn(page: StoreResult<Page>, what: &str) -> Option<Page> {
 
 /// Reads what waits of a key. Stops at the first event that holds the others: one that isn't due or
 /// can't be parsed.
-async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
+async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>, Behind) {
     let mut events = Vec::new();
-    let Some(page) = or_warn(store.unlocked(&key, room).await, "the parked events of a key") else {
-        return Answer::Lane(key, events, Behind::Held);
+    let Some(page) = or_warn(store.unlocked(key, room).await, "the parked events of a key") else {
+        return (events, Behind::Held);
     };
     if !page.events.is_empty() {
         crash::here(Point::Unparking);
@@ -112,10 +116,10 @@ async fn lane(store: &impl EventStore, key: Key, room: Room) -> Answer {
                 origin: Origin::Retry,
                 committed_ms: None,
             }),
-            None => return Answer::Lane(key, events, Behind::Held),
+            None => return (events, Behind::Held),
         }
     }
-    Answer::Lane(key, events, if page.more { Behind::More } else { Behind::Nothing })
+    (events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
 /// The event, if it is unlocked and due.
@@ -123,24 +127,24 @@ fn due(parsed: Parsed, now_ms: i64) -> Option<OutboxRecord> {
     parsed.ok().filter(|record| record.is_due(now_ms))
 }
 
-/// Starts the cron schedule. Each tick notifies the returned handle, which keeps one notification
-/// while nobody waits.
+/// Starts the cron schedule, which wakes through the returned handle.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when the expression is refused.
-pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Arc<Notify>)> {
+pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Wake)> {
     let refused = |error| {
         Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
     };
 
-    let tick = Arc::new(Notify::new());
-    let wake = tick.clone();
-    let job = Job::new(retry.cron.as_str(), move |_, _| wake.notify_one()).map_err(refused)?;
+    let wake = Wake::default();
+    let scheduled = wake.clone();
+    let job = Job::new(retry.cron.as_str(), move |_, _| scheduled.because(Reason::Schedule))
+        .map_err(refused)?;
 
     let scheduler = JobScheduler::new().await.map_err(refused)?;
     scheduler.add(job).await.map_err(refused)?;
     scheduler.start().await.map_err(refused)?;
-    Ok((scheduler, tick))
+    Ok((scheduler, wake))
 }
 
 /// How long an event waits after this many counted attempts. Jitter spreads events that failed

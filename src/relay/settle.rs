@@ -1,16 +1,19 @@
 //! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what
 //! waits behind it, removes what an operator discarded.
 //!
-//! A batch holds whatever gathered while the last was under way, and for [`GATHER`] more: nobody
-//! waits for a delete, and a command for each event would cost the server more than the event does.
-//! Deletes need no order, so [`MAX_DELETES`] are under way at once: one alone keeps a single core
-//! of the server busy, which is slower than what is published. Marks are written before parks, so
-//! an event is never seen unlocked while the failure it waits behind is not. A write that fails is
-//! repeated until it succeeds: each may be repeated without harm, and until then the event is known
-//! and not sent again. After one that the server refuses for good, nothing more of its key is
-//! unlocked.
+//! A batch holds whatever gathered while the last one was under way, and for [`GATHER`] more:
+//! nobody waits for a delete, and a command for each event would cost the server more than the
+//! event does. Deletes need no order, so [`MAX_DELETES`] are under way at once: one alone keeps a
+//! single core of the server busy, which is slower than events are published.
+//!
+//! Marks are written before parks, so an event is never seen unlocked while the failure it waits
+//! behind is not. A [`Debt`] brings both at once, so they are in one batch.
+//!
+//! A write that fails is repeated until it succeeds. Each may be repeated without harm, and until
+//! then the event is known and not sent again. After the server refused a write for good, nothing
+//! more of its key is unlocked.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -20,8 +23,8 @@ use tracing::{error, warn};
 
 use outboxd_client::{EventId, Key};
 
-use super::dispatch::lane::{Marking, Park};
-use super::ports::{EventStore, Mark, Refused, StoreResult};
+use super::dispatch::debt::{Debt, Park, Unmarked};
+use super::ports::{EventStore, Mark, Next, Refused, StoreResult};
 use super::publish::outcome::Acked;
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
@@ -44,8 +47,8 @@ const REPEATS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_
 pub(crate) enum Settlement {
     /// Delete it.
     Delivered(Acked),
-    /// Mark it.
-    Failed(Marking, Box<Mark>),
+    /// Mark it, then park what waits behind it. Boxed: it is rare and larger than the others.
+    Failed(Box<(Debt, Mark)>),
     /// Delete it unpublished, because an operator wants it so.
     Discard(EventId),
     /// Unlock them.
@@ -56,11 +59,13 @@ pub(crate) enum Settlement {
 #[derive(Debug)]
 pub(crate) enum Settled {
     Delivered(Vec<Acked>),
-    Failed(Marking),
+    Marked(Unmarked, Next),
     Discarded(EventId),
-    Park(Park),
-    /// The server will never write a mark or a park of this key, or it follows one of those.
-    Refused(Option<Key>, Option<EventId>),
+    Parked(Park),
+    /// The server will never write this mark.
+    MarkRefused(Unmarked),
+    /// The server will never write this park, or it follows a refused write of its key.
+    ParkRefused(Key, EventId),
 }
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
@@ -70,131 +75,204 @@ pub(crate) async fn run(
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
 ) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    // Keys of which the server refused a mark or a park: no more of them is unlocked.
-    let mut blocked = HashSet::new();
-    let mut deletes = JoinSet::new();
-    while inbox.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        if batch.len() < MAX_BATCH {
-            tokio::time::sleep(GATHER).await;
-            while batch.len() < MAX_BATCH
-                && let Ok(settlement) = inbox.try_recv()
-            {
-                batch.push(settlement);
-            }
-        }
-        let (mut acked, mut markings, mut marks, mut parks) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut discards = Vec::new();
-        for settlement in batch.drain(..) {
-            match settlement {
-                Settlement::Delivered(event) => acked.push(event),
-                Settlement::Failed(marking, mark) => {
-                    markings.push(Some(marking));
-                    marks.push(*mark);
-                }
-                Settlement::Discard(id) => discards.push(id),
-                Settlement::Park(park) => parks.push(park),
-            }
-        }
-        if !acked.is_empty() {
-            while deletes.len() >= MAX_DELETES {
-                joined(deletes.join_next().await);
-            }
-            crash::soon(Point::DeleteSent);
-            deletes.spawn(delete(store.clone(), acked, reports.clone(), give_up.clone()));
-        }
-        if !discards.is_empty()
-            && until_done("discard", &give_up, || store.discard(&discards)).await.is_some()
-        {
-            report(&reports, discards.into_iter().map(Settled::Discarded));
-        }
-        if !marks.is_empty() {
-            crash::here(Point::Marking);
-        }
-        if !marks.is_empty()
-            && let Some(refused) = until_done("mark", &give_up, || store.mark(&marks)).await
-        {
-            for Refused { index, error } in refused {
-                let id = marks.get(index).map(|mark| shown_id(&mark.id));
-                error!(
-                    id,
-                    error,
-                    "an event can't be marked as failed; it is left as it is, and its key waits"
-                );
-                if let Some(marking) = markings.get_mut(index).and_then(Option::take) {
-                    blocked.extend(marking.key.clone());
-                    report(&reports, [Settled::Refused(marking.key, marking.id)].into_iter());
-                }
-            }
-            report(&reports, markings.into_iter().flatten().map(Settled::Failed));
-        }
-        if !parks.is_empty() {
-            crash::here(Point::Parking);
-            park(&store, parks, &mut blocked, &reports, &give_up).await;
-        }
+    let mut settler =
+        Settler { store, reports, give_up, blocked: HashSet::new(), deletes: JoinSet::new() };
+    let mut gathered = Vec::with_capacity(MAX_BATCH);
+
+    while gather(&mut inbox, &mut gathered).await {
+        let batch = Batch::sort(&mut gathered);
+
+        settler.delete(batch.acked).await;
+        settler.discard(batch.discards).await;
+        settler.mark(batch.failed).await;
+        settler.park(batch.parks).await;
     }
-    while !deletes.is_empty() {
-        joined(deletes.join_next().await);
+
+    while let Some(ended) = settler.deletes.join_next().await {
+        joined(ended);
     }
 }
 
-async fn delete(
-    store: impl EventStore,
+/// Waits for settlements, and for more. Returns false when there will be none.
+async fn gather(
+    inbox: &mut mpsc::UnboundedReceiver<Settlement>,
+    gathered: &mut Vec<Settlement>,
+) -> bool {
+    if inbox.recv_many(gathered, MAX_BATCH).await == 0 {
+        return false;
+    }
+
+    if gathered.len() < MAX_BATCH {
+        tokio::time::sleep(GATHER).await;
+        while gathered.len() < MAX_BATCH
+            && let Ok(settlement) = inbox.try_recv()
+        {
+            gathered.push(settlement);
+        }
+    }
+    true
+}
+
+/// Settlements by kind, each kind in the order in which it came.
+#[derive(Debug, Default)]
+struct Batch {
     acked: Vec<Acked>,
+    discards: Vec<EventId>,
+    failed: Vec<(Unmarked, Mark)>,
+    parks: Vec<Park>,
+}
+
+impl Batch {
+    fn sort(gathered: &mut Vec<Settlement>) -> Self {
+        let mut batch = Self::default();
+        for settlement in gathered.drain(..) {
+            match settlement {
+                Settlement::Delivered(event) => batch.acked.push(event),
+                Settlement::Failed(failed) => {
+                    let (Debt { unmarked, behind }, mark) = *failed;
+                    batch.failed.push((unmarked, mark));
+                    batch.parks.extend(behind);
+                }
+                Settlement::Discard(id) => batch.discards.push(id),
+                Settlement::Park(park) => batch.parks.push(park),
+            }
+        }
+        batch
+    }
+}
+
+/// See the module.
+struct Settler<S> {
+    store: S,
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
-) {
-    if until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
-        report(&reports, [Settled::Delivered(acked)].into_iter());
-    }
+    /// Keys of which the server refused a write: no more of them is parked. A lane learns of it
+    /// only by the report and is blocked then; parks that it sent before that are refused here.
+    blocked: HashSet<Key>,
+    deletes: JoinSet<()>,
 }
 
-/// A delete that panics ends settling, as if it had been made here.
-fn joined(ended: Option<Result<(), JoinError>>) {
-    if let Some(Err(error)) = ended
-        && let Ok(panic) = error.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
-    }
-}
+impl<S: EventStore> Settler<S> {
+    async fn delete(&mut self, acked: Vec<Acked>) {
+        if acked.is_empty() {
+            return;
+        }
 
-/// Parks in the order of the events, as far as the server lets it: what is unlocked of a key comes
-/// before what is locked.
-async fn park(
-    store: &impl EventStore,
-    parks: Vec<Park>,
-    blocked: &mut HashSet<Key>,
-    reports: &mpsc::UnboundedSender<Settled>,
-    give_up: &CancellationToken,
-) {
-    let with_key = |park: Park| park.ids.into_iter().map(move |id| (park.key.clone(), id));
-    let mut waiting: VecDeque<(Key, EventId)> = parks.into_iter().flat_map(with_key).collect();
-    while !waiting.is_empty() {
+        while self.deletes.len() >= MAX_DELETES {
+            if let Some(ended) = self.deletes.join_next().await {
+                joined(ended);
+            }
+        }
+
+        crash::soon(Point::DeleteSent);
+        let (store, reports, give_up) =
+            (self.store.clone(), self.reports.clone(), self.give_up.clone());
+        self.deletes.spawn(async move {
+            if until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
+                report(&reports, Settled::Delivered(acked));
+            }
+        });
+    }
+
+    async fn discard(&self, ids: Vec<EventId>) {
+        if ids.is_empty() {
+            return;
+        }
+
+        if until_done("discard", &self.give_up, || self.store.discard(&ids)).await.is_some() {
+            ids.into_iter().for_each(|id| self.report(Settled::Discarded(id)));
+        }
+    }
+
+    async fn mark(&mut self, failed: Vec<(Unmarked, Mark)>) {
+        if failed.is_empty() {
+            return;
+        }
+
+        crash::here(Point::Marking);
+        let (unmarked, marks): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
+        let written = until_done("mark", &self.give_up, || self.store.mark(&marks)).await;
+        let Some(refused) = written else { return };
+
+        let mut refused: HashMap<usize, String> =
+            refused.into_iter().map(|Refused { index, error }| (index, error)).collect();
+        for (index, (unmarked, mark)) in unmarked.into_iter().zip(marks).enumerate() {
+            let Some(error) = refused.remove(&index) else {
+                self.report(Settled::Marked(unmarked, mark.next));
+                continue;
+            };
+
+            let id = shown_id(&mark.id);
+            error!(
+                id,
+                error, "an event can't be marked as failed; it is left as it is, and its key waits"
+            );
+            self.blocked.extend(unmarked.key.clone());
+            self.report(Settled::MarkRefused(unmarked));
+        }
+    }
+
+    /// Parks in the order of the events, as far as the server lets it: what is unlocked of a key
+    /// comes before what is locked.
+    async fn park(&mut self, parks: Vec<Park>) {
+        if parks.is_empty() {
+            return;
+        }
+
+        crash::here(Point::Parking);
+        let with_key = |park: Park| park.ids.into_iter().map(move |id| (park.key.clone(), id));
+        let mut waiting: VecDeque<(Key, EventId)> = parks.into_iter().flat_map(with_key).collect();
+        while !waiting.is_empty() {
+            let (keys, ids) = self.next_parks(&mut waiting);
+            let written = until_done("park", &self.give_up, || self.store.park(&ids)).await;
+            let Some(refused) = written else { return };
+
+            let done = refused.as_ref().map_or(ids.len(), |refused| refused.index.min(ids.len()));
+            let mut rest = keys.into_iter().zip(ids);
+            for (key, id) in rest.by_ref().take(done) {
+                self.report(Settled::Parked(Park { key, ids: vec![id] }));
+            }
+
+            if let (Some((key, id)), Some(Refused { error, .. })) = (rest.next(), refused) {
+                error!(
+                    %id,
+                    error,
+                    "an event can't be parked behind a failed one; its key waits until the next start"
+                );
+                self.blocked.insert(key.clone());
+                self.report(Settled::ParkRefused(key, id));
+            }
+            rest.rev().for_each(|event| waiting.push_front(event));
+        }
+    }
+
+    /// The next parks to write in one command, those of blocked keys left out.
+    fn next_parks(&self, waiting: &mut VecDeque<(Key, EventId)>) -> (Vec<Key>, Vec<EventId>) {
         let (mut keys, mut ids) = (Vec::new(), Vec::new());
         while ids.len() < MAX_BATCH
             && let Some((key, id)) = waiting.pop_front()
         {
-            match blocked.contains(&key) {
-                true => report(reports, [Settled::Refused(Some(key), Some(id))].into_iter()),
-                false => {
-                    keys.push(key);
-                    ids.push(id);
-                }
+            if self.blocked.contains(&key) {
+                self.report(Settled::ParkRefused(key, id));
+            } else {
+                keys.push(key);
+                ids.push(id);
             }
         }
-        let Some(refused) = until_done("park", give_up, || store.park(&ids)).await else { return };
-        let done = refused.as_ref().map_or(ids.len(), |refused| refused.index.min(ids.len()));
-        let mut rest = keys.into_iter().zip(ids);
-        let parked =
-            rest.by_ref().take(done).map(|(key, id)| Settled::Park(Park { key, ids: vec![id] }));
-        report(reports, parked);
-        if let (Some((key, id)), Some(Refused { error, .. })) = (rest.next(), refused) {
-            error!(%id, error, "an event can't be parked behind a failed one; its key waits until the next start");
-            blocked.insert(key.clone());
-            report(reports, [Settled::Refused(Some(key), Some(id))].into_iter());
-        }
-        rest.rev().for_each(|event| waiting.push_front(event));
+        (keys, ids)
+    }
+
+    fn report(&self, settled: Settled) {
+        report(&self.reports, settled);
+    }
+}
+
+/// A delete that panics ends settling, as if it had been made here.
+fn joined(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -215,9 +293,10 @@ where
                 warn!(
                     %error,
                     "could not {what} settled events; they stay in the outbox until it succeeds"
-                )
+                );
             }
         }
+
         tokio::select! {
             biased;
             () = give_up.cancelled() => {}
@@ -227,9 +306,7 @@ where
     None
 }
 
-fn report(reports: &mpsc::UnboundedSender<Settled>, settled: impl Iterator<Item = Settled>) {
-    for settled in settled {
-        // A pump that is gone has no more use for reports.
-        let _ = reports.send(settled);
-    }
+fn report(reports: &mpsc::UnboundedSender<Settled>, settled: Settled) {
+    // A leadership that is over has no more use for reports.
+    _ = reports.send(settled);
 }

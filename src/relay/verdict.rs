@@ -41,21 +41,20 @@ impl<'a> Failed<'a> {
     }
 }
 
-/// Decides what becomes of failed events.
+/// Decides what becomes of failed events, and reports it: in the log, and as alerts.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct Verdicts {
     retry: RetryConfig,
-    /// The name of this relay, for the marks.
+    /// The name of this relay, as it stands in each mark.
     relay: String,
     alerts: Alerts,
-    /// Failures that aren't logged yet: one entry per code and state, however many events fail
-    /// alike.
-    unlogged: Vec<Unlogged>,
+    /// What isn't logged yet: one entry per code and state, however many events fail alike.
+    unlogged: Vec<FailedAlike>,
 }
 
-/// Failures with the same code and state.
+/// Events that failed alike.
 #[derive(Debug)]
-struct Unlogged {
+struct FailedAlike {
     events: u64,
     /// The first of the events.
     id: String,
@@ -66,7 +65,7 @@ struct Unlogged {
     dead: bool,
 }
 
-impl Judge {
+impl Verdicts {
     pub(super) fn new(retry: &RetryConfig, relay: &str, alerts: &Alerts) -> Self {
         Self {
             retry: retry.clone(),
@@ -76,9 +75,10 @@ impl Judge {
         }
     }
 
-    /// Logs the failures since the last call.
-    pub(super) fn tell(&mut self) {
-        for Unlogged { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..) {
+    /// Logs what failed since the last time.
+    pub(super) fn log(&mut self) {
+        for FailedAlike { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..)
+        {
             match dead {
                 true => error!(events, id, class, code, error, remedy, "event is dead"),
                 false => warn!(events, id, class, code, error, remedy, "event failed"),
@@ -86,17 +86,17 @@ impl Judge {
         }
     }
 
-    fn log_later(&mut self, id: &str, rejection: &Rejection, dead: bool) {
-        let mut unlogged = self.unlogged.iter_mut();
-        let alike =
-            unlogged.find(|failures| failures.code == rejection.code && failures.dead == dead);
-
-        match alike {
-            Some(failures) => failures.events += 1,
+    fn keep_for_log(&mut self, id: &str, rejection: &Rejection, dead: bool) {
+        match self
+            .unlogged
+            .iter_mut()
+            .find(|failed| failed.code == rejection.code && failed.dead == dead)
+        {
+            Some(failed) => failed.events += 1,
             None => {
                 let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
                 let Rejection { code, error, .. } = rejection.clone();
-                self.unlogged.push(Unlogged {
+                self.unlogged.push(FailedAlike {
                     events: 1,
                     id: id.to_owned(),
                     class,
@@ -136,7 +136,7 @@ impl Judge {
         };
 
         let id = shown_id(&failed.id);
-        self.log_later(&id, &rejection, next == Next::Dead);
+        self.keep_for_log(&id, &rejection, next == Next::Dead);
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();

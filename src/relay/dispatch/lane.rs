@@ -1,119 +1,318 @@
-//! The lane of one key: what waits in it and what holds it up.
+//! The lane of one key: what waits in it, whose turn it is, and what in the database stands in its
+//! way.
+//!
+//! ```text
+//!            hold, stall               block
+//!   Open ───────────────────▶ Stalled ───────▶ Blocked
+//!    ▲                           │
+//!    └───────────────────────────┘
+//!     end_read: nothing unlocked is left, and the read missed no write
+//! ```
+//!
+//! - *Open*: events leave in the order they were offered.
+//! - *Stalled*: an event of the key waits in the database. Locked events that are offered are
+//!   parked behind it. Unlocked ones leave when a tick or a read of the key brings them. While they
+//!   leave, the lane is draining: stalled, with something in its queue.
+//! - *Blocked*: the server refused to mark or park an event of the key. What the database says of
+//!   the key can't be relied on, so until the next start nothing more of it is taken.
+//!
+//! A stalled lane counts its unsettled writes and follows the read of its key:
+//!
+//! ```text
+//!        ask_read            begin_read
+//!   No ───────────▶ Asked ───────────────▶ UnderWay
+//!   │ ▲              ▲                        │
+//!   │ └──────────────┼────── end_read ────────┤
+//!   │                │ a write settled,       │
+//!   │ ask_read       │ no mark is left        │ end_read, with writes unsettled
+//!   └──────────▶ AfterWrite ◀─────────────────┘
+//! ```
+//!
+//! | transition | called when |
+//! | --- | --- |
+//! | `hold` | an event of the key is found waiting in the database |
+//! | `stall` | the retrier finds a due event although the lane is open |
+//! | `fail` | a publish failed; stalls and begins a mark |
+//! | `begin_mark`, `begin_parks` | a mark or parks go to `settle` |
+//! | `settle_mark`, `settle_parks` | `settle` has written them |
+//! | `block` | the server refused one of them |
+//! | `begin_read`, `end_read` | the read of the key starts, its result is in |
+//! | `push`, `queue_up`, `take_turn`, `deliver` | an event comes, waits for its turn, leaves, is delivered |
 
 use std::collections::VecDeque;
 
-use outboxd_client::{EventId, Key};
+use super::pending::Pending;
+use super::read::Behind;
 
-use super::twins::{Began, Origin};
-use crate::document::record::OutboxRecord;
-
-/// An event that waits.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    /// Boxed: it is moved from queue to queue, and twice into its publish.
-    pub(crate) record: Box<OutboxRecord>,
-    pub(crate) origin: Origin,
-    /// When it was committed, by MongoDB's clock, if the change stream brought it.
-    pub(crate) committed_ms: Option<i64>,
-}
-
-/// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes
-/// one, and [`Dispatch::finished`] takes it back.
-#[derive(Debug)]
-pub(crate) struct Dispatched {
-    pub(crate) record: Box<OutboxRecord>,
-    pub(crate) origin: Origin,
-    pub(crate) committed_ms: Option<i64>,
-    pub(super) bytes: usize,
-}
-
-/// How a publish ended, as far as the lane is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The stream has it.
-    Delivered,
-    /// It will be marked; the lane stalls.
-    Failed,
-    /// Given back untried because this leadership ends: it stays in the outbox as it is, and its
-    /// lane stays taken, so that nothing of its key leaves before it.
-    Abandoned,
-}
-
-/// What a lane read found behind the events it returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Behind {
-    /// Nothing: that was all that is unlocked of the key.
-    Nothing,
-    /// More of the same.
-    More,
-    /// An event that is dead or not due, or the read failed: the lane waits for the next tick.
-    Held,
-}
-
-/// Events to hand to the retrier.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Park {
-    pub(crate) key: Key,
-    pub(crate) ids: Vec<EventId>,
-}
-
-/// An event whose mark is being written.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Marking {
-    /// `None` for one that was never offered, because it is malformed.
-    pub(crate) id: Option<EventId>,
-    /// The id of a malformed one, as BSON: it may be of any type.
-    pub(crate) malformed: Option<Vec<u8>>,
-    /// The key that waits for it.
-    pub(crate) key: Option<Key>,
-    pub(crate) dead: bool,
-}
-
-/// One key's state. Only [`Dispatch`](super::Dispatch) changes it.
+/// See the module. Only [`Dispatch`](super::Dispatch) changes it.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    pub(super) queue: VecDeque<Pending>,
-    /// Whether an event of the key is being published.
-    pub(super) in_flight: bool,
-    /// Whether it stands in the queue of lanes with something to publish.
-    pub(super) ready: bool,
-    /// Whether an event of the key waits in the database, so that later ones are parked behind it.
-    pub(super) stalled: bool,
-    /// Whether the server refused a mark or a park: what the database says of the key can't be
-    /// relied on, so nothing of it leaves before the next start.
-    pub(super) blocked: bool,
-    /// Marks and parks that aren't settled yet.
-    pub(super) writing: usize,
-    /// The marks among them.
-    pub(super) marking: usize,
-    /// Which mark of all was the last of this key.
-    pub(super) marked: u64,
-    /// Whether something was marked or parked since the last read began, so that the read may have
-    /// missed it.
-    pub(super) written_since_read: bool,
-    /// Whether a read of the key's unlocked events is asked for or under way.
-    pub(super) reading: bool,
-    pub(super) read_began: Began,
-    /// Whether such a read is to be asked for once another mark or park is settled, and no mark is
-    /// left.
-    pub(super) read_wanted: bool,
+    state: LaneState,
+    queue: VecDeque<Pending>,
+    turn: Turn,
+    /// Number of the key's latest mark among all that were written.
+    last_mark: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum LaneState {
+    #[default]
+    Open,
+    Stalled(Stall),
+    Blocked,
+}
+
+/// What a stalled lane waits for.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    /// Marks on their way to the database.
+    marks: usize,
+    /// Parks on their way to the database.
+    parks: usize,
+    read: KeyRead,
+}
+
+/// The read of a stalled key's unlocked events.
+#[derive(Debug, Default)]
+enum KeyRead {
+    #[default]
+    No,
+    /// To be asked for when another write settles and no mark is left.
+    AfterWrite,
+    /// Among the reads that wait for room.
+    Asked,
+    /// `complete` until a write begins that the read may miss.
+    UnderWay { complete: bool },
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Idle,
+    /// The lane stands among those with something to publish.
+    Ready,
+    /// An event of the key is being published.
+    InFlight,
+}
+
+/// What the caller of a transition does next.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    /// Queue the key for a read.
+    ReadKey,
 }
 
 impl Lane {
-    /// Whether it now has to stand among the lanes with something to publish; from then on it does.
-    pub(super) fn get_ready(&mut self) -> bool {
-        let gets = !self.ready && !self.in_flight && !self.queue.is_empty();
-        self.ready |= gets;
-        gets
-    }
-
-    /// Whether nothing is under way that could bring or send an event of the key.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.queue.is_empty() && !self.in_flight && !self.reading && !self.read_wanted
+    pub(super) fn state(&self) -> &LaneState {
+        &self.state
     }
 
     /// Whether there is nothing to remember about the key.
     pub(super) fn is_done(&self) -> bool {
-        self.is_quiet() && !self.stalled && self.writing == 0
+        matches!(self.state, LaneState::Open) && self.turn == Turn::Idle && self.queue.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.turn != Turn::InFlight
+    }
+
+    /// Whether the key's oldest unlocked event, from a read that shows so many marks, may leave: no
+    /// other can come before it. An older event whose mark that read doesn't show is still locked
+    /// there.
+    pub(super) fn takes_due(&self, marks_shown: u64) -> bool {
+        let LaneState::Stalled(stall) = &self.state else { return false };
+
+        self.is_empty()
+            && matches!(stall.read, KeyRead::No)
+            && stall.marks == 0
+            && self.last_mark <= marks_shown
+    }
+
+    /// Puts an event at the end of the queue.
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.queue.push_back(pending);
+    }
+
+    /// Makes an idle lane with something in its queue ready. Returns whether it became so.
+    pub(super) fn queue_up(&mut self) -> bool {
+        let becomes = self.turn == Turn::Idle && !self.queue.is_empty();
+
+        if becomes {
+            self.turn = Turn::Ready;
+        }
+        becomes
+    }
+
+    /// The head of the queue, which is in flight from now on. `None` if the lane was stalled while
+    /// it waited for its turn.
+    pub(super) fn take_turn(&mut self) -> Option<Pending> {
+        debug_assert_eq!(self.turn, Turn::Ready, "one event of a key is in flight");
+
+        let head = self.queue.pop_front();
+        self.turn = if head.is_some() { Turn::InFlight } else { Turn::Idle };
+
+        // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
+        if self.queue.is_empty() && !matches!(self.state, LaneState::Open) {
+            self.queue = VecDeque::new();
+        }
+        head
+    }
+
+    /// The stream has the event in flight. A stalled lane that ran empty reads what is left.
+    pub(super) fn deliver(&mut self) -> Then {
+        self.turn = Turn::Idle;
+
+        match &mut self.state {
+            LaneState::Stalled(stall) if self.queue.is_empty() => stall.ask_read(),
+            _ => Then::Nothing,
+        }
+    }
+
+    /// The publish of the event in flight failed. Returns what waited behind it.
+    pub(super) fn fail(&mut self) -> VecDeque<Pending> {
+        self.turn = Turn::Idle;
+        let behind = self.stall();
+        self.begin_mark();
+        behind
+    }
+
+    /// An event of the key waits in the database.
+    pub(super) fn hold(&mut self) {
+        if matches!(self.state, LaneState::Open) {
+            self.state = LaneState::Stalled(Stall::default());
+        }
+    }
+
+    /// The same, and returns what waited in the lane.
+    pub(super) fn stall(&mut self) -> VecDeque<Pending> {
+        self.hold();
+        std::mem::take(&mut self.queue)
+    }
+
+    /// The server refused a mark or a park.
+    pub(super) fn block(&mut self) {
+        self.state = LaneState::Blocked;
+    }
+
+    /// A mark is on its way. A read that began before may miss it, so it doesn't open the lane.
+    pub(super) fn begin_mark(&mut self) {
+        if let Some(stall) = self.stalled() {
+            stall.marks += 1;
+            stall.read.misses_a_write();
+        }
+    }
+
+    /// Parks are on their way, which a read may miss likewise.
+    pub(super) fn begin_parks(&mut self, count: usize) {
+        if let Some(stall) = self.stalled() {
+            stall.parks += count;
+            stall.read.misses_a_write();
+        }
+    }
+
+    /// A mark is written, as the one with this number. `skipped` if the event is dead and doesn't
+    /// hold up what comes behind it.
+    pub(super) fn settle_mark(&mut self, number: u64, skipped: bool) -> Then {
+        self.last_mark = number;
+        let goes_on = skipped && self.is_empty();
+        let Some(stall) = self.stalled() else { return Then::Nothing };
+
+        stall.marks -= 1;
+        if goes_on || matches!(stall.read, KeyRead::AfterWrite) {
+            return stall.ask_read();
+        }
+        Then::Nothing
+    }
+
+    /// So many parks are written.
+    pub(super) fn settle_parks(&mut self, count: usize) -> Then {
+        let Some(stall) = self.stalled() else { return Then::Nothing };
+
+        stall.parks -= count;
+        match stall.read {
+            KeyRead::AfterWrite => stall.ask_read(),
+            _ => Then::Nothing,
+        }
+    }
+
+    /// The read of the key starts.
+    pub(super) fn begin_read(&mut self) {
+        if let Some(stall) = self.stalled() {
+            debug_assert!(matches!(stall.read, KeyRead::Asked), "{stall:?}");
+            stall.read = KeyRead::UnderWay { complete: stall.unsettled() == 0 };
+        }
+    }
+
+    /// The read is over, and what it returned is in the queue. Opens the lane if that was all.
+    pub(super) fn end_read(&mut self, behind: Behind) -> Then {
+        let is_empty = self.is_empty();
+        let Some(stall) = self.stalled() else { return Then::Nothing };
+
+        let read = std::mem::take(&mut stall.read);
+        let complete = matches!(read, KeyRead::UnderWay { complete: true });
+        match behind {
+            Behind::Nothing if complete => {
+                debug_assert_eq!(stall.unsettled(), 0, "a complete read missed a write");
+                self.state = LaneState::Open;
+                Then::Nothing
+            }
+            // It saw some events before their parks; the next park to arrive is worth another look.
+            Behind::Nothing | Behind::More if is_empty && stall.unsettled() > 0 => {
+                stall.read = KeyRead::AfterWrite;
+                Then::Nothing
+            }
+            Behind::Nothing | Behind::More if is_empty => stall.ask_read(),
+            Behind::Nothing | Behind::More | Behind::Held => Then::Nothing,
+        }
+    }
+
+    /// A blocked lane counts no writes: nothing opens it.
+    fn stalled(&mut self) -> Option<&mut Stall> {
+        debug_assert!(
+            !matches!(self.state, LaneState::Open),
+            "an open lane neither writes nor reads"
+        );
+
+        match &mut self.state {
+            LaneState::Stalled(stall) => Some(stall),
+            LaneState::Open | LaneState::Blocked => None,
+        }
+    }
+}
+
+impl Stall {
+    fn unsettled(&self) -> usize {
+        self.marks + self.parks
+    }
+
+    /// Reads while parks are on their way, too: those are written in the order of the events, so a
+    /// read sees the first of them and misses the last. Not while a mark is: a read would show the
+    /// events behind the failed one and not that it failed.
+    fn ask_read(&mut self) -> Then {
+        match self.read {
+            KeyRead::No | KeyRead::AfterWrite if self.marks > 0 => {
+                self.read = KeyRead::AfterWrite;
+                Then::Nothing
+            }
+            KeyRead::No | KeyRead::AfterWrite => {
+                self.read = KeyRead::Asked;
+                Then::ReadKey
+            }
+            KeyRead::Asked | KeyRead::UnderWay { .. } => {
+                debug_assert_eq!(self.marks, 0, "the result of a read comes before the next one");
+                Then::Nothing
+            }
+        }
+    }
+}
+
+impl KeyRead {
+    fn misses_a_write(&mut self) {
+        if let Self::UnderWay { complete } = self {
+            *complete = false;
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What may be published now: lanes, bounds and twins. Pure state, no I/O, no clock.
+//! What may be published now: lanes, bounds and what is known. Pure state, no I/O, no clock.
 //!
 //! Guarantees, whatever order the calls come in:
 //! - of the events of one key at most one is in flight, and they leave in the order they were
@@ -6,47 +6,50 @@
 //! - once an event of a key has failed, no later event of that key leaves before it: the lane is
 //!   *stalled* and what comes behind is *parked* (handed to the retrier through the database)
 //!   instead of kept in memory;
-//! - an event is in here at most once, from its offer until its delete or mark is settled, whoever
-//!   offers it again.
+//! - an event is in here at most once, from its offer until its delete, mark or park is settled,
+//!   whoever offers it again.
 //!
-//! ```text
-//!              head failed, or an unlocked event was seen
-//!   open ──────────────────────────────────────────────────▶ stalled ──┐ offers are parked
-//!     ▲                                                         │  ▲───┘
-//!     │ a read begun after the last park                        │ a due head is offered and delivered:
-//!     │ returned all that was unlocked                          ▼ the key's unlocked events are read
-//!     └──────────────────────────────────────────────────── draining
-//! ```
+//! In the order that an event passes them:
 //!
-//! Draining is not a state of its own: it is a stalled lane with something in its queue. A dead
-//! event keeps its lane stalled until a person decides (`on_dead = hold`), or is read past
-//! (`skip`).
+//! - [`pending`]: an event that waits, and one that is published
+//! - [`known`]: whether the relay already has it
+//! - [`lane`]: the state of one key, with the diagram of its transitions
+//! - this file: offers, turns, and the bounds across lanes
+//! - [`stall`]: what a failure holds up, and how that leaves again
+//! - [`debt`], [`read`]: what must be written for a failure; a read from its beginning to its end
 
-pub(crate) mod lane;
+pub(crate) mod debt;
+pub(crate) mod known;
+mod lane;
 #[cfg(test)]
 mod model;
+pub(crate) mod pending;
+pub(crate) mod read;
 mod stall;
 #[cfg(test)]
 mod tests;
-pub(crate) mod twins;
 
 use std::collections::{HashMap, VecDeque};
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
+use outboxd_client::{EventId, Key};
 
-use self::lane::{Dispatched, Ended, Lane, Park, Pending};
-use self::twins::{Began, Origin, Twins};
+use self::debt::Park;
+use self::known::Known;
+use self::lane::{Lane, LaneState, Then};
+use self::pending::{Dispatched, Pending};
+use self::stall::MAX_KEY_READS;
 use super::ports::Room;
 use crate::config::DispatchConfig;
 use crate::document::record::OutboxRecord;
 use crate::document::state::State;
-use outboxd_client::{EventId, Key};
 
 /// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so
 /// that deletes never wait for publishes.
 const MAX_UNSETTLED: usize = 8192;
-/// What one lane read may bring.
-pub(crate) const LANE_READ: Room = Room { events: 100, bytes: 1 << 20 };
+/// What the read of a key may bring.
+pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
 /// Memory of an event besides its payload and headers.
 const OVERHEAD: usize = 256;
 
@@ -61,19 +64,21 @@ enum Ready {
 pub(crate) struct Dispatch {
     limits: DispatchConfig,
     lanes: HashMap<Key, Lane, RandomState>,
+    /// Lanes and events without a key, in the order in which they became ready.
     ready: VecDeque<Ready>,
     /// Every event in here: buffered, in flight or unsettled.
-    twins: Twins,
+    known: Known,
     in_flight: usize,
+    /// Events that wait or are in flight.
     buffered: usize,
     buffered_bytes: usize,
-    tick_began: Began,
-    /// Marks written so far, and how many of them a read of due events surely shows.
-    marks: u64,
-    tick_shows: u64,
+    /// Marks written so far, of all keys.
+    marks_written: u64,
     parks: Vec<Park>,
+    /// Keys whose read is asked for.
     wanted_reads: VecDeque<Key>,
-    lane_reads: usize,
+    /// Reads of keys under way.
+    key_reads: usize,
 }
 
 impl Dispatch {
@@ -82,39 +87,39 @@ impl Dispatch {
             limits,
             lanes: HashMap::default(),
             ready: VecDeque::new(),
-            twins: Twins::default(),
+            known: Known::default(),
             in_flight: 0,
             buffered: 0,
             buffered_bytes: 0,
-            tick_began: Began::default(),
-            marks: 0,
-            tick_shows: 0,
+            marks_written: 0,
             parks: Vec::new(),
             wanted_reads: VecDeque::new(),
-            lane_reads: 0,
+            key_reads: 0,
         }
     }
 
     /// How much more may be offered; none means that sweep, tail and retrier stop reading.
     pub(crate) fn room(&self) -> Room {
         let unsettled =
-            (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.twins.len());
+            (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.known.events());
+        let buffered = self.limits.max_buffered_events.saturating_sub(self.buffered);
+
         Room {
-            events: self.limits.max_buffered_events.saturating_sub(self.buffered).min(unsettled),
+            events: buffered.min(unsettled).saturating_sub(self.known.malformed()),
             bytes: self.limits.max_buffered_bytes.saturating_sub(self.buffered_bytes),
         }
     }
 
     /// Whether events that the retrier brought are waiting, in flight or unsettled.
     pub(crate) fn is_retrying(&self) -> bool {
-        self.twins.retried() > 0
+        self.known.retried() > 0
     }
 
     /// Whether everything that waits in the outbox has been offered, or is about to be by the tail.
     /// Until then the retrier's events and the safety sweep's must wait: an older one of their key
     /// may come.
     pub(crate) fn has_swept(&self) -> bool {
-        self.twins.has_swept()
+        self.known.has_swept()
     }
 
     /// Events and bytes in memory, and keys remembered.
@@ -130,112 +135,47 @@ impl Dispatch {
     /// Events offered whose delete, mark or park isn't settled, those in flight and waiting
     /// included.
     pub(crate) fn unsettled(&self) -> usize {
-        self.twins.len()
+        self.known.events()
     }
 
     /// A sweep began; what settles from now on may still come in one of its pages.
     pub(crate) fn sweep_began(&mut self, number: u64) {
-        self.twins.begin_sweep(number);
+        self.known.begin_sweep(number);
     }
 
     /// The sweep has offered everything.
     pub(crate) fn sweep_ended(&mut self) {
-        self.twins.end_sweep();
-    }
-
-    /// A read of due events began.
-    pub(crate) fn tick_began(&mut self) {
-        self.tick_began = self.twins.begin_read();
-        self.tick_shows = self.marks;
+        self.known.end_sweep();
     }
 
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is
     /// due or not.
     pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
-        if self.twins.is_new_to_follow(&pending.record.id, pending.origin) {
+        if self.known.is_new_to_follow(&pending.record.id, pending.origin) {
             self.admit(pending, now_ms);
         }
     }
 
     fn admit(&mut self, pending: Pending, now_ms: i64) {
+        let key = pending.record.key.as_ref();
         let unlocked = match pending.record.state {
             State::Locked => false,
             State::Failed | State::Parked if pending.record.is_due(now_ms) => true,
-            State::Failed | State::Parked => return self.hold(pending.record.key.as_ref()),
-            State::Dead => return self.hold_dead(pending.record.key.as_ref()),
+            State::Failed | State::Parked => return self.hold(key),
+            State::Dead => return self.hold_dead(key),
         };
-        let lane = pending.record.key.as_ref().and_then(|key| self.lanes.get(key));
-        match (lane, pending.record.key.as_ref()) {
-            (Some(lane), _) if lane.blocked => {}
-            (Some(lane), Some(key)) if lane.stalled => {
-                if !unlocked {
-                    let key = key.clone();
-                    self.twins.insert(pending.record.id.clone(), pending.origin);
-                    self.park(key, vec![pending.record.id]);
-                }
+
+        let lane = key.and_then(|key| self.lanes.get(key));
+        match (lane.map(Lane::state), key) {
+            (Some(LaneState::Blocked), _) => {}
+            // The retrier has what is unlocked.
+            (Some(LaneState::Stalled(_)), Some(_)) if unlocked => {}
+            (Some(LaneState::Stalled(_)), Some(key)) => {
+                let key = key.clone();
+                self.park_one(pending, key);
             }
             _ => self.buffer(pending),
         }
-    }
-
-    /// Takes what the retrier found due: of each key the oldest unlocked event. A lane that is busy
-    /// leaves it to the next tick, and a sweep that is under way leaves all of them. Returns how
-    /// many were taken.
-    pub(crate) fn tick_ended(&mut self, due: impl IntoIterator<Item = Pending>) -> usize {
-        let mut taken = 0;
-        let swept = self.has_swept();
-        for pending in due.into_iter().filter(|_| swept) {
-            if pending.record.discard_requested
-                || !self.twins.is_new(&pending.record.id, self.tick_began)
-            {
-                continue;
-            }
-            if let Some(key) = pending.record.key.clone() {
-                // What waits in a lane that is stalled already comes before this one.
-                if self.lanes.get(&key).is_none_or(|lane| !lane.stalled) {
-                    self.stall(&key);
-                }
-                // An older one that has just failed may still be locked in what was read.
-                let shown = |lane: &Lane| lane.marking == 0 && lane.marked <= self.tick_shows;
-                if !self
-                    .lanes
-                    .get(&key)
-                    .is_some_and(|lane| lane.is_quiet() && !lane.blocked && shown(lane))
-                {
-                    continue;
-                }
-            }
-            taken += 1;
-            self.buffer(pending);
-        }
-        self.twins.end_read(self.tick_began);
-        taken
-    }
-
-    /// Takes what an operator wants removed. Returns those that nobody has in hand: they are known
-    /// until settled.
-    pub(crate) fn discards_ended(&mut self, mut ids: Vec<EventId>) -> Vec<EventId> {
-        let began = self.tick_began;
-        ids.retain(|id| self.twins.is_new(id, began));
-        ids.iter().for_each(|id| self.twins.insert(id.clone(), Origin::Retry));
-        self.twins.end_read(began);
-        ids
-    }
-
-    /// Takes one of the oldest locked events that the safety sweep found, in their order. Returns
-    /// whether it was not known. Takes none while a sweep is under way: it may yet bring an
-    /// unlocked event that they must not pass.
-    pub(crate) fn offer_stray(&mut self, pending: Pending) -> bool {
-        let taken = self.has_swept() && self.twins.is_new(&pending.record.id, self.tick_began);
-        if taken {
-            self.admit(pending, i64::MAX);
-        }
-        taken
-    }
-
-    /// The safety sweep has offered everything.
-    pub(crate) fn stray_ended(&mut self) {
-        self.twins.end_read(self.tick_began);
     }
 
     /// The next event to publish, if one may leave now.
@@ -243,84 +183,82 @@ impl Dispatch {
         if self.in_flight >= self.limits.max_in_flight {
             return None;
         }
+
         loop {
-            let pending = match self.ready.pop_front()? {
-                Ready::Single(pending) => pending,
-                Ready::Lane(key) => {
-                    let Some(lane) = self.lanes.get_mut(&key) else {
-                        continue;
-                    };
-                    lane.ready = false;
-                    let Some(pending) = lane.queue.pop_front() else {
-                        continue;
-                    };
-                    // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
-                    if lane.stalled && lane.queue.is_empty() {
-                        lane.queue = VecDeque::new();
-                    }
-                    lane.in_flight = true;
-                    pending
-                }
-            };
-            self.in_flight += 1;
-            let Pending { record, origin, committed_ms } = pending;
-            return Some(Dispatched { bytes: bytes(&record), record, origin, committed_ms });
+            match self.ready.pop_front()? {
+                Ready::Single(pending) => return Some(self.send(pending)),
+                Ready::Lane(key) => match self.lane(&key).take_turn() {
+                    Some(pending) => return Some(self.send(pending)),
+                    None => self.tidy(&key),
+                },
+            }
         }
     }
 
-    /// Takes back an event whose publish ended. It stays known until [`Dispatch::settled`] or, if
-    /// it failed, [`Dispatch::marked`].
-    pub(crate) fn finished(&mut self, dispatched: Dispatched, ended: Ended) -> Box<OutboxRecord> {
-        let Dispatched { record, bytes, .. } = dispatched;
+    fn send(&mut self, pending: Pending) -> Dispatched {
+        let Pending { mut record, origin, committed_ms } = pending;
+        self.in_flight += 1;
+
+        let size = size(&record);
+        let payload = Bytes::from(std::mem::take(&mut record.payload));
+        Dispatched { record, payload, origin, committed_ms, size }
+    }
+
+    /// Takes back an event that the stream has. It stays known until its delete is settled.
+    pub(crate) fn delivered(&mut self, dispatched: Dispatched) {
+        let record = self.take_back(dispatched);
+        let Some(key) = &record.key else { return };
+
+        let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
+        match lane.deliver() {
+            Then::ReadKey => self.wanted_reads.push_back(key.clone()),
+            Then::Nothing if lane.is_done() => _ = self.lanes.remove(key),
+            Then::Nothing => self.ready.extend(lane.queue_up().then(|| Ready::Lane(key.clone()))),
+        }
+    }
+
+    /// Takes back an event that wasn't tried to the end, because this leadership ends. It stays in
+    /// the outbox as it is, and its lane stays taken, so that nothing of its key leaves before it.
+    pub(crate) fn abandoned(&mut self, dispatched: Dispatched) {
+        _ = self.take_back(dispatched);
+    }
+
+    fn take_back(&mut self, dispatched: Dispatched) -> Box<OutboxRecord> {
         self.in_flight -= 1;
         self.buffered -= 1;
-        self.buffered_bytes -= bytes;
-        if ended == Ended::Abandoned {
-            return record;
-        }
-        let Some(key) = &record.key else {
-            return record;
-        };
-        let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
-        lane.in_flight = false;
-        match ended {
-            Ended::Failed => {
-                self.stall(key);
-                self.marks(key);
-            }
-            _ if lane.stalled && lane.queue.is_empty() => self.want_read(key),
-            _ if lane.is_done() => _ = self.lanes.remove(key),
-            _ => self.ready.extend(lane.get_ready().then(|| Ready::Lane(key.clone()))),
-        }
-        record
+        self.buffered_bytes -= dispatched.size;
+        dispatched.record
     }
 
-    /// The delete or the mark of an event is done.
-    pub(crate) fn settled(&mut self, id: &EventId) {
-        self.twins.settle(id);
+    /// An event is deleted.
+    pub(crate) fn deleted(&mut self, id: &EventId) {
+        self.known.settle(id);
+        debug_assert!(self.known.events() >= self.buffered, "what is buffered is known");
     }
 
     fn buffer(&mut self, pending: Pending) {
-        self.twins.insert(pending.record.id.clone(), pending.origin);
+        self.known.insert(pending.record.id.clone(), pending.origin);
         self.buffered += 1;
-        self.buffered_bytes += bytes(&pending.record);
+        self.buffered_bytes += size(&pending.record);
+        // Reads under way were asked for when there was room.
+        debug_assert!(
+            self.buffered <= 2 * self.limits.max_buffered_events + MAX_KEY_READS * KEY_READ.events,
+            "{} events are buffered",
+            self.buffered
+        );
+
         match pending.record.key.clone() {
             None => self.ready.push_back(Ready::Single(pending)),
             Some(key) => {
                 let lane = self.lanes.entry(key.clone()).or_default();
-                lane.queue.push_back(pending);
-                self.ready.extend(lane.get_ready().then_some(Ready::Lane(key)));
+                lane.push(pending);
+                self.ready.extend(lane.queue_up().then_some(Ready::Lane(key)));
             }
-        }
-    }
-
-    fn tidy(&mut self, key: &Key) {
-        if self.lanes.get(key).is_some_and(Lane::is_done) {
-            self.lanes.remove(key);
         }
     }
 }
 
-fn bytes(record: &OutboxRecord) -> usize {
+/// What an event counts against the bound on bytes.
+fn size(record: &OutboxRecord) -> usize {
     record.payload.len() + record.headers.bytes() + OVERHEAD
 }

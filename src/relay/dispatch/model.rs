@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
-use super::stall::MAX_LANE_READS;
+use super::stall::MAX_KEY_READS;
 use super::tests::{LIMITS, key, record, seq_of, swept};
 use super::*;
 use crate::config::OnDead;
-use crate::relay::dispatch::lane::{Behind, Marking};
+use crate::relay::dispatch::debt::{Debt, Unmarked};
+use crate::relay::dispatch::known::{Origin, RawId};
+use crate::relay::dispatch::read::{Behind, Read as Token};
+use crate::relay::ports::Next;
+use std::time::Duration;
 
 /// An event as the database has it. `due` is whether an unlocked one's wait is over.
 #[derive(Debug, Clone)]
@@ -27,7 +31,7 @@ struct Row {
 #[derive(Debug)]
 enum Write {
     Delete(u32),
-    Mark(u32, Marking),
+    Mark(u32, Unmarked, Next),
     Park(Park),
 }
 
@@ -40,9 +44,17 @@ enum Found {
 
 #[derive(Debug)]
 enum Read {
-    Due(Vec<Found>),
-    Stray(Vec<Found>),
-    Lane(Key, Vec<Pending>, Behind),
+    Due(Token, Vec<Found>),
+    Stray(Token, Vec<Found>),
+    Lane(Key, Token, Vec<Pending>, Behind),
+}
+
+/// How a publish ends.
+#[derive(Clone, Copy)]
+enum Ended {
+    Delivered,
+    Failed,
+    Abandoned,
 }
 
 struct World {
@@ -144,9 +156,10 @@ impl World {
         if row.dead {
             return self.dispatch.hold_dead(row.key.as_ref());
         }
-        let key = self.dispatch.hold_until_marked(row.key.clone());
-        self.writes
-            .push_back(Write::Mark(seq, Marking { id: None, malformed: None, key, dead: true }));
+        let id = RawId::new(&bson::Bson::Int64(seq.into()));
+        if let Some(Debt { unmarked, .. }) = self.dispatch.hold_malformed(id, row.key.clone()) {
+            self.writes.push_back(Write::Mark(seq, unmarked, Next::Dead));
+        }
     }
 
     fn publish(&mut self) {
@@ -170,7 +183,7 @@ impl World {
         for park in self.dispatch.take_parks() {
             self.writes.push_back(Write::Park(park));
         }
-        while let Some(key) = self.dispatch.next_lane_read() {
+        while let Some((key, token)) = self.dispatch.begin_key_read() {
             let mut events = Vec::new();
             let mut behind = Behind::Nothing;
             for (seq, row) in
@@ -189,7 +202,7 @@ impl World {
                 }
                 events.push(Self::pending(*seq, row, Origin::Retry));
             }
-            self.reads.push_back(Read::Lane(key, events, behind));
+            self.reads.push_back(Read::Lane(key, token, events, behind));
         }
     }
 
@@ -199,19 +212,19 @@ impl World {
         }
         let dispatched = self.in_flight.swap_remove(usize::from(which) % self.in_flight.len());
         let seq = seq_of(&dispatched.record.id);
-        let record = self.dispatch.finished(dispatched, ended);
         match ended {
             Ended::Delivered => {
+                self.dispatch.delivered(dispatched);
                 *self.delivered.entry(seq).or_default() += 1;
                 self.writes.push_back(Write::Delete(seq));
             }
             Ended::Failed => {
-                self.writes.push_back(Write::Mark(
-                    seq,
-                    Marking { id: Some(record.id), malformed: None, key: record.key, dead: dies },
-                ));
+                let (_, Debt { unmarked, behind }) = self.dispatch.failed(dispatched);
+                let next = if dies { Next::Dead } else { Next::RetryAfter(Duration::ZERO) };
+                self.writes.push_back(Write::Mark(seq, unmarked, next));
+                self.writes.extend(behind.map(Write::Park));
             }
-            Ended::Abandoned => {}
+            Ended::Abandoned => self.dispatch.abandoned(dispatched),
         }
         for park in self.dispatch.take_parks() {
             self.writes.push_back(Write::Park(park));
@@ -221,9 +234,9 @@ impl World {
     /// The server refuses to touch the document: nothing more of its key is parked, as in `settle`.
     fn refuse(&mut self) {
         match self.writes.pop_front() {
-            Some(Write::Mark(_, marking)) => {
-                self.blocked.extend(marking.key.clone());
-                self.dispatch.refused(marking.key.as_ref(), marking.id.as_ref());
+            Some(Write::Mark(_, unmarked, _)) => {
+                self.blocked.extend(unmarked.key.clone());
+                self.dispatch.mark_refused(&unmarked);
             }
             Some(Write::Park(park)) => {
                 self.blocked.insert(park.key.clone());
@@ -236,7 +249,7 @@ impl World {
 
     fn park(&mut self, park: Park) {
         if self.blocked.contains(&park.key) {
-            return park.ids.iter().for_each(|id| self.dispatch.refused(Some(&park.key), Some(id)));
+            return park.ids.iter().for_each(|id| self.dispatch.park_refused(&park.key, id));
         }
         for row in park.ids.iter().map(seq_of) {
             let row = self.rows.get_mut(&row).expect("a parked event stays");
@@ -250,12 +263,12 @@ impl World {
         match write {
             Write::Delete(seq) => {
                 self.rows.remove(&seq);
-                self.dispatch.settled(&record(seq, None, State::Locked).id);
+                self.dispatch.deleted(&record(seq, None, State::Locked).id);
             }
-            Write::Mark(seq, marking) => {
+            Write::Mark(seq, unmarked, next) => {
                 let row = self.rows.get_mut(&seq).expect("a failed event stays");
-                (row.locked, row.due, row.dead) = (false, false, row.dead || marking.dead);
-                self.dispatch.marked(&marking);
+                (row.locked, row.due, row.dead) = (false, false, row.dead || next == Next::Dead);
+                self.dispatch.mark_written(&unmarked, next);
             }
             Write::Park(park) => self.park(park),
         }
@@ -266,7 +279,7 @@ impl World {
             return;
         }
         self.ticking = true;
-        self.dispatch.tick_began();
+        let token = self.dispatch.begin_read();
         let mut heads = BTreeMap::new();
         let mut due = Vec::new();
         let unlocked = |row: &Row| !(row.locked || row.dead && self.on_dead == OnDead::Skip);
@@ -280,7 +293,7 @@ impl World {
             }
         }
         due.truncate(self.dispatch.room().events);
-        self.reads.push_back(Read::Due(due));
+        self.reads.push_back(Read::Due(token, due));
     }
 
     fn look_for_stray(&mut self) {
@@ -288,26 +301,28 @@ impl World {
             return;
         }
         self.ticking = true;
-        self.dispatch.tick_began();
+        let token = self.dispatch.begin_read();
         let locked =
             self.rows.iter().filter(|(_, row)| row.locked).take(self.dispatch.room().events);
-        let stray = locked.map(|row| Self::found(row, Origin::Stray)).collect();
-        self.reads.push_back(Read::Stray(stray));
+        let stray = locked.map(|row| Self::found(row, Origin::SafetySweep)).collect();
+        self.reads.push_back(Read::Stray(token, stray));
     }
 
     fn answer(&mut self) {
         match self.reads.pop_front() {
-            Some(Read::Stray(found)) => {
+            Some(Read::Stray(token, found)) => {
                 self.ticking = false;
                 for found in found {
                     match found {
-                        Found::Event(pending) => drop(self.dispatch.offer_stray(pending)),
+                        Found::Event(pending) => {
+                            _ = self.dispatch.offer_passed_over(&token, pending)
+                        }
                         Found::Malformed(seq) => self.malformed(seq),
                     }
                 }
-                self.dispatch.stray_ended();
+                self.dispatch.end_read(token);
             }
-            Some(Read::Due(found)) => {
+            Some(Read::Due(token, found)) => {
                 self.ticking = false;
                 let mut due = Vec::new();
                 for found in found {
@@ -316,9 +331,11 @@ impl World {
                         Found::Malformed(seq) => self.malformed(seq),
                     }
                 }
-                self.dispatch.tick_ended(due);
+                self.dispatch.end_due_read(token, due);
             }
-            Some(Read::Lane(key, events, behind)) => self.dispatch.lane_read(&key, events, behind),
+            Some(Read::Lane(key, token, events, behind)) => {
+                self.dispatch.end_key_read(&key, token, events, behind);
+            }
             None => {}
         }
     }
@@ -386,7 +403,7 @@ impl World {
             (self.dispatch.unsettled(), self.dispatch.buffered, self.dispatch.buffered_bytes),
             (0, 0, 0)
         );
-        assert_eq!(self.dispatch.twins.remembered(), 0);
+        assert_eq!(self.dispatch.known.remembered(), 0);
     }
 }
 
@@ -401,7 +418,7 @@ proptest! {
         let mut world = World::new(on_dead);
         for (op, which) in ops {
             world.step(op, which);
-            prop_assert!(world.dispatch.buffered <= LIMITS.max_buffered_events + MAX_LANE_READS * LANE_READ.events);
+            prop_assert!(world.dispatch.buffered <= LIMITS.max_buffered_events + MAX_KEY_READS * KEY_READ.events);
         }
         world.drain();
     }

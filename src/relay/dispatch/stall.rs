@@ -1,183 +1,283 @@
-//! Stalled lanes: what stalls one, what is parked behind it, and the reads that open it again.
+//! What a failure holds up: the lanes it stalls, the debts and parks it leaves, the reads that open
+//! its lane again, and what `settle` reports of all that.
 
 use outboxd_client::{EventId, Key};
 
-use super::lane::{Behind, Marking, Park, Pending};
-use super::{Dispatch, bytes};
+use super::debt::{Debt, FailedId, Park, Unmarked};
+use super::known::{Origin, RawId};
+use super::lane::{Lane, LaneState, Then};
+use super::pending::{Dispatched, Pending};
+use super::read::{Behind, Read};
+use super::{Dispatch, size};
 use crate::config::OnDead;
+use crate::document::record::OutboxRecord;
 use crate::document::state::State;
+use crate::relay::ports::Next;
 
-/// Lane reads under way at once: each may bring [`LANE_READ`] that no bound has been asked about.
-pub(super) const MAX_LANE_READS: usize = 4;
+/// Reads of keys under way at once: each may bring [`KEY_READ`](super::KEY_READ) that no bound has
+/// been asked about.
+pub(super) const MAX_KEY_READS: usize = 4;
 
+/// Events found in the database.
 impl Dispatch {
-    /// Notes that an event of this key waits in the database: what is offered after it waits behind
-    /// it.
-    pub(crate) fn hold(&mut self, key: Option<&Key>) {
+    /// An event of this key waits in the database: what is offered after it waits behind it.
+    pub(super) fn hold(&mut self, key: Option<&Key>) {
         if let Some(key) = key {
-            self.lanes.entry(key.clone()).or_default().stalled = true;
+            self.lanes.entry(key.clone()).or_default().hold();
         }
     }
 
-    /// The same for a dead event, unless those are skipped.
+    /// The same for an event that is marked dead, unless dead events are skipped.
     pub(crate) fn hold_dead(&mut self, key: Option<&Key>) {
         if self.limits.on_dead == OnDead::Hold {
             self.hold(key);
         }
     }
 
-    /// The same for a malformed event that is about to be marked as dead. Returns the key if that
-    /// is held until the mark is written.
-    pub(crate) fn hold_until_marked(&mut self, key: Option<Key>) -> Option<Key> {
-        let key = key.filter(|_| self.limits.on_dead == OnDead::Hold)?;
-        self.lanes.entry(key.clone()).or_default().stalled = true;
-        self.marks(&key);
-        Some(key)
+    /// A malformed event is about to be marked as dead. Unless dead events are skipped, its key
+    /// waits for that. `None` if the event is known already.
+    pub(crate) fn hold_malformed(&mut self, id: RawId, key: Option<Key>) -> Option<Debt> {
+        if !self.known.insert_malformed(id.clone()) {
+            return None;
+        }
+
+        let key = key.filter(|_| self.limits.on_dead == OnDead::Hold);
+        if let Some(key) = &key {
+            let lane = self.lanes.entry(key.clone()).or_default();
+            lane.hold();
+            lane.begin_mark();
+        }
+        Some(Debt { unmarked: Unmarked { event: FailedId::Malformed(id), key }, behind: None })
     }
 
-    /// A mark is written. If it says that the event is dead and those are skipped, the ones behind
-    /// it go on.
-    pub(crate) fn marked(&mut self, marking: &Marking) {
-        if let Some(id) = &marking.id {
-            self.settled(id);
+    /// A malformed event can't even be marked. Unless dead events are skipped, nothing more of its
+    /// key leaves.
+    pub(crate) fn block_unmarkable(&mut self, key: Option<&Key>) {
+        if let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Hold) {
+            self.lanes.entry(key.clone()).or_default().block();
         }
-        let Some(key) = &marking.key else { return };
-        self.marks += 1;
-        let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
-        (lane.marking, lane.marked) = (lane.marking - 1, self.marks);
-        let skipped = marking.dead && self.limits.on_dead == OnDead::Skip;
-        if skipped
-            && self
-                .lanes
-                .get(key)
-                .is_some_and(|lane| lane.stalled && !lane.in_flight && lane.queue.is_empty())
-        {
-            self.want_read(key);
-        }
-        self.written(key, 1);
+    }
+}
+
+/// Marks and parks.
+impl Dispatch {
+    /// Takes back an event whose publish failed: its lane stalls. The event stays known until its
+    /// mark is settled.
+    pub(crate) fn failed(&mut self, dispatched: Dispatched) -> (Box<OutboxRecord>, Debt) {
+        let record = self.take_back(dispatched);
+        let (id, key) = (record.id.clone(), record.key.clone());
+
+        let behind = key.as_ref().and_then(|key| {
+            let queue = self.lane(key).fail();
+            self.park_queue(key, queue)
+        });
+        (record, Debt { unmarked: Unmarked { event: FailedId::Event(id), key }, behind })
     }
 
-    /// Events to park now.
+    /// Parks to write now, besides those of a [`Debt`].
     pub(crate) fn take_parks(&mut self) -> Vec<Park> {
         std::mem::take(&mut self.parks)
     }
 
-    /// A park is done.
+    /// A mark is written, and the event is tried `next`. If it is dead and dead events are skipped,
+    /// those behind it leave.
+    pub(crate) fn mark_written(&mut self, unmarked: &Unmarked, next: Next) {
+        match &unmarked.event {
+            FailedId::Event(id) => self.known.settle(id),
+            FailedId::Malformed(id) => self.known.settle_malformed(id),
+        }
+
+        if let Some(key) = &unmarked.key {
+            self.marks_written += 1;
+            let number = self.marks_written;
+            let skipped = next == Next::Dead && self.limits.on_dead == OnDead::Skip;
+            let then = self.lane(key).settle_mark(number, skipped);
+            self.follow_up(key, then);
+        }
+    }
+
+    /// A park is written.
     pub(crate) fn parked(&mut self, park: &Park) {
-        for id in &park.ids {
-            self.settled(id);
-        }
-        self.written(&park.key, park.ids.len());
+        park.ids.iter().for_each(|id| self.known.settle(id));
+
+        let then = self.lane(&park.key).settle_parks(park.ids.len());
+        self.follow_up(&park.key, then);
     }
 
-    /// The server refused to mark or park an event of this key, or that wasn't tried because it
-    /// follows one of those. From now on nothing of the key leaves or is parked: it stays in the
-    /// outbox as it is, for the next start.
-    pub(crate) fn refused(&mut self, key: Option<&Key>, id: Option<&EventId>) {
-        // Without a key it stays known, or the safety sweep would bring it again.
-        let Some(key) = key else { return };
-        if let Some(id) = id {
-            self.twins.remove(id);
+    /// The server refused a mark for good. The event stays in the outbox as it is, and so does what
+    /// follows in its key, for the next start.
+    pub(crate) fn mark_refused(&mut self, unmarked: &Unmarked) {
+        // Without a key it stays known, or the safety sweep would bring it again. So does what is
+        // malformed.
+        let Some(key) = &unmarked.key else { return };
+
+        if let FailedId::Event(id) = &unmarked.event {
+            self.known.remove(id);
         }
-        self.lanes.get_mut(key).expect("a lane with writes under way stays").blocked = true;
-        self.written(key, 1);
+        self.lane(key).block();
     }
 
-    fn written(&mut self, key: &Key, count: usize) {
-        let lane = self.lanes.get_mut(key).expect("a lane with writes under way stays");
-        lane.writing -= count;
-        if std::mem::take(&mut lane.read_wanted) {
-            self.want_read(key);
-        }
-        self.tidy(key);
+    /// The server refused a park for good, or it wasn't tried because it follows a write of its key
+    /// that was refused.
+    pub(crate) fn park_refused(&mut self, key: &Key, id: &EventId) {
+        self.known.remove(id);
+        self.lane(key).block();
     }
 
-    /// The next key whose unlocked events are to be read, if there is room for them.
-    pub(crate) fn next_lane_read(&mut self) -> Option<Key> {
-        if self.lane_reads >= MAX_LANE_READS || self.room().is_none() {
-            return None;
-        }
-        let key = self.wanted_reads.pop_front()?;
-        let lane = self.lanes.get_mut(&key).expect("a lane that waits for its read stays");
-        lane.written_since_read = lane.writing > 0;
-        lane.read_began = self.twins.begin_read();
-        self.lane_reads += 1;
-        Some(key)
+    pub(super) fn park_one(&mut self, pending: Pending, key: Key) {
+        let id = pending.record.id;
+        self.known.insert(id.clone(), pending.origin);
+        self.lane(&key).begin_parks(1);
+        self.parks.push(Park { key, ids: vec![id] });
     }
 
-    /// Takes the result of a lane read: the key's unlocked events, oldest first, all of them due.
-    pub(crate) fn lane_read(&mut self, key: &Key, events: Vec<Pending>, behind: Behind) {
-        self.lane_reads -= 1;
-        let began = self.lanes.get(key).expect("a lane that is being read stays").read_began;
-        for pending in events {
-            if self.twins.is_new(&pending.record.id, began) {
-                self.buffer(pending);
-            }
-        }
-        self.twins.end_read(began);
-        let lane = self.lanes.get_mut(key).expect("a lane that is being read stays");
-        lane.reading = false;
-        let idle = !lane.in_flight && lane.queue.is_empty();
-        match behind {
-            Behind::Nothing if !lane.written_since_read => lane.stalled = lane.blocked,
-            // It saw some of them on their way; the next one to arrive is worth another look.
-            Behind::Nothing | Behind::More if idle && lane.writing > 0 => lane.read_wanted = true,
-            Behind::Nothing | Behind::More if idle => self.want_read(key),
-            Behind::Nothing | Behind::More | Behind::Held => {}
-        }
-        self.tidy(key);
-    }
-
-    /// Stalls an open lane and parks what waits in it. What is in flight stays.
-    pub(super) fn stall(&mut self, key: &Key) {
-        let lane = self.lanes.entry(key.clone()).or_default();
-        lane.stalled = true;
-        let queue = std::mem::take(&mut lane.queue);
+    /// The park of what waited in a lane that stalls.
+    fn park_queue(&mut self, key: &Key, queue: impl IntoIterator<Item = Pending>) -> Option<Park> {
         let mut ids = Vec::new();
         for pending in queue {
             self.buffered -= 1;
-            self.buffered_bytes -= bytes(&pending.record);
+            self.buffered_bytes -= size(&pending.record);
+
             match pending.record.state {
                 State::Locked => ids.push(pending.record.id),
                 // The retrier has it already.
                 State::Failed | State::Parked | State::Dead => {
-                    self.twins.remove(&pending.record.id)
+                    self.known.remove(&pending.record.id);
                 }
             }
         }
-        if !ids.is_empty() {
-            self.park(key.clone(), ids);
+
+        if ids.is_empty() {
+            return None;
+        }
+        self.lane(key).begin_parks(ids.len());
+        Some(Park { key: key.clone(), ids })
+    }
+}
+
+/// Reads of the retrier.
+impl Dispatch {
+    /// A read for due events, discards or events passed over begins.
+    pub(crate) fn begin_read(&mut self) -> Read {
+        Read { began: self.known.begin_read(), marks_shown: self.marks_written }
+    }
+
+    /// The read is over, and everything it brought is offered.
+    pub(crate) fn end_read(&mut self, read: Read) {
+        self.known.end_read(read.began);
+    }
+
+    /// Takes the due events that a read found: of each key the oldest unlocked one. A lane that is
+    /// busy leaves its event to the next tick, and a sweep that is under way leaves all of them.
+    /// Returns how many were taken.
+    pub(crate) fn end_due_read(
+        &mut self,
+        read: Read,
+        due: impl IntoIterator<Item = Pending>,
+    ) -> usize {
+        let mut taken = 0;
+        let swept = self.has_swept();
+
+        for pending in due.into_iter().filter(|_| swept) {
+            if !pending.record.discard_requested
+                && self.known.is_new(&pending.record.id, read.began)
+                && self.makes_way(pending.record.key.as_ref(), &read)
+            {
+                taken += 1;
+                self.buffer(pending);
+            }
+        }
+
+        self.end_read(read);
+        taken
+    }
+
+    /// Stalls the lane of a due event. Returns whether the event may leave.
+    fn makes_way(&mut self, key: Option<&Key>, read: &Read) -> bool {
+        let Some(key) = key else { return true };
+
+        let lane = self.lanes.entry(key.clone()).or_default();
+        // What waits in a lane that is stalled already comes before this event.
+        if matches!(lane.state(), LaneState::Open) {
+            let queue = lane.stall();
+            let park = self.park_queue(key, queue);
+            self.parks.extend(park);
+        }
+        self.lane(key).takes_due(read.marks_shown)
+    }
+
+    /// Takes the events that an operator wants removed. Returns those that are not known: they are
+    /// from now on, until their delete is settled.
+    pub(crate) fn end_discards_read(&mut self, read: Read, mut ids: Vec<EventId>) -> Vec<EventId> {
+        ids.retain(|id| self.known.is_new(id, read.began));
+        ids.iter().for_each(|id| self.known.insert(id.clone(), Origin::Retry));
+
+        self.end_read(read);
+        ids
+    }
+
+    /// Takes one of the locked events that the safety sweep found passed over, oldest first.
+    /// Returns whether it was not known. Takes none while a sweep is under way: that may yet bring
+    /// an unlocked event that they must not pass.
+    pub(crate) fn offer_passed_over(&mut self, read: &Read, pending: Pending) -> bool {
+        let taken = self.has_swept() && self.known.is_new(&pending.record.id, read.began);
+        if taken {
+            self.admit(pending, i64::MAX);
+        }
+        taken
+    }
+
+    /// The next key whose unlocked events are to be read, if there is room for them.
+    pub(crate) fn begin_key_read(&mut self) -> Option<(Key, Read)> {
+        if self.key_reads >= MAX_KEY_READS || self.room().is_none() {
+            return None;
+        }
+
+        let key = self.wanted_reads.pop_front()?;
+        self.lane(&key).begin_read();
+        self.key_reads += 1;
+        Some((key, self.begin_read()))
+    }
+
+    /// Takes the result of the read of a key: its unlocked events, oldest first, all of them due.
+    pub(crate) fn end_key_read(
+        &mut self,
+        key: &Key,
+        read: Read,
+        events: Vec<Pending>,
+        behind: Behind,
+    ) {
+        self.key_reads -= 1;
+        for pending in events {
+            if self.known.is_new(&pending.record.id, read.began) {
+                self.buffer(pending);
+            }
+        }
+        self.end_read(read);
+
+        let then = self.lane(key).end_read(behind);
+        self.follow_up(key, then);
+    }
+}
+
+/// Lanes.
+impl Dispatch {
+    /// A lane with something under way: it stays until that is settled.
+    pub(super) fn lane(&mut self, key: &Key) -> &mut Lane {
+        self.lanes.get_mut(key).expect("a lane with something under way stays")
+    }
+
+    /// What a transition of a lane asks for; and forgets the lane if nothing is left of it.
+    pub(super) fn follow_up(&mut self, key: &Key, then: Then) {
+        match then {
+            Then::ReadKey => self.wanted_reads.push_back(key.clone()),
+            Then::Nothing => self.tidy(key),
         }
     }
 
-    pub(super) fn park(&mut self, key: Key, ids: Vec<EventId>) {
-        self.writes(&key, ids.len());
-        self.parks.push(Park { key, ids });
-    }
-
-    /// Until these are written, a read of the key may miss them, so it doesn't open the lane.
-    pub(super) fn writes(&mut self, key: &Key, count: usize) {
-        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        lane.writing += count;
-        lane.written_since_read = true;
-    }
-
-    /// A mark is on its way. See [`Dispatch::writes`].
-    pub(super) fn marks(&mut self, key: &Key) {
-        self.writes(key, 1);
-        self.lanes.get_mut(key).expect("only called for a lane that is there").marking += 1;
-    }
-
-    /// Reads while parks are on their way, too: those are written in the order of the events, so a
-    /// read sees the first of them and misses the last. Not while a mark is: a read would show
-    /// those behind the failed event and not that it failed.
-    pub(super) fn want_read(&mut self, key: &Key) {
-        let lane = self.lanes.get_mut(key).expect("only called for a lane that is there");
-        if lane.marking > 0 {
-            lane.read_wanted = true;
-        } else if !lane.reading && !lane.blocked {
-            lane.reading = true;
-            self.wanted_reads.push_back(key.clone());
+    pub(super) fn tidy(&mut self, key: &Key) {
+        if self.lanes.get(key).is_some_and(Lane::is_done) {
+            self.lanes.remove(key);
         }
     }
 }

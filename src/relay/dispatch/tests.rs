@@ -1,10 +1,14 @@
 //! Dispatch step by step.
 
+use std::time::Duration;
+
 use bson::Timestamp;
 
 use super::*;
 use crate::config::{OnDead, Ordering};
-use crate::relay::dispatch::lane::{Behind, Marking};
+use crate::relay::dispatch::known::Origin;
+use crate::relay::dispatch::read::Behind;
+use crate::relay::ports::Next;
 use outboxd_client::{Headers, Subject};
 
 pub(super) const LIMITS: DispatchConfig = DispatchConfig {
@@ -60,7 +64,7 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
     assert_eq!(seq_of(&first.record.id), 1);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(3));
     assert!(dispatch.next().is_none(), "k1 has one in flight");
-    dispatch.finished(first, Ended::Delivered);
+    dispatch.delivered(first);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
 }
 
@@ -70,10 +74,12 @@ fn what_comes_behind_a_failure_is_parked() {
     dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
     let head = dispatch.next().expect("the head");
-    dispatch.finished(head, Ended::Failed);
+    let (_, debt) = dispatch.failed(head);
     dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
+
+    let parks = debt.behind.into_iter().chain(dispatch.take_parks());
     let parked: Vec<u32> =
-        dispatch.take_parks().iter().flat_map(|park| park.ids.iter().map(seq_of)).collect();
+        parks.flat_map(|park| park.ids.iter().map(seq_of).collect::<Vec<_>>()).collect();
     assert_eq!(parked, [2, 3]);
     assert!(dispatch.next().is_none());
 }
@@ -107,12 +113,12 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
         dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
         dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
         let head = dispatch.next().expect("the head");
-        let head = dispatch.finished(head, Ended::Failed);
-        let parks = dispatch.take_parks();
-        assert_eq!(dispatch.next_lane_read(), None, "its mark isn't written yet");
-        dispatch.marked(&Marking { id: Some(head.id), malformed: None, key: head.key, dead: true });
-        parks.iter().for_each(|park| dispatch.parked(park));
-        assert_eq!(dispatch.next_lane_read(), wanted);
+        let (_, debt) = dispatch.failed(head);
+        assert!(dispatch.begin_key_read().is_none(), "its mark isn't written yet");
+
+        dispatch.mark_written(&debt.unmarked, Next::Dead);
+        debt.behind.iter().for_each(|park| dispatch.parked(park));
+        assert_eq!(dispatch.begin_key_read().map(|(key, _)| key), wanted);
     }
 }
 
@@ -120,8 +126,9 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
 fn what_is_due_waits_until_everything_older_is_offered() {
     let mut dispatch = Dispatch::new(LIMITS);
     let tick = |dispatch: &mut Dispatch| {
-        dispatch.tick_began();
-        dispatch.tick_ended([pending(2, Some(key(1)), State::Parked, Origin::Retry)])
+        let read = dispatch.begin_read();
+        let due = pending(2, Some(key(1)), State::Parked, Origin::Retry);
+        dispatch.end_due_read(read, [due])
     };
     assert_eq!(tick(&mut dispatch), 0, "before the first sweep");
     dispatch.sweep_began(0);
@@ -136,31 +143,66 @@ fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
     let due = || [pending(2, Some(key(1)), State::Parked, Origin::Retry)];
     dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
     let first = dispatch.next().expect("the head");
-    let first = dispatch.finished(first, Ended::Failed);
-    dispatch.tick_began();
-    assert_eq!(dispatch.tick_ended(due()), 0, "its mark is on its way");
-    dispatch.tick_began();
-    dispatch.marked(&Marking { id: Some(first.id), malformed: None, key: first.key, dead: false });
-    assert_eq!(dispatch.tick_ended(due()), 0, "its mark was on its way when the read began");
-    dispatch.tick_began();
-    assert_eq!(dispatch.tick_ended(due()), 1);
+    let (_, debt) = dispatch.failed(first);
+
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, due()), 0, "its mark is on its way");
+
+    let read = dispatch.begin_read();
+    dispatch.mark_written(&debt.unmarked, Next::RetryAfter(Duration::ZERO));
+    assert_eq!(dispatch.end_due_read(read, due()), 0, "it was on its way when the read began");
+
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, due()), 1);
 }
 
 #[test]
 fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let mut dispatch = swept(LIMITS);
     dispatch.hold(Some(&key(1)));
-    dispatch.tick_began();
-    dispatch.tick_ended([pending(1, Some(key(1)), State::Parked, Origin::Retry)]);
+    let read = dispatch.begin_read();
+    let due = pending(1, Some(key(1)), State::Parked, Origin::Retry);
+    dispatch.end_due_read(read, [due]);
+
     // There is always one more on its way to the database.
     dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
     let first = dispatch.take_parks();
     dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
     first.iter().for_each(|park| dispatch.parked(park));
     let head = dispatch.next().expect("the head");
-    dispatch.finished(head, Ended::Delivered);
-    assert_eq!(dispatch.next_lane_read(), Some(key(1)));
+    dispatch.delivered(head);
+
+    let (read_key, read) = dispatch.begin_key_read().expect("a read of the key");
+    assert_eq!(read_key, key(1));
     let second = pending(2, Some(key(1)), State::Parked, Origin::Retry);
-    dispatch.lane_read(&key(1), vec![second], Behind::Nothing);
+    dispatch.end_key_read(&read_key, read, vec![second], Behind::Nothing);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
+}
+
+#[test]
+fn nothing_is_remembered_of_a_key_that_recovered() {
+    let mut dispatch = swept(LIMITS);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    let head = dispatch.next().expect("the head");
+    let (_, debt) = dispatch.failed(head);
+
+    dispatch.mark_written(&debt.unmarked, Next::RetryAfter(Duration::ZERO));
+    debt.behind.iter().for_each(|park| dispatch.parked(park));
+    let due = |seq| pending(seq, Some(key(1)), State::Parked, Origin::Retry);
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, [due(1)]), 1);
+
+    let head = dispatch.next().expect("the head again");
+    dispatch.delivered(head);
+    let (_, read) = dispatch.begin_key_read().expect("a read of what is behind it");
+    dispatch.deleted(&record(1, None, State::Locked).id);
+    assert_eq!(dispatch.known.remembered(), 1, "the read may bring it as it was");
+    dispatch.end_key_read(&key(1), read, vec![due(2)], Behind::Nothing);
+    let last = dispatch.next().expect("what was behind it");
+    dispatch.delivered(last);
+    dispatch.deleted(&record(2, None, State::Locked).id);
+
+    assert_eq!((dispatch.load(), dispatch.unsettled()), ((0, 0, 0), 0));
+    assert_eq!(dispatch.known.remembered(), 0);
 }

@@ -4,8 +4,8 @@ use bson::{RawBsonRef, RawDocument};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::document::record::Malformed;
-use crate::relay::dispatch::lane::Pending;
-use crate::relay::dispatch::twins::Origin;
+use crate::relay::dispatch::known::Origin;
+use crate::relay::dispatch::pending::Pending;
 use crate::relay::ports::{EventStore, StoreError, StoreResult};
 
 /// A document of more bytes waits until the receiver has taken everything before it. The channel

@@ -5,7 +5,7 @@ use bson::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::found::{Closed, Found, as_document, hand_over};
-use crate::relay::dispatch::twins::Origin;
+use crate::relay::dispatch::known::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventSweep as _, StoreResult};
 
 /// Sweeps and returns the moment after which the tail begins. Waits while the relay has no room.

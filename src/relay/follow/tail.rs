@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::found::{Closed, Found, as_document, hand_over};
 use crate::relay::clock;
-use crate::relay::dispatch::twins::Origin;
+use crate::relay::dispatch::known::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventTail as _, StoreError, StoreResult};
 
 /// Changes are counted over this time to measure their rate.

@@ -1,141 +1,178 @@
-//! What comes into the pump from the readers: found events, the retrier's answers, and what can't
-//! be published at all.
+//! What comes in from the readers: found events, the retrier's answers, and what can't be published
+//! at all.
 
-use bson::doc;
 use tracing::{debug, error, info};
 
-use outboxd_client::{Key, field};
+use outboxd_client::Key;
 
-use super::Pump;
-use crate::document::record::Malformed;
+use super::Leadership;
+use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::{MALFORMED, Rejection};
-use crate::relay::dispatch::lane::{Marking, Pending};
-use crate::relay::dispatch::twins::Origin;
+use crate::relay::dispatch::known::{Origin, RawId};
+use crate::relay::dispatch::pending::Pending;
+use crate::relay::dispatch::read::Read;
 use crate::relay::follow::found::Found;
-use crate::relay::ports::EventBus;
+use crate::relay::ports::{EventBus, Page, Parsed, Room};
 use crate::relay::retry::{Answer, Ask};
 use crate::relay::settle::Settlement;
 use crate::relay::verdict::Failed;
+use crate::relay::wake::{Reason, Reasons};
 
-impl<B: EventBus> Pump<B> {
-    pub(super) fn found(&mut self, found: Found) {
+impl<B: EventBus> Leadership<B> {
+    /// Takes what sweep and tail found.
+    pub(super) fn take_found(&mut self, found: &mut Vec<Found>) {
+        found.drain(..).for_each(|found| self.found(found));
+    }
+
+    fn found(&mut self, found: Found) {
         match found {
             Found::SweepBegan(number, taken) => {
                 self.dispatch.sweep_began(number);
-                // Whoever is gone doesn't sweep.
+                // A reader that is gone doesn't sweep.
                 _ = taken.send(());
             }
             Found::Event(pending, now_ms) => {
-                self.wants_discards |= pending.record.discard_requested;
+                self.look.wants_discards |= pending.record.discard_requested;
                 self.dispatch.offer(pending, now_ms);
             }
             Found::Requested => {
-                self.wants_discards = true;
-                self.tick.notify_one();
+                self.look.wants_discards = true;
+                self.wake.because(Reason::Requested);
             }
             Found::Malformed(malformed) => self.malformed(*malformed),
             Found::SweepEnded => self.dispatch.sweep_ended(),
         }
     }
 
+    /// Asks for what is due. If an operator may want events removed, those come first.
+    pub(super) fn look_for_due(&mut self, room: Room, reasons: Reasons) {
+        debug!(%reasons, "looking for due events");
+
+        let discards = std::mem::take(&mut self.look.wants_discards);
+        self.begin_look(if discards { Ask::Discards } else { Ask::Due }, room);
+    }
+
+    /// Asks for locked events that nothing has brought.
+    pub(super) fn look_for_passed_over(&mut self, room: Room) {
+        self.begin_look(Ask::PassedOver, room);
+    }
+
+    fn begin_look(&mut self, ask: fn(Read, Room) -> Ask, room: Room) {
+        self.look.under_way = true;
+        let read = self.dispatch.begin_read();
+        self.ask(ask(read, room));
+    }
+
+    /// Takes the result of a read.
     pub(super) fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Due(page) => {
-                self.ticking = false;
-                let mut due = Vec::new();
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => due.push(Pending {
-                            record: record.into(),
-                            origin: Origin::Retry,
-                            committed_ms: None,
-                        }),
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                let found = due.len();
-                let taken = self.dispatch.tick_ended(due);
-                debug!(found, taken, more = page.more, "looked for due events");
-                self.more_due = page.more && taken > 0;
+            Answer::Due(read, page) => self.due(read, page),
+            Answer::Discards(read, page) => self.discards(read, page),
+            Answer::PassedOver(read, page) => self.passed_over(read, page),
+            Answer::Key(key, read, events, behind) => {
+                self.dispatch.end_key_read(&key, read, events, behind);
             }
-            Answer::Discards(page) => {
-                self.ticking = false;
-                let mut wanted = Vec::new();
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => wanted.push(record.id),
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                let count = wanted.len();
-                let ids = self.dispatch.discards_ended(wanted);
-                // What is in flight, or was too much for once, is looked at again with the next
-                // tick.
-                self.wants_discards = page.more || ids.len() < count;
-                self.events.discarded.increment(ids.len() as u64);
-                if !ids.is_empty() {
-                    info!(events = ids.len(), "discarding, as an operator asked");
-                }
-                for id in ids {
-                    self.settle(Settlement::Discard(id));
-                }
-                self.read(Ask::Due(self.dispatch.room()));
-            }
-            Answer::Stray(page) => {
-                self.ticking = false;
-                let mut events = 0;
-                for parsed in page.events {
-                    match parsed {
-                        Ok(record) => {
-                            events += u64::from(self.dispatch.offer_stray(Pending {
-                                record: record.into(),
-                                origin: Origin::Stray,
-                                committed_ms: None,
-                            }));
-                        }
-                        Err(malformed) => self.malformed(*malformed),
-                    }
-                }
-                self.dispatch.stray_ended();
-                if events > 0 {
-                    info!(
-                        events,
-                        "the safety sweep found locked events that nothing had brought yet"
-                    );
-                }
-            }
-            Answer::Lane(key, events, behind) => self.dispatch.lane_read(&key, events, behind),
         }
     }
 
-    /// Nothing the broker does can help it: dead at once, and its key waits for a person.
+    fn due(&mut self, read: Read, page: Page) {
+        self.look.under_way = false;
+
+        let due: Vec<_> = self
+            .well_formed(page.events)
+            .into_iter()
+            .map(|record| pending(record, Origin::Retry))
+            .collect();
+        let found = due.len();
+        let taken = self.dispatch.end_due_read(read, due);
+
+        debug!(found, taken, more = page.more, "looked for due events");
+        self.look.more_due = page.more && taken > 0;
+    }
+
+    fn discards(&mut self, read: Read, page: Page) {
+        self.look.under_way = false;
+
+        let wanted: Vec<_> =
+            self.well_formed(page.events).into_iter().map(|record| record.id).collect();
+        let count = wanted.len();
+        let ids = self.dispatch.end_discards_read(read, wanted);
+
+        // The next tick looks again for what is in flight, or was too much for once.
+        self.look.wants_discards = page.more || ids.len() < count;
+        self.events.discarded.increment(ids.len() as u64);
+        if !ids.is_empty() {
+            info!(events = ids.len(), "discarding, as an operator asked");
+        }
+        for id in ids {
+            self.settle(Settlement::Discard(id));
+        }
+
+        self.begin_look(Ask::Due, self.dispatch.room());
+    }
+
+    fn passed_over(&mut self, read: Read, page: Page) {
+        self.look.under_way = false;
+
+        let mut events = 0;
+        for parsed in page.events {
+            match parsed {
+                Ok(record) => {
+                    let pending = pending(record, Origin::SafetySweep);
+                    events += u64::from(self.dispatch.offer_passed_over(&read, pending));
+                }
+                Err(malformed) => self.malformed(*malformed),
+            }
+        }
+        self.dispatch.end_read(read);
+
+        if events > 0 {
+            info!(events, "the safety sweep found locked events that nothing had brought yet");
+        }
+    }
+
+    /// Takes the malformed events out of a page.
+    fn well_formed(&mut self, events: Vec<Parsed>) -> Vec<OutboxRecord> {
+        let mut records = Vec::with_capacity(events.len());
+        for parsed in events {
+            match parsed {
+                Ok(record) => records.push(record),
+                Err(malformed) => self.malformed(*malformed),
+            }
+        }
+        records
+    }
+
+    /// Nothing the broker does can help a malformed event: it is dead at once, and its key waits
+    /// for a person.
     fn malformed(&mut self, malformed: Malformed) {
         if malformed.marked {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
-        // Found again while it is being marked, or after the server refused that.
-        let known = malformed
-            .id
-            .as_ref()
-            .and_then(|id| bson::serialize_to_vec(&doc! { field::ID: id }).ok());
-        if known.as_ref().is_some_and(|id| self.malformed.contains(id)) {
-            return;
-        }
-        let held = self.dispatch.hold_until_marked(malformed.key);
+
         let Some(id) = malformed.id else {
-            let (reason, key) = (malformed.reason, held.as_ref().map(Key::as_str));
+            let (reason, key) = (malformed.reason, malformed.key.as_ref());
             error!(
                 reason,
-                key, "an event with a huge or unreadable _id can't be marked; it is left as it is"
+                key = key.map(Key::as_str),
+                "an event with a huge or unreadable _id can't be marked; it is left as it is"
             );
-            return self.dispatch.refused(held.as_ref(), None);
+            return self.dispatch.block_unmarkable(key);
         };
+
+        // Not if it is found again while it is being marked, or after the server refused that.
+        let Some(debt) = self.dispatch.hold_malformed(RawId::new(&id), malformed.key) else {
+            return;
+        };
+
         let rejection = Rejection::new(MALFORMED, malformed.reason);
-        let failed = Failed { id, subject: None, key: held.as_ref(), attempts: 0 };
-        let mark = self.judge.mark(&failed, rejection);
+        let key = debt.unmarked.key.as_ref();
+        let mark = self.verdicts.mark(&Failed { id, subject: None, key, attempts: 0 }, rejection);
         self.events.dead.increment(1);
-        self.malformed.extend(known.clone());
-        let marking = Marking { id: None, malformed: known, key: held, dead: true };
-        self.settle(Settlement::Failed(marking, Box::new(mark)));
+        self.settle(Settlement::Failed(Box::new((debt, mark))));
     }
+}
+
+fn pending(record: OutboxRecord, origin: Origin) -> Pending {
+    Pending { record: record.into(), origin, committed_ms: None }
 }

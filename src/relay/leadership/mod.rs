@@ -1,45 +1,62 @@
-//! The one loop of a leadership: whatever is found, answered, settled or lost comes in here, and
-//! what may be published now goes out.
+//! One leadership: the loop that joins the stages while the relay holds the lease.
+//!
+//! The loop owns dispatch, and so the state of every event in the relay. The stages around it run
+//! as tasks of their own and reach it through channels; none of them starts another:
+//!
+//! ```text
+//!   follow ── found ──────▶ ┌────────────┐ ── publishes ──▶ publish
+//!   retry  ── answers ────▶ │ Leadership │ ◀── outcomes ───
+//!          ◀── asks ─────── │  dispatch  │ ── settlements ▶ settle
+//!                           └────────────┘ ◀── settled ────
+//! ```
+//!
+//! A leadership runs until the relay is stopped, the lease is lost or a stage ends. Then it drains:
+//! intake ends first, publishes under way get their answers, and `settle` writes down what is
+//! known, all that until a deadline.
+//!
+//! - [`terms`]: one leadership after the other
+//! - [`intake`]: what comes from the readers
+//! - [`outcomes`]: what comes from publish and settle
+//! - [`parts`]: what a leadership is built from, and what it adds up to
 
 mod intake;
+mod outcomes;
 pub(crate) mod parts;
 mod terms;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use self::parts::{Parts, Totals};
-use super::clock;
-use super::dispatch::lane::{Dispatched, Ended, Marking};
-use super::dispatch::twins::Origin;
-use super::dispatch::{Dispatch, LANE_READ};
+use super::dispatch::pending::Dispatched;
+use super::dispatch::{Dispatch, KEY_READ};
 use super::follow::follow;
 use super::follow::found::Found;
 use super::lease::Term;
-use super::ports::{EventBus, EventStore, Next};
+use super::ports::{EventBus, EventStore};
 use super::publish::Publisher;
 use super::publish::breaker::Breaker;
 use super::publish::outcome::Outcome;
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
-use super::verdict::{Failed, Judge};
+use super::verdict::Verdicts;
+use super::wake::Wake;
 use crate::config::Config;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Events, Load};
 use crate::telemetry::traces;
 
-/// How often the pump says how it is doing.
+/// How often the leadership reports its load and health.
 const BEAT: Duration = Duration::from_secs(1);
 /// Found events between the readers and dispatch, on top of its own bounds: enough that a reader
 /// doesn't wait for the loop to come round.
@@ -47,12 +64,12 @@ const FOUND_CAPACITY: usize = 64;
 /// Messages of each kind taken per turn of the loop, so that no kind starves the others.
 const TURN: usize = 256;
 
-/// Why a pump stopped.
+/// How a leadership ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stopped {
-    /// Asked to, and nothing is left under way.
+    /// The relay was stopped, and nothing is left under way.
     Drained,
-    /// Asked to, with this many events not settled in time.
+    /// The relay was stopped, and this many events were not settled in time.
     GraceOver(usize),
     /// Another relay holds the lease now, or may soon.
     LeaseLost,
@@ -60,10 +77,18 @@ pub(super) enum Stopped {
     StageEnded(&'static str),
 }
 
-/// The stages of one leadership.
-pub(super) struct Pump<B> {
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Stop,
+    LeaseLost,
+    StageEnded(&'static str),
+}
+
+/// See the module.
+pub(super) struct Leadership<B> {
     config: Config,
-    judge: Judge,
+    verdicts: Verdicts,
     health: Arc<Health>,
     events: Events,
     load: Load,
@@ -75,23 +100,35 @@ pub(super) struct Pump<B> {
     asks: mpsc::UnboundedSender<Ask>,
     settlements: mpsc::UnboundedSender<Settlement>,
     settled: mpsc::UnboundedReceiver<Settled>,
+    stages: Stages,
+    wake: Wake,
+    look: Look,
+}
+
+/// The tasks of a leadership.
+struct Stages {
     following: JoinHandle<()>,
     retrying: JoinHandle<()>,
     settling: JoinHandle<()>,
+    /// Ends the repeating of writes that are refused.
     give_up: CancellationToken,
-    tick: Arc<Notify>,
-    ticking: bool,
-    /// Malformed events that are being marked, or that the server won't have marked.
-    malformed: HashSet<Vec<u8>>,
+}
+
+/// What the retrier looks for besides the events of a key: one thing at a time.
+#[derive(Debug, Default)]
+struct Look {
+    under_way: bool,
     /// Whether an operator may want events removed: asked for once, or seen by the sweep.
     wants_discards: bool,
-    /// Whether the last tick left due events where they are, for want of room.
+    /// Whether the last look left due events where they are, for want of room.
     more_due: bool,
 }
 
-impl<B: EventBus> Pump<B> {
-    pub(super) fn build(parts: Parts<impl EventStore, B>, term: Term, tick: Arc<Notify>) -> Self {
+impl<B: EventBus> Leadership<B> {
+    /// Starts the stages.
+    pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
+
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         // Bounded by what dispatch knows: each event is settled once, and each read is asked for by
         // dispatch.
@@ -99,23 +136,29 @@ impl<B: EventBus> Pump<B> {
         let (reports, settled) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
+
         let give_up = CancellationToken::new();
-        let following = tokio::spawn(follow(follow_from, found_tx, metrics.clone()));
-        let retrying = tokio::spawn(retry::run(store.clone(), asked, answer));
-        let settling = tokio::spawn(settle::run(store, inbox, reports, give_up.clone()));
+        let stages = Stages {
+            following: tokio::spawn(follow(follow_from, found_tx, metrics.clone())),
+            retrying: tokio::spawn(retry::run(store.clone(), asked, answer)),
+            settling: tokio::spawn(settle::run(store, inbox, reports, give_up.clone())),
+            give_up,
+        };
+
         let publisher = Publisher {
             bus,
             stream: config.stream.name.as_str().into(),
             id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
             grace: config.retry.outage_grace,
-            breaker: Breaker::new(tick.clone(), metrics.breaker()),
+            breaker: Breaker::new(wake.clone(), metrics.breaker()),
             newest: AtomicU64::new(0),
             term,
             tracer: traces::tracer(),
             stop: CancellationToken::new(),
         };
+
         Self {
-            judge: Judge::new(&config.retry, &config.nats.client_id, &alerts),
+            verdicts: Verdicts::new(&config.retry, &config.nats.client_id, &alerts),
             health,
             events: metrics.events(),
             load: metrics.load(),
@@ -128,108 +171,90 @@ impl<B: EventBus> Pump<B> {
             asks,
             settlements,
             settled,
-            following,
-            retrying,
-            settling,
-            give_up,
-            tick,
-            ticking: false,
-            malformed: HashSet::new(),
-            wants_discards: false,
-            more_due: false,
+            stages,
+            wake,
+            look: Look::default(),
         }
     }
 
-    /// Runs until `stop` or `lost`, then drains.
+    /// Relays until `stop` or `lost`, then drains.
     pub(super) async fn run(
         mut self,
         stop: &CancellationToken,
         lost: &CancellationToken,
         totals: &mut Totals,
     ) -> Stopped {
+        let over = self.relay(stop, lost, totals).await;
+
+        let grace = match over {
+            Over::Stop => {
+                let (in_flight, unsettled) = (self.dispatch.in_flight(), self.dispatch.unsettled());
+                info!(in_flight, unsettled, "draining");
+                self.config.shutdown.grace
+            }
+            Over::StageEnded(stage) => {
+                error!(stage, "a stage has ended that never should; stopping");
+                self.config.shutdown.grace
+            }
+            Over::LeaseLost => self.config.nats.ack_timeout,
+        };
+        let left = self.drain(Instant::now() + grace, totals).await;
+
+        match over {
+            Over::Stop if left == 0 => Stopped::Drained,
+            Over::Stop => Stopped::GraceOver(left),
+            Over::LeaseLost => Stopped::LeaseLost,
+            Over::StageEnded(stage) => Stopped::StageEnded(stage),
+        }
+    }
+
+    /// The loop: after each message, everything that may leave now does.
+    async fn relay(
+        &mut self,
+        stop: &CancellationToken,
+        lost: &CancellationToken,
+        totals: &mut Totals,
+    ) -> Over {
         let mut found = Vec::with_capacity(TURN);
         let mut settled = Vec::with_capacity(TURN);
         let mut connected = self.publisher.bus.connected().clone();
-        // The sweep that begins a leadership has just looked.
-        let mut stray = tokio::time::interval_at(
-            Instant::now() + self.config.sweep.interval,
-            self.config.sweep.interval,
-        );
-        stray.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let publisher = self.publisher.clone();
-        let mut beat = tokio::time::interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ended = None;
+        let sweep = self.config.sweep.interval;
+        // The sweep that begins a leadership has just looked.
+        let mut safety_sweep = every(sweep, Instant::now() + sweep);
+        let mut beat = every(BEAT, Instant::now());
+
         loop {
-            self.publish();
-            let (mut room, may_tick) = (self.dispatch.room(), self.may_tick());
-            room.events = room.events.saturating_sub(self.malformed.len());
+            self.send();
+            let (room, may_look) = (self.dispatch.room(), self.may_look());
+            let next_found = if room.is_none() { 0 } else { room.events.min(TURN) };
+
+            // What comes rarely is looked at first, so that nothing has to wait for long; and a
+            // seed of the simulation does the same every time.
             tokio::select! {
-                // What comes rarely is looked at first, so that nothing has to wait for long; and a
-                // seed of the simulation does the same every time.
                 biased;
-                () = stop.cancelled() => break,
-                () = lost.cancelled() => break,
-                _ = beat.tick() => self.beat(),
-                _ = stray.tick(), if may_tick => self.read(Ask::Stray(room)),
-                () = self.tick.notified(), if may_tick => {
-                    let wants_discards = std::mem::take(&mut self.wants_discards);
-                    self.read(if wants_discards { Ask::Discards(room) } else { Ask::Due(room) });
-                }
+                () = stop.cancelled() => return Over::Stop,
+                () = lost.cancelled() => return Over::LeaseLost,
+                _ = beat.tick() => self.report(),
+                _ = safety_sweep.tick(), if may_look => self.look_for_passed_over(room),
+                reasons = self.wake.woken(), if may_look => self.look_for_due(room, reasons),
                 Some(answer) = self.answers.recv() => self.answered(answer),
-                1.. = self.settled.recv_many(&mut settled, TURN) => settled.drain(..).for_each(|settled| self.settled(settled)),
-                1.. = self.found.recv_many(&mut found, room.events.min(TURN)), if !room.is_none() => {
-                    found.drain(..).for_each(|found| self.found(found));
+                1.. = self.settled.recv_many(&mut settled, TURN) => self.take_settled(&mut settled),
+                1.. = self.found.recv_many(&mut found, next_found), if next_found > 0 => {
+                    self.take_found(&mut found);
                 }
                 Some(first) = self.in_flight.next() => {
-                    // The others that are answered by now too: a turn of this loop costs more than
-                    // one of them.
-                    let mut ended = Some(first);
-                    let mut untrusted = false;
-                    while let Some((dispatched, outcome)) = ended {
-                        untrusted |= matches!(outcome, Outcome::Abandoned);
-                        self.finished(dispatched, outcome, totals);
-                        ended = self.in_flight.next().now_or_never().flatten();
-                    }
-                    // The lease lapsed, if only for a moment: its lane stays taken, so this
-                    // leadership is over.
-                    if untrusted {
-                        break;
+                    let lapsed = self.take_outcomes(first, totals);
+                    if lapsed {
+                        return if stop.is_cancelled() { Over::Stop } else { Over::LeaseLost };
                     }
                 }
-                // Dispatch looks whether one more may leave.
+                // One more may leave.
                 () = publisher.breaker.probe.notified() => {}
-                // Dispatch looks again once the connection stands.
+                // Publishes leave again once the connection stands.
                 Ok(()) = connected.changed() => {}
-                _ = &mut self.following => ended = Some("follower"),
-                _ = &mut self.retrying => ended = Some("retrier"),
-                _ = &mut self.settling => ended = Some("settler"),
+                stage = self.stages.first_ended() => return Over::StageEnded(stage),
             }
-            if ended.is_some() {
-                break;
-            }
-        }
-        if let Some(stage) = ended {
-            error!(stage, "a stage has ended that never should; stopping");
-            let deadline = Instant::now() + self.config.shutdown.grace;
-            self.drain(deadline, totals).await;
-            return Stopped::StageEnded(stage);
-        }
-        if !stop.is_cancelled() {
-            self.publisher.stop.cancel();
-            let deadline = Instant::now() + self.config.nats.ack_timeout;
-            self.drain(deadline, totals).await;
-            return Stopped::LeaseLost;
-        }
-        info!(
-            in_flight = self.dispatch.in_flight(),
-            unsettled = self.dispatch.unsettled(),
-            "draining"
-        );
-        let deadline = Instant::now() + self.config.shutdown.grace;
-        match self.drain(deadline, totals).await {
-            0 => Stopped::Drained,
-            left => Stopped::GraceOver(left),
         }
     }
 
@@ -237,141 +262,57 @@ impl<B: EventBus> Pump<B> {
     /// many events were left without that at the deadline.
     async fn drain(mut self, deadline: Instant, totals: &mut Totals) -> usize {
         self.found.close();
-        // Those waiting for an answer get it; no try begins anew.
+        // Those waiting for an answer get it; no new try begins.
         self.publisher.stop.cancel();
-        let mut left = self.dispatch.in_flight();
         while let Ok(Some((dispatched, outcome))) =
             tokio::time::timeout_at(deadline, self.in_flight.next()).await
         {
             self.finished(dispatched, outcome, totals);
-            left = self.dispatch.in_flight();
         }
-        self.judge.tell();
-        let Self { settlements, mut settling, give_up, .. } = self;
+        self.verdicts.log();
+
+        let left = self.dispatch.in_flight();
+        let Self { settlements, stages, .. } = self;
         drop(settlements);
-        if !settling.is_finished()
-            && tokio::time::timeout_at(deadline, &mut settling).await.is_err()
-        {
-            give_up.cancel();
-            left = left.max(1);
-            if let Err(error) = settling.await {
-                error!(%error, "settling ended badly");
-            }
+        match stages.settle_until(deadline).await {
+            Settling::Done => left,
+            Settling::GivenUp => left.max(1),
         }
-        left
     }
 
-    fn publish(&mut self) {
+    /// Publishes what may leave, parks what waits behind a failure, and asks for the reads of keys.
+    fn send(&mut self) {
         while self.publisher.is_connected()
             && self.dispatch.in_flight() < self.publisher.breaker.limit()
+            && let Some(dispatched) = self.dispatch.next()
         {
-            let Some(dispatched) = self.dispatch.next() else {
-                break;
-            };
             self.in_flight.push(Box::pin(self.publisher.clone().publish(dispatched)));
         }
+
         for park in self.dispatch.take_parks() {
             self.settle(Settlement::Park(park));
         }
-        while let Some(key) = self.dispatch.next_lane_read() {
-            self.ask(Ask::Lane(key, LANE_READ));
+
+        while let Some((key, read)) = self.dispatch.begin_key_read() {
+            self.ask(Ask::Key(key, read, KEY_READ));
         }
     }
 
-    /// While the broker doesn't answer, failed events rest too, unless there is nothing else left
-    /// to find out with.
-    fn may_tick(&self) -> bool {
-        !self.ticking
+    /// Whether to look for due events, discards or events passed over now. While the broker doesn't
+    /// answer, failed events rest too, unless there is nothing else left to find out with.
+    fn may_look(&self) -> bool {
+        !self.look.under_way
             && self.dispatch.has_swept()
             && !self.dispatch.room().is_none()
             && (self.publisher.breaker.is_well() || self.dispatch.in_flight() == 0)
     }
 
-    fn read(&mut self, ask: Ask) {
-        self.ticking = true;
-        self.dispatch.tick_began();
-        self.ask(ask);
-    }
-
-    fn finished(&mut self, dispatched: Dispatched, outcome: Outcome, totals: &mut Totals) {
-        match outcome {
-            Outcome::Acked(acked) => {
-                totals.published += 1;
-                totals.duplicates += u64::from(acked.duplicate);
-                self.events.published.increment(1);
-                self.events.duplicates.increment(acked.duplicate.into());
-                self.events.publish.record(acked.took);
-                self.events.retried.increment((dispatched.origin == Origin::Retry).into());
-                if let Some(rewound) = acked.rewound {
-                    self.judge.rewound(&self.config.stream.name, rewound);
-                }
-                if let Some(committed_ms) = dispatched.committed_ms {
-                    let millis = clock::now().timestamp_millis() - committed_ms;
-                    self.events
-                        .latency
-                        .record(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
-                }
-                self.dispatch.finished(dispatched, Ended::Delivered);
-                self.settle(Settlement::Delivered(acked));
-            }
-            Outcome::Rejected(rejection) => {
-                totals.failed += 1;
-                self.events.failed.add(rejection.class);
-                let record = self.dispatch.finished(dispatched, Ended::Failed);
-                let mark = self.judge.mark(&Failed::new(&record), rejection);
-                self.events.dead.increment((mark.next == Next::Dead).into());
-                let marking = Marking {
-                    id: Some(record.id),
-                    malformed: None,
-                    key: record.key,
-                    dead: mark.next == Next::Dead,
-                };
-                self.settle(Settlement::Failed(marking, Box::new(mark)));
-                // What the lane held is parked after its head is marked.
-                for park in self.dispatch.take_parks() {
-                    self.settle(Settlement::Park(park));
-                }
-            }
-            Outcome::Abandoned => {
-                totals.abandoned += 1;
-                self.dispatch.finished(dispatched, Ended::Abandoned);
-            }
-        }
-    }
-
-    fn settled(&mut self, settled: Settled) {
-        match settled {
-            Settled::Delivered(acked) => {
-                acked.iter().for_each(|acked| self.dispatch.settled(acked.id()))
-            }
-            Settled::Discarded(id) => {
-                self.dispatch.settled(&id);
-                // What waited behind it.
-                self.tick.notify_one();
-            }
-            Settled::Failed(marking) => {
-                self.dispatch.marked(&marking);
-                marking.malformed.iter().for_each(|id| _ = self.malformed.remove(id));
-            }
-            Settled::Refused(key, id) => self.dispatch.refused(key.as_ref(), id.as_ref()),
-            Settled::Park(park) => {
-                debug!(events = park.ids.len(), "parked behind a failed event");
-                self.events.parked.increment(park.ids.len() as u64);
-                self.dispatch.parked(&park);
-            }
-        }
-        // The rest of what was due, without waiting for the schedule.
-        if self.more_due && !self.dispatch.is_retrying() {
-            self.more_due = false;
-            self.tick.notify_one();
-        }
-    }
-
-    /// Says how it is doing.
-    fn beat(&mut self) {
-        self.judge.tell();
+    /// Reports load and health, and logs what failed.
+    fn report(&mut self) {
+        self.verdicts.log();
         self.health.turned();
         self.health.nats(self.publisher.is_connected());
+
         let (events, bytes, keys) = self.dispatch.load();
         self.load.in_flight.set(self.dispatch.in_flight() as f64);
         self.load.buffered_events.set(events as f64);
@@ -391,4 +332,45 @@ impl<B: EventBus> Pump<B> {
             error!("the retrier has ended early");
         }
     }
+}
+
+/// How settling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    Done,
+    /// Writes were refused up to the deadline.
+    GivenUp,
+}
+
+impl Stages {
+    /// Waits for a stage to end, which none should.
+    async fn first_ended(&mut self) -> &'static str {
+        tokio::select! {
+            biased;
+            _ = &mut self.following => "follower",
+            _ = &mut self.retrying => "retrier",
+            _ = &mut self.settling => "settler",
+        }
+    }
+
+    /// Lets the settler, whose inbox is closed, write the rest.
+    async fn settle_until(self, deadline: Instant) -> Settling {
+        let Self { mut settling, give_up, .. } = self;
+        if settling.is_finished() || tokio::time::timeout_at(deadline, &mut settling).await.is_ok()
+        {
+            return Settling::Done;
+        }
+
+        give_up.cancel();
+        if let Err(error) = settling.await {
+            error!(%error, "settling ended badly");
+        }
+        Settling::GivenUp
+    }
+}
+
+fn every(period: Duration, first: Instant) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval_at(first, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

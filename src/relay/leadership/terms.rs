@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::parts::{Parts, Totals};
-use super::{Pump, Stopped};
+use super::{Leadership, Stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::lease::Lease;
 use crate::relay::ports::{EventBus, EventStore, LeaseStore};
+use crate::relay::wake::Wake;
 
 impl<S: EventStore, B: EventBus> Parts<S, B> {
-    /// One leadership after the other, until `stop`. Each `tick` lets the retrier look.
+    /// One leadership after the other, until `stop`. Each wake-up lets the retrier look.
     pub(crate) async fn relay<L: LeaseStore>(
         &self,
         lease: &Arc<Lease<L>>,
-        tick: &Arc<Notify>,
+        wake: &Wake,
         stop: &CancellationToken,
     ) -> Result<Totals> {
         let mut totals = Totals::default();
@@ -26,10 +26,12 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
             info!(term, "holding the lease; relaying");
             self.health.lease(Some(term));
             let leading = self.metrics.leads(term);
-            let pump = Pump::build(self.clone(), held.term.clone(), tick.clone());
-            let stopped = pump.run(stop, &held.lost, &mut totals).await;
+            let leadership = Leadership::begin(self.clone(), held.term.clone(), wake.clone());
+            let stopped = leadership.run(stop, &held.lost, &mut totals).await;
+
             self.health.lease(None);
             drop(leading);
+
             match stopped {
                 Stopped::LeaseLost => {
                     warn!(term, "lost the lease; standing by");
@@ -40,6 +42,7 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                 }
                 Stopped::Drained | Stopped::StageEnded(_) => {}
             }
+
             match lease.resign(held).await {
                 Ok(()) => info!(term, "resigned the lease"),
                 Err(error) => warn!(
@@ -47,6 +50,7 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                     term, "could not resign the lease; it expires"
                 ),
             }
+
             if let Stopped::StageEnded(stage) = stopped {
                 return Err(Error::new(
                     ErrorKind::Internal,

@@ -1,20 +1,20 @@
 //! Whether the broker answers. While it doesn't, few events are in flight: an event that waits in
 //! MongoDB costs neither memory nor attempts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::relay::wake::{Reason, Wake};
 use crate::telemetry::metrics::Level;
 
 /// Whether the broker answers, as the publishes in flight see it.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     troubled: AtomicBool,
-    /// Notified when the broker answers again, so that failed events are published without waiting
-    /// for the next tick.
-    recovered: Arc<Notify>,
+    /// Woken when the broker answers again, so that failed events are published without waiting for
+    /// the schedule.
+    wake: Wake,
     /// Notified when one more event may be in flight.
     pub(crate) probe: Notify,
     /// Events in flight whose last try had no definite answer.
@@ -23,10 +23,10 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    pub(crate) fn new(recovered: Arc<Notify>, open: Level) -> Self {
+    pub(crate) fn new(wake: Wake, open: Level) -> Self {
         Self {
             troubled: AtomicBool::new(false),
-            recovered,
+            wake,
             probe: Notify::new(),
             trying_again: AtomicUsize::new(0),
             open,
@@ -61,7 +61,7 @@ impl Breaker {
         // other threads.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
             self.open.set_flag(false);
-            self.recovered.notify_one();
+            self.wake.because(Reason::Recovered);
         }
     }
 }

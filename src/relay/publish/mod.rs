@@ -27,7 +27,7 @@ use self::breaker::{Breaker, TryingAgain};
 use self::outcome::{Acked, Outcome, Rewound};
 use self::span::Publishing;
 use super::clock;
-use super::dispatch::lane::Dispatched;
+use super::dispatch::pending::Dispatched;
 use super::lease::Term;
 use super::ports::{Ack, EventBus, Message};
 use crate::backoff::Backoff;
@@ -90,14 +90,13 @@ impl<B: EventBus> Publisher<B> {
     ) -> (Dispatched, Outcome) {
         crash::here(Point::Claimed);
 
-        let record = &mut dispatched.record;
-        let payload = Bytes::from(std::mem::take(&mut record.payload));
+        let Dispatched { record, payload, .. } = &mut dispatched;
         // Boxed to keep the future small when no span is made.
         let span = self
             .tracer
             .as_ref()
             .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
-
+        let payload = payload.clone();
         let outcome = self.publish_until_answered(&dispatched.record, payload).await;
 
         if let Some(span) = span {

@@ -43,26 +43,32 @@ impl Bus {
     fn fate(&self, subject: u8) -> Fate {
         let mut state = self.world.lock();
         let now = Instant::now();
+
         if !*self.connected.borrow() {
             state.count("publishes without a connection");
             return Fate::Refused(Rejection::new(CONNECTION_LOST, "broken pipe"));
         }
+
         if state.weather.no_leader > now || state.weather.uncovered == Some(subject) {
             state.count("publishes nobody answered");
             return Fate::Refused(Rejection::new(NO_RESPONDERS, "no responders"));
         }
+
         if state.weather.full > now {
             state.count("publishes to a full stream");
             return Fate::Refused(Rejection::new("10077", "maximum bytes exceeded"));
         }
+
         if state.weather.too_large == Some(subject) {
             state.count("publishes too large");
             return Fate::Refused(Rejection::new("10054", "message size exceeds maximum allowed"));
         }
+
         let lossy = if state.weather.lossy > now { 0.15 } else { 0.003 };
         if !state.chance(lossy) {
             return Fate::Acked;
         }
+
         match state.random.random_range(0..3) {
             0 => {
                 state.count("publishes lost");
@@ -79,8 +85,9 @@ impl Bus {
         }
     }
 
-    /// Whoever begins to publish must hold the lease, by the server's clock.
-    fn check_lease(&self) {
+    /// A relay that begins to publish must hold the lease, by the server's clock, and must not have
+    /// seen the event's ack in this term. Returns the term.
+    fn check_lease(&self, event: u32) -> i64 {
         let mut state = self.world.lock();
         let mine = state
             .lease
@@ -89,18 +96,54 @@ impl Bus {
         if !mine {
             state.wrong.push(format!("{} publishes without the lease", self.holder));
         }
+
+        let term = state.lease.as_ref().map_or(0, |lease| lease.term);
+        if state.acked.contains(&(term, event)) {
+            state.wrong.push(format!("e{event} is published again after its ack"));
+        }
+        term
+    }
+}
+
+/// A publish under way. There is one of a key.
+struct Publishing {
+    world: World,
+    of: Option<(usize, u8)>,
+}
+
+impl Publishing {
+    fn begin(world: &World, life: usize, event: u32) -> Self {
+        let mut state = world.lock();
+        let key = state.committed.get(&event).copied().flatten();
+        let of = key.map(|key| (life, key));
+        if of.is_some_and(|of| !state.publishing.insert(of)) {
+            state.wrong.push(format!("e{event} is published beside another of its key"));
+        }
+        drop(state);
+        Self { world: world.clone(), of }
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        if let Some(of) = &self.of {
+            self.world.lock().publishing.remove(of);
+        }
     }
 }
 
 impl EventBus for Bus {
     async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
         let Self { world, life, .. } = self;
-        self.check_lease();
-        world.alive(*life).await;
         let message_id = message.id.to_owned();
         let event = number(message_id.rsplit('.').next().expect("an id"));
+        let term = self.check_lease(event);
+        let _publishing = Publishing::begin(world, *life, event);
+        world.alive(*life).await;
+
         world.lock().note(&format!("publish {message_id}"), *life);
         world.travel().await;
+
         let fate = self.fate(subject_number(message.subject.as_str()));
         let acked = match fate {
             Fate::Acked => {
@@ -128,10 +171,12 @@ impl EventBus for Bus {
                 return Err(error);
             }
         };
+
         match acked {
             Some(ack) => {
                 world.travel().await;
                 world.alive(*life).await;
+                world.lock().acked.insert((term, event));
                 Ok(ack)
             }
             None => {

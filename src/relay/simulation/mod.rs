@@ -1,17 +1,18 @@
-//! The relay's core, as it ships, against a world in memory: a clock that is turned, a store and a
-//! bus that lose, delay, repeat and reorder, relays that die, sleep and start again. Everything
+//! Runs the relay's core, as it ships, against a world in memory: a clock that is set, a store and
+//! a bus that lose, delay, repeat and reorder, relays that die, sleep and start again. Everything
 //! follows from a seed.
 //!
-//! Real are the pump, dispatch, the publisher with its breaker, the judge, the settler, the
-//! retrier, sweep and tail, and the lease. The world checks at every step that nothing is published
-//! without the lease or before what comes earlier in its key, and that nothing is deleted that
-//! isn't in the stream; and in the end that everything has arrived and the outbox is empty.
+//! Real are the leadership, dispatch, the publisher with its breaker, the verdicts, the settler,
+//! the retrier, sweep and tail, and the lease. The world checks at every step that nothing is
+//! published without the lease, before what comes earlier in its key, beside another event of its
+//! key or after its ack, and that nothing is deleted that isn't in the stream. At the end it checks
+//! that everything has arrived and the outbox is empty.
 //!
 //! `OUTBOXD_SIMULATE=<seed>` plays one seed, `OUTBOXD_SIMULATE=<from>..<to>` others than the usual.
 //! `OUTBOXD_SIMULATE_TRACE=1` prints every step.
 
 mod bus;
-mod nemesis;
+mod faults;
 mod store;
 mod world;
 
@@ -24,7 +25,7 @@ use bson::{RawArray, RawArrayBuf};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
-use self::nemesis::{Relay, calm, commit, retry_dead, trouble};
+use self::faults::{Relay, calm, commit, inject, retry_dead};
 use self::world::{BEGAN_MS, Lie, World};
 use super::ports::{EventPage, StoreResult};
 use crate::config::{Config, OnDead, Sources};
@@ -67,6 +68,7 @@ fn config(world: &World) -> Config {
         ..Sources::default()
     })
     .expect("a configuration");
+
     let mut state = world.lock();
     let random = &mut state.random;
     config.dispatch.max_in_flight = random.random_range(1..8);
@@ -97,47 +99,55 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
             let random = &mut world.lock().random;
             (random.random_range(1..4), random.random_range(10..80), random.random_range(5..40))
         };
+
         let mut relays: Vec<_> = (0..relays).map(|_| Relay::start(&world, &config)).collect();
         let committing = tokio::spawn(commit(world.clone(), events));
-        trouble(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
+        inject(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
         committing.await.expect("the services go on");
+
         calm(&world);
         // A key of which a write was refused waits for the next start.
         for relay in std::mem::take(&mut relays) {
             relay.stop(&world).await;
             relays.push(Relay::start(&world, &config));
         }
+
         let deadline = Instant::now() + DRAIN;
         while !world.lock().rows.is_empty() && Instant::now() < deadline {
             sleep(LOOK).await;
             // What was refused before may be marked dead only now.
             retry_dead(&world);
         }
+
         relays.iter().for_each(|relay| relay.check(&world));
         for relay in relays {
             relay.stop(&world).await;
         }
-        judge(&world)
+        end(&world)
     });
     clock::simulated::unset();
     played
 }
 
 /// What must hold when all is over.
-fn judge(world: &World) -> Played {
+fn end(world: &World) -> Played {
     let mut state = world.lock();
     let mut wrong = std::mem::take(&mut state.wrong);
+
     let gone = |number: &&u32| {
         !state.stream.contains_key(number)
             && !state.excused.contains(number)
             && !state.rows.contains_key(number)
     };
     wrong.extend(state.committed.keys().filter(gone).map(|number| format!("e{number} is lost")));
+
     wrong.extend(
         state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")),
     );
+
     let copies = state.stream.iter().filter(|(_, times)| **times > 1 && state.window == LONG);
     wrong.extend(copies.map(|(number, times)| format!("e{number} is in the stream {times} times")));
+
     let published = u64::try_from(state.stream.len()).expect("few events");
     state.counts.insert("events published", published);
     Played { wrong, counts: std::mem::take(&mut state.counts), trace: state.trace() }
@@ -207,15 +217,14 @@ fn a_seed_plays_the_same_every_time() {
     assert_ne!(play(0, None).trace, play(1, None).trace);
 }
 
-/// That a world which breaks its word is found out shows that the checks can fail; and that each
-/// promise is needed.
+/// Shows that the checks can fail, and that the relay needs each promise of the world.
 #[test]
 fn a_world_that_breaks_its_word_is_found_out() {
     for (lie, wrong) in
         [(Lie::Ack, "is lost"), (Lie::Forget, "is in the stream 2 times"), (Lie::Stale, "passed")]
     {
         let found = (0..200)
-            .any(|seed| play(seed, Some(lie)).wrong.iter().any(|said| said.contains(wrong)));
+            .any(|seed| play(seed, Some(lie)).wrong.iter().any(|found| found.contains(wrong)));
         assert!(found, "{lie:?} is never found out");
     }
 }

@@ -70,7 +70,8 @@ impl Store {
                 }
             }
         };
-        self.tell(|| format!("{name}: {fate:?}"));
+
+        self.trace(|| format!("{name}: {fate:?}"));
         match fate {
             Fate::Done => {
                 let done = run(&mut world.lock());
@@ -95,6 +96,7 @@ impl Store {
                 });
             }
         }
+
         if !matches!(fate, Fate::Refused) {
             sleep(NO_REPLY).await;
         }
@@ -102,7 +104,7 @@ impl Store {
         Err(StoreError::new(StoreErrorKind::Connection, "no reply"))
     }
 
-    fn tell(&self, what: impl FnOnce() -> String) {
+    fn trace(&self, what: impl FnOnce() -> String) {
         if std::env::var_os("OUTBOXD_SIMULATE_TRACE").is_some() {
             println!(
                 "{:>9.3} {:>3} {}",
@@ -127,12 +129,13 @@ impl Store {
             found.into_iter().map(|number| document(number, &rows[&number])).collect::<Vec<_>>()
         });
         let mut found = found.await?;
-        self.tell(|| {
+        self.trace(|| {
             format!(
                 "{name} found {:?}",
                 found.iter().map(|event| event.get_str("_id").unwrap_or("?")).collect::<Vec<_>>()
             )
         });
+
         let more = found.len() > room.events;
         found.truncate(room.events);
         Ok(Page { events: found.iter().map(|document| self.parse(document)).collect(), more })
@@ -176,14 +179,14 @@ impl EventStore for Store {
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
-        self.tell(|| format!("to delete {ids:?}"));
+        self.trace(|| format!("to delete {ids:?}"));
         self.command("delete", move |state| ids.into_iter().for_each(|number| state.delete(number)))
             .await
     }
 
     async fn mark(&self, marks: &[Mark]) -> StoreResult<Vec<Refused>> {
         let marks = marks.to_vec();
-        self.tell(|| {
+        self.trace(|| {
             format!(
                 "to mark {:?}",
                 marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>()
@@ -228,7 +231,7 @@ impl EventStore for Store {
 
     async fn park(&self, ids: &[EventId]) -> StoreResult<Option<Refused>> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
-        self.tell(|| format!("to park {ids:?}"));
+        self.trace(|| format!("to park {ids:?}"));
         self.command("park", move |state| {
             for (index, number) in ids.into_iter().enumerate() {
                 match state.rows.get_mut(&number) {
@@ -360,6 +363,7 @@ impl EventTail for Tail {
             state.count("change streams ended");
             return Err(StoreError::unexpected("the stream was cut"));
         }
+
         let change = state.changes.get(self.next).map(|(_, change)| change.clone());
         self.next += usize::from(change.is_some());
         let wall = bson::DateTime::from_millis(state.now_ms());

@@ -1,5 +1,5 @@
-//! What is outside the relays: the outbox, the stream, the lease and the weather, with the promises
-//! checked as it goes.
+//! What is outside the relays: the outbox, the stream, the lease and the weather. Checks the
+//! promises at every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,7 +18,7 @@ use outboxd_client::field;
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
 
-/// How the world breaks its word, to show that this is found out.
+/// How the world breaks a promise, to show that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lie {
     /// The stream acks what it doesn't store.
@@ -47,7 +47,7 @@ pub(super) struct Row {
     pub(super) marks: BTreeSet<i64>,
 }
 
-/// What the change stream tells.
+/// A change as the change stream reports it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     Insert(RawDocumentBuf),
@@ -102,6 +102,10 @@ pub(super) struct State {
     pub(super) committed: BTreeMap<u32, Option<u8>>,
     /// How often the stream has each event.
     pub(super) stream: BTreeMap<u32, u32>,
+    /// Events whose ack a relay has seen, and in which term.
+    pub(super) acked: BTreeSet<(i64, u32)>,
+    /// Publishes under way, by the life of their relay and their key.
+    pub(super) publishing: BTreeSet<(usize, u8)>,
     /// What an operator had removed, and, where dead events are skipped, what was dead.
     pub(super) excused: BTreeSet<u32>,
     pub(super) on_dead: OnDead,
@@ -111,7 +115,7 @@ pub(super) struct State {
     trace: DefaultHasher,
 }
 
-/// The world, as everyone in it shares it.
+/// A handle of the world.
 #[derive(Clone)]
 pub(super) struct World {
     state: Arc<Mutex<State>>,
@@ -144,6 +148,8 @@ impl World {
             window,
             committed: BTreeMap::new(),
             stream: BTreeMap::new(),
+            acked: BTreeSet::new(),
+            publishing: BTreeSet::new(),
             excused: BTreeSet::new(),
             on_dead,
             lie,
@@ -158,8 +164,7 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A process that is stopped does nothing until it goes on; one that was killed never does
-    /// anything again.
+    /// Waits until this process runs: a paused one until it resumes, a killed one for ever.
     pub(super) async fn alive(&self, life: usize) {
         loop {
             let until = match &self.lock().lives[life] {
@@ -174,7 +179,7 @@ impl World {
         }
     }
 
-    /// The way to a server or back.
+    /// The time that a message takes to a server or back.
     pub(super) async fn travel(&self) {
         let millis = {
             let mut state = self.lock();
@@ -215,7 +220,7 @@ impl State {
                 .expect("a simulation of less than centuries")
     }
 
-    /// The cluster's time, which rises with each asking.
+    /// The cluster's time, which rises with each call.
     pub(super) fn tick(&mut self) -> Timestamp {
         self.increment += 1;
         Timestamp {
@@ -251,7 +256,7 @@ impl State {
         self.remember();
     }
 
-    /// Keeps the outbox as it is now, for who is shown the past.
+    /// Keeps the outbox as it is now, for stale reads.
     pub(super) fn remember(&mut self) {
         if self.lie == Some(Lie::Stale) {
             self.past.push(self.rows.clone());
@@ -276,17 +281,20 @@ impl State {
             self.count("duplicates dropped");
             return true;
         }
+
         if self.lie == Some(Lie::Ack) && self.chance(0.1) {
             return false;
         }
         if self.lie != Some(Lie::Forget) {
             self.remembered.insert(message_id.to_owned(), now);
         }
+
         let times = self.stream.entry(number).or_default();
         *times += 1;
         if *times > 1 {
             return false;
         }
+
         match self.committed.get(&number) {
             None => self.wrong.push(format!("e{number} was published and never committed")),
             Some(None) => {}

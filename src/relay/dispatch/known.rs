@@ -1,16 +1,19 @@
-//! Which events the relay already has, so that one found twice is published once.
+//! Which events the relay already has, so that an event found twice is published once.
 //!
 //! An event is *known* from its offer until its delete, mark or park is settled. A read that began
-//! before that may bring it once more, as it was: so while reads are under way, what settles is
-//! remembered with its place in the order of settlements, and a read's result is checked against
+//! before that may bring the event once more, as it was. So while reads are under way, what settles
+//! is remembered with its place in the order of settlements, and a read's result is checked against
 //! what settled after it began.
+//!
+//! A malformed event is known by its raw `_id` until its mark is settled.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
-use outboxd_client::EventId;
+use bson::{Bson, doc};
+use outboxd_client::{EventId, field};
 
 /// Which read brought an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,18 @@ pub(crate) enum Origin {
     /// The retrier.
     Retry,
     /// The safety sweep.
-    Stray,
+    SafetySweep,
+}
+
+/// The `_id` of a document as BSON: a malformed one's may be of any type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RawId(Box<[u8]>);
+
+impl RawId {
+    pub(crate) fn new(id: &Bson) -> Self {
+        let id = bson::serialize_to_vec(&doc! { field::ID: id });
+        Self(id.expect("an id that was read from BSON").into())
+    }
 }
 
 /// When a read began, in settlements.
@@ -31,14 +45,18 @@ pub(super) struct Began(u64);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Twins {
-    known: HashMap<EventId, Origin, RandomState>,
+pub(super) struct Known {
+    events: HashMap<EventId, Origin, RandomState>,
+    /// Malformed events that are being marked, or that the server refused to mark.
+    malformed: HashSet<RawId>,
+    /// How many have settled.
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
     settled: HashMap<EventId, u64, RandomState>,
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
     /// the next sweep.
     before_the_tail: HashSet<EventId>,
+    /// Number and beginning of the sweep under way.
     sweep: Option<(u64, Began)>,
     /// Whether a sweep has ended.
     swept: bool,
@@ -48,10 +66,15 @@ pub(super) struct Twins {
     retried: usize,
 }
 
-impl Twins {
-    /// Events known.
-    pub(super) fn len(&self) -> usize {
-        self.known.len()
+impl Known {
+    /// Events known, the malformed ones not counted.
+    pub(super) fn events(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Malformed events known.
+    pub(super) fn malformed(&self) -> usize {
+        self.malformed.len()
     }
 
     /// A sweep with this number begins.
@@ -90,18 +113,18 @@ impl Twins {
         self.forget_settled();
     }
 
-    /// Whether an event from the current sweep or the tail is no twin. The tail brings each event
-    /// once, after any sweep.
+    /// Whether an event from the current sweep or the tail is new. The tail brings each event once,
+    /// after any sweep.
     pub(super) fn is_new_to_follow(&mut self, id: &EventId, origin: Origin) -> bool {
         match (origin, self.sweep) {
             (Origin::Sweep(_), Some((_, began))) => self.is_new(id, began),
-            _ => !self.known.contains_key(id) && !self.before_the_tail.remove(id),
+            _ => !self.events.contains_key(id) && !self.before_the_tail.remove(id),
         }
     }
 
-    /// Whether an event from a read that began then is no twin.
+    /// Whether an event from a read that began then is new.
     pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
-        !self.known.contains_key(id)
+        !self.events.contains_key(id)
             && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
     }
 
@@ -110,30 +133,38 @@ impl Twins {
         self.retried
     }
 
-    /// Knows an event.
+    /// Adds an event.
     pub(super) fn insert(&mut self, id: EventId, origin: Origin) {
         self.retried += usize::from(origin == Origin::Retry);
-        self.known.insert(id, origin);
+        self.events.insert(id, origin);
     }
 
-    /// Knows an event no more, with nothing written.
-    pub(super) fn remove(&mut self, id: &EventId) {
-        self.forget(id);
+    /// Adds a malformed event. Returns false if it was known.
+    pub(super) fn insert_malformed(&mut self, id: RawId) -> bool {
+        self.malformed.insert(id)
     }
 
-    fn forget(&mut self, id: &EventId) -> Option<Origin> {
-        let origin = self.known.remove(id);
+    /// Removes an event about which nothing was written.
+    pub(super) fn remove(&mut self, id: &EventId) -> Option<Origin> {
+        let origin = self.events.remove(id);
         self.retried -= usize::from(origin == Some(Origin::Retry));
         origin
     }
 
-    /// What was to be written about an event is written.
+    /// A malformed event is marked.
+    pub(super) fn settle_malformed(&mut self, id: &RawId) {
+        self.malformed.remove(id);
+    }
+
+    /// The delete, mark or park of an event is written.
     pub(super) fn settle(&mut self, id: &EventId) {
         self.settlements += 1;
-        let origin = self.forget(id);
-        if origin == Some(Origin::Stray) {
+
+        let origin = self.remove(id);
+        if origin == Some(Origin::SafetySweep) {
             self.before_the_tail.insert(id.clone());
         }
+
         // A sweep brings each event once: its own can't come again in it. That keeps the memory of
         // a long sweep small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
@@ -149,9 +180,10 @@ impl Twins {
         self.settled.len()
     }
 
-    /// Nobody asks any more about what settled before the oldest read under way began.
+    /// Forgets what settled before the oldest read under way began.
     fn forget_settled(&mut self) {
         let sweep = self.sweep.map(|(_, began)| began.0);
+
         match self.reads.keys().next().copied().into_iter().chain(sweep).min() {
             None => self.settled = HashMap::default(),
             Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),

@@ -1,11 +1,11 @@
-//! Who makes trouble: services that commit in bursts, processes that die and sleep, servers that go
-//! away, operators.
+//! What happens to the relays: services commit in bursts, processes die and sleep, servers go away,
+//! operators intervene.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::relay::clock;
 use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
+use crate::relay::wake::{Reason, Wake};
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -47,6 +48,7 @@ impl Relay {
             state.lives.push(Life { dead: false, paused_until: Instant::now(), connected });
             state.lives.len() - 1
         };
+
         let holder = format!("relay {life}");
         let store = Store { world: world.clone(), life };
         let bus = Bus { world: world.clone(), life, holder: holder.clone(), connected: stands };
@@ -56,18 +58,20 @@ impl Relay {
             (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
         let metrics = Metrics::none();
         let parts = Parts { config, follow, store, bus, health, alerts, metrics };
-        let (stop, tick) = (CancellationToken::new(), Arc::new(Notify::new()));
+
+        let (stop, wake) = (CancellationToken::new(), Wake::default());
         let ticking = tokio::spawn({
-            let tick = tick.clone();
+            let wake = wake.clone();
             async move {
                 loop {
                     sleep(TICK).await;
-                    tick.notify_one();
+                    wake.because(Reason::Schedule);
                 }
             }
         });
+
         let stopped = stop.clone();
-        let running = tokio::spawn(async move { parts.relay(&lease, &tick, &stopped).await });
+        let running = tokio::spawn(async move { parts.relay(&lease, &wake, &stopped).await });
         Self { life, stop, running, ticking }
     }
 
@@ -77,11 +81,12 @@ impl Relay {
         self.ticking.abort();
     }
 
-    /// A stop as a container gets it. The totals are checked by whoever knows what they should be.
+    /// Stops it as a container is stopped.
     pub(super) async fn stop(self, world: &World) {
         self.stop.cancel();
         let ended = tokio::time::timeout(STOP, self.running).await;
         self.ticking.abort();
+
         let mut state = world.lock();
         match ended {
             Ok(Ok(Ok(_))) => {}
@@ -114,13 +119,14 @@ pub(super) async fn commit(world: World, events: u32) {
             left -= burst;
             state.random.random_range(1..600)
         };
+
         world.changed.notify_waiters();
         sleep(Duration::from_millis(wait)).await;
     }
 }
 
-/// One trouble after the other, until `end`.
-pub(super) async fn trouble(world: &World, config: &Config, relays: &mut [Relay], end: Instant) {
+/// One fault after the other, until `end`.
+pub(super) async fn inject(world: &World, config: &Config, relays: &mut [Relay], end: Instant) {
     while Instant::now() < end {
         let (wait, what, victim, long) = {
             let mut state = world.lock();
@@ -129,30 +135,32 @@ pub(super) async fn trouble(world: &World, config: &Config, relays: &mut [Relay]
             (state.random.random_range(20..2500), state.random.random_range(0..15), victim, long)
         };
         sleep(Duration::from_millis(wait)).await;
+
         let awake = {
             let mut state = world.lock();
             let life = relays[victim].life;
             state.note("trouble", what);
             if what > 1 {
-                disturb(world, &mut state, what, life, long);
+                begin(world, &mut state, what, life, long);
                 continue;
             }
             state.count(if what == 0 { "relays killed" } else { "relays stopped" });
             state.lives[life].paused_until
         };
+
         relays[victim].check(world);
         if what == 0 {
             std::mem::replace(&mut relays[victim], Relay::start(world, config)).kill(world);
         } else {
-            // One that is asleep can't hear of it.
+            // A paused process doesn't see the stop.
             tokio::time::sleep_until(awake).await;
             std::mem::replace(&mut relays[victim], Relay::start(world, config)).stop(world).await;
         }
     }
 }
 
-/// A trouble that begins now and may last a while.
-fn disturb(world: &World, state: &mut State, what: usize, life: usize, long: Duration) {
+/// Begins a fault that may last a while.
+fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Duration) {
     let until = Instant::now() + long;
     match what {
         2 | 3 => {
@@ -230,13 +238,13 @@ fn retry(state: &mut State, events: Vec<u32>) {
         let Some(row) = state.rows.get_mut(&number) else { continue };
         row.attempts = if row.dead { 0 } else { row.attempts };
         (row.dead, row.due_ms) = (false, Some(now_ms));
-        // Nobody retries one without a look at it.
+        // An operator repairs an event before retrying it.
         row.malformed = false;
         requested(state);
     }
 }
 
-/// An operator has these removed. A dead one is in nobody's hands: it goes at once.
+/// An operator has these removed. Dead ones go at once: no relay holds them.
 fn discard(state: &mut State, events: Vec<u32>) {
     for number in events {
         match state.rows.get_mut(&number) {
@@ -259,7 +267,7 @@ fn requested(state: &mut State) {
     state.remember();
 }
 
-/// Everything is well again.
+/// Ends every fault.
 pub(super) fn calm(world: &World) {
     let mut state = world.lock();
     let now = Instant::now();

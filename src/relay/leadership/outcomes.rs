@@ -1,0 +1,124 @@
+//! What comes back: the outcomes of publishes, and what `settle` has written.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tracing::debug;
+
+use super::Leadership;
+use super::parts::Totals;
+use crate::failure::Rejection;
+use crate::relay::clock;
+use crate::relay::dispatch::known::Origin;
+use crate::relay::dispatch::pending::Dispatched;
+use crate::relay::ports::{EventBus, Next};
+use crate::relay::publish::outcome::{Acked, Outcome};
+use crate::relay::settle::{Settled, Settlement};
+use crate::relay::verdict::Failed;
+use crate::relay::wake::Reason;
+
+impl<B: EventBus> Leadership<B> {
+    /// Takes an outcome, and the others that are there by now: a turn of the loop costs more than
+    /// one of them. Returns whether a publish found the lease lapsed, if only for a moment: its
+    /// lane stays taken, so this leadership is over.
+    pub(super) fn take_outcomes(
+        &mut self,
+        first: (Dispatched, Outcome),
+        totals: &mut Totals,
+    ) -> bool {
+        let mut lapsed = false;
+        let mut next = Some(first);
+
+        while let Some((dispatched, outcome)) = next {
+            lapsed |= matches!(outcome, Outcome::Abandoned);
+            self.finished(dispatched, outcome, totals);
+            next = self.in_flight.next().now_or_never().flatten();
+        }
+        lapsed
+    }
+
+    /// A publish has ended.
+    pub(super) fn finished(
+        &mut self,
+        dispatched: Dispatched,
+        outcome: Outcome,
+        totals: &mut Totals,
+    ) {
+        match outcome {
+            Outcome::Acked(acked) => {
+                totals.published += 1;
+                totals.duplicates += u64::from(acked.duplicate);
+                self.delivered(dispatched, acked);
+            }
+            Outcome::Rejected(rejection) => {
+                totals.failed += 1;
+                self.failed(dispatched, rejection);
+            }
+            Outcome::Abandoned => {
+                totals.abandoned += 1;
+                self.dispatch.abandoned(dispatched);
+            }
+        }
+    }
+
+    fn delivered(&mut self, dispatched: Dispatched, acked: Acked) {
+        self.events.published.increment(1);
+        self.events.duplicates.increment(acked.duplicate.into());
+        self.events.publish.record(acked.took);
+        self.events.retried.increment((dispatched.origin == Origin::Retry).into());
+        if let Some(committed_ms) = dispatched.committed_ms {
+            let millis = clock::now().timestamp_millis() - committed_ms;
+            let latency = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+            self.events.latency.record(latency);
+        }
+
+        if let Some(rewound) = acked.rewound {
+            self.verdicts.rewound(&self.config.stream.name, rewound);
+        }
+
+        self.dispatch.delivered(dispatched);
+        self.settle(Settlement::Delivered(acked));
+    }
+
+    fn failed(&mut self, dispatched: Dispatched, rejection: Rejection) {
+        self.events.failed.add(rejection.class);
+
+        let (record, debt) = self.dispatch.failed(dispatched);
+        let mark = self.verdicts.mark(&Failed::new(&record), rejection);
+        self.events.dead.increment((mark.next == Next::Dead).into());
+        self.settle(Settlement::Failed(Box::new((debt, mark))));
+    }
+
+    /// Takes what `settle` has written.
+    pub(super) fn take_settled(&mut self, settled: &mut Vec<Settled>) {
+        for settled in settled.drain(..) {
+            self.settled(settled);
+
+            // The rest of what was due, without waiting for the schedule.
+            if self.look.more_due && !self.dispatch.is_retrying() {
+                self.look.more_due = false;
+                self.wake.because(Reason::MoreDue);
+            }
+        }
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        match settled {
+            Settled::Delivered(acked) => {
+                acked.iter().for_each(|acked| self.dispatch.deleted(acked.id()));
+            }
+            Settled::Discarded(id) => {
+                self.dispatch.deleted(&id);
+                self.wake.because(Reason::Discarded);
+            }
+            Settled::Marked(unmarked, next) => self.dispatch.mark_written(&unmarked, next),
+            Settled::Parked(park) => {
+                debug!(events = park.ids.len(), "parked behind a failed event");
+                self.events.parked.increment(park.ids.len() as u64);
+                self.dispatch.parked(&park);
+            }
+            Settled::MarkRefused(unmarked) => self.dispatch.mark_refused(&unmarked),
+            Settled::ParkRefused(key, id) => self.dispatch.park_refused(&key, &id),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Wake-ups of the retrier's reads, each with its reason.
+//!
+//! A wake-up that nobody waits for is kept, once, with every reason that was given meanwhile: what
+//! the relay looks at then is the same for all of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::Notify;
+
+/// Why the relay looks for due events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The cron schedule.
+    Schedule,
+    /// The broker answers again: what failed meanwhile goes first.
+    Recovered,
+    /// An operator wants events published or removed.
+    Requested,
+    /// An event is discarded: what waited behind it may be due.
+    Discarded,
+    /// The last look left due events where they are, for want of room.
+    MoreDue,
+}
+
+impl Reason {
+    const ALL: [Self; 5] =
+        [Self::Schedule, Self::Recovered, Self::Requested, Self::Discarded, Self::MoreDue];
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Schedule => 1,
+            Self::Recovered => 1 << 1,
+            Self::Requested => 1 << 2,
+            Self::Discarded => 1 << 3,
+            Self::MoreDue => 1 << 4,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Recovered => "recovered",
+            Self::Requested => "requested",
+            Self::Discarded => "discarded",
+            Self::MoreDue => "more due",
+        }
+    }
+}
+
+/// The reasons of one wake-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reasons(u8);
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for reason in Reason::ALL.into_iter().filter(|reason| self.0 & reason.bit() != 0) {
+            write!(f, "{separator}{}", reason.as_str())?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// A handle that many wake and one waits on. It outlives leaderships.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wake(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    reasons: AtomicU8,
+    notify: Notify,
+}
+
+impl Wake {
+    /// Wakes whoever waits, or the next to wait.
+    pub(crate) fn because(&self, reason: Reason) {
+        self.0.reasons.fetch_or(reason.bit(), Ordering::Relaxed);
+        self.0.notify.notify_one();
+    }
+
+    /// Waits to be woken. A wait that is dropped loses no wake-up.
+    pub(crate) async fn woken(&self) -> Reasons {
+        self.0.notify.notified().await;
+        Reasons(self.0.reasons.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_wake_up_nobody_waits_for_is_kept_once_with_its_reasons() {
+        let wake = Wake::default();
+        assert_eq!(wake.woken().now_or_never(), None);
+        for reason in [Reason::Requested, Reason::Schedule, Reason::Schedule] {
+            wake.because(reason);
+        }
+
+        let reasons = wake.woken().now_or_never().expect("a kept wake-up");
+        assert_eq!(reasons.to_string(), "schedule, requested");
+        assert_eq!(wake.woken().now_or_never(), None);
+    }
+}
