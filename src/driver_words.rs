@@ -110,6 +110,8 @@ pub(crate) fn denied_subject(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -173,11 +175,16 @@ mod tests {
     /// The text of rustls itself, so that an update that changes it fails here.
     #[test]
     fn the_patterns_are_those_of_the_linked_rustls() {
+        use rustls::pki_types::UnixTime;
         use rustls::{AlertDescription, CertificateError, Error};
 
+        let [early, late] = [5, 10].map(|at| UnixTime::since_unix_epoch(Duration::from_secs(at)));
+        let expired = CertificateError::ExpiredContext { time: late, not_after: early };
+        let not_yet_valid = CertificateError::NotValidYetContext { time: early, not_before: late };
+
         for (error, fault) in [
-            (CertificateError::Expired.into(), TlsFault::Expired),
-            (CertificateError::NotValidYet.into(), TlsFault::NotYetValid),
+            (expired.into(), TlsFault::Expired),
+            (not_yet_valid.into(), TlsFault::NotYetValid),
             (CertificateError::UnknownIssuer.into(), TlsFault::Untrusted),
             (CertificateError::BadSignature.into(), TlsFault::Untrusted),
             (CertificateError::BadEncoding.into(), TlsFault::Certificate),

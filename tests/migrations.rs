@@ -11,7 +11,7 @@ async fn a_second_run_changes_nothing() {
     assert_eq!(code, Some(1), "no stream yet: {said}");
     assert_eq!(said.matches("pending").count(), 5, "{said}");
     let (code, said) = outboxd(&scene, &["migrate"]);
-    assert_eq!((code, said.contains("made; subjects")), (Some(0), true), "{said}");
+    assert_eq!((code, said.contains("created; subjects")), (Some(0), true), "{said}");
     let before = records(&scene).await;
     let (code, said) = outboxd(&scene, &["migrate"]);
     assert_eq!((code, said.contains("exists, unchanged")), (Some(0), true), "{said}");

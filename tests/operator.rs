@@ -188,7 +188,7 @@ async fn a_bulk_action_shows_what_it_would_do_and_asks() {
     let said = says(&scene, &["discard", "--all", "--dry-run"], &["7 events in all"]);
     assert_eq!(said.matches("not-covered").count(), 5, "a sample: {said}");
     let (code, said) = outboxd(&scene, &["discard", "--all"]);
-    assert_eq!((code, said.contains("give --yes")), (Some(64), true), "{said}");
+    assert_eq!((code, said.contains("confirm with --yes")), (Some(64), true), "{said}");
     assert_eq!(outboxd(&scene, &["discard"]).0, Some(64), "neither ids nor --all");
     assert_eq!(scene.one(doc! {}).await, before);
     says(

@@ -87,7 +87,7 @@ fn shells_and_man_are_served() {
     let output = Command::new(OUTBOXD).args(["man", "/proc/nowhere"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("/proc/nowhere can't be written to; name a folder that can"), "{said}");
+    assert!(said.contains("cannot write to /proc/nowhere; name a writable folder"), "{said}");
 }
 
 /// Runs a verb; returns its exit code, what it said, and what the system showed of it meanwhile.
@@ -291,7 +291,7 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
             said.push_str(&String::from_utf8_lossy(&taken[..read]));
         }
         for part in
-            ["\x1b[?1049h", "q quits", "relayed by", "backlog", "\x1b[31m", "`outboxd groups` says"]
+            ["\x1b[?1049h", "q quits", "relayed by", "backlog", "\x1b[31m", "`outboxd groups` shows"]
         {
             assert!(said.contains(part), "{part:?} in {said}");
         }
