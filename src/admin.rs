@@ -111,6 +111,7 @@ pub(crate) async fn start(
     let address = listener.local_addr().unwrap_or(listen);
     info!(%address, "the admin endpoint listens");
     tokio::spawn(serve(listener, router(Shared { registry, health, secrets })));
+
     Ok(endpoint)
 }
 

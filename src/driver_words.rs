@@ -238,6 +238,7 @@ mod tests {
         let servers = unusable_servers(&error);
         assert_eq!(servers.len(), 1, "{error}");
         assert_eq!(servers[0].address, "127.0.0.1:1", "{error}");
+
         let reason = servers[0].error.unwrap();
         assert!(reason.starts_with("I/O error: Connection refused"), "{error}");
     }

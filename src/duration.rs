@@ -19,6 +19,7 @@ pub(crate) fn for_people(duration: Duration) -> String {
         left %= size;
         (count > 0).then(|| format!("{count}{unit}"))
     });
+
     shown.collect::<Vec<_>>().join(" ")
 }
 

@@ -96,6 +96,7 @@ impl Role {
             .into_iter()
             .map(|(collection, actions)| on(collection, actions))
             .collect();
+
         if self == Self::Relay {
             // `outboxd check` reads the index and the validator.
             privileges[0].actions.push("listIndexes");

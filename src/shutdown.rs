@@ -60,6 +60,7 @@ pub(crate) fn on_signals(signals: &[StopSignal]) -> Result<CancellationToken> {
                 *name
             })
         });
+
         let (signal, ..) = select_all(received).await;
         info!(signal, "stopping");
         stopping.cancel();

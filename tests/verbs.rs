@@ -290,9 +290,14 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
             let read = terminal.read(&mut taken).unwrap();
             said.push_str(&String::from_utf8_lossy(&taken[..read]));
         }
-        for part in
-            ["\x1b[?1049h", "q quits", "relayed by", "backlog", "\x1b[31m", "`outboxd groups` shows"]
-        {
+        for part in [
+            "\x1b[?1049h",
+            "q quits",
+            "relayed by",
+            "backlog",
+            "\x1b[31m",
+            "`outboxd groups` shows",
+        ] {
             assert!(said.contains(part), "{part:?} in {said}");
         }
         terminal.write_all(quit.as_bytes()).unwrap();

@@ -54,6 +54,7 @@ pub(super) async fn ask<T>(
         MongodbErrorKind::Authentication { .. } => Why::BadCredentials,
         _ => Why::Failed,
     };
+
     let text = error.kind.to_string();
     let reason = unusable_servers(&text).iter().find_map(|server| server.error).unwrap_or(&text);
 

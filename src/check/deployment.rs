@@ -90,6 +90,7 @@ async fn version(database: &Database, at: &str, timeout: Duration) -> Finding {
     let version = info.get_str("version").unwrap_or("unknown");
     let parts = info.get_array("versionArray").ok();
     let major = parts.and_then(|parts| parts.first()?.as_i32()).unwrap_or(0);
+
     match major >= OLDEST {
         true => Finding::ok(CHECK, at, version),
         false => {
@@ -131,6 +132,7 @@ async fn write_concern(
         Err(no_answer) => return unknown(CHECK, at, &no_answer),
     };
     let w = concern.get_document("defaultWriteConcern").ok().and_then(|concern| concern.get("w"));
+
     match w.and_then(Bson::as_i32) {
         Some(few @ 0..=1) if bearing > 1 => {
             let found = format!(
@@ -158,6 +160,7 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
     if hello.get_str("setName").is_err() {
         return Finding::ok(CHECK, at, "not checked: this server has no oplog of its own");
     }
+
     let oplog = match ask(timeout, read_oplog(database)).await {
         Ok(Some(oplog)) => oplog,
         Ok(None) => return Finding::ok(CHECK, at, "not checked: the oplog is empty"),
@@ -182,6 +185,7 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
         span(full),
         span(hours)
     );
+
     let remedy = "mongosh> db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})   \
                   # on each member";
     Finding::warn(CHECK, at, found, remedy)

@@ -79,6 +79,7 @@ async fn probe_one(
     options.repl_set_name = None;
     options.load_balanced = None;
     options.credential = None;
+
     let client = Client::with_options(options).map_err(|error| error.kind.to_string())?;
     let admin = client.database("admin");
     let hello = async || {

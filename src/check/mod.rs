@@ -81,6 +81,7 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+
     let found = format!(
         "stream {} does not cover {}{more}, for which events wait",
         stream.name,
@@ -106,6 +107,7 @@ fn size(
         let size = usize::try_from(stream.max_message_size).ok()?;
         (size > 0 && size < max_payload).then_some((stream, size))
     });
+
     let (limit, limit_text) = match limiting {
         Some((_, size)) => (size, format!("the stream's max_msg_size is {size} bytes")),
         None => (max_payload, format!("the server's max_payload is {max_payload} bytes")),
@@ -118,6 +120,7 @@ fn size(
         };
         return Finding::ok(CHECK, outbox, format!("{found}; {limit_text}"));
     };
+
     let found =
         format!("event {id} is the biggest of {} with {bytes} bytes; {limit_text}", sample.events);
     if bytes + HEADERS <= limit {
@@ -131,6 +134,7 @@ fn size(
         }
         None => format!("nats-server.conf: max_payload: {wanted}\n$ nats-server --signal reload"),
     };
+
     Finding::fail(CHECK, outbox, format!("{found}, so the relay will mark it as dead"), remedy)
 }
 
@@ -146,6 +150,7 @@ fn skew(check: &'static str, server: &str, clock: Clock) -> Finding {
     let found =
         format!("{server}'s clock is {:.1} s {direction} this machine's", apart.as_secs_f64());
     let remedy = "$ timedatectl set-ntp true   # on the machine whose clock is wrong";
+
     Finding::warn(check, CLOCKS, found, remedy)
 }
 
@@ -166,6 +171,7 @@ mod tests {
         let now = SystemTime::now();
         let ms =
             i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+
         for (ahead, level) in
             [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)]
         {

@@ -32,6 +32,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
             return checked;
         }
     };
+
     let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let at = format!("mongod {hosts}");
 
@@ -41,6 +42,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 
     let hosts = probe(&options, timeout).await;
     checked.findings.push(hosts.reachable(&at));
+
     let Some(first) = hosts.first() else {
         return checked;
     };
@@ -48,6 +50,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 
     let (topology, usable) = hosts.topology(&at, &mut options);
     checked.findings.push(topology);
+
     if usable == Usable::No {
         return checked;
     }
@@ -55,5 +58,6 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let (findings, sample) = deployment::look(config, options, &at, &first.hello, timeout).await;
     checked.findings.extend(findings);
     checked.sample = sample;
+
     checked
 }

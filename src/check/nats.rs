@@ -71,6 +71,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
             return checked;
         }
     };
+
     let took = began.elapsed().as_secs_f64() * 1000.0;
     let reachable = Finding::ok("nats.reachable", &at, format!("connected in {took:.1} ms"));
 
@@ -90,6 +91,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
             }
         }
     }
+
     checked
 }
 
@@ -225,6 +227,7 @@ async fn clock(context: &Context, stream: &str, timeout: Duration) -> Option<Clo
         context.request::<_, _, serde_json::Value>(format!("STREAM.INFO.{stream}"), &()),
     )
     .await;
+
     let at = DateTime::parse_rfc3339_str(info.ok()?.ok()?.get("ts")?.as_str()?).ok()?;
 
     Some(Clock::new(at.timestamp_millis(), asked))
@@ -234,6 +237,7 @@ fn version(at: &str, version: &str) -> Finding {
     const CHECK: &str = "nats.version";
     let found = parse(version);
     let fixed = if found >= (2, 12, 0) { FIXED[1] } else { FIXED[0] };
+
     if found < OLDEST {
         Finding::fail(
             CHECK,
@@ -263,6 +267,7 @@ fn parse(version: &str) -> (u64, u64, u64) {
 fn replicas(found: &StreamFound, clustered: bool) -> Finding {
     const CHECK: &str = "stream.replicas";
     let at = format!("stream {}", found.name);
+
     match found.num_replicas {
         1 if clustered => {
             let remedy = format!("$ nats stream edit {} --replicas 3", shell(&found.name));

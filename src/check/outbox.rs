@@ -6,6 +6,7 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Database;
+use outboxd_client::event::Subject;
 
 use super::ask::{ask, unknown, within};
 use crate::config::Config;
@@ -14,7 +15,6 @@ use crate::document::record::{OutboxRecord, shown_id};
 use crate::finding::Finding;
 use crate::mongodb::collections;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
-use outboxd_client::event::Subject;
 
 /// Events in the sample: the first in the collection's own order, which are about the oldest. This
 /// needs no scan and no sort.
@@ -90,6 +90,7 @@ async fn applied(config: &Config, database: &Database, at: &str, timeout: Durati
         .filter(|(_, status)| *status == Status::Pending)
         .map(|(migration, _)| migration.name)
         .collect();
+
     match pending.is_empty() {
         true => Finding::ok(CHECK, at, format!("all {} applied", statuses.len())),
         false => Finding::fail(CHECK, at, format!("not applied: {}", pending.join(", ")), MIGRATE),
@@ -120,6 +121,7 @@ async fn as_migrated(
         );
         specs.await?.try_collect::<Vec<Document>>().await
     };
+
     let found = match ask(timeout, read).await {
         Ok(found) => found,
         Err(no_answer) => return vec![unknown(CHECK, at, &no_answer)],
@@ -140,6 +142,7 @@ async fn as_migrated(
             wrong.push(format!("the validator of {name} differs from the migrations'"));
             by.extend(wanted.by.iter().copied());
         }
+
         if !wanted.indexes.is_empty() {
             findings.push(indexes(database, name, &wanted.indexes, at, timeout).await);
         }
@@ -180,6 +183,7 @@ async fn indexes(
             .try_collect::<Vec<_>>()
             .await
     };
+
     let found: Vec<Document> = match ask(timeout, read).await {
         Ok(found) => found,
         Err(no_answer) => return unknown(CHECK, at, &no_answer),
@@ -190,6 +194,7 @@ async fn indexes(
         parts.remove("name");
         found.iter().any(|found| same(&parts, found))
     };
+
     let lacking: Vec<_> = wanted.iter().filter(|wanted| !is_there(wanted)).collect();
     let Some(first) = lacking.first() else {
         return Finding::ok(CHECK, at, "the index of unlocked events is as migrated");
@@ -228,6 +233,7 @@ fn migrated(outbox: &str, layout: &Layout) -> crate::error::Result<Vec<(String, 
             if !order.contains(name) {
                 order.push(name.clone());
             }
+
             let collection = all.entry(name.clone()).or_default();
             collection.by.push(migration.name);
 
@@ -278,6 +284,7 @@ async fn sample(
         doc! { "$group": { "_id": subject, "events": { "$sum": 1 } } },
         doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
     ];
+
     let each: Vec<Document> = events.aggregate(each).await?.try_collect().await?;
 
     let count = |group: &Document| {
@@ -289,6 +296,7 @@ async fn sample(
         .filter_map(|group| group.get_str("_id").ok())
         .filter(|text| Subject::new(*text).is_ok())
         .collect();
+
     subjects.sort_unstable();
 
     let biggest = [
@@ -298,6 +306,7 @@ async fn sample(
         doc! { "$sort": { "outboxd_size": -1 } },
         doc! { "$limit": 1 },
     ];
+
     let mut biggest = events.aggregate(biggest).with_type::<RawDocumentBuf>().await?;
     let biggest = match biggest.advance().await? {
         true => OutboxRecord::parse(biggest.current(), layout).ok(),

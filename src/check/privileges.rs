@@ -96,6 +96,7 @@ fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
             missing.push(format!("{} on {database}.{collection}", lacking.join(", ")));
         }
     }
+
     if !missing.is_empty() {
         let found = format!("{} lacks {}", user.name, missing.join("; "));
         return Finding::fail(CHECK, at, found, grant(config, user));
@@ -107,9 +108,11 @@ fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
     if !powerful.is_empty() {
         too_much.push(format!("has the role {}", powerful.join(", ")));
     }
+
     if user.may(database, outbox, "insert") {
         too_much.push(format!("may insert into {database}.{outbox}, which only writers need"));
     }
+
     match too_much.is_empty() {
         true => {
             let found = format!("{} has the relay's privileges and can't insert events", user.name);
@@ -159,9 +162,11 @@ fn applies(privilege: &Document, database: &str, collection: &str) -> bool {
     if resource.get_bool("anyResource").unwrap_or(false) {
         return true;
     }
+
     let is = |name: &str, wanted: &str| {
         resource.get_str(name).is_ok_and(|found| found.is_empty() || found == wanted)
     };
+
     is("db", database) && is("collection", collection)
 }
 

@@ -83,9 +83,11 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     let inspect = Inspect::new(database.clone(), &mongodb.collection, layout.clone());
     let act = Act::new(database, &mongodb.collection, layout.clone());
     let selection = args.filter.selection(&args.ids);
+
     if !is_wanted(&config, (&inspect, &act), args, &selection, action).await? {
         return Ok(());
     }
+
     let ids = act.ids(&selection).await.during("reading the outbox")?;
     let who = who(sources);
     let as_given =
@@ -96,17 +98,20 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
         selection: as_given.trim(),
         reason: args.reason.as_deref(),
     };
+
     let holder = format!("outboxd {} of {who}", action.name());
     let document = LeaseDocument::new(&client, &mongodb.database, &mongodb.collection, holder);
     let lease = Arc::new(Lease::new(document, config.lease.ttl));
     let mut done = 0;
     let mut next = Instant::now();
+
     for batch in ids.chunks(args.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))) {
         sleep_until(next).await;
         next = Instant::now()
             + args
                 .rate
                 .map_or(Duration::ZERO, |rate| Duration::from_secs(1) * batch.len() as u32 / rate);
+
         let acted = match action {
             Action::RetryNow => act.retry_now(batch).await.during("making events due")?,
             Action::Discard => discard(&act, &lease, batch).await?,
@@ -114,6 +119,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
         done += acted;
         act.record(&entry, batch, acted).await.during("writing the record of it")?;
     }
+
     print(&format!("{} {}\n", events(done), action.done()))?;
     match ids.len() as u64 - done {
         0 => Ok(()),
@@ -147,17 +153,21 @@ async fn is_wanted(
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     }
+
     if total == 0 {
         print("no stuck event matches\n")?;
         return Ok(false);
     }
+
     if args.all || args.dry_run {
         print(&format!("{}\n", list::rows(&sample)))?;
         print(&format!("{} in all\n", events(total)))?;
     }
+
     if action == Action::RetryNow {
         let window = config.stream.duplicate_window;
         let twice = act.may_come_twice(selection, window).await.during("reading the outbox")?;
+
         if twice > 0 {
             let window = duration::for_people(window);
             print(&format!(
@@ -166,19 +176,23 @@ async fn is_wanted(
             ))?;
         }
     }
+
     if args.dry_run || !args.all || args.yes {
         return Ok(!args.dry_run);
     }
+
     if !std::io::stdin().is_terminal() {
         return Err(Error::new(
             ErrorKind::Usage,
             "standard input is not a terminal; confirm with --yes",
         ));
     }
+
     print(&format!("{} all of them? [y/N] ", action.name()))?;
     let _ = std::io::stdout().flush();
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
+
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
@@ -187,6 +201,7 @@ async fn is_wanted(
 async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> Result<u64> {
     let at_first = act.left(ids).await.during("reading the outbox")?;
     act.request_discard(ids).await.during("asking the relay to discard")?;
+
     let deadline = Instant::now() + PATIENCE;
     loop {
         act.discard_dead(ids).await.during("discarding")?;
@@ -194,11 +209,13 @@ async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> 
         if left == 0 || Instant::now() > deadline {
             return Ok(at_first - left);
         }
+
         // While this process holds the lease, no relay has them in memory.
         if let Some(held) = lease.acquire_now().await.during("asking for the lease")? {
             act.discard_requested(ids).await.during("discarding")?;
             lease.resign(held).await.during("resigning the lease")?;
         }
+
         sleep(Duration::from_millis(200)).await;
     }
 }
@@ -210,11 +227,13 @@ fn who(sources: &Sources) -> String {
         });
         found.map(|(_, text)| text.clone())
     };
+
     let user = of(["USER", "LOGNAME"]).unwrap_or_else(|| {
         let uid =
             std::fs::metadata("/proc/self").map(|of| std::os::unix::fs::MetadataExt::uid(&of));
         uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}"))
     });
+
     let host = of(["HOSTNAME", "HOST"]).or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
 }

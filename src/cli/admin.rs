@@ -32,11 +32,13 @@ impl Admin {
         let client = client
             .map_err(|error| Error::with_source(ErrorKind::Internal, "no HTTP client", error))?;
         let mut address = *config.listen.get();
+
         if address.ip().is_unspecified() {
             let loopback: [IpAddr; 2] =
                 [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
             address.set_ip(loopback[usize::from(address.is_ipv6())]);
         }
+
         let url = url.map_or_else(
             || format!("http://{address}"),
             |url| url.trim_end_matches('/').to_owned(),
@@ -45,6 +47,7 @@ impl Admin {
             let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
             return Err(Error::new(ErrorKind::Usage, message));
         }
+
         Ok(Self { client, url, token: config.token.clone() })
     }
 
@@ -58,12 +61,14 @@ impl Admin {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
+
         let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
         match answer.status() {
             status if status.is_success() => {}
             reqwest::StatusCode::UNAUTHORIZED => return Err("rejects this admin.token".to_owned()),
             status => return Err(format!("answers {status}")),
         }
+
         answer.text().await.map_err(|_| "does not answer".to_owned())
     }
 }

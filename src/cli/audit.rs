@@ -59,6 +59,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let act = Act::new(database, collection, config.event.layout.clone());
     let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
     let records: Vec<_> = records.iter().map(Record::read).collect();
+
     show(args.output, &records, || {
         let rows = records.iter().map(|record| {
             let Record { at, who, action, events, selection, reason, .. } = record;

@@ -53,12 +53,15 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
         return admin.get("/livez").await.map(|_| ()).map_err(not);
     }
+
     let findings = check::look(&config, args.timeout).await;
     let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
     show(args.output, &findings, || table(&findings, !plain))?;
+
     let bad = |finding: &Finding| {
         finding.level == Level::Fail || args.strict && finding.level == Level::Warn
     };
+
     match findings.iter().any(bad) {
         true => Err(Error::new(ErrorKind::Findings, "a check failed")),
         false => Ok(()),
@@ -74,24 +77,29 @@ fn table(findings: &[Finding], colour: bool) -> String {
             let _ = writeln!(table, "{gap}{}", printable(looked_at));
             under = looked_at;
         }
+
         let (level, code) = match level {
             Level::Ok => ("ok  ", 32),
             Level::Warn => ("warn", 33),
             Level::Fail => ("FAIL", 31),
         };
+
         let level = if colour { format!("\x1b[{code}m{level}\x1b[0m") } else { level.to_owned() };
         let _ = write!(table, "  {level}  {check:<22}");
         let _ = writeln!(table, "{}", wrap(&printable(found), WIDTH, INDENT));
+
         for line in remedy.iter().flat_map(|remedy| remedy.lines()) {
             let _ = writeln!(table, "        {}", printable(line));
         }
     }
+
     let of = |level| findings.iter().filter(move |finding| finding.level == level);
     let named = |level| match of(level).map(|finding| finding.check).collect::<Vec<_>>().join(", ")
     {
         names if names.is_empty() => names,
         names => format!(" ({names})"),
     };
+
     let (warn, fail) = (of(Level::Warn).count(), of(Level::Fail).count());
     let total = format!(
         "{} ok, {warn} warn{}, {fail} fail{}",
@@ -99,6 +107,7 @@ fn table(findings: &[Finding], colour: bool) -> String {
         named(Level::Warn),
         named(Level::Fail)
     );
+
     let _ = writeln!(table, "\n{}", wrap(&total, WIDTH, 0));
     table
 }
@@ -116,6 +125,7 @@ mod tests {
             found: "many words \x1b[2J ".repeat(20),
             remedy: Some("$ one\n$ two".to_owned()),
         };
+
         let shown = table(&[finding], false);
         assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "{shown}");
         assert!(!shown.contains('\x1b') && shown.contains("\n        $ two\n"), "{shown}");

@@ -35,6 +35,7 @@ pub(super) fn man(command: Command, args: &ManArgs) -> Result<()> {
     };
     std::fs::create_dir_all(&args.folder).map_err(refused)?;
     clap_mangen::generate_to(command, &args.folder).map_err(refused)?;
+
     let page = args.folder.join("outboxd.1");
     print(&format!("read them with: man {}\n", page.display()))
 }

@@ -38,6 +38,7 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
                 said += "still required, from the environment or where it runs:\n";
                 missing.iter().for_each(|line| _ = writeln!(said, "  {line}"));
             }
+
             print(&said)
         }
     }

@@ -36,6 +36,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         .into_iter()
         .map(|group| Shown { remedy: Rejection::new(group.code.clone(), "").remedy(), group })
         .collect();
+
     show(args.output, &shown, || people(&shown))
 }
 
@@ -43,6 +44,7 @@ fn people(groups: &[Shown]) -> String {
     if groups.is_empty() {
         return "no event has failed\n".to_owned();
     }
+
     let width = width();
     groups.iter().fold(String::new(), |mut said, Shown { group, remedy }| {
         if !said.is_empty() {

@@ -38,6 +38,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         .await
         .during("reading the outbox")?;
     let shown = Shown { total, events };
+
     show(args.output, &shown, || people(&shown, skip, args.page))
 }
 
@@ -55,6 +56,7 @@ pub(super) fn rows(events: &[Entry]) -> String {
             dash(&event.key),
         ]
     });
+
     table(&["ID", "STATE", "AGE", "TRIES", "CODE", "SUBJECT", "KEY"], rows)
 }
 
@@ -62,6 +64,7 @@ fn people(shown: &Shown, skip: u64, page: u32) -> String {
     if shown.total == 0 {
         return "no stuck event matches\n".to_owned();
     }
+
     let to = skip + shown.events.len() as u64;
     let more =
         if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };

@@ -25,6 +25,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     if args.print {
         return print(&plan(&config)?);
     }
+
     let mongodb = &config.mongodb;
     let client = mongodb.client("migrate").await?;
     let migrations = Migrations::new(
@@ -32,6 +33,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         &mongodb.collection,
         config.event.layout.clone(),
     );
+
     print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
     let statuses =
         if args.status { migrations.status().await? } else { migrations.apply().await? };
@@ -45,8 +47,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         };
         print(&format!("  {:<32} {said}\n", migration.name))?;
     }
+
     let nats = Nats::connect(&config.nats, &Metrics::none()).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
+
     let (state, differences) = if args.status {
         ("exists".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
     } else {
@@ -68,10 +72,12 @@ fn plan(config: &Config) -> Result<String> {
             migration.checksum()
         );
         plan.push_str(&header);
+
         for command in migration.commands(&config.mongodb.collection, &config.event.layout)? {
             plan.push_str(&json(&command)?);
         }
     }
+
     plan.push_str("// JetStream stream, created only if it is missing\n");
     plan.push_str(&json(&stream::wanted(&config.stream))?);
     Ok(plan)

@@ -68,9 +68,11 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
+
     if !table.is_tty() {
         table.set_width(WIDTH);
     }
+
     table.add_rows(
         rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()),
     );
@@ -78,12 +80,14 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if i < last { 2 } else { 0 }));
     }
+
     let first = table.column_max_content_widths().first().copied().unwrap_or(0);
     if first <= LONGEST_ID
         && let Some(first) = table.column_mut(0)
     {
         first.set_constraint(ColumnConstraint::ContentWidth);
     }
+
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
 }
@@ -107,9 +111,11 @@ pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
             wrapped.push(' ');
             column += 1;
         }
+
         wrapped.push_str(&word);
         column += length;
     }
+
     wrapped
 }
 
@@ -125,6 +131,7 @@ fn words(text: &str) -> Vec<String> {
             _ => words.push(word.to_owned()),
         }
     }
+
     words
 }
 

@@ -47,6 +47,7 @@ fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
         "// {what}: in mongosh, as an administrator\n\
          db.getSiblingDB({database}).createRole({{ role: {name}, roles: [], privileges: [\n"
     );
+
     for Privilege { resource, actions } in privileges {
         let actions: Vec<_> = actions.iter().map(|action| json(action)).collect();
         let (db, collection) = (json(&resource.db), json(&resource.collection));
@@ -56,6 +57,7 @@ fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
             actions.join(", ")
         );
     }
+
     let _ = writeln!(
         text,
         "] }})\ndb.getSiblingDB({database}).createUser({{ user: {name}, pwd: passwordPrompt(), roles: [{name}] }})"
@@ -70,5 +72,6 @@ fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
             list(subscribe)
         );
     }
+
     text
 }

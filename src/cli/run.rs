@@ -10,6 +10,7 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     let config = Config::load(sources)?;
     logs::init(&config.log);
     traces::start("outboxd", &config.nats.client_id)?;
+
     let stop = shutdown::on_signals(&[StopSignal::Terminate, StopSignal::Interrupt])?;
 
     let ended = daemon::run(config, sources, &stop).await;

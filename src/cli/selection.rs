@@ -64,10 +64,12 @@ impl Filter {
             ("--class", &self.class),
             ("--code", &self.code),
         ];
+
         let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
         let texts =
             texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned());
+
         texts.chain(flags).collect::<Vec<_>>().join(" ")
     }
 }

@@ -39,15 +39,18 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     };
+
     let head = inspect.head(&event).await.during("reading the outbox")?;
     let behind = inspect.behind(&event).await.during("reading the outbox")?;
     let waited = inspect.age(&event).await.during("asking for the time")?;
     let next = advice(&event, layout, head.as_ref());
+
     if !args.payload
         && let Some(payload) = event.get_mut(layout.payload())
     {
         *payload = hidden(payload);
     }
+
     let json = Bson::Document(event.clone()).into_relaxed_extjson();
     let whole = serde_json::json!({ "event": json, "age_seconds": waited, "held_by": head, "behind_it": behind, "what_to_do": next });
     show(args.output, &whole, || people(&event, waited, head.as_ref(), behind, &next))
@@ -69,8 +72,10 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
             shell(&head.id)
         );
     }
+
     let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
     let remedy = Rejection::new(code, "").remedy();
+
     match State::of(event) {
         State::Locked => match malformed(event, layout) {
             Some(reason) => format!("it breaks the contract ({reason}); the relay will mark it"),
@@ -110,19 +115,23 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         Bson::String(_) => None,
         other => Some(other.clone().into_relaxed_extjson().to_string()),
     };
+
     line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
     line("state", State::of(event).word());
     line("age", &age(waited));
+
     for (name, value) in event {
         if [field::ID, field::IS_LOCKED, field::FAILURES, field::TS].contains(&name.as_str()) {
             continue;
         }
+
         let value = match value {
             Bson::DateTime(at) => at.try_to_rfc3339_string().unwrap_or_default(),
             value => plain(value).or_else(|| text(event, name)).unwrap_or_default(),
         };
         line(&text_of(name), &value);
     }
+
     match head {
         Some(head) => line(
             "held by",
@@ -133,16 +142,19 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         }
         None => {}
     }
+
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
     if !failures.is_empty() {
         said += "\nfailures, oldest first\n";
     }
+
     for failure in failures.iter().filter_map(Bson::as_document) {
         let at = failure
             .get_datetime("at")
             .ok()
             .and_then(|at| at.try_to_rfc3339_string().ok())
             .unwrap_or_default();
+
         let field = |name: &str| printable(&text(failure, name).unwrap_or_default());
         let attempt = failure.get_i64("attempt").unwrap_or_default();
         let _ = writeln!(
@@ -152,8 +164,10 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
             field("class"),
             field("relay")
         );
+
         let _ = writeln!(said, "      {}", field("error"));
     }
+
     let _ = writeln!(said, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
     said
 }

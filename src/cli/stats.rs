@@ -36,6 +36,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         duplicate_window_seconds: config.stream.duplicate_window.as_secs(),
         stats: inspect.stats().await.during("reading the outbox")?,
     };
+
     show(args.output, &shown, || people(&shown))
 }
 
@@ -45,6 +46,7 @@ fn people(shown: &Shown) -> String {
         "outbox {outbox} to stream {stream} (duplicate window {} as configured)\n",
         age(*duplicate_window_seconds)
     );
+
     let _ = match &stats.lease {
         Some(lease) if lease.expires_in_seconds >= 0 => {
             writeln!(said, "relayed by {}, term {}", lease.holder, lease.term)
@@ -59,6 +61,7 @@ fn people(shown: &Shown) -> String {
         }
         None => writeln!(said, "NO RELAY has ever run on this outbox; start `outboxd run`"),
     };
+
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
     let counted = |state: State, events: u64| (state.word(), events.to_string(), state.meaning());
     let numbers = [
@@ -69,10 +72,12 @@ fn people(shown: &Shown) -> String {
         counted(State::Dead, stats.dead),
         ("oldest", oldest, "age of the oldest event that is not dead"),
     ];
+
     said.push('\n');
     for (name, number, meaning) in numbers {
         let _ = writeln!(said, "  {name:<8} {number:>9}  {meaning}");
     }
+
     if !stats.stuck_by_subject.is_empty() {
         let rows = stats.stuck_by_subject.iter().map(|stuck| {
             let counts = [stuck.failed, stuck.parked, stuck.dead].map(|count| count.to_string());
@@ -82,5 +87,6 @@ fn people(shown: &Shown) -> String {
         said += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
         said += "\n`outboxd groups` shows why.\n";
     }
+
     said
 }

@@ -63,6 +63,7 @@ impl Reader<'_> {
             return self
                 .mistake(key, format!("{} holds no certificate as PEM", certificate.display()));
         };
+
         let Ok(private_key) = PrivateKeyDer::from_pem_slice(&private_content) else {
             return self
                 .mistake(key, format!("{} holds no unencrypted key as PEM", private.display()));

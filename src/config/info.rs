@@ -81,9 +81,11 @@ impl SettingInfo {
             Unset::Computed(words) => text += &format!(" Default: {words}."),
             Unset::Default(_) | Unset::Absent => {}
         }
+
         if let Some((least, most)) = &self.bounds {
             text += &format!(" Range: {least} to {most}.");
         }
+
         if !self.variables.is_empty() {
             text += &format!(" Environment: {}.", self.variables.join(", "));
         }

@@ -184,6 +184,7 @@ fn refuse(mistakes: &[String], what: &str) -> Result<()> {
     let count = mistakes.len();
     let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
     let noun = if count == 1 { "mistake" } else { "mistakes" };
+
     Err(Error::new(ErrorKind::Config, format!("{count} {noun} in {what}:{lines}")))
 }
 
@@ -206,6 +207,7 @@ impl fmt::Display for Config {
                 if value == NOT_SET { format!("# {name} =") } else { format!("{name} = {value}") };
             writeln!(f, "{line:<44} # {source}")?;
         }
+
         Ok(())
     }
 }

@@ -81,6 +81,7 @@ pub(super) fn read<T>(sources: &Sources, read: impl FnOnce(&mut Reader<'_>) -> T
     for line in unknown::lines(&values, &settings, &reading.lists) {
         push_new(&mut reading.mistakes, line);
     }
+
     (read, reading)
 }
 
@@ -109,6 +110,7 @@ impl<'a> Reader<'a> {
             let (least, most) = (count.start(), count.end());
             self.mistake(name, format!("has {found} tables [[{key}]]; give {least} to {most}"));
         }
+
         self.reading.lists.push(key.clone());
 
         // A table of a list overrides settings of the table that holds the list, by the same names.
@@ -260,6 +262,7 @@ impl Entry<'_, '_> {
             let reason = format!("{} is out of range; give {least} to {most}", value.show());
             self.reader.mistake(self.name, reason);
         }
+
         value
     }
 
@@ -276,6 +279,7 @@ impl Entry<'_, '_> {
         let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
         let reason = format!("{given:?} is not known; give {}", known.join(" or "));
         self.reader.mistake(self.name, reason);
+
         meaning
     }
 
@@ -283,6 +287,7 @@ impl Entry<'_, '_> {
     pub(super) fn secret(mut self) -> Option<SecretString> {
         self.info.is_secret = true;
         self.info.kind = String::schema();
+
         let (name, name_file) = (self.name, format!("{}_file", self.name));
         let variables: Vec<_> = self.info.variables.iter().map(|name| (*name).to_owned()).collect();
         let file_variables: Vec<_> = variables.iter().map(|name| format!("{name}_FILE")).collect();
@@ -317,6 +322,7 @@ impl Entry<'_, '_> {
             (None, Some((path, origin))) => reader.secret_file(&path, origin),
             (None, None) => None,
         };
+
         let (secret, origin) = found.unzip();
         self.record(secret.as_ref().map(|_| "\"***\"".to_owned()), origin);
         secret.map(SecretString::from)
@@ -334,6 +340,7 @@ impl Entry<'_, '_> {
         let variables: Vec<_> = self.info.variables.iter().map(|name| (*name).to_owned()).collect();
         let (value, origin) = self.reader.look_up(self.name, &variables, false).unzip();
         let shown = value.as_ref().or(default).map(T::show);
+
         self.record(shown, origin);
         value
     }
@@ -361,6 +368,7 @@ impl Reader<'_> {
                     let line = format!("{key}: {path} is empty ({source})");
                     push_new(&mut self.reading.missing, line);
                 }
+
                 self.remember(Path::new(path), text.as_bytes());
 
                 let secret = text.trim_end_matches(['\n', '\r']).to_owned();

@@ -41,9 +41,11 @@ fn property(setting: &SettingInfo) -> Value {
     if let Unset::Default(default) = &setting.unset {
         schema["default"] = as_json(default);
     }
+
     if !setting.words.is_empty() {
         schema["enum"] = json!(setting.words);
     }
+
     if let Some((least, most)) = &setting.bounds {
         // JSON Schema has bounds for numbers only. The description has those of durations.
         for (word, bound) in [("minimum", as_json(least)), ("maximum", as_json(most))] {

@@ -14,6 +14,7 @@ pub(super) fn lines(values: &Values, settings: &[&SettingInfo], lists: &[String]
             known.push(format!("{}_file", setting.key));
         }
     }
+
     let known: Vec<_> = known.iter().map(String::as_str).collect();
 
     let mut lines = Vec::new();
@@ -37,12 +38,14 @@ pub(super) fn lines(values: &Values, settings: &[&SettingInfo], lists: &[String]
     for (name, right) in values.misspelt(&known) {
         lines.push(format!("environment {name}: two underscores nest; write {right}"));
     }
+
     for setting in settings.iter().filter(|setting| !setting.is_secret) {
         for name in setting.variables.iter().filter(|name| values.has_file_variable(name)) {
             let key = &setting.key;
             lines.push(format!("environment {name}_FILE: `{key}` is not a secret; write {name}"));
         }
     }
+
     lines
 }
 

@@ -66,6 +66,7 @@ impl Relay {
         let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
             return Ok(None);
         };
+
         health.mongodb(true);
         let store = Store::new(&database, collection, layout.clone(), &config.dispatch);
 
@@ -83,8 +84,10 @@ impl Relay {
             after: config.alerts.stuck_after,
             was_stuck: alert_log.was_stuck,
         };
+
         let watching = CancellationToken::new();
         tokio::spawn(stuck.watch(watching.clone()));
+
         let watching = watching.drop_guard();
 
         let Some(nats) =
@@ -92,6 +95,7 @@ impl Relay {
         else {
             return Ok(None);
         };
+
         let Some(differences) =
             until_reached(stop, &health, || stream::verify(&nats, &config, &metrics)).await?
         else {
@@ -100,11 +104,13 @@ impl Relay {
         for difference in differences {
             warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }
+
         health.nats(true);
 
         let bus = JetStream::new(nats, &config.stream.name);
         let follow = store.through(follow);
         let parts = Parts { follow, store, bus, health, alerts, metrics, config };
+
         Ok(Some(Self { parts, lease, alert_log, watching }))
     }
 
@@ -123,6 +129,7 @@ impl Relay {
         if let Err(error) = scheduler.shutdown().await {
             warn!(%error, "the retrier's schedule did not stop");
         }
+
         // The alert log closes when nothing can raise an alert any more.
         drop((self.watching, self.parts));
         self.alert_log.close().await;
@@ -150,6 +157,7 @@ where
             () = stop.cancelled() => return Ok(None),
             attempted = attempt() => attempted,
         };
+
         match attempted {
             Ok(reached) => return Ok(Some(reached)),
             Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {

@@ -56,6 +56,7 @@ pub(crate) async fn run(config: Config, sources: &Sources, stop: &CancellationTo
         abandoned = totals.abandoned,
         "outboxd stops"
     );
+
     Ok(())
 }
 
@@ -74,6 +75,7 @@ async fn turns(
         let rotation =
             tokio::spawn(rotation::rotated(config.clone(), sources.clone(), turn.clone()));
         let relayed = relay(config, health.clone(), metrics.clone(), &turn).await;
+
         turn.cancel();
         totals += relayed?;
 
@@ -81,6 +83,7 @@ async fn turns(
             Ok(Some(rotated)) if !stop.is_cancelled() => config = rotated,
             _ => return Ok(totals),
         }
+
         endpoint.follow(&config).await?;
         health.starts();
     }

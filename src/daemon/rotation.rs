@@ -23,6 +23,7 @@ pub(super) async fn rotated(
     let (config, sources) = (Arc::new(config), Arc::new(sources));
     // Files that were reported as unusable, so that each content is reported once.
     let mut rejected = Vec::new();
+
     loop {
         tokio::select! {
             () = turn.cancelled() => return None,
@@ -35,6 +36,7 @@ pub(super) async fn rotated(
             rotated if rotated.is_empty() => None,
             rotated => Some((Config::load(&sources), rotated)),
         });
+
         let looked = tokio::select! {
             () = turn.cancelled() => return None,
             looked = looked => looked.ok()?,

@@ -65,6 +65,7 @@ impl Stuck {
             None if self.was_stuck => self.recovered(),
             _ => {}
         }
+
         Ok(())
     }
 
@@ -81,6 +82,7 @@ impl Stuck {
         let oldest = StuckEvent { id, subject, key, attempts, error: last_failure };
         self.alerts.raise(Alert::Stuck { oldest, oldest_seconds: age_seconds, events });
         self.was_stuck = true;
+
         Ok(())
     }
 

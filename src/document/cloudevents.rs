@@ -67,6 +67,7 @@ impl CloudEvents {
                 headers.insert(name, &percent_encoded(&text))?;
             }
         }
+
         Ok(())
     }
 }
@@ -86,5 +87,6 @@ fn percent_encoded(text: &str) -> String {
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
+
     encoded
 }

@@ -191,6 +191,7 @@ impl Layout {
         forms.extend(bson::Uuid::parse_str(key).ok().map(Bson::from));
         // A number is found by its value, whatever its type.
         forms.extend(key.parse::<i64>().ok().map(Bson::from));
+
         doc! { "$in": forms }.into()
     }
 
@@ -204,6 +205,7 @@ impl Layout {
 
         let mut id = [0; 12];
         id[..4].copy_from_slice(&time.time.to_be_bytes());
+
         let by_id = doc! {
             field::TS: { "$not": { "$type": "timestamp" } },
             field::ID: { "$lt": ObjectId::from_bytes(id) },
@@ -223,6 +225,7 @@ impl Layout {
             } }
             .into()
         };
+
         if let [Part::Field(only)] = &self.subject.0[..] {
             return text(only);
         }
@@ -234,6 +237,7 @@ impl Layout {
                 doc! { "$cond": [is_text, text(at), Bson::Null] }.into()
             }
         });
+
         doc! { "$concat": parts.collect::<Vec<Bson>>() }.into()
     }
 

@@ -143,6 +143,7 @@ fn walk<'a>(document: &'a RawDocument, layout: &Layout) -> Result<Raw<'a>, Fault
         raw.take_bookkeeping(name.as_str(), value, layout)?;
         raw.take_part(name.as_str(), value, layout)?;
     }
+
     Ok(raw)
 }
 
@@ -220,6 +221,7 @@ impl<'a> Raw<'a> {
         if name == layout.headers() {
             once(name, &mut self.headers, || read_headers(name, value))?;
         }
+
         Ok(())
     }
 }
@@ -241,6 +243,7 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
         // A field of its template is missing, unless that names none.
         None => Subject::new(layout.subject(&raw.values).map_err(missing)?)?,
     };
+
     let ts = raw.ts.unwrap_or_else(|| ts_of_id(&id));
     let key = raw.key;
 
@@ -301,6 +304,7 @@ fn read_headers(name: &str, value: RawBsonRef<'_>) -> Result<Headers, Fault> {
         };
         headers.insert(name.as_str(), value)?;
     }
+
     Ok(headers)
 }
 

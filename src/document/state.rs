@@ -131,6 +131,7 @@ impl State {
             Sign::Dead => signs.is_dead,
             Sign::Failed => signs.has_failed,
         };
+
         let has_all = |state: &Self| state.signs().iter().all(|(sign, is)| shows(*sign) == *is);
 
         Self::ALL.into_iter().find(has_all).unwrap_or(Self::Dead)
@@ -289,6 +290,7 @@ mod tests {
         for states in [State::STUCK, State::WAITING, State::NOT_DEAD] {
             let asked = filter(states, &Layout::default());
             assert!(!asked.is_empty(), "{states:?}");
+
             for state in State::ALL {
                 let conditions = state.filter(&Layout::default());
                 let found = asked.iter().all(|(name, wanted)| conditions.get(name) == Some(wanted));

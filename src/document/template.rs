@@ -95,9 +95,11 @@ impl Fields {
             if fixed.contains('}') {
                 return Err(LayoutError::Unopened(text.to_owned()));
             }
+
             if !fixed.is_empty() {
                 parts.push(Part::Text(fixed.into()));
             }
+
             if fixed.len() == rest.len() {
                 break;
             }
@@ -140,6 +142,7 @@ impl Fields {
                 Part::Field(place) => filled.push_str(value(*place)?),
             }
         }
+
         Ok(filled.into())
     }
 }
@@ -149,8 +152,10 @@ pub(super) fn check_name(name: &str) -> Result<(), LayoutError> {
     if name.is_empty() || name.starts_with('$') || name.contains(['.', '{', '}', '\0']) {
         return Err(LayoutError::Name(name.to_owned()));
     }
+
     if BOOKKEEPING.contains(&name) {
         return Err(LayoutError::Bookkeeping(name.to_owned()));
     }
+
     Ok(())
 }

@@ -95,6 +95,7 @@ impl Waiting {
             numbered.publishes.insert(numbered.last, Publish { until, answer });
             numbered.last
         });
+
         (number, receiver)
     }
 
@@ -166,6 +167,7 @@ impl Acks {
             if !is_queued {
                 return Err(NoAck::ConnectionLost);
             }
+
             let answer = answer.await.map_err(|_| NoAck::ConnectionLost)?;
 
             // Held until here: a client that has been replaced ends with the last of its acks.
@@ -229,6 +231,7 @@ async fn read(mut replies: Subscriber, number_at: usize, waiting: Arc<Waiting>, 
             }
         }
     }
+
     waiting.with(|numbered| numbered.publishes.clear());
 }
 

@@ -85,6 +85,7 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, String> {
         let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
         headers.insert(name, value(text)?);
     }
+
     headers.insert(NATS_MESSAGE_ID, value(message.id)?);
     headers.insert(NATS_EXPECTED_STREAM, value(message.stream)?);
 

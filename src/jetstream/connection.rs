@@ -81,6 +81,7 @@ impl Denied {
         if denied.len() >= MAX_DENIED {
             denied.clear();
         }
+
         denied.insert(subject.into(), Instant::now());
     }
 }
@@ -159,6 +160,7 @@ async fn start_client(
         .map(|server| format!("{}:{}", server.host(), server.port()))
         .collect::<Vec<_>>()
         .join(", ");
+
     let unreachable = |why: String| {
         let why = tls::describe(&why);
         Error::new(ErrorKind::Nats, format!("NATS at {addresses} can't be reached: {why}"))
@@ -256,6 +258,7 @@ async fn reconnect(
             Err(error) if attempt == 1 => warn!(error = %error.report(), "still no connection"),
             Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
         }
+
         attempt += 1;
     }
 }

@@ -47,6 +47,7 @@ fn accepts(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding
             remedy,
         );
     }
+
     Finding::ok(CHECK, at, "accepts and acknowledges publishes")
 }
 
@@ -64,6 +65,7 @@ fn subjects(at: &str, found: &Found, config: &Config, edit: &impl Fn(String) -> 
                  the stream",
                 found.subjects
             );
+
             // A kept subject must not overlap with a new one, as `a.b` would with `a.*`.
             let kept = found.subjects.iter().filter(|subject| !any_covers(&uncovered, subject));
             let all: Vec<_> = kept.chain(&uncovered).map(String::as_str).collect();
@@ -164,6 +166,7 @@ fn limits(at: &str, found: &Found, edit: &impl Fn(String) -> String) -> Finding 
             limits.push(format!("{name} {limit}"));
         }
     }
+
     let limits = limits.join(", ");
 
     match found.discard {
@@ -221,9 +224,11 @@ fn as_configured(
         let (found, wanted) = (for_nats(found.duplicate_window), for_nats(wanted.duplicate_window));
         weaker("duplicate_window", "dupe-window", found, wanted);
     }
+
     if found.num_replicas < wanted.replicas {
         weaker("replicas", "replicas", found.num_replicas.to_string(), wanted.replicas.to_string());
     }
+
     if !found.max_age.is_zero() && (wanted.max_age.is_zero() || found.max_age < wanted.max_age) {
         weaker("max_age", "max-age", for_nats(found.max_age), for_nats(wanted.max_age));
     }
@@ -250,6 +255,7 @@ fn covers(pattern: &str, subject: &str) -> bool {
             _ => return false,
         }
     }
+
     tokens.next().is_none()
 }
 

@@ -119,6 +119,7 @@ fn verify_config(found: &Config, config: &OutboxdConfig) -> Result<Vec<String>> 
             Level::Warn | Level::Fail => notes.push(format!("{fault}: {remedy}")),
         }
     }
+
     Ok(notes)
 }
 
@@ -128,6 +129,7 @@ pub(crate) async fn info(context: &Context, name: &str) -> Result<Option<Info>> 
         Ok(stream) => return Ok(Some(stream.cached_info().clone())),
         Err(error) => error,
     };
+
     let code = match error.kind() {
         GetStreamErrorKind::JetStream(error) => Some(error.error_code()),
         _ => None,

@@ -74,6 +74,7 @@ impl Act {
         let unanswered = Selection { class: Some("unknown".to_owned()), ..selection.clone() };
         let mut filter = unanswered.filter(&self.layout, now);
         let tried_since = doc! { "$elemMatch": { "at": { "$gt": remembered } } };
+
         filter.insert(field::FAILURES, doc! { "$not": tried_since });
         self.events.count_documents(filter).await
     }
@@ -145,6 +146,7 @@ impl Act {
             "events": i64::try_from(events).unwrap_or(i64::MAX),
             "ids": ids.iter().take(IDS_KEPT).map(shown_id).collect::<Vec<_>>(),
         };
+
         if let Some(reason) = entry.reason {
             record.insert("reason", reason);
         }

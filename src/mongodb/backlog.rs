@@ -101,12 +101,14 @@ impl BacklogStore {
             .find(state::filter(State::NOT_DEAD, &self.layout))
             .limit(FIRST)
             .projection(doc! { field::TS: 1 });
+
         let first: Vec<_> = first.await?.try_collect().await?;
 
         let ages = first.iter().map(|event| {
             let then = written_at(|name| get(event, name)).map(i64::from);
             Oldest { id: get(event, field::ID), age_seconds: clock::age(then, now) }
         });
+
         // Of several, the first.
         Ok(ages.reduce(|old, new| if new.age_seconds > old.age_seconds { new } else { old }))
     }
@@ -129,10 +131,12 @@ impl BacklogStore {
             attempts: 0,
             last_failure: None,
         };
+
         let Some(id) = &oldest.id else { return Ok(described) };
 
         let mut shown = doc! { field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
         self.layout.project(&mut shown);
+
         let event = self.events.find_one(doc! { field::ID: id }).projection(shown).await?;
         // It was published meanwhile.
         let Some(event) = event else { return Ok(described) };
@@ -141,9 +145,11 @@ impl BacklogStore {
         let cut = |text: String| text.chars().take(MAX_SHOWN).collect();
         described.subject = self.layout.shown_subject(get).map(cut);
         described.key = self.layout.shown_key(get).map(cut);
+
         let attempts = get(field::ATTEMPTS).and_then(|count| count.as_i64());
         described.attempts = attempts.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         described.last_failure = get(field::FAILURES).and_then(|all| newest_error(&all));
+
         Ok(described)
     }
 }

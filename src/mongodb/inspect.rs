@@ -139,6 +139,7 @@ impl Inspect {
         let found = found.skip(skip).limit(limit).projection(shown).await?;
         let entries =
             found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
+
         Ok((entries, self.events.count_documents(filter).await?))
     }
 
@@ -146,6 +147,7 @@ impl Inspect {
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
         let mut filter = selection.filter(&self.layout, clock::now(&self.database).await?);
         filter.extend(state::has_failed());
+
         let is_dead = State::Dead.expression();
         let pipeline = [
             doc! { "$match": filter },
@@ -193,6 +195,7 @@ impl Inspect {
             stats.failed += stuck.failed;
             stats.parked += stuck.parked;
             stats.dead += stuck.dead;
+
             if stats.stuck_by_subject.len() < SUBJECTS {
                 stats.stuck_by_subject.push(stuck);
             }
@@ -202,6 +205,7 @@ impl Inspect {
         stats.backlog = self.backlog.size().await?;
         stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
         stats.lease = self.holder(now).await?;
+
         Ok(stats)
     }
 
@@ -264,6 +268,7 @@ impl Inspect {
         let key = self.layout.shown_key(|name| event.get(name).cloned())?;
         let mut filter = state::filter(State::STUCK, &self.layout);
         filter.insert(self.layout.key(), self.layout.of_key(&key));
+
         // Without `ts`, the order is that of the ids.
         let by = if event.get_timestamp(field::TS).is_ok() { field::TS } else { field::ID };
         filter.insert(by, doc! { than: event.get(by)? });

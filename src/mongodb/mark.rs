@@ -53,12 +53,14 @@ pub(super) fn mark_update(mark: &Mark) -> Document {
         "error": &mark.error,
         "relay": &mark.relay,
     };
+
     let failures = doc! { "$concatArrays": [state::failures(), [{ "$literal": failure }]] };
     let mut set = doc! {
         field::IS_LOCKED: false,
         field::ATTEMPTS: i64::from(mark.attempts),
         field::FAILURES: { "$slice": [failures, -FAILURES_KEPT] },
     };
+
     match mark.next {
         Next::Dead => set.insert(field::DEAD_AT, "$$NOW"),
         Next::RetryAfter(delay) => {

@@ -82,16 +82,19 @@ impl Migration {
                 error,
             )
         })?;
+
         for command in &mut commands {
             let Some((_, name)) = command.iter_mut().next() else { continue };
             if name.as_str() != Some(OUTBOX) {
                 continue;
             }
+
             *name = collection.into();
             if !layout.is_own() {
                 adapt(command, layout);
             }
         }
+
         // A `collMod` without an option changes nothing.
         commands.retain(|command| command.len() > 1 || command.contains_key("create"));
         Ok(commands)
@@ -161,6 +164,7 @@ impl Migrations {
                 self.record(migration).await?;
             }
         }
+
         Ok(before)
     }
 
@@ -177,12 +181,14 @@ impl Migrations {
                 .find_one(doc! { "_id": id })
                 .await
                 .during("reading outboxd_migrations")?;
+
             let status = match record {
                 Some(record) => Status::Applied(check(migration, &record)?),
                 None => Status::Pending,
             };
             statuses.push((*migration, status));
         }
+
         Ok(statuses)
     }
 
@@ -220,6 +226,7 @@ impl Migrations {
             .filter(|(_, status)| *status == Status::Pending)
             .map(|(migration, _)| migration.name)
             .collect();
+
         if pending.is_empty() {
             return Ok(());
         }
@@ -229,6 +236,7 @@ impl Migrations {
             "the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration",
             pending.join(", ")
         );
+
         Err(Error::new(ErrorKind::Migration, message))
     }
 
@@ -271,6 +279,7 @@ fn check(migration: &Migration, record: &Document) -> Result<DateTime> {
         );
         return Err(Error::new(ErrorKind::Migration, message));
     }
+
     record.get_datetime("appliedAt").copied().map_err(|error| {
         Error::with_source(
             ErrorKind::Migration,

@@ -36,9 +36,11 @@ impl Selection {
             let ids: Vec<_> = self.ids.iter().flat_map(|id| ids(id)).collect();
             filter.insert(field::ID, doc! { "$in": ids });
         }
+
         if let Some(key) = &self.key {
             filter.insert(layout.key(), layout.of_key(key));
         }
+
         if let Some(age) = self.older_than {
             layout.before(&mut filter, clock::before(now, age));
         }
@@ -48,6 +50,7 @@ impl Selection {
             let pattern: Vec<_> = subject.split('*').map(escape).collect();
             all.push(layout.subject_matches(format!("^{}$", pattern.join(".*"))));
         }
+
         for (name, wanted) in [("class", &self.class), ("code", &self.code)] {
             if let Some(wanted) = wanted {
                 let newest = doc! { "$last": state::failures() };
@@ -55,6 +58,7 @@ impl Selection {
                 all.push(doc! { "$expr": { "$eq": [found, { "$literal": wanted }] } });
             }
         }
+
         if !all.is_empty() {
             filter.insert("$and", all);
         }

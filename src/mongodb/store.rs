@@ -98,11 +98,13 @@ impl Store {
             "updates": statements,
             "writeConcern": { "w": "majority" },
         };
+
         let reply = self.database().run_raw_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
             let message = format!("the write concern was not met: {error}");
             return Err(mongodb::error::Error::custom(message));
         }
+
         self.written.learn(&reply);
 
         let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
@@ -126,10 +128,12 @@ impl Store {
                 page.more = true;
                 break;
             }
+
             let document = cursor.current();
             bytes += document.as_bytes().len();
             page.events.push(self.parse(document));
         }
+
         Ok(page)
     }
 
@@ -147,9 +151,11 @@ impl Store {
             field::NEXT_ATTEMPT_AT: first(field::NEXT_ATTEMPT_AT),
             field::DEAD_AT: first(field::DEAD_AT),
         } };
+
         let id_bytes = doc! { "$bsonSize": { "id": "$id" } };
         let is_small = doc! { "$expr": { "$lt": [id_bytes, MAX_ANY_ID_BYTES as i64] } };
         let mut due = state::filter(State::NOT_DEAD, &self.layout);
+
         due.extend(state::is_due());
 
         let pipeline = [
@@ -161,6 +167,7 @@ impl Store {
             doc! { "$match": due },
             doc! { "$limit": limit(most) },
         ];
+
         let heads = self.collection.aggregate(pipeline).with_type::<RawDocumentBuf>();
         let mut cursor = heads.session(&mut snapshot.session).await?;
         snapshot.time()?;
@@ -171,6 +178,7 @@ impl Store {
             let id = cursor.current().get("id").ok().flatten();
             ids.extend(id.and_then(|id| Bson::try_from(id).ok()));
         }
+
         Ok(ids)
     }
 
@@ -197,6 +205,7 @@ impl EventStore for Store {
                 Err(malformed) => malformed.key = None,
             }
         }
+
         parsed
     }
 
@@ -241,6 +250,7 @@ impl EventStore for Store {
             .max_await_time(TAIL_WAIT)
             .batch()
             .await?;
+
         Ok(stream)
     }
 
@@ -318,6 +328,7 @@ impl EventStore for Store {
         let mut snapshot = self.snapshot().await?;
         let now = clock::now(&self.database()).await?;
         let mut stray = State::Locked.filter(&self.layout);
+
         self.layout.before(&mut stray, clock::before(now, age));
 
         let stray = self.collection.find(stray).sort(doc! { field::TS: 1, field::ID: 1 });

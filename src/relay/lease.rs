@@ -194,6 +194,7 @@ impl<L: LeaseStore> Lease<L> {
                 () = tokio::time::sleep(poll) => {}
             }
         }
+
         None
     }
 
@@ -221,6 +222,7 @@ impl<L: LeaseStore> Lease<L> {
                 () = renewing => lost.cancel(),
             }
         });
+
         held
     }
 
@@ -233,6 +235,7 @@ impl<L: LeaseStore> Lease<L> {
             let sent = Instant::now();
             let deadline = *trust.borrow();
             let renewal = self.renew(term, deadline).await;
+
             self.health.mongodb(matches!(renewal, Renewal::Renewed | Renewal::TakenOver));
 
             match renewal {
@@ -249,6 +252,7 @@ impl<L: LeaseStore> Lease<L> {
             if Instant::now() >= deadline {
                 return;
             }
+
             next = (sent + self.ttl / RENEWALS).min(deadline).max(Instant::now() + SOONEST);
         }
     }

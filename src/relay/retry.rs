@@ -10,11 +10,10 @@
 
 use std::time::Duration;
 
+use outboxd_client::Key;
 use tokio::sync::mpsc;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
-
-use outboxd_client::Key;
 
 use super::clock;
 use super::dispatch::known::Origin;
@@ -104,6 +103,7 @@ async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>
     let Some(page) = or_warn(store.unlocked(key, room).await, "the parked events of a key") else {
         return (events, Behind::Held);
     };
+
     if !page.events.is_empty() {
         crash::here(Point::Unparking);
     }
@@ -119,6 +119,7 @@ async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>
             None => return (events, Behind::Held),
         }
     }
+
     (events, if page.more { Behind::More } else { Behind::Nothing })
 }
 
@@ -144,6 +145,7 @@ pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Wake)
     let scheduler = JobScheduler::new().await.map_err(refused)?;
     scheduler.add(job).await.map_err(refused)?;
     scheduler.start().await.map_err(refused)?;
+
     Ok((scheduler, wake))
 }
 

@@ -97,6 +97,7 @@ fn end_last_line(file: &mut File) -> Result<()> {
     let mut last = [0];
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
+
     match last {
         [b'\n'] => Ok(()),
         _ => file.write_all(b"\n"),
@@ -164,6 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("alerts.jsonl");
         let newest = |outbox| newest_kind(&path, outbox, &KINDS).unwrap();
+
         assert_eq!(newest("shop.outbox"), None);
 
         let mut file = AlertFile::open(&path).unwrap();
@@ -197,6 +199,7 @@ mod tests {
         let path = folder.path().join("alerts.jsonl");
         // Each half of the lines fits, so one rotation must keep all of them.
         let (lines, bytes) = (200, line("shop.outbox", "stuck").len() as u64);
+
         std::thread::scope(|scope| {
             for outbox in ["shop.outbox", "bank.outbox"] {
                 let file = AlertFile { path: path.clone(), max_bytes: lines * bytes };
@@ -212,6 +215,7 @@ mod tests {
             .flat_map(|text| text.lines())
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
+
         for outbox in ["shop.outbox", "bank.outbox"] {
             let of = kept.iter().filter(|line| line["outbox"] == outbox).count();
             assert_eq!(of as u64, lines, "{outbox}");

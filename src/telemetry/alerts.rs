@@ -197,6 +197,7 @@ impl Alerts {
                 (None, false)
             }
         };
+
         let webhook =
             config.webhook.as_ref().map(|url| webhook::start(url.expose_secret())).transpose()?;
 
@@ -311,6 +312,7 @@ impl Origin {
             Refused(&'a RefusedEvent),
             Stuck(&'a StuckEvent),
         }
+
         #[derive(Serialize)]
         struct Line<'a> {
             at: String,
@@ -331,6 +333,7 @@ impl Origin {
             }
             Alert::Recovered | Alert::Rewound { .. } => (None, None),
         };
+
         let line = Line {
             at: DateTime::now().try_to_rfc3339_string().unwrap_or_default(),
             outbox: &self.outbox,
@@ -365,6 +368,7 @@ mod tests {
             error: "no \"subject\"\ncovers it".to_owned(),
             remedy: "add it",
         };
+
         let oldest = StuckEvent {
             id: "e2".to_owned(),
             subject: Some("shop.made".to_owned()),

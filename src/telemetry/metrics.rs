@@ -304,6 +304,7 @@ fn describe() {
     ] {
         describe_counter!(name, meaning);
     }
+
     for (name, meaning) in [
         ("outboxd_in_flight_events", "Publishes under way."),
         ("outboxd_buffered_events", "Events in memory."),
@@ -341,10 +342,12 @@ fn describe() {
     ] {
         describe_gauge!(name, meaning);
     }
+
     describe_histogram!(
         "outboxd_delivery_latency_seconds",
         "From commit (MongoDB's clock) to ack (this machine's), of events from the change stream."
     );
+
     describe_histogram!(
         "outboxd_publish_duration_seconds",
         "From the first send of an event to its ack."
@@ -377,6 +380,7 @@ mod tests {
         ] {
             assert!(has(&registry, sample), "no {sample} in:\n{}", registry.render());
         }
+
         drop(bank);
     }
 
@@ -385,6 +389,7 @@ mod tests {
         let registry = Registry::start().unwrap();
         let metrics = registry.outbox("shop.outbox");
         let (leading, load, backlog) = (metrics.leads(7), metrics.load(), metrics.backlog());
+
         load.in_flight.set(2.0);
         backlog.set(5, 1, 60);
         assert!(has(&registry, "outboxd_leader{outbox=\"shop.outbox\"} 1"));
@@ -395,6 +400,7 @@ mod tests {
             let sample = format!("outboxd_{gauge}{{outbox=\"shop.outbox\"}} 0");
             assert!(has(&registry, &sample), "no {sample} in:\n{}", registry.render());
         }
+
         assert!(has(&registry, "outboxd_lease_acquisitions_total{outbox=\"shop.outbox\"} 1"));
     }
 

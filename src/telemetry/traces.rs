@@ -40,6 +40,7 @@ pub(crate) fn start(service: &'static str, instance: &str) -> Result<()> {
         .find_map(given);
     let disabled = given("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"))
         || given("OTEL_TRACES_EXPORTER").is_some_and(|text| text == "none");
+
     if endpoint.is_none() || disabled {
         return Ok(());
     }

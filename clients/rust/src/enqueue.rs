@@ -110,6 +110,7 @@ impl Outbox {
         if !documents.is_empty() {
             self.collection.insert_many(documents).session(session).await?;
         }
+
         Ok(ids)
     }
 
@@ -136,12 +137,14 @@ impl Outbox {
         if let Some(key) = &event.key {
             document.insert(field::KEY, key.as_str());
         }
+
         document.insert(field::PAYLOAD, event.payload);
         if !event.headers.is_empty() {
             let headers: Document =
                 event.headers.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
             document.insert(field::HEADERS, headers);
         }
+
         document.insert(field::IS_LOCKED, true);
         document.insert(field::FAILURES, bson::Array::new());
         Ok(RawDocumentBuf::try_from(&document).map_err(mongodb::error::Error::from)?)

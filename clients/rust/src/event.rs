@@ -87,9 +87,11 @@ impl EventId {
         if id.is_empty() || id.len() > MAX_ID_BYTES {
             return Err(EventError::Id("a string id has 1 to 255 bytes"));
         }
+
         if !id.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(EventError::Id("a string id is printable ASCII without spaces"));
         }
+
         Ok(Self::String(id.into()))
     }
 }
@@ -133,9 +135,11 @@ impl Subject {
         if subject.is_empty() {
             return Err("it is empty");
         }
+
         if subject.len() > MAX_SUBJECT_BYTES {
             return Err("it is longer than 255 bytes");
         }
+
         let mut previous = b'.';
         for byte in subject.bytes() {
             match byte {
@@ -146,15 +150,19 @@ impl Subject {
             }
             previous = byte;
         }
+
         if previous == b'.' {
             return Err("it has an empty token");
         }
+
         if subject.starts_with('$') {
             return Err("subjects that begin with `$` belong to the server");
         }
+
         if subject == "_INBOX" || subject.starts_with("_INBOX.") {
             return Err("`_INBOX` belongs to replies");
         }
+
         Ok(())
     }
 
@@ -206,21 +214,27 @@ impl Headers {
         if name.is_empty() || !name.bytes().all(is_header_name_byte) {
             return Err(refuse("a name is letters, digits and !#$%&'*+-.^_`|~"));
         }
+
         if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
             return Err(refuse("names that begin with `Nats-` belong to the server"));
         }
+
         if value.chars().any(char::is_control) {
             return Err(refuse("a value has no control characters or line breaks"));
         }
+
         if self.0.iter().any(|(taken, _)| taken.eq_ignore_ascii_case(name)) {
             return Err(refuse("it is there twice"));
         }
+
         if self.0.len() == MAX_HEADERS {
             return Err(refuse("an event has at most 64 headers"));
         }
+
         if self.bytes() + name.len() + value.len() > MAX_HEADER_BYTES {
             return Err(refuse("all headers together are over 32 KiB"));
         }
+
         self.0.push((name.into(), value.into()));
         Ok(())
     }
@@ -351,6 +365,7 @@ mod tests {
         ] {
             assert!(Subject::new(subject).is_err(), "{subject:?}");
         }
+
         for subject in [
             "ticket:created",
             "a",
@@ -380,6 +395,7 @@ mod tests {
         ] {
             assert!(event.clone().header(name, value).is_err(), "{name:?}: {value:?}");
         }
+
         let event = event.header("traceparent", "00-1").unwrap();
         assert!(event.header("TraceParent", "00-2").is_err(), "one header twice");
     }

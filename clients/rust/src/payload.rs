@@ -91,16 +91,19 @@ fn write_document(
     if depth > MAX_DEPTH {
         return Err(PayloadError::TooDeep);
     }
+
     out.push(b'{');
     for (i, element) in document.iter().enumerate() {
         let (name, value) = element?;
         if i > 0 {
             out.push(b',');
         }
+
         write_string(out, name.as_str());
         out.push(b':');
         write_value(out, value, depth)?;
     }
+
     out.push(b'}');
     Ok(())
 }
@@ -109,6 +112,7 @@ fn write_array(out: &mut Vec<u8>, array: &RawArray, depth: usize) -> Result<(), 
     if depth > MAX_DEPTH {
         return Err(PayloadError::TooDeep);
     }
+
     out.push(b'[');
     for (i, value) in array.into_iter().enumerate() {
         if i > 0 {
@@ -116,6 +120,7 @@ fn write_array(out: &mut Vec<u8>, array: &RawArray, depth: usize) -> Result<(), 
         }
         write_value(out, value?, depth)?;
     }
+
     out.push(b']');
     Ok(())
 }
@@ -231,6 +236,7 @@ mod tests {
             "nested": { "list": [1, "two", null, true] },
             "text": "quote \" slash \\ \u{1} é",
         };
+
         let text = published(payload).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(

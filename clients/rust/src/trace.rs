@@ -25,6 +25,7 @@ pub fn carry(headers: &mut Headers, span: &SpanContext) {
 
     let flags = span.trace_flags() & TraceFlags::SAMPLED;
     let traceparent = format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), flags);
+
     if headers.insert(TRACEPARENT, &traceparent).is_ok() && headers.get(TRACESTATE).is_none() {
         let state = span.trace_state().header();
         if !state.is_empty() {

@@ -76,6 +76,7 @@ async fn traced(request: Request, next: Next) -> Response {
         url.path = request.uri().path(),
         http.response.status_code = field::Empty,
     );
+
     // Without a layer that exports there is no trace to join.
     let _ = span.set_parent(traces::remote(&Carrier(request.headers())));
     async {
@@ -113,6 +114,7 @@ pub async fn to_the_end<T: Send + 'static>(
         work.await
     };
     let work = tokio::spawn(work.in_current_span());
+
     match tokio::time::timeout(WORK_TIME, work).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {
@@ -150,6 +152,7 @@ where
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
         let token = token.ok_or_else(|| refuse("send your token as `Authorization: Bearer …`"))?;
+
         Verifier::from_ref(state).user(token).map(Self).map_err(refuse)
     }
 }
@@ -180,6 +183,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             let message = "send the body as `Content-Type: application/json`";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
+
         let bytes = match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await
         {
             Ok(Ok(bytes)) => bytes,
@@ -187,9 +191,11 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
                 return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
             }
+
             Ok(Err(rejection)) => {
                 return Err(ApiError::new(rejection.status(), "the body can't be read"));
             }
+
             Err(_) => {
                 return Err(ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
@@ -197,6 +203,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 ));
             }
         };
+
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Self(Fields::new(object))),
             Ok(_) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body must be a JSON object")),
@@ -248,6 +255,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
                 _ => {}
             }
         }
+
         Ok(page)
     }
 }

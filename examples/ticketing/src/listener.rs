@@ -110,10 +110,12 @@ async fn consume(
         max_ack_pending: MAX_PENDING,
         ..pull::Config::default()
     };
+
     let consumer =
         nats.get_stream_no_info(stream).await?.get_or_create_consumer(group, config).await?;
     let mut messages = consumer.stream().max_messages_per_batch(BATCH).messages().await?;
     info!(stream, group, "listening");
+
     loop {
         let message = tokio::select! {
             biased;
@@ -129,16 +131,19 @@ async fn consume(
             None => return Ok(()),
         }
     }
+
     // What waits here is for another instance, at once; and for none but another, so this one asks
     // for no more.
     let mut waiting = Vec::new();
     while let Some(Some(Ok(message))) = messages.next().now_or_never() {
         waiting.push(message);
     }
+
     drop(messages);
     for message in waiting {
         message.ack_with(AckKind::Nak(None)).await?;
     }
+
     Ok(())
 }
 
@@ -152,10 +157,12 @@ fn span(message: &Message) -> Span {
         messaging.operation.r#type = "process",
         messaging.destination.name = %message.subject,
     );
+
     if let Some(headers) = &message.headers {
         // Without a layer that exports there is no trace to join.
         let _ = span.set_parent(traces::remote(&Carrier(headers)));
     }
+
     span
 }
 

@@ -85,6 +85,7 @@ impl From<mongodb::error::Error> for ApiError {
         if let Some(refusal) = error.get_custom::<Self>() {
             return refusal.clone();
         }
+
         error!(%error, "request failed");
         match &*error.kind {
             ErrorKind::ServerSelection { .. }

@@ -61,9 +61,11 @@ impl Service {
     pub async fn connect(name: &'static str, collections: &[&str]) -> Result<Self, Failure> {
         let settings = Settings::read(|name| std::env::var(name).ok())?;
         start_telemetry(name, &settings.client_id)?;
+
         let stop = stop_on_signals()?;
         let database = connect_mongodb(&settings).await?;
         let there = database.list_collection_names().await?;
+
         if !there.iter().any(|there| there == OUTBOX) {
             return Err(format!(
                 "database {} has no outbox; run `outboxd migrate` on it",
@@ -71,12 +73,14 @@ impl Service {
             )
             .into());
         }
+
         for name in collections {
             match database.create_collection(*name).await {
                 Err(error) if !is_code(&error, NAMESPACE_EXISTS) => return Err(error.into()),
                 _ => {}
             }
         }
+
         // The service answers without NATS too; the client goes on trying.
         let client = async_nats::ConnectOptions::new()
             .name(&settings.client_id)
@@ -85,6 +89,7 @@ impl Service {
             .connect(settings.nats_url.split(',').map(str::trim).collect::<Vec<_>>())
             .await
             .map_err(|error| format!("NATS_URL: {error}"))?;
+
         Ok(Self { settings, database, nats: async_nats::jetstream::new(client), stop })
     }
 
@@ -108,6 +113,7 @@ impl Service {
         let listening = tokio::spawn(listen(nats, settings.stream, group, applies, stop.clone()));
         // Someone who has read enough is no reason to stop.
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+
         info!(%address, database = settings.database, name = settings.client_id, "ready");
         let stopping = stop.clone();
         let server = axum::serve(socket, http::router(routes))
@@ -116,16 +122,19 @@ impl Service {
             stopping.cancelled().await;
             tokio::time::sleep(STOP_TIME).await;
         };
+
         let finished = async {
             let served = server.await;
             let listened = listening.await;
             http::all_done().await;
             served.map_err(Failure::from).and(listened.map_err(Failure::from))
         };
+
         tokio::select! {
             finished = finished => finished?,
             () = over => warn!("the time to stop is over; what was under way is rolled back or heard again"),
         }
+
         traces::stop().await;
         info!("stopped");
         Ok(())
@@ -148,11 +157,13 @@ async fn connect_mongodb(settings: &Settings) -> Result<Database, Failure> {
     options.write_concern = Some(WriteConcern::majority());
     options.max_pool_size.get_or_insert(POOL);
     options.server_selection_timeout.get_or_insert(SELECTION_TIME);
+
     let database = Client::with_options(options)?.database(&settings.database);
     database
         .run_command(doc! { "ping": 1 })
         .await
         .map_err(|error| format!("MongoDB can't be reached: {error}"))?;
+
     Ok(database)
 }
 
@@ -172,6 +183,7 @@ fn start_telemetry(name: &'static str, instance: &str) -> Result<(), Failure> {
             .with_filter(own)
             .with_filter(filter_fn(|of| of.is_span()))
     });
+
     let _ = tracing_subscriber::registry().with(lines).with(spans).try_init();
     Ok(())
 }
@@ -181,6 +193,7 @@ fn stop_on_signals() -> std::io::Result<CancellationToken> {
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let stopping = stop.clone();
+
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -188,5 +201,6 @@ fn stop_on_signals() -> std::io::Result<CancellationToken> {
         }
         stopping.cancel();
     });
+
     Ok(stop)
 }

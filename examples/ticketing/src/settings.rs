@@ -39,6 +39,7 @@ impl Settings {
                 String::new()
             })
         };
+
         let (mongodb_uri, nats_url) = (need("MONGODB_URI"), need("NATS_URL"));
         let (stream, client_id, jwt_key) =
             (need("NATS_CLUSTER_ID"), need("NATS_CLIENT_ID"), need("JWT_KEY"));
@@ -56,6 +57,7 @@ impl Settings {
                 String::new()
             }
         };
+
         match (host, port) {
             (Ok(host), Ok(port)) if mistakes.is_empty() => {
                 let address = SocketAddr::new(host, port);
@@ -75,6 +77,7 @@ impl Settings {
                 mistakes.extend(port.is_err().then(|| "PORT is no port (0 to 65535)".to_owned()));
             }
         }
+
         Err(mistakes.join(", "))
     }
 }

@@ -36,6 +36,7 @@ pub fn start(service: &'static str, instance: &str) -> Result<(), Failure> {
     if !given("OTEL_SERVICE_NAME") {
         resource = resource.with_service_name(service);
     }
+
     let provider = SdkTracerProvider::builder()
         .with_resource(resource.build())
         .with_batch_exporter(exporter)

@@ -30,10 +30,12 @@ where
     // documents locked for about one: until MongoDB ends the transaction
     // (`transactionLifetimeLimitSeconds`).
     let transaction = transaction.write_concern(WriteConcern::majority());
+
     let done = transaction.and_run(context, |session, context| match began.elapsed() > patience {
         true => async { Err(ApiError::busy().into()) }.boxed(),
         false => work(session, context),
     });
+
     done.await
 }
 

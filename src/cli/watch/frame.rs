@@ -55,6 +55,7 @@ pub(super) fn picture(
     let mut lines = vec![head(view, width, height.is_some()), relayed_by(view), Vec::new()];
     flow(view, &mut lines);
     lines.push(Vec::new());
+
     match &view.outbox_state {
         Ok(Some((stats, groups))) => {
             outbox(stats, &mut lines);
@@ -70,6 +71,7 @@ pub(super) fn picture(
             )]);
         }
     }
+
     lines.truncate(height.unwrap_or(usize::MAX));
     lines.iter().map(|line| draw(line, width, plain)).collect()
 }
@@ -116,17 +118,20 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
             return;
         }
     };
+
     if !flow.leads {
         lines.push(named("rates", format!("the relay at {} stands by", view.admin)));
         lines.push(named("", "(--admin URL names the one that relays)".to_owned()));
         return;
     }
+
     let rate = |rate: Option<f64>| {
         rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", number(rate)))
     };
     let mut published = named("published", format!("{:>10}   ", rate(flow.published)));
     published.push((Colour::Dim, chart(&view.history)));
     lines.push(published);
+
     let failing = flow.failed.is_some_and(|rate| rate > 0.0);
     let mut failed = named("failed", String::new());
     failed.push((
@@ -134,6 +139,7 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
         format!("{:>10}", rate(flow.failed)),
     ));
     lines.push(failed);
+
     let latency = match flow.latency {
         Some((p50, p99)) => {
             format!("{:>10}   median from commit to ack, p99 {}", seconds(p50), seconds(p99))
@@ -141,6 +147,7 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
         None => "         -".to_owned(),
     };
     lines.push(named("latency", latency));
+
     let in_flight =
         format!("{:>10}   {} in memory", number(flow.in_flight), events(flow.buffered as u64));
     lines.push(named("in flight", in_flight));
@@ -149,6 +156,7 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
 fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
     lines.push(named("backlog", format!("{:>10}   oldest {oldest}", number(stats.backlog as f64))));
+
     for (state, count, colour) in [
         (State::Failed, stats.failed, Colour::Yellow),
         (State::Parked, stats.parked, Colour::Yellow),
@@ -167,6 +175,7 @@ fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
     if groups.is_empty() || room == 0 {
         return;
     }
+
     lines.push(Vec::new());
     // Where it is narrow, an error has a line of its own.
     let wide = width >= WIDE;
@@ -179,6 +188,7 @@ fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
             cut(id, SAMPLE)
         )
     };
+
     lines.push(vec![(Colour::Dim, row("EVENTS", "DEAD", "CODE", "SAMPLE", "ERROR"))]);
     for Group { events, dead, code, error, sample, .. } in groups.iter().take(shown) {
         let [code, error, sample] = [code, error, sample].map(|text| printable(text));
@@ -187,10 +197,12 @@ fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
             colour,
             row(&number(*events as f64), &number(*dead as f64), &code, &sample, &error),
         )]);
+
         if !wide {
             lines.push(vec![(Colour::None, format!("{:>18}{error}", ""))]);
         }
     }
+
     let more = groups.len().saturating_sub(shown);
     let more = if more > 0 { format!("{more} more; ") } else { String::new() };
     lines.push(vec![(Colour::Dim, format!("{more}`outboxd groups` shows what to do"))]);
@@ -213,6 +225,7 @@ fn number(value: f64) -> String {
     if value > 0.0 && value < 9.95 && value.fract() > 0.0 {
         return format!("{value:.1}");
     }
+
     let digits = format!("{:.0}", value.max(0.0));
     let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -221,6 +234,7 @@ fn number(value: f64) -> String {
         }
         grouped.push(digit);
     }
+
     grouped
 }
 
@@ -241,6 +255,7 @@ fn draw(line: &Line, width: usize, plain: bool) -> String {
     for (colour, text) in line {
         let text = cut(&printable(text), left);
         left -= text.chars().count();
+
         let code = match colour {
             _ if plain || text.is_empty() => None,
             Colour::None => None,
@@ -251,6 +266,7 @@ fn draw(line: &Line, width: usize, plain: bool) -> String {
         };
         drawn += &code.map_or_else(|| text.clone(), |code| format!("\x1b[{code}m{text}\x1b[0m"));
     }
+
     if plain { drawn.trim_end().to_owned() } else { drawn }
 }
 
@@ -270,6 +286,7 @@ mod tests {
             sample: "6745f0a1b2c3d4e5f6a7b8c9".to_owned(),
             example: String::new(),
         };
+
         let stats = Stats {
             backlog: 1_234_567,
             failed: 3,
@@ -277,6 +294,7 @@ mod tests {
             oldest_seconds: Some(75),
             ..Stats::default()
         };
+
         let published = Some(1204.0);
         View {
             outbox: "shop.outbox".to_owned(),
@@ -302,6 +320,7 @@ mod tests {
             assert!(lines.len() <= height.unwrap_or(usize::MAX), "{lines:#?}");
             assert!(!lines.concat().contains('\x1b'), "{lines:#?}");
         }
+
         let lines = picture(&view(), 80, Some(24), true).join("\n");
         for part in [
             "1,204/s   ▁▅█",
@@ -312,6 +331,7 @@ mod tests {
         ] {
             assert!(lines.contains(part), "{part:?} in\n{lines}");
         }
+
         assert!(picture(&view(), 80, Some(24), false).concat().contains("\x1b[31m"));
     }
 }

@@ -69,11 +69,13 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         relay_state: Err("has not been asked yet".to_owned()),
         history: VecDeque::with_capacity(HISTORY),
     };
+
     let mut terminal = Terminal::start(stdout().is_terminal())?;
     let plain = !terminal.is_live()
         || sources.env.iter().any(|(name, text)| name == "NO_COLOR" && !text.is_empty());
     let mut shown = 0;
     let mut before: Option<Sample> = None;
+
     loop {
         let began = Instant::now();
         let looked = async { tokio::join!(look(&inspect), Sample::take(&admin, &view.outbox)) };
@@ -82,6 +84,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             () = terminal.quits() => return Ok(()),
         };
         let took = began.elapsed();
+
         view.now = now();
         view.outbox_state = outbox.map(Some);
         view.relay_state = sample.map(|sample| {
@@ -94,18 +97,21 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             flow
         });
         shown += 1;
+
         loop {
             let (width, height) = terminal.size();
             let picture = frame::picture(&view, width, height, plain);
             if !terminal.show(&picture)? {
                 return Ok(());
             }
+
             if args.count == Some(shown) {
                 return match view.outbox_state {
                     Ok(_) => Ok(()),
                     Err(_) => Err(Error::new(ErrorKind::Findings, "MongoDB did not answer")),
                 };
             }
+
             let rest = args.interval.max(took * REST).saturating_sub(began.elapsed());
             tokio::select! {
                 () = sleep(rest) => break,
@@ -130,6 +136,7 @@ async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), Str
         };
         Ok::<_, Error>((stats, groups))
     });
+
     match timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(answer))) => Ok(answer),
         Ok(Ok(Err(error))) => Err(error.report().to_string()),

@@ -36,6 +36,7 @@ impl Sample {
         if !metrics.contains("outboxd_build_info") {
             return Err("is not outboxd's".to_owned());
         }
+
         let label = format!("outbox=\"{outbox}\"");
         if !metrics.contains(&label) {
             return Err(format!("relays another outbox than {outbox}"));
@@ -86,6 +87,7 @@ impl Sample {
                 (bound, count - had)
             })
             .collect();
+
         Flow {
             leads: self.sum("outboxd_leader") > 0.0,
             published: rate("outboxd_events_published_total"),
@@ -103,10 +105,12 @@ fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     if all <= 0.0 {
         return None;
     }
+
     let rank = q * all;
     let i = buckets.iter().position(|(_, count)| *count >= rank)?;
     let (low, below) = if i == 0 { (0.0, 0.0) } else { buckets[i - 1] };
     let (high, count) = buckets[i];
+
     // Over the largest bound all that is known is the bound.
     Some(if high.is_finite() {
         low + (high - low) * (rank - below) / (count - below).max(1.0)
@@ -135,6 +139,7 @@ mod tests {
              outboxd_delivery_latency_seconds_count{{{outbox}}} {all}\n\
              outboxd_leader{{{outbox}}} 1\noutboxd_in_flight_events{{outbox=\"bank.outbox\"}} 9\n"
         );
+
         Sample { at, outbox, metrics }
     }
 
@@ -146,6 +151,7 @@ mod tests {
         assert!(flow.in_flight.abs() < 0.001, "another outbox's: {flow:?}");
         assert!((flow.published.unwrap() - 100.0).abs() < 0.1, "{flow:?}");
         assert!(flow.failed.unwrap().abs() < 0.001, "{flow:?}");
+
         let (p50, p99) = flow.latency.unwrap();
         assert!(p50 < 0.001 && p99 > 0.009 && p99 <= 0.01, "{flow:?}");
         // Nothing new, and nothing to compare with.

@@ -42,6 +42,7 @@ impl Terminal {
             StopSignal::Interrupt,
             StopSignal::Hangup,
         ])?;
+
         let (keys, inputs) = mpsc::unbounded_channel();
         let terminal = Self { live, inputs, stop };
 
@@ -58,6 +59,7 @@ impl Terminal {
                 }
             });
         }
+
         Ok(terminal)
     }
 
@@ -78,11 +80,13 @@ impl Terminal {
         if !self.live {
             return write(&(lines.join("\n") + "\n\n"));
         }
+
         let mut drawn = String::from("\x1b[?2026h\x1b[H");
         for line in lines {
             drawn += line;
             drawn += "\x1b[K\r\n";
         }
+
         drawn.truncate(drawn.len() - 2);
         drawn += "\x1b[J\x1b[?2026l";
         write(&drawn)

@@ -30,6 +30,7 @@ fn outbox(reader: &mut Reader<'_>) -> Outbox {
 fn read_all(file: &str, env: &[(&str, &str)], set: &[&str]) -> (Outbox, Vec<Outbox>, Reading) {
     let on_disk = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(on_disk.path(), file).expect("a file that can be written");
+
     let text = |text: &&str| (*text).to_owned();
     let sources = Sources {
         file: Some(on_disk.path().to_owned()),
@@ -108,6 +109,7 @@ fn flags_and_the_environment_cannot_reach_into_a_table() {
     let env = [("OUTBOXD_OUTBOX__0__STREAM__NAME", "X"), ("OUTBOXD_OUTBOX__STREAM", "X")];
     let set = ["outbox[1].stream.name=X", "outbox=X"];
     let (_, tables, reading) = read_all(TWO, &env, &set);
+
     assert_eq!(tables[1].stream.name, "ORDERS");
     assert_eq!(
         mistakes(&reading),
@@ -135,6 +137,7 @@ fn a_mistake_names_the_table_it_stands_in() {
         stream = { name = "A B", nam = "C" }
         streams.name = "D"
     "#;
+
     let (_, _, reading) = read_all(file, &[], &[]);
     assert_eq!(
         mistakes(&reading),
@@ -194,6 +197,7 @@ fn a_secret_of_a_table_overrides_either_form_at_the_root() {
         std::fs::write(&path, secret).expect("a file that can be written");
         path
     };
+
     let (root_file, table_file) = (path("root", "of-root\n"), path("table", "of-table\n"));
     let file = format!(
         "[stream]\nname = \"A\"\n[nats]\ntoken_file = {root_file:?}\n\
@@ -201,6 +205,7 @@ fn a_secret_of_a_table_overrides_either_form_at_the_root() {
          [[outbox]]\nnats.token = \"direct\"\n\
          [[outbox]]\nnats.token_file = {table_file:?}\n"
     );
+
     let (root, tables, reading) = read_all(&file, &[], &[]);
     assert_eq!(mistakes(&reading), Vec::<String>::new());
 

@@ -37,6 +37,7 @@ impl AdminConfig {
                     DEFAULT_LISTEN
                 })
             });
+
         let token = reader
             .setting("token", "What a request must bring as `Authorization: Bearer …`.")
             .example("\"…\"")
@@ -45,6 +46,7 @@ impl AdminConfig {
         if !listen.get().ip().is_loopback() && token.is_none() {
             reader.missing("listen", "is not on loopback; set admin.token or admin.token_file too");
         }
+
         Self { listen, token }
     }
 }

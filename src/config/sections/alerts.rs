@@ -70,6 +70,7 @@ impl AlertsConfig {
         if alerts.webhook.as_ref().is_some_and(|url| !is_url(url)) {
             reader.mistake("webhook", "is not a URL such as https://host/path");
         }
+
         alerts
     }
 }

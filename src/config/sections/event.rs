@@ -159,6 +159,7 @@ impl CloudEvents {
                  and the payload as it is. \"off\": no such headers.",
             )
             .one_of(&[("off", false), ("binary", true)]);
+
         let source = reader
             .setting(
                 "cloudevents_source",
@@ -168,6 +169,7 @@ impl CloudEvents {
             .example("\"/shop/tickets\"")
             .read()
             .unwrap_or_else(|| format!("/{}/{}", mongodb.database, mongodb.collection));
+
         let kind = reader
             .setting("cloudevents_type", "The `ce-type`: a template like that of the subject.")
             .computed("the subject; for Debezium's layout {type}")

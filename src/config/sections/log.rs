@@ -35,6 +35,7 @@ impl LogConfig {
                  JSON.",
             )
             .one_of(&formats);
+
         let level = reader
             .setting(
                 "level",
@@ -46,6 +47,7 @@ impl LogConfig {
         if level.parse::<Targets>().is_err() {
             reader.mistake("level", "is not a filter such as \"info\" or \"warn,outboxd=debug\"");
         }
+
         Self { format, level }
     }
 }

@@ -36,6 +36,7 @@ impl MongodbConfig {
             .example("\"mongodb://host/shop?replicaSet=rs0\"")
             .required("give MONGODB_URI=mongodb://host/database?replicaSet=…")
             .secret();
+
         let parsed = uri.as_ref().and_then(|uri| parse(reader, uri));
 
         let database = reader
@@ -43,11 +44,13 @@ impl MongodbConfig {
             .computed("the database in the URI's path")
             .example("\"shop\"")
             .read();
+
         if database.is_none()
             && let Some(ConnectionString { default_database: None, .. }) = &parsed
         {
             reader.missing("database", "is not set; put the database in the URI's path or set it");
         }
+
         let in_path = parsed.and_then(|parsed| parsed.default_database);
 
         Self {
@@ -91,6 +94,7 @@ impl MongodbConfig {
         // 20 s.
         options.heartbeat_freq.get_or_insert(secs(5));
         options.connect_timeout.get_or_insert(secs(5));
+
         // An operator is waiting; the daemon waits longer, until an election is over.
         let patience = if role == "operator" { secs(5) } else { secs(10) };
         options.server_selection_timeout.get_or_insert(patience);

@@ -108,6 +108,7 @@ impl NatsConfig {
                 "is not one or more URLs such as nats://host:4222 or tls://host:4222, separated by commas",
             );
         }
+
         nats
     }
 
@@ -152,6 +153,7 @@ impl NatsConfig {
                 Error::with_source(ErrorKind::Nats, format!("NATS: credentials file {path}"), error)
             })?;
         }
+
         if let Some(seed) = nkey {
             options = options.nkey(seed.expose_secret().to_owned());
         }
@@ -165,6 +167,7 @@ impl NatsConfig {
                 None => options.token(user),
             };
         }
+
         if let Some(token) = token {
             options = options.token(token.expose_secret().to_owned());
         }
@@ -178,9 +181,11 @@ impl NatsConfig {
             // learns from a server, don't mention TLS.
             options = options.require_tls(true);
         }
+
         if let Some(path) = &self.tls.ca {
             options = options.add_root_certificates(path.into()).require_tls(true);
         }
+
         if let (Some(cert), Some(key)) = (&self.tls.cert, &self.tls.key) {
             options = options.add_client_certificate(cert.into(), key.into()).require_tls(true);
         }
@@ -226,9 +231,11 @@ impl Credentials {
         if credentials.user.is_some() != credentials.password.is_some() {
             reader.missing("user", "user and password go together");
         }
+
         if let Some(path) = &credentials.creds {
             reader.credentials("creds", Path::new(path));
         }
+
         credentials
     }
 }
@@ -272,9 +279,11 @@ impl TlsFiles {
             (None, None) => {}
             _ => reader.mistake("tls_cert", "certificate and key go together"),
         }
+
         if let Some(path) = &tls.ca {
             reader.authorities("tls_ca", Path::new(path));
         }
+
         tls
     }
 }
@@ -298,5 +307,6 @@ fn inbox_prefix(reader: &mut Reader<'_>, stream: &str) -> String {
         reader
             .mistake("inbox_prefix", "is not a subject such as _INBOX.tickets, without wildcards");
     }
+
     prefix.get().clone()
 }

@@ -67,12 +67,14 @@ impl RetryConfig {
         if retry.max_delay < retry.base_delay {
             reader.mistake("max_delay", "is shorter than retry.base_delay");
         }
+
         if tokio_cron_scheduler::Job::new(retry.cron.as_str(), |_, _| {}).is_err() {
             reader.mistake(
                 "cron",
                 "is not a cron expression with seconds, such as \"*/10 * * * * *\" for every ten seconds",
             );
         }
+
         retry
     }
 }

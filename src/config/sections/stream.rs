@@ -59,12 +59,14 @@ impl StreamConfig {
         if stream.subjects.get().is_empty() {
             reader.mistake("subjects", "is empty; give at least one subject");
         }
+
         if !stream.max_age.is_zero() && stream.max_age < stream.duplicate_window {
             reader.mistake(
                 "max_age",
                 "is shorter than stream.duplicate_window; the server rejects that",
             );
         }
+
         stream
     }
 }
@@ -89,5 +91,6 @@ fn name(reader: &mut Reader<'_>) -> String {
     if name.len() > MAX_NAME || name.contains(is_wrong) {
         reader.mistake("name", "a stream's name has no spaces and none of `* > . / \\`");
     }
+
     name
 }

@@ -35,8 +35,10 @@ fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
     assert_eq!(record.key.unwrap().as_str(), "7");
     assert_eq!(record.state, State::Locked);
     assert!(record.headers.is_empty(), "no version, no header");
+
     let record = read(order_with(doc! { "version": 2, "ts": "2026" }), &orders()).unwrap();
     assert_eq!(record.headers.get("eventType"), Some("placed/2"));
+
     let theirs = order_with(doc! { "version": 2, "headers": { "EventType": "theirs" } });
     assert_eq!(read(theirs, &orders()).unwrap().headers.get("eventType"), Some("theirs"));
 }
@@ -58,6 +60,7 @@ fn what_a_layout_lacks_is_named() {
     ] {
         assert_eq!(read(order_with(doc! { field: value }), &orders()).unwrap_err(), said);
     }
+
     let mut document = order();
     document.remove("aggregatetype");
     assert_eq!(read(document, &orders()).unwrap_err(), "`aggregatetype` is missing");
@@ -70,6 +73,7 @@ fn a_template_that_makes_no_sense_is_refused() {
     {
         assert!(Layout::default().with_subject("", template).is_err(), "{template}");
     }
+
     assert!(Layout::default().with_subject("{a}", "{subject}").is_err());
     assert!(Layout::of_fields("ts", "payload", "headers").is_err());
     assert_eq!(Layout::default().with_subject("", "{subject}").unwrap(), Layout::default());
@@ -91,10 +95,12 @@ fn cloudevents_attributes_are_headers() {
         ("ce-time", "2023-11-14T22:13:20Z"),
         ("ce-datacontenttype", "application/json"),
     ];
+
     assert_eq!(record.headers.iter().collect::<Vec<_>>(), expected);
     // One that a writer made stays as it is.
     let own = order_with(doc! { "headers": { "content-type": "application/cloudevents+json" } });
     assert_eq!(read(own, &layout).unwrap().headers.iter().count(), 1);
+
     let text = order_with(doc! { "payload": "text", "headers": { "Content-Type": "text/plain" } });
     assert_eq!(read(text, &layout).unwrap().headers.get("ce-datacontenttype"), Some("text/plain"));
 }

@@ -100,6 +100,7 @@ fn a_missing_ts_falls_back_to_the_id() {
 fn the_state_follows_from_the_bookkeeping() {
     let mut document = event();
     document.insert("isLocked", false);
+
     let record = parse(&document).unwrap();
     assert_eq!((record.state, record.due_at_ms), (State::Parked, 0));
     assert!(record.is_due(0));
@@ -107,6 +108,7 @@ fn the_state_follows_from_the_bookkeeping() {
     document.insert("nextAttemptAt", bson::DateTime::from_millis(7));
     document.insert("attempts", 3);
     document.insert("failures", [doc! { "code": "timeout" }]);
+
     let record = parse(&document).unwrap();
     assert_eq!((record.state, record.attempts), (State::Failed, 3));
     assert!(!record.is_due(6) && record.is_due(7));
@@ -125,6 +127,7 @@ fn the_state_follows_from_the_bookkeeping() {
 fn a_record_and_a_document_have_one_state() {
     let date = || Some(Bson::from(bson::DateTime::from_millis(9)));
     let entry = || Some(Bson::from(vec![Bson::from(1)]));
+
     for locked in [true, false] {
         for dead in [None, Some(Bson::Null), date()] {
             for failures in [None, Some(Bson::from("none")), Some(Bson::from(vec![0; 0])), entry()]
@@ -134,6 +137,7 @@ fn a_record_and_a_document_have_one_state() {
                 document.insert("isLocked", locked);
                 document.extend(dead.clone().map(|dead| ("deadAt".to_owned(), dead)));
                 document.extend(failures.map(|failures| ("failures".to_owned(), failures)));
+
                 let record = parse(&document).unwrap();
                 assert_eq!(record.state, State::of(&document), "{document}");
             }
@@ -147,13 +151,16 @@ proptest::proptest! {
         if let Ok(raw) = RawDocument::from_bytes(&bytes) {
             let _ = OutboxRecord::parse(raw, &Layout::default());
         }
+
         // Near-valid documents reach deeper than noise does.
         let mut near = RawDocumentBuf::try_from(&event()).expect("a document is BSON").into_bytes();
         let at = at % near.len();
         near[at] = with;
+
         if let Ok(raw) = RawDocument::from_bytes(&near) {
             let _ = OutboxRecord::parse(raw, &Layout::default());
         }
+
         near.truncate(near.len().saturating_sub(cut));
         if let Ok(raw) = RawDocument::from_bytes(&near) {
             let _ = OutboxRecord::parse(raw, &Layout::default());

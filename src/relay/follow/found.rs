@@ -58,5 +58,6 @@ pub(super) async fn hand_over(
     if document.as_bytes().len() > BIG {
         drop(found.reserve_many(found.max_capacity()).await.map_err(|_| Closed)?);
     }
+
     found.send(read).await.map_err(|_| Closed)
 }

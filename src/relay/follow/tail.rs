@@ -57,6 +57,7 @@ pub(super) async fn tail(
             sleep(PAUSE).await;
         }
     }
+
     Ok(Closed)
 }
 

@@ -96,12 +96,14 @@ impl<B: EventBus> Publisher<B> {
             .tracer
             .as_ref()
             .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
+
         let payload = payload.clone();
         let outcome = self.publish_until_answered(&dispatched.record, payload).await;
 
         if let Some(span) = span {
             span.end(&outcome);
         }
+
         (dispatched, outcome)
     }
 
@@ -121,6 +123,7 @@ impl<B: EventBus> Publisher<B> {
         if self.stop.is_cancelled() || !self.term.is_trusted() {
             return Try::Ended(Outcome::Abandoned);
         }
+
         if !self.is_connected() {
             return Try::Unanswered(None);
         }
@@ -166,6 +169,7 @@ impl<B: EventBus> Publisher<B> {
                 Try::Ended(outcome) => return outcome,
                 Try::Unanswered(rejection) => last = rejection.or(last),
             }
+
             self.breaker.trouble();
         }
 
@@ -187,6 +191,7 @@ impl<B: EventBus> Publisher<B> {
             stream: &self.stream,
             payload: payload.clone(),
         };
+
         let ack = match self.bus.publish(message).await {
             Ok(ack) => ack,
             // Boxed to keep the future of a publish that is acked small.
@@ -198,6 +203,7 @@ impl<B: EventBus> Publisher<B> {
                 format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
             return Err(Rejection::new(OTHER_STREAM, error));
         }
+
         crash::here(Point::Acked);
 
         let rewound = self.went_back(newest, &ack);
@@ -211,6 +217,7 @@ impl<B: EventBus> Publisher<B> {
         if ack.duplicate {
             return None;
         }
+
         if ack.sequence > newest {
             self.newest.fetch_max(ack.sequence, Ordering::Relaxed);
             return None;
@@ -220,6 +227,7 @@ impl<B: EventBus> Publisher<B> {
             .newest
             .compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
+
         is_first.then_some(Rewound { from: newest, to: ack.sequence })
     }
 
@@ -299,13 +307,16 @@ mod tests {
             &uuid.to_string(),
             "\".\"a",
         ];
+
         let mut ids: Vec<_> = texts.iter().map(|text| EventId::string(*text).unwrap()).collect();
         ids.push(EventId::ObjectId(ObjectId::parse_str(hex).unwrap()));
         ids.push(EventId::Uuid(uuid));
+
         let mut made = std::collections::HashSet::new();
         for prefix in ["d.outbox.", "d.outbox.a.", "d.outbox.\"a.", "d.outbox.\"a\"."] {
             assert!(ids.iter().all(|id| made.insert(message_id(prefix, id))), "{prefix}: {made:?}");
         }
+
         assert!(made.contains("d.outbox.order-1") && made.contains(&format!("d.outbox.{hex}")));
         assert!(made.contains("d.outbox.\"a.b\"") && made.contains(&format!("d.outbox.\"{hex}\"")));
     }

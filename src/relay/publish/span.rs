@@ -46,6 +46,7 @@ impl Publishing {
             KeyValue::new("messaging.message.body.size", i64::try_from(bytes).unwrap_or(i64::MAX)),
             KeyValue::new("outboxd.attempts", i64::from(record.attempts)),
         ];
+
         let span = tracer
             .span_builder(format!("publish {stream}"))
             .with_kind(SpanKind::Producer)
@@ -71,6 +72,7 @@ impl Publishing {
                 span.set_status(Status::error("the relay stops; the event stays in the outbox"));
             }
         }
+
         span.end();
     }
 }

@@ -120,11 +120,13 @@ impl Api {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
+
             if Instant::now() > deadline {
                 return Err(
                     format!("{method} {url} had no answer in {PATIENCE:?}: {failure}").into()
                 );
             }
+
             self.interrupted.fetch_add(1, Ordering::Relaxed);
             sleep(PAUSE).await;
         }
@@ -141,12 +143,15 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
+
         let response = request.send().await?;
         let status = response.status();
         let body: Value = response.json().await?;
+
         if !status.is_success() {
             return Ok(Answer::Refused(status, body.to_string()));
         }
+
         Ok(Answer::Done(serde_json::from_value(body)?))
     }
 }

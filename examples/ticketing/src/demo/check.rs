@@ -90,16 +90,19 @@ pub(crate) async fn settle(
     let deadline = Instant::now() + patience;
     let databases =
         [&servers.tickets_database, &servers.orders_database].map(|name| mongodb.database(name));
+
     loop {
         let left = outbox_left(&databases[0]).await? + outbox_left(&databases[1]).await?;
         if left > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
             continue;
         }
+
         let found = look(&databases).await?;
         if found.is_settled() || Instant::now() > deadline {
             return Ok(found);
         }
+
         sleep(LOOK).await;
     }
 }
@@ -112,11 +115,13 @@ async fn look([tickets_db, orders_db]: &[Database; 2]) -> Result<Found, Failure>
         orders: count(&copies, &orders, outbox_left(orders_db).await?),
         ..Found::default()
     };
+
     found.differ("ticket", &tickets, &copies);
     found.differ("order", &orders, &known_orders);
     found.reservations(&tickets, &orders);
     found.versions.extend(tickets.values().map(|ticket| (ticket.id, ticket.version)));
     found.versions.extend(orders.values().map(|order| (order.id, order.version)));
+
     Ok(found)
 }
 
@@ -146,6 +151,7 @@ impl Found {
     ) {
         let active = orders.values().filter(|order| order.status != OrderStatus::Cancelled);
         let by_ticket: HashMap<_, _> = active.map(|order| (order.ticket_id, order.id)).collect();
+
         for (id, ticket) in tickets {
             let order = by_ticket.get(id).copied();
             if ticket.order_id != order {

@@ -57,12 +57,14 @@ pub(crate) async fn read(
     let wanted = doc! { "wall": 1, "o.applyOps.ns": 1, "o.applyOps.o": 1 };
     let mut entries = oplog.find(filter).projection(wanted).await?;
     let mut commits = Vec::new();
+
     while let Some(Entry { wall, o: transaction }) = entries.try_next().await? {
         let events = transaction.writes.iter().filter(|write| outboxes.contains(&write.ns));
         commits.extend(
             events.filter_map(|event| Some(Commit { version: version(&event.o)?, at: wall })),
         );
     }
+
     Ok(commits)
 }
 

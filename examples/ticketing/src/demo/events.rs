@@ -55,19 +55,23 @@ impl Held {
             .headers
             .as_ref()
             .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+
         let Ok(event) = serde_json::from_slice::<Version>(&message.payload) else {
             self.foreign += 1;
             return;
         };
+
         if let Some(id) = id
             && !seen.insert(id.to_string())
         {
             self.duplicates += 1;
             return;
         }
+
         if last.insert(event.id, event.version).is_some_and(|before| before >= event.version) {
             self.reordered += 1;
         }
+
         self.versions.insert(event);
     }
 }
@@ -78,14 +82,17 @@ pub(crate) async fn read(nats: &Context, stream: &str) -> Result<Held, Failure> 
     if nats.get_stream(stream).await?.cached_info().state.messages == 0 {
         return Ok(held);
     }
+
     let (mut seen, mut last) = (HashSet::new(), HashMap::new());
     let mut messages = consumer(nats, stream, DeliverPolicy::All).await?;
+
     loop {
         let next = timeout(NEXT_TIME, messages.next())
             .await
             .map_err(|_| "the stream stopped giving messages")?;
         let message = next.ok_or("the stream ended")??;
         held.take(&message, &mut seen, &mut last);
+
         if message.info()?.pending == 0 {
             return Ok(held);
         }
@@ -108,6 +115,7 @@ impl Watch {
             while let Some(message) = messages.next().await {
                 let now = micros();
                 let Ok(message) = message else { continue };
+
                 if let Ok(event) = serde_json::from_slice(&message.payload) {
                     noted
                         .lock()
@@ -117,6 +125,7 @@ impl Watch {
                 }
             }
         });
+
         Ok(Self { received, task })
     }
 
@@ -133,6 +142,7 @@ impl Watch {
                 latency.record(arrived.saturating_sub(at))?;
             }
         }
+
         Ok(latency)
     }
 }

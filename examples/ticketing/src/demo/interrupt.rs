@@ -12,10 +12,12 @@ pub(crate) async fn interrupted() -> Failure {
     ) else {
         return "signals can't be received".into();
     };
+
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         _ = hangup.recv() => {}
     }
+
     "interrupted".into()
 }

@@ -73,9 +73,11 @@ pub(crate) async fn run(api: &Arc<Api>, amount: Amount) -> Result<Done, Failure>
         progress: Progress::new(amount.requests()),
         orders: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
     });
+
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let began = Instant::now();
     let (mut stories, mut number, mut outcome) = (JoinSet::new(), 0, Ok(()));
+
     loop {
         let more = match amount {
             Amount::Tickets(tickets) => number < tickets,
@@ -84,28 +86,34 @@ pub(crate) async fn run(api: &Arc<Api>, amount: Amount) -> Result<Done, Failure>
         if !more || outcome.is_err() {
             break;
         }
+
         let permit = Arc::clone(&at_once).acquire_owned().await?;
         while let Some(ended) = stories.try_join_next() {
             outcome = outcome.and(ended?);
         }
+
         let load = Arc::clone(&load);
         stories.spawn(async move {
             let ticket = load.ticket(number).await?;
             // The next ticket needn't wait until the services have heard of this one.
             drop(permit);
+
             if !is_ordered(number) {
                 load.keep(ticket);
             } else if let Ok(_permit) = Arc::clone(&load.orders).try_acquire_owned() {
                 load.order(number, &ticket).await?;
             }
+
             Ok::<(), Failure>(())
         });
         number += 1;
     }
+
     // One that failed doesn't cut the others short: a ticket would stay at 10.
     while let Some(ended) = stories.join_next().await {
         outcome = outcome.and(ended?);
     }
+
     outcome?;
     let free = std::mem::take(&mut *load.free.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Done { refused: load.refused.load(Ordering::Relaxed), free })
@@ -151,10 +159,12 @@ impl Load {
     async fn ticket(&self, number: u64) -> Result<TicketMessage, Failure> {
         let mut ticket = self.api.create(&format!("Ticket {number}"), 5.0).await?;
         self.progress.step();
+
         for price in [10.0, 15.0] {
             ticket = set(&self.api, &ticket, price).await?;
             self.progress.step();
         }
+
         Ok(ticket)
     }
 
@@ -168,6 +178,7 @@ impl Load {
     async fn order(&self, number: u64, ticket: &TicketMessage) -> Result<(), Failure> {
         let Some(order) = self.placed(ticket).await? else { return Ok(()) };
         self.progress.step();
+
         let mut wait = Wait::new("the tickets service did not hear of an order");
         let reserved = loop {
             let ticket = self.api.ticket(ticket.id).await?;
@@ -176,6 +187,7 @@ impl Load {
             }
             wait.again().await?;
         };
+
         match self.api.edit(&reserved, 10.0).await? {
             Answer::Refused(StatusCode::CONFLICT, _) => {
                 self.refused.fetch_add(1, Ordering::Relaxed)
@@ -185,11 +197,13 @@ impl Load {
             }
             Answer::Done(_) => return Err("an edit of a reserved ticket was accepted".into()),
         };
+
         self.progress.step();
         if is_cancelled(number) {
             self.api.cancel(order.id).await?;
             self.progress.step();
         }
+
         Ok(())
     }
 

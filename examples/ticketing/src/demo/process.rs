@@ -60,6 +60,7 @@ impl Plan {
                 command.env_remove(&*name);
             }
         }
+
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());
         command
     }
@@ -74,11 +75,13 @@ impl Plan {
             .stderr(log)
             .process_group(0)
             .kill_on_drop(lifetime == Lifetime::Ours);
+
         let child = command
             .spawn()
             .map_err(|error| format!("{} can't be started: {error}", self.program.display()))?;
         let pid = child.id().ok_or("a process ended while it was started")?;
         let started = started(pid).unwrap_or_default();
+
         Ok(Process { plan: self, pid, started, child: Some(child) })
     }
 }
@@ -102,12 +105,15 @@ impl Process {
             let alive = self.is_alive();
             let log = std::fs::read_to_string(&self.plan.log).unwrap_or_default();
             let lines = log.get(offset..).unwrap_or_default();
+
             if let Some(rest) = lines.lines().find_map(|line| line.strip_prefix(start)) {
                 return Ok(rest.trim().to_owned());
             }
+
             if !alive {
                 return Err(self.died());
             }
+
             if Instant::now() > deadline {
                 return Err(format!(
                     "{} was not ready in {patience:?}; its log:\n{}",
@@ -116,6 +122,7 @@ impl Process {
                 )
                 .into());
             }
+
             sleep(LOOK).await;
         }
     }
@@ -149,6 +156,7 @@ impl Process {
             }
             sleep(LOOK).await;
         }
+
         match &mut self.child {
             Some(child) => match child.wait().await? {
                 status if status.success() => Ok(()),

@@ -72,6 +72,7 @@ fn bar(total: Option<u64>) -> ProgressBar {
         None => (ProgressBar::new_spinner(), "  {spinner} {pos} requests, {elapsed}"),
     };
     bar.enable_steady_tick(Duration::from_millis(200));
+
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -112,6 +112,7 @@ impl Report {
             failures: found.examples,
         };
         report.judge(amount);
+
         report
     }
 
@@ -127,9 +128,11 @@ impl Report {
         ];
         self.failures
             .extend(zero.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
+
         if self.latency_ms.samples == 0 {
             self.failures.push("no event's latency was measured".to_owned());
         }
+
         let Amount::Tickets(wanted) = amount else { return };
         for (name, counts) in
             [("tickets", &self.databases.tickets), ("orders", &self.databases.orders)]
@@ -142,6 +145,7 @@ impl Report {
                 ));
             }
         }
+
         if self.refused_edits != self.orders as u64 {
             self.failures
                 .push(format!("{} edits were refused, not one for each order", self.refused_edits));
@@ -169,6 +173,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Databases { tickets, orders } = &self.databases;
         writeln!(f, "\n  {:<28}{:>9}{:>9}", "in the database of", "tickets", "orders")?;
+
         let rows: [Row; 7] = [
             ("tickets", |counts| counts.tickets as u64),
             ("  at price 15", |counts| counts.tickets_at_15 as u64),
@@ -178,9 +183,11 @@ impl fmt::Display for Report {
             ("  cancelled", |counts| counts.cancelled as u64),
             ("events left in the outbox", |counts| counts.outbox_left),
         ];
+
         for (name, of) in rows {
             writeln!(f, "  {name:<28}{:>9}{:>9}", of(tickets), of(orders))?;
         }
+
         writeln!(f)?;
         for (name, value) in [
             ("replica differences", self.replica_differences as u64),
@@ -192,6 +199,7 @@ impl fmt::Display for Report {
         ] {
             writeln!(f, "  {name:<28}{value:>18}")?;
         }
+
         writeln!(f, "\n  {:<28}{:>9}{:>9}", "commit to consumer, in ms", "p50", "p99")?;
         let latencies = [
             ("under the load", &self.latency_ms),
@@ -200,12 +208,14 @@ impl fmt::Display for Report {
         for (name, latency) in latencies {
             writeln!(f, "  {name:<28}{:>9.1}{:>9.1}", latency.p50, latency.p99)?;
         }
+
         writeln!(
             f,
             "\n  From the commit, as MongoDB dates it (in whole ms, rounded down), to the arrival of the event at a consumer.\n  \
              The load took {:.1} s; {} of its events were measured. All processes and servers share this machine.",
             self.load_seconds, self.latency_ms.samples
         )?;
+
         if self.interrupted_requests > 0 {
             writeln!(
                 f,
@@ -213,6 +223,7 @@ impl fmt::Display for Report {
                 self.interrupted_requests
             )?;
         }
+
         self.failures.iter().try_for_each(|failure| writeln!(f, "  NOT AS PROMISED: {failure}"))
     }
 }

@@ -29,6 +29,7 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
     let servers = servers()?;
     let logs = std::env::temp_dir().join(format!("outboxd-demo.{:08x}", rand::random::<u32>()));
     private_dir(&logs)?;
+
     let mut stage = Stage::new(servers, logs.clone());
     let report = Path::new(report::PATH);
     let _ = std::fs::remove_file(report);
@@ -53,18 +54,21 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
         }
         Err(failure) => Err(failure),
     };
+
     match &outcome {
         Ok(()) => std::fs::remove_dir_all(&logs)?,
         // Nothing was started.
         Err(_) if std::fs::remove_dir(&logs).is_ok() => {}
         Err(_) => note(format!("demo: the logs of all processes are in {}", logs.display())),
     }
+
     outcome
 }
 
 async fn story(stage: &mut Stage) -> Result<Measured, Failure> {
     note("starting tickets and orders, each with its outboxd");
     stage.start(Lifetime::Ours).await?;
+
     let stage = &*stage;
     tokio::select! {
         measured = measure(stage, Amount::Tickets(TICKETS), SETTLE_TIME) => measured,
@@ -81,6 +85,7 @@ pub(crate) async fn measure(
     let (mongodb, nats) = stage.servers.connect().await?;
     let watch = Watch::start(&nats, &stage.servers.stream).await?;
     let api = Arc::new(Api::new(stage)?);
+
     match amount {
         Amount::Tickets(tickets) => {
             note(format!("{tickets} tickets at once: create at 5, set to 10, set to 15; orders"))
@@ -89,16 +94,20 @@ pub(crate) async fn measure(
             note(format!("for {time:?}: tickets at 5, set to 10, set to 15; orders"))
         }
     }
+
     let (began, since) = (Instant::now(), DateTime::now());
     let done = load::run(&api, amount).await?;
     let took = began.elapsed();
+
     note("waiting until both outboxes are empty and the databases agree");
     let mut found = check::settle(&mongodb, &stage.servers, settle_time).await?;
     let calm_from = DateTime::now();
+
     if found.is_settled() {
         load::unhurried(&api, &done.free).await?;
         found = check::settle(&mongodb, &stage.servers, settle_time).await?;
     }
+
     let commits = commits::read(&mongodb, &stage.servers, since).await?;
     let held = events::read(&nats, &stage.servers.stream).await?;
     Ok(Measured {
@@ -136,6 +145,7 @@ fn servers() -> Result<Servers, Failure> {
                 .into(),
         );
     };
+
     // The servers may be someone's own, with other databases on them.
     let run = format!("{:08x}", rand::random::<u32>());
     Ok(Servers {

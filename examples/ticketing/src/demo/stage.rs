@@ -99,6 +99,7 @@ impl Stage {
         for service in ["tickets", "orders"] {
             let migrate = self.plan(&format!("outboxd-{service}"), "migrate")?;
             let output = migrate.command().output().await?;
+
             if !output.status.success() {
                 return Err(format!(
                     "`outboxd migrate`: {}",
@@ -107,13 +108,16 @@ impl Stage {
                 .into());
             }
         }
+
         for name in NAMES {
             let process = self.plan(name, "run")?.start(lifetime)?;
             self.processes.push(process);
         }
+
         for index in 0..self.processes.len() {
             self.ready(index, 0).await?;
         }
+
         Ok(())
     }
 
@@ -123,9 +127,11 @@ impl Stage {
         if self.processes[index].is_alive() {
             return Err(format!("{name} is running").into());
         }
+
         let plan = self.processes[index].plan.clone();
         let offset = std::fs::metadata(&plan.log).map_or(0, |log| log.len());
         self.processes[index] = plan.start(Lifetime::Detached)?;
+
         self.ready(index, usize::try_from(offset)?).await
     }
 
@@ -156,6 +162,7 @@ impl Stage {
                 failures.push(failure.to_string());
             }
         }
+
         self.processes.clear();
         if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
     }
@@ -179,6 +186,7 @@ impl Stage {
             ("NATS_CLUSTER_ID", self.servers.stream.clone()),
             ("NATS_CLIENT_ID", name.to_owned()),
         ]);
+
         if service == name {
             env.extend([
                 ("JWT_KEY", self.jwt_key.clone()),
@@ -193,6 +201,7 @@ impl Stage {
                 ("OUTBOXD_ALERTS__FILE", alerts.display().to_string()),
             ]);
         }
+
         Ok(Plan {
             name: name.to_owned(),
             program,
@@ -212,18 +221,23 @@ impl Stage {
             *(if name == "tickets" { &mut self.tickets_url } else { &mut self.orders_url }) = url;
             return Ok(());
         };
+
         let mongodb = Client::with_uri_str(&self.servers.mongodb_uri).await?;
         let database = mongodb.database(self.servers.database(service));
         let deadline = Instant::now() + READY_TIME;
+
         while !has_lease(&database).await? {
             if !self.processes[index].is_alive() {
                 return Err(self.processes[index].died());
             }
+
             if Instant::now() > deadline {
                 return Err(format!("{name} did not take the lease in {READY_TIME:?}").into());
             }
+
             sleep(Duration::from_millis(50)).await;
         }
+
         Ok(())
     }
 }

@@ -36,14 +36,17 @@ pub(crate) async fn up(interrupted: impl Future<Output = Failure>) -> Result<(),
         say(format!("already running\n\n{}", describe(&stage)?));
         return Ok(());
     }
+
     // Without a list of what runs, it was interrupted half-way.
     clear().await?;
     private_dir(Path::new(STATE))?;
     private_dir(&Path::new(STATE).join("logs"))?;
+
     let started = tokio::select! {
         started = start_all() => started,
         failure = interrupted => Err(failure),
     };
+
     match started {
         Ok(stage) => {
             say(describe(&stage)?);
@@ -63,6 +66,7 @@ pub(crate) async fn down() -> Result<(), Failure> {
         Some(mut stage) => stage.stop().await,
         None => Ok(()),
     };
+
     clear().await?;
     say(if was_there { "ended\n" } else { "nothing is running\n" });
     stopped
@@ -79,9 +83,11 @@ pub(crate) async fn load(
             return Err(format!("{failure}; some tickets stay at 10, and the next load will find them: `demo down` first").into());
         }
     };
+
     let result = Report::new(measured);
     say(&result);
     run::write(&result, Path::new(report::PATH))?;
+
     result.verdict()
 }
 
@@ -89,9 +95,11 @@ pub(crate) async fn kill(name: &str) -> Result<(), Failure> {
     let _alone = alone()?;
     let mut stage = there()?;
     let process = stage.process(name)?;
+
     if !process.is_alive() {
         return Err(format!("{name} is not running").into());
     }
+
     process.kill().await?;
     say(format!("killed {name}\n"));
     Ok(())
@@ -104,6 +112,7 @@ pub(crate) async fn start(name: &str) -> Result<(), Failure> {
     write(&stage)?;
     // outboxd stands by for as long as the killed one's lease lasts.
     say(format!("started {name}\n"));
+
     Ok(())
 }
 
@@ -112,9 +121,11 @@ async fn start_all() -> Result<Stage, Failure> {
     let output = Command::new(SERVERS).arg("up").arg(&directory).output().await;
     let output =
         output.map_err(|error| format!("{SERVERS}: {error}; run this in the project's root"))?;
+
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
     }
+
     let variable = async |name: &str| -> Result<String, Failure> {
         // The file is shell: let the shell read it.
         let script = format!(". \"$0\" && printf %s \"${name}\"");
@@ -122,6 +133,7 @@ async fn start_all() -> Result<Stage, Failure> {
             Command::new("sh").arg("-c").arg(script).arg(directory.join("env")).output().await?;
         Ok(String::from_utf8(output.stdout)?)
     };
+
     let servers = Servers {
         mongodb_uri: variable("OUTBOXD_TEST_MONGODB_URI").await?,
         nats_url: variable("OUTBOXD_TEST_NATS_URL").await?,
@@ -129,8 +141,10 @@ async fn start_all() -> Result<Stage, Failure> {
         orders_database: "orders".to_owned(),
         stream: "TICKETING".to_owned(),
     };
+
     let mut stage = Stage::new(servers, std::path::absolute(STATE)?.join("logs"));
     let started = stage.start(Lifetime::Detached).await;
+
     match started.and_then(|()| write(&stage)) {
         Ok(()) => Ok(stage),
         Err(failure) => {
@@ -162,9 +176,11 @@ fn describe(stage: &Stage) -> Result<String, Failure> {
          {own} kill outboxd-tickets; {own} start outboxd-tickets\n\
          make demo-down\n"
     );
+
     for process in stage.processes.iter().filter(|process| !process.is_alive()) {
         text += &format!("\n{0} is not running; {own} start {0}\n", process.plan.name);
     }
+
     Ok(text)
 }
 
@@ -177,6 +193,7 @@ async fn clear() -> Result<(), Failure> {
     {
         return Err(format!("`{SERVERS} down {}` failed", servers.display()).into());
     }
+
     match std::fs::remove_dir_all(state) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -215,5 +232,6 @@ fn write(stage: &Stage) -> Result<(), Failure> {
         .open(&new)?
         .write_all(&text)?;
     std::fs::rename(new, path)?;
+
     Ok(())
 }

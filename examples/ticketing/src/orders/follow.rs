@@ -37,9 +37,11 @@ impl Follow {
         let (id, version) = (ticket.id, ticket.version);
         let Self(store) = self;
         let before = doc! { "_id": id, "version": version - 1 };
+
         if store.tickets.replace_one(before, copy(ticket)).await?.matched_count == 1 {
             return Ok(Verdict::Done);
         }
+
         let found = store.tickets.find_one(doc! { "_id": id, "version": { "$gte": version } });
         Ok(if found.await?.is_some() { Verdict::Done } else { Verdict::Later })
     }

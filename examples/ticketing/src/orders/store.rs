@@ -89,12 +89,14 @@ impl Store {
             .name("one_active_order_per_ticket".to_owned())
             .unique(true)
             .partial_filter_expression(active);
+
         let one_per_ticket = IndexModel::builder()
             .keys(doc! { "ticketId": 1 })
             .options(one_per_ticket.build())
             .build();
         let by_user = IndexModel::builder().keys(doc! { "userId": 1, "_id": 1 }).build();
         orders.create_indexes([one_per_ticket, by_user]).await?;
+
         Ok(Self {
             client: database.client().clone(),
             orders,
@@ -129,14 +131,17 @@ impl Store {
                     .find_one(doc! { "_id": order.ticket_id })
                     .session(&mut *session)
                     .await?;
+
                 if ticket.is_none() {
                     return Err(ApiError::not_found("ticket").into());
                 }
+
                 let inserted = store.orders.insert_one(&*order).session(&mut *session).await;
                 inserted.map_err(|error| match is_code(&error, DUPLICATE_KEY) {
                     true => ApiError::conflict("the ticket is reserved by another order").into(),
                     false => error,
                 })?;
+
                 store.emit(session, ORDER_CREATED, order).await
             }
             .boxed()
@@ -158,6 +163,7 @@ impl Store {
                     }
                     OrderStatus::Created | OrderStatus::AwaitingPayment => {}
                 }
+
                 let status = bson::serialize_to_bson(&OrderStatus::Cancelled)?;
                 let stored =
                     store.change(session, &order, doc! { "$set": { "status": status } }).await?;
@@ -181,6 +187,7 @@ impl Store {
             .return_document(ReturnDocument::After)
             .session(session)
             .await?;
+
         stored.ok_or_else(|| ApiError::conflict("the order has changed; look at it again").into())
     }
 

@@ -68,11 +68,13 @@ impl Reserve {
         if store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?.is_some() {
             return Ok(Verdict::Done);
         }
+
         let ticket = self.ticket(session, order).await?;
         if ticket.as_ref().is_some_and(|ticket| ticket.order_id.is_some()) {
             // The order before this one was cancelled, but that has not been heard yet.
             return Ok(Verdict::Later);
         }
+
         let known = KnownOrder {
             id: order.id,
             ticket_id: order.ticket_id,
@@ -80,9 +82,11 @@ impl Reserve {
             version: order.version,
         };
         store.orders.insert_one(known).session(&mut *session).await?;
+
         if let Some(ticket) = ticket {
             store.change(session, &ticket, doc! { "$set": { "orderId": order.id } }).await?;
         }
+
         Ok(Verdict::Done)
     }
 
@@ -98,14 +102,17 @@ impl Reserve {
             Some(version) if version == order.version - 1 => {}
             _ => return Ok(Verdict::Later),
         }
+
         let set = doc! { "$set": { "status": bson::serialize_to_bson(&order.status)?, "version": order.version } };
         store.orders.update_one(doc! { "_id": order.id }, set).session(&mut *session).await?;
+
         match self.ticket(session, order).await? {
             Some(ticket) if ticket.order_id == Some(order.id) => {
                 store.change(session, &ticket, doc! { "$unset": { "orderId": "" } }).await?;
             }
             _ => {}
         }
+
         Ok(Verdict::Done)
     }
 

@@ -88,9 +88,11 @@ impl Ticket {
         if self.user_id != user {
             return Err(ApiError::forbidden("only its owner may edit a ticket"));
         }
+
         if self.order_id.is_some() {
             return Err(ApiError::conflict("the ticket is reserved; it can't be edited now"));
         }
+
         match expected {
             Some(expected) if expected != self.version => Err(ApiError::conflict(format!(
                 "the ticket has changed; its version is {} now",
@@ -186,6 +188,7 @@ impl Store {
             .return_document(ReturnDocument::After)
             .session(&mut *session)
             .await?;
+
         let stored =
             stored.ok_or_else(|| ApiError::conflict("the ticket has changed; look at it again"))?;
         self.emit(session, TICKET_UPDATED, &stored).await
