@@ -2,7 +2,7 @@
 //! waits behind it, removes what an operator discarded.
 //!
 //! A batch holds whatever gathered while the last one was under way, and for [`GATHER`] more:
-//! nobody waits for a delete, and a command for each event would cost the server more than the
+//! no one waits for a delete, and a command for each event would cost the server more than the
 //! event does. Deletes need no order, so [`MAX_DELETES`] are under way at once: one alone keeps a
 //! single core of the server busy, which is slower than events are published.
 //!
@@ -224,6 +224,11 @@ impl<S: EventStore> Settler<S> {
         let mut waiting: VecDeque<(Key, EventId)> = parks.into_iter().flat_map(with_key).collect();
         while !waiting.is_empty() {
             let (keys, ids) = self.next_parks(&mut waiting);
+            // What was left is of blocked keys. MongoDB refuses a command without writes.
+            if ids.is_empty() {
+                return;
+            }
+
             let written = until_done("park", &self.give_up, || self.store.park(&ids)).await;
             let Some(refused) = written else { return };
 

@@ -1,7 +1,7 @@
 //! Wake-ups of the retrier's reads, each with its reason.
 //!
-//! A wake-up that nobody waits for is kept, once, with every reason that was given meanwhile: what
-//! the relay looks at then is the same for all of them.
+//! A wake-up without a waiter is kept once, with every reason that was given meanwhile: the relay
+//! then looks at the same things for all of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ struct Inner {
 }
 
 impl Wake {
-    /// Wakes whoever waits, or the next to wait.
+    /// Wakes the one that waits, or the next to wait.
     pub(crate) fn because(&self, reason: Reason) {
         self.0.reasons.fetch_or(reason.bit(), Ordering::Relaxed);
         self.0.notify.notify_one();

@@ -7,7 +7,7 @@
 //!   *stalled* and what comes behind is *parked* (handed to the retrier through the database)
 //!   instead of kept in memory;
 //! - an event is in here at most once, from its offer until its delete, mark or park is settled,
-//!   whoever offers it again.
+//!   whichever read offers it again.
 //!
 //! In the order that an event passes them:
 //!
@@ -21,8 +21,6 @@
 pub(crate) mod debt;
 pub(crate) mod known;
 mod lane;
-#[cfg(test)]
-mod model;
 pub(crate) mod pending;
 pub(crate) mod read;
 mod stall;

@@ -11,7 +11,7 @@ use crate::relay::dispatch::read::Behind;
 use crate::relay::ports::Next;
 use outboxd_client::{Headers, Subject};
 
-pub(super) const LIMITS: DispatchConfig = DispatchConfig {
+const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
     max_buffered_events: 16,
     max_buffered_bytes: 1 << 20,
@@ -19,11 +19,11 @@ pub(super) const LIMITS: DispatchConfig = DispatchConfig {
     on_dead: OnDead::Hold,
 };
 
-pub(super) fn key(number: u8) -> Key {
+fn key(number: u8) -> Key {
     Key::new(format!("k{number}")).expect("a short key")
 }
 
-pub(super) fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
+fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
     OutboxRecord {
         id: EventId::string(format!("e{seq}")).expect("a short id"),
         ts: Timestamp { time: seq, increment: 0 },
@@ -38,16 +38,16 @@ pub(super) fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
     }
 }
 
-pub(super) fn pending(seq: u32, key: Option<Key>, state: State, origin: Origin) -> Pending {
+fn pending(seq: u32, key: Option<Key>, state: State, origin: Origin) -> Pending {
     Pending { record: record(seq, key, state).into(), origin, committed_ms: None }
 }
 
-pub(super) fn seq_of(id: &EventId) -> u32 {
+fn seq_of(id: &EventId) -> u32 {
     id.to_string()[1..].parse().expect("ids are e and a number")
 }
 
 /// After a sweep of an empty outbox.
-pub(super) fn swept(limits: DispatchConfig) -> Dispatch {
+fn swept(limits: DispatchConfig) -> Dispatch {
     let mut dispatch = Dispatch::new(limits);
     dispatch.sweep_began(0);
     dispatch.sweep_ended();

@@ -23,8 +23,6 @@ use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Keys of the services.
-const KEYS: u8 = 4;
 /// Subjects of the services.
 const SUBJECTS: u8 = 3;
 /// How often the retrier looks.
@@ -109,10 +107,11 @@ pub(super) async fn commit(world: World, events: u32) {
     while left > 0 {
         let wait = {
             let mut state = world.lock();
+            let keys = state.keys;
             let burst =
                 if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
             for _ in 0..burst {
-                let key = state.random.random_range(0..=KEYS);
+                let key = state.random.random_range(0..=keys);
                 let subject = state.random.random_range(0..SUBJECTS);
                 state.commit((key > 0).then_some(key), subject);
             }

@@ -103,7 +103,7 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         let mut relays: Vec<_> = (0..relays).map(|_| Relay::start(&world, &config)).collect();
         let committing = tokio::spawn(commit(world.clone(), events));
         inject(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
-        committing.await.expect("the services go on");
+        committing.await.expect("the services end well");
 
         calm(&world);
         // A key of which a write was refused waits for the next start.

@@ -25,6 +25,8 @@ const NO_REPLY: Duration = Duration::from_secs(2);
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 /// Documents in a page of a sweep.
 const PAGE: usize = 4;
+/// Most events in a read of a key, so that a few of a key take more than one.
+const KEY_PAGE: usize = 3;
 
 /// A connection of one life of a relay to the database.
 #[derive(Clone)]
@@ -232,6 +234,10 @@ impl EventStore for Store {
     async fn park(&self, ids: &[EventId]) -> StoreResult<Option<Refused>> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
         self.trace(|| format!("to park {ids:?}"));
+        if ids.is_empty() {
+            self.world.lock().wrong.push("MongoDB refuses a command without writes".to_owned());
+        }
+
         self.command("park", move |state| {
             for (index, number) in ids.into_iter().enumerate() {
                 match state.rows.get_mut(&number) {
@@ -307,7 +313,7 @@ impl EventStore for Store {
         let key =
             key.as_str().trim_start_matches('k').parse::<u8>().expect("keys are k and a number");
         let on_dead = self.world.lock().on_dead;
-        self.read("unlocked", room, move |rows, _| {
+        self.read("unlocked", room.at_most(KEY_PAGE), move |rows, _| {
             of(rows, |row| {
                 row.key == Some(key) && !row.locked && (on_dead == OnDead::Hold || !row.dead)
             })

@@ -18,6 +18,11 @@ use outboxd_client::field;
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
 
+/// Keys of the services, when there are few.
+const FEW_KEYS: u8 = 4;
+/// Enough keys that some wait for their read: see `MAX_KEY_READS` of dispatch.
+const MANY_KEYS: u8 = 12;
+
 /// How the world breaks a promise, to show that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lie {
@@ -83,6 +88,8 @@ pub(super) struct Lease {
 
 pub(super) struct State {
     pub(super) random: StdRng,
+    /// Keys of the services.
+    pub(super) keys: u8,
     pub(super) began: Instant,
     increment: u32,
     /// By the number in their id; a later number was committed later.
@@ -125,8 +132,10 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, on_dead: OnDead, window: Duration, lie: Option<Lie>) -> Self {
         let now = Instant::now();
+        let mut random = StdRng::seed_from_u64(seed);
         let state = State {
-            random: StdRng::seed_from_u64(seed),
+            keys: if random.random_bool(0.3) { MANY_KEYS } else { FEW_KEYS },
+            random,
             began: now,
             increment: 0,
             rows: BTreeMap::new(),
@@ -233,7 +242,7 @@ impl State {
     pub(super) fn commit(&mut self, key: Option<u8>, subject: u8) {
         let number = u32::try_from(self.committed.len()).expect("few events") + 1;
         let ts = self.tick();
-        let (malformed, cursed) = (self.chance(0.02), self.chance(0.01));
+        let (malformed, cursed) = (self.chance(0.03), self.chance(0.02));
         if malformed && self.on_dead == OnDead::Skip {
             self.excused.insert(number);
         }
