@@ -264,7 +264,8 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
     let failed = doc! { "_id": "f", "subject": "x", "payload": {}, "isLocked": false, "deadAt": bson::DateTime::now(), "failures": [{ "code": "not-covered", "class": "config", "error": "e" }] };
     scene.events.insert_one(failed).bypass_document_validation(true).await.unwrap();
     for (quit, columns) in [("q", 80), ("\x03", 160)] {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        let terminal =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
         tcsetwinsize(

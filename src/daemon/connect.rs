@@ -101,6 +101,7 @@ impl Relay {
         else {
             return Ok(None);
         };
+
         for difference in differences {
             warn!(stream = config.stream.name, "the stream is risky: {difference}");
         }

@@ -16,12 +16,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use outboxd_client::{EventId, Key};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
-
-use outboxd_client::{EventId, Key};
 
 use super::dispatch::debt::{Debt, Park, Unmarked};
 use super::ports::{EventStore, Mark, Next, Refused, StoreResult};
@@ -110,6 +109,7 @@ async fn gather(
             gathered.push(settlement);
         }
     }
+
     true
 }
 
@@ -137,6 +137,7 @@ impl Batch {
                 Settlement::Park(park) => batch.parks.push(park),
             }
         }
+
         batch
     }
 }
@@ -222,6 +223,7 @@ impl<S: EventStore> Settler<S> {
         crash::here(Point::Parking);
         let with_key = |park: Park| park.ids.into_iter().map(move |id| (park.key.clone(), id));
         let mut waiting: VecDeque<(Key, EventId)> = parks.into_iter().flat_map(with_key).collect();
+
         while !waiting.is_empty() {
             let (keys, ids) = self.next_parks(&mut waiting);
             // What was left is of blocked keys. MongoDB refuses a command without writes.
@@ -247,6 +249,7 @@ impl<S: EventStore> Settler<S> {
                 self.blocked.insert(key.clone());
                 self.report(Settled::ParkRefused(key, id));
             }
+
             rest.rev().for_each(|event| waiting.push_front(event));
         }
     }
@@ -264,6 +267,7 @@ impl<S: EventStore> Settler<S> {
                 ids.push(id);
             }
         }
+
         (keys, ids)
     }
 
@@ -308,6 +312,7 @@ where
             () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
+
     None
 }
 

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use bson::Bson;
-use tracing::{error, warn};
-
 use outboxd_client::{Key, Subject};
+use tracing::{error, warn};
 
 use super::clock;
 use super::ports::{Mark, Next};
@@ -137,6 +136,7 @@ impl Verdicts {
 
         let id = shown_id(&failed.id);
         self.keep_for_log(&id, &rejection, next == Next::Dead);
+
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
         let class = class.as_str();
@@ -148,6 +148,7 @@ impl Verdicts {
             }
             Next::RetryAfter(_) => None,
         };
+
         if let Some(alert) = alert {
             let (code, error) = (code.clone(), error.clone());
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());

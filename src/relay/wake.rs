@@ -98,6 +98,7 @@ mod tests {
     fn a_wake_up_nobody_waits_for_is_kept_once_with_its_reasons() {
         let wake = Wake::default();
         assert_eq!(wake.woken().now_or_never(), None);
+
         for reason in [Reason::Requested, Reason::Schedule, Reason::Schedule] {
             wake.because(reason);
         }

@@ -134,6 +134,7 @@ impl Outbox {
             field::TS: Timestamp { time: 0, increment: 0 },
             field::SUBJECT: event.subject.as_str(),
         };
+
         if let Some(key) = &event.key {
             document.insert(field::KEY, key.as_str());
         }

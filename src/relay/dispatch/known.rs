@@ -10,9 +10,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use foldhash::fast::RandomState;
-
 use bson::{Bson, doc};
+use foldhash::fast::RandomState;
 use outboxd_client::{EventId, field};
 
 /// Which read brought an event.
@@ -168,6 +167,7 @@ impl Known {
         // A sweep brings each event once: its own can't come again in it. That keeps the memory of
         // a long sweep small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
+
         if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number))
         {
             self.settled.insert(id.clone(), self.settlements);

@@ -158,6 +158,7 @@ impl Lane {
         if self.queue.is_empty() && !matches!(self.state, LaneState::Open) {
             self.queue = VecDeque::new();
         }
+
         head
     }
 
@@ -224,6 +225,7 @@ impl Lane {
         if goes_on || matches!(stall.read, KeyRead::AfterWrite) {
             return stall.ask_read();
         }
+
         Then::Nothing
     }
 
@@ -253,6 +255,7 @@ impl Lane {
 
         let read = std::mem::take(&mut stall.read);
         let complete = matches!(read, KeyRead::UnderWay { complete: true });
+
         match behind {
             Behind::Nothing if complete => {
                 debug_assert_eq!(stall.unsettled(), 0, "a complete read missed a write");

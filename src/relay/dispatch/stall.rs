@@ -47,6 +47,7 @@ impl Dispatch {
             lane.hold();
             lane.begin_mark();
         }
+
         Some(Debt { unmarked: Unmarked { event: FailedId::Malformed(id), key }, behind: None })
     }
 
@@ -71,6 +72,7 @@ impl Dispatch {
             let queue = self.lane(key).fail();
             self.park_queue(key, queue)
         });
+
         (record, Debt { unmarked: Unmarked { event: FailedId::Event(id), key }, behind })
     }
 
@@ -114,6 +116,7 @@ impl Dispatch {
         if let FailedId::Event(id) = &unmarked.event {
             self.known.remove(id);
         }
+
         self.lane(key).block();
     }
 
@@ -150,6 +153,7 @@ impl Dispatch {
         if ids.is_empty() {
             return None;
         }
+
         self.lane(key).begin_parks(ids.len());
         Some(Park { key: key.clone(), ids })
     }
@@ -203,6 +207,7 @@ impl Dispatch {
             let park = self.park_queue(key, queue);
             self.parks.extend(park);
         }
+
         self.lane(key).takes_due(read.marks_shown)
     }
 
@@ -236,6 +241,7 @@ impl Dispatch {
         let key = self.wanted_reads.pop_front()?;
         self.lane(&key).begin_read();
         self.key_reads += 1;
+
         Some((key, self.begin_read()))
     }
 
@@ -253,6 +259,7 @@ impl Dispatch {
                 self.buffer(pending);
             }
         }
+
         self.end_read(read);
 
         let then = self.lane(key).end_read(behind);

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bson::Timestamp;
+use outboxd_client::{Headers, Subject};
 
 use super::*;
 use crate::config::{OnDead, Ordering};
 use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::read::Behind;
 use crate::relay::ports::Next;
-use outboxd_client::{Headers, Subject};
 
 const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
@@ -60,6 +60,7 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
     for (seq, number) in [(1, 1), (2, 1), (3, 2)] {
         dispatch.offer(pending(seq, Some(key(number)), State::Locked, Origin::Tail), 0);
     }
+
     let first = dispatch.next().expect("the head of k1");
     assert_eq!(seq_of(&first.record.id), 1);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(3));
@@ -73,6 +74,7 @@ fn what_comes_behind_a_failure_is_parked() {
     let mut dispatch = swept(LIMITS);
     dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+
     let head = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(head);
     dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
@@ -89,6 +91,7 @@ fn intake_stops_at_each_bound() {
     let mut by_count = Dispatch::new(DispatchConfig { max_buffered_events: 2, ..LIMITS });
     let mut by_bytes =
         Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
+
     for dispatch in [&mut by_count, &mut by_bytes] {
         dispatch.offer(pending(1, None, State::Locked, Origin::Tail), 0);
         assert!(!dispatch.room().is_none());
@@ -112,6 +115,7 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
         let mut dispatch = swept(DispatchConfig { on_dead, ..LIMITS });
         dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
         dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+
         let head = dispatch.next().expect("the head");
         let (_, debt) = dispatch.failed(head);
         assert!(dispatch.begin_key_read().is_none(), "its mark isn't written yet");
@@ -142,6 +146,7 @@ fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
     let mut dispatch = swept(LIMITS);
     let due = || [pending(2, Some(key(1)), State::Parked, Origin::Retry)];
     dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+
     let first = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(first);
 
@@ -160,6 +165,7 @@ fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
 fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let mut dispatch = swept(LIMITS);
     dispatch.hold(Some(&key(1)));
+
     let read = dispatch.begin_read();
     let due = pending(1, Some(key(1)), State::Parked, Origin::Retry);
     dispatch.end_due_read(read, [due]);
@@ -169,11 +175,13 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     let first = dispatch.take_parks();
     dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
     first.iter().for_each(|park| dispatch.parked(park));
+
     let head = dispatch.next().expect("the head");
     dispatch.delivered(head);
 
     let (read_key, read) = dispatch.begin_key_read().expect("a read of the key");
     assert_eq!(read_key, key(1));
+
     let second = pending(2, Some(key(1)), State::Parked, Origin::Retry);
     dispatch.end_key_read(&read_key, read, vec![second], Behind::Nothing);
     assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
@@ -184,21 +192,25 @@ fn nothing_is_remembered_of_a_key_that_recovered() {
     let mut dispatch = swept(LIMITS);
     dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+
     let head = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(head);
 
     dispatch.mark_written(&debt.unmarked, Next::RetryAfter(Duration::ZERO));
     debt.behind.iter().for_each(|park| dispatch.parked(park));
+
     let due = |seq| pending(seq, Some(key(1)), State::Parked, Origin::Retry);
     let read = dispatch.begin_read();
     assert_eq!(dispatch.end_due_read(read, [due(1)]), 1);
 
     let head = dispatch.next().expect("the head again");
     dispatch.delivered(head);
+
     let (_, read) = dispatch.begin_key_read().expect("a read of what is behind it");
     dispatch.deleted(&record(1, None, State::Locked).id);
     assert_eq!(dispatch.known.remembered(), 1, "the read may bring it as it was");
     dispatch.end_key_read(&key(1), read, vec![due(2)], Behind::Nothing);
+
     let last = dispatch.next().expect("what was behind it");
     dispatch.delivered(last);
     dispatch.deleted(&record(2, None, State::Locked).id);

@@ -1,9 +1,8 @@
 //! What comes in from the readers: found events, the retrier's answers, and what can't be published
 //! at all.
 
-use tracing::{debug, error, info};
-
 use outboxd_client::Key;
+use tracing::{debug, error, info};
 
 use super::Leadership;
 use crate::document::record::{Malformed, OutboxRecord};
@@ -83,6 +82,7 @@ impl<B: EventBus> Leadership<B> {
             .into_iter()
             .map(|record| pending(record, Origin::Retry))
             .collect();
+
         let found = due.len();
         let taken = self.dispatch.end_due_read(read, due);
 
@@ -101,9 +101,11 @@ impl<B: EventBus> Leadership<B> {
         // The next tick looks again for what is in flight, or was too much for once.
         self.look.wants_discards = page.more || ids.len() < count;
         self.events.discarded.increment(ids.len() as u64);
+
         if !ids.is_empty() {
             info!(events = ids.len(), "discarding, as an operator asked");
         }
+
         for id in ids {
             self.settle(Settlement::Discard(id));
         }
@@ -124,6 +126,7 @@ impl<B: EventBus> Leadership<B> {
                 Err(malformed) => self.malformed(*malformed),
             }
         }
+
         self.dispatch.end_read(read);
 
         if events > 0 {
@@ -140,6 +143,7 @@ impl<B: EventBus> Leadership<B> {
                 Err(malformed) => self.malformed(*malformed),
             }
         }
+
         records
     }
 
@@ -168,6 +172,7 @@ impl<B: EventBus> Leadership<B> {
         let rejection = Rejection::new(MALFORMED, malformed.reason);
         let key = debt.unmarked.key.as_ref();
         let mark = self.verdicts.mark(&Failed { id, subject: None, key, attempts: 0 }, rejection);
+
         self.events.dead.increment(1);
         self.settle(Settlement::Failed(Box::new((debt, mark))));
     }

@@ -198,6 +198,7 @@ impl<B: EventBus> Leadership<B> {
             }
             Over::LeaseLost => self.config.nats.ack_timeout,
         };
+
         let left = self.drain(Instant::now() + grace, totals).await;
 
         match over {
@@ -264,16 +265,19 @@ impl<B: EventBus> Leadership<B> {
         self.found.close();
         // Those waiting for an answer get it; no new try begins.
         self.publisher.stop.cancel();
+
         while let Ok(Some((dispatched, outcome))) =
             tokio::time::timeout_at(deadline, self.in_flight.next()).await
         {
             self.finished(dispatched, outcome, totals);
         }
+
         self.verdicts.log();
 
         let left = self.dispatch.in_flight();
         let Self { settlements, stages, .. } = self;
         drop(settlements);
+
         match stages.settle_until(deadline).await {
             Settling::Done => left,
             Settling::GivenUp => left.max(1),
@@ -365,6 +369,7 @@ impl Stages {
         if let Err(error) = settling.await {
             error!(%error, "settling ended badly");
         }
+
         Settling::GivenUp
     }
 }

@@ -34,6 +34,7 @@ impl<B: EventBus> Leadership<B> {
             self.finished(dispatched, outcome, totals);
             next = self.in_flight.next().now_or_never().flatten();
         }
+
         lapsed
     }
 
@@ -66,6 +67,7 @@ impl<B: EventBus> Leadership<B> {
         self.events.duplicates.increment(acked.duplicate.into());
         self.events.publish.record(acked.took);
         self.events.retried.increment((dispatched.origin == Origin::Retry).into());
+
         if let Some(committed_ms) = dispatched.committed_ms {
             let millis = clock::now().timestamp_millis() - committed_ms;
             let latency = Duration::from_millis(u64::try_from(millis).unwrap_or(0));

@@ -25,6 +25,7 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
             let term = held.term.number;
             info!(term, "holding the lease; relaying");
             self.health.lease(Some(term));
+
             let leading = self.metrics.leads(term);
             let leadership = Leadership::begin(self.clone(), held.term.clone(), wake.clone());
             let stopped = leadership.run(stop, &held.lost, &mut totals).await;
@@ -58,6 +59,7 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                 ));
             }
         }
+
         Ok(totals)
     }
 }

@@ -101,6 +101,7 @@ impl Bus {
         if state.acked.contains(&(term, event)) {
             state.wrong.push(format!("e{event} is published again after its ack"));
         }
+
         term
     }
 }
@@ -116,9 +117,11 @@ impl Publishing {
         let mut state = world.lock();
         let key = state.committed.get(&event).copied().flatten();
         let of = key.map(|key| (life, key));
+
         if of.is_some_and(|of| !state.publishing.insert(of)) {
             state.wrong.push(format!("e{event} is published beside another of its key"));
         }
+
         drop(state);
         Self { world: world.clone(), of }
     }
@@ -139,6 +142,7 @@ impl EventBus for Bus {
         let event = number(message_id.rsplit('.').next().expect("an id"));
         let term = self.check_lease(event);
         let _publishing = Publishing::begin(world, *life, event);
+
         world.alive(*life).await;
 
         world.lock().note(&format!("publish {message_id}"), *life);

@@ -90,6 +90,7 @@ impl Relay {
             Ok(Ok(Ok(_))) => {}
             other => state.wrong.push(format!("a relay that was stopped: {other:?}")),
         }
+
         state.lives[self.life].dead = true;
     }
 
@@ -178,6 +179,7 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
         6 => {
             state.count("NATS away");
             state.lives.iter().for_each(|life| _ = life.connected.send_replace(false));
+
             let world = world.clone();
             tokio::spawn(async move {
                 sleep(long).await;
@@ -217,10 +219,12 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
             state.count("operators at work");
             let mut unlocked = of(state, |row| !row.locked);
             unlocked.retain(|_| state.chance(0.5));
+
             match state.chance(0.5) {
                 true => retry(state, unlocked),
                 false => discard(state, unlocked),
             }
+
             world.changed.notify_waiters();
         }
     }
@@ -271,6 +275,7 @@ pub(super) fn calm(world: &World) {
     let mut state = world.lock();
     let now = Instant::now();
     let weather = &mut state.weather;
+
     (weather.mongodb_away, weather.no_leader, weather.full) = (now, now, now);
     (weather.lossy, weather.slow) = (now, now);
     (weather.uncovered, weather.too_large) = (None, None);

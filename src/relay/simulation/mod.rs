@@ -61,6 +61,7 @@ fn config(world: &World) -> Config {
         ("NATS_URL", "nats://n"),
         ("MONGODB_URI", "mongodb://m/shop"),
     ];
+
     let env = env.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec();
     let mut config = Config::load(&Sources {
         env,
@@ -82,6 +83,7 @@ fn config(world: &World) -> Config {
     config.lease.ttl = Duration::from_millis(random.random_range(1000..6000));
     config.shutdown.grace = Duration::from_millis(random.random_range(0..5000));
     config.dispatch.on_dead = state.on_dead;
+
     config
 }
 
@@ -123,9 +125,11 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         for relay in relays {
             relay.stop(&world).await;
         }
+
         end(&world)
     });
     clock::simulated::unset();
+
     played
 }
 
@@ -159,6 +163,7 @@ fn seeds() -> Range<u64> {
     let number = |text: &str| {
         text.parse().unwrap_or_else(|_| panic!("OUTBOXD_SIMULATE={asked}: <seed> or <from>..<to>"))
     };
+
     match asked.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => number(&asked)..number(&asked) + 1,
@@ -171,6 +176,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
     let next = AtomicU64::new(seeds.start);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut counts = BTreeMap::<&str, u64>::new();
+
     std::thread::scope(|scope| {
         let play_some = || {
             let mut counts = BTreeMap::<&str, u64>::new();
@@ -179,6 +185,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
                 if seed >= seeds.end {
                     return counts;
                 }
+
                 let played = play(seed, None);
                 let again = format!("make simulate SEEDS={seed}");
                 assert!(
@@ -186,6 +193,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
                     "seed {seed}: {:#?}\nagain with: {again}",
                     played.wrong
                 );
+
                 played
                     .counts
                     .into_iter()
@@ -204,6 +212,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
     });
     println!("{} seeds", seeds.end - seeds.start);
     counts.iter().for_each(|(what, count)| println!("{count:>9} {what}"));
+
     if seeds == SEEDS {
         assert!(counts.len() >= 34, "some trouble never came: {counts:#?}");
     }

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
+use outboxd_client::field;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::config::OnDead;
-use outboxd_client::field;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
@@ -166,6 +166,7 @@ impl World {
             counts: BTreeMap::new(),
             trace: DefaultHasher::new(),
         };
+
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
 
@@ -243,9 +244,11 @@ impl State {
         let number = u32::try_from(self.committed.len()).expect("few events") + 1;
         let ts = self.tick();
         let (malformed, cursed) = (self.chance(0.03), self.chance(0.02));
+
         if malformed && self.on_dead == OnDead::Skip {
             self.excused.insert(number);
         }
+
         let row = Row {
             key,
             ts,
@@ -294,12 +297,14 @@ impl State {
         if self.lie == Some(Lie::Ack) && self.chance(0.1) {
             return false;
         }
+
         if self.lie != Some(Lie::Forget) {
             self.remembered.insert(message_id.to_owned(), now);
         }
 
         let times = self.stream.entry(number).or_default();
         *times += 1;
+
         if *times > 1 {
             return false;
         }
@@ -313,14 +318,17 @@ impl State {
                     .range(..number)
                     .filter(|(_, of)| *of == key)
                     .map(|(number, _)| *number);
+
                 let passed = |earlier: &u32| {
                     !self.stream.contains_key(earlier) && !self.excused.contains(earlier)
                 };
+
                 if let Some(passed) = earlier.filter(passed).min() {
                     self.wrong.push(format!("e{number} passed e{passed} of its key"));
                 }
             }
         }
+
         false
     }
 
@@ -348,15 +356,19 @@ pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
     if let Some(key) = row.key {
         event.insert(field::KEY, format!("k{key}"));
     }
+
     if let Some(due_ms) = row.due_ms {
         event.insert(field::NEXT_ATTEMPT_AT, DateTime::from_millis(due_ms));
     }
+
     if row.dead {
         event.insert(field::DEAD_AT, DateTime::from_millis(0));
     }
+
     if row.discard {
         event.insert(field::DISCARD_REQUESTED_AT, DateTime::from_millis(0));
     }
+
     RawDocumentBuf::try_from(&event).expect("a document")
 }
 
