@@ -37,7 +37,6 @@ use self::debt::Park;
 use self::known::Known;
 use self::lane::{Lane, LaneState, Then};
 use self::pending::{Dispatched, Pending};
-use self::stall::MAX_KEY_READS;
 use super::ports::Room;
 use crate::config::DispatchConfig;
 use crate::document::record::OutboxRecord;
@@ -48,6 +47,8 @@ use crate::document::state::State;
 const MAX_UNSETTLED: usize = 8192;
 /// What the read of a key may bring.
 pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
+/// Reads of keys under way at once. Each may bring [`KEY_READ`] beyond the bounds of the buffer.
+const MAX_KEY_READS: usize = 4;
 /// Memory of an event besides its payload and headers.
 const OVERHEAD: usize = 256;
 

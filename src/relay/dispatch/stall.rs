@@ -8,15 +8,11 @@ use super::known::{Origin, RawId};
 use super::lane::{Lane, LaneState, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
-use super::{Dispatch, size};
+use super::{Dispatch, MAX_KEY_READS, size};
 use crate::config::OnDead;
 use crate::document::record::OutboxRecord;
 use crate::document::state::State;
 use crate::relay::ports::Next;
-
-/// Reads of keys under way at once: each may bring [`KEY_READ`](super::KEY_READ) that no bound has
-/// been asked about.
-pub(super) const MAX_KEY_READS: usize = 4;
 
 /// Events found in the database.
 impl Dispatch {
