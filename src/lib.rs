@@ -12,7 +12,7 @@
 //! ```
 //!
 //! This library exists for the program, its tests and its documentation; it promises no stable
-//! interface. The modules stand in layers, and each imports only what stands below it:
+//! interface. The modules stand in layers, and each imports its own layer and those below:
 //!
 //! | layer | modules |
 //! | --- | --- |
@@ -21,7 +21,7 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], `finding`, [`error`], `tls`, `backoff`, `shutdown`, `crash` |
+//! | ground | [`document`], [`failure`], [`finding`], [`error`], `driver_words`, `tls`, `backoff`, `duration`, `shutdown`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 mod admin;

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::driver_words::TlsFault;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
-use crate::jetstream::judge::judge;
+use crate::jetstream::requirements::review;
 use crate::jetstream::stream;
 use crate::tls;
 
@@ -213,7 +213,7 @@ fn stream(config: &Config, info: Option<&Info>) -> Vec<Finding> {
         findings.push(Finding::fail("stream.leader", &at, found, remedy));
     }
 
-    findings.extend(judge(&info.config, config));
+    findings.extend(review(&info.config, config));
     findings.push(replicas(&info.config, cluster.is_some()));
     findings
 }

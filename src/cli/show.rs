@@ -85,7 +85,7 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
             }
         },
         State::Parked => {
-            "nothing holds it: the retrier's next tick publishes it, or `outboxd retry-now` does"
+            "nothing holds it: the relay publishes it at its next retry, or `outboxd retry-now` does"
                 .to_owned()
         }
         State::Failed => format!(

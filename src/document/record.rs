@@ -40,7 +40,7 @@ pub struct OutboxRecord {
     pub payload: Vec<u8>,
     /// `headers`, and those that the layout adds.
     pub headers: Headers,
-    /// `attempts`: counted rejections so far.
+    /// `attempts`: counted refusals so far.
     pub attempts: u32,
     /// Where it is on its way.
     pub state: State,

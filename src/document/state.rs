@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Everything else follows from one table, [`State::signs`]: the filter, the aggregation and the
-//! state of a document in memory. To add a state, add its signs, its word and its meaning.
+//! state of a document in memory. To add a state, add its signs, its word and its meaning, and put
+//! it into the sets of [`State`] that it belongs to.
 
 use std::fmt;
 
@@ -26,7 +27,7 @@ use super::layout::Layout;
 /// Where an event of the outbox is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// The relay's live path owns the event.
+    /// Sweep and tail bring the event, and the relay publishes it.
     ///
     /// - Entered by the writer, with the insert.
     /// - Left by the relay: it deletes the event on the ack, marks it as failed or dead, or parks
@@ -77,8 +78,8 @@ pub(super) struct Signs {
 impl State {
     /// Every state.
     pub const ALL: [Self; 4] = [Self::Locked, Self::Failed, Self::Parked, Self::Dead];
-    /// What an operator calls stuck: everything that is unlocked.
-    pub(crate) const STUCK: &[Self] = &[Self::Failed, Self::Parked, Self::Dead];
+    /// Everything that is unlocked. The verbs call it stuck; the alert `stuck` means old.
+    pub(crate) const UNLOCKED: &[Self] = &[Self::Failed, Self::Parked, Self::Dead];
     /// What the retrier publishes once it is due.
     pub(crate) const WAITING: &[Self] = &[Self::Failed, Self::Parked];
     /// What the relay has yet to deliver.
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_set_of_states_shares_signs_that_no_other_state_has() {
-        for states in [State::STUCK, State::WAITING, State::NOT_DEAD] {
+        for states in [State::UNLOCKED, State::WAITING, State::NOT_DEAD] {
             let asked = filter(states, &Layout::default());
             assert!(!asked.is_empty(), "{states:?}");
 
@@ -309,7 +310,7 @@ mod tests {
             State::Dead.filter(&own),
             doc! { "isLocked": false, "deadAt": { "$type": "date" } }
         );
-        assert_eq!(filter(State::STUCK, &own), doc! { "isLocked": false });
+        assert_eq!(filter(State::UNLOCKED, &own), doc! { "isLocked": false });
         assert_eq!(filter(State::NOT_DEAD, &own), doc! { "deadAt": null });
     }
 

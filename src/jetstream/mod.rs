@@ -4,10 +4,10 @@
 //! - `acks`: one subscription for the acks of all publishes
 //! - `bus`: publishes, and classifies errors
 //! - `stream`: creates and verifies the stream
-//! - `judge`: whether a stream can serve an outbox
+//! - `requirements`: whether a stream can serve an outbox
 
 mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
-pub(crate) mod judge;
+pub(crate) mod requirements;
 pub(crate) mod stream;

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::{Config, Info};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::connection::Nats;
-use super::judge::{REFUSED, judge, needed_window};
+use super::requirements::{REFUSED, needed_window, review};
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
@@ -108,7 +108,7 @@ pub(crate) async fn verify(
 
 fn verify_config(found: &Config, config: &OutboxdConfig) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    for Finding { level, check, found: fault, remedy, .. } in judge(found, config) {
+    for Finding { level, check, found: fault, remedy, .. } in review(found, config) {
         let remedy = remedy.unwrap_or_default();
         match level {
             Level::Ok => {}

@@ -94,7 +94,7 @@ impl Act {
             doc! { "$unset": field::DEAD_AT },
         ];
 
-        Ok(self.events.update_many(self.among(ids, State::STUCK), due).await?.modified_count)
+        Ok(self.events.update_many(self.among(ids, State::UNLOCKED), due).await?.modified_count)
     }
 
     /// Removes dead events for good: no relay is publishing those. Returns how many.
@@ -107,7 +107,7 @@ impl Act {
     /// Returns how many.
     pub(crate) async fn request_discard(&self, ids: &[Bson]) -> Result<u64> {
         let request = vec![doc! { "$set": { field::DISCARD_REQUESTED_AT: "$$NOW" } }];
-        Ok(self.events.update_many(self.among(ids, State::STUCK), request).await?.modified_count)
+        Ok(self.events.update_many(self.among(ids, State::UNLOCKED), request).await?.modified_count)
     }
 
     /// Removes the events for which that was requested. The caller holds the lease. Returns how

@@ -1,4 +1,4 @@
-//! The server's clock. Ages and due times are judged by it alone: the clocks of the machines that
+//! The server's clock. Ages and due times are measured with it alone: the clocks of the machines that
 //! ask may differ.
 
 use std::time::Duration;

@@ -211,7 +211,7 @@ impl Inspect {
 
     /// A pipeline that counts the stuck events of each subject by their state.
     fn stuck_by_subject(&self) -> [Document; 4] {
-        let stuck = state::by_index(state::filter(State::STUCK, &self.layout), &self.layout);
+        let stuck = state::by_index(state::filter(State::UNLOCKED, &self.layout), &self.layout);
         let count = |state: State| {
             let is = doc! { "$eq": ["$state", state.word()] };
             doc! { "$sum": { "$cond": [is, 1_i64, 0_i64] } }
@@ -266,7 +266,7 @@ impl Inspect {
 
     fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
         let key = self.layout.shown_key(|name| event.get(name).cloned())?;
-        let mut filter = state::filter(State::STUCK, &self.layout);
+        let mut filter = state::filter(State::UNLOCKED, &self.layout);
         filter.insert(self.layout.key(), self.layout.of_key(&key));
 
         // Without `ts`, the order is that of the ids.

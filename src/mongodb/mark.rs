@@ -1,4 +1,5 @@
-//! The mark of a failed event: the update of its document, and which refusals of it are final.
+//! The mark of a failed event: the update of its document, and which refusals of a mark or a park
+//! are final.
 
 use bson::{Document, doc};
 use outboxd_client::field;

@@ -29,7 +29,7 @@ impl Selection {
     pub(crate) fn filter(&self, layout: &Layout, now: DateTime) -> Document {
         let mut filter = match self.state {
             Some(state) => state.filter(layout),
-            None => state::filter(State::STUCK, layout),
+            None => state::filter(State::UNLOCKED, layout),
         };
 
         if !self.ids.is_empty() {

@@ -32,8 +32,8 @@ use crate::relay::publish::outcome::Acked;
 /// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB,
 /// of which the driver holds two or three copies.
 const BATCH: u32 = 1000;
-/// How long the server waits for something to happen before it answers a quiet tail: the pace at
-/// which a stop is seen.
+/// How long the server waits for something to happen before it answers a quiet tail: a stop is
+/// noticed after this long at most.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 
 /// The outbox collection, as the relay uses it.
@@ -44,7 +44,7 @@ pub(crate) struct Store {
     layout: Arc<Layout>,
     ordering: Ordering,
     on_dead: OnDead,
-    /// The newest of this relay's marks and parks.
+    /// The cluster time of this relay's newest mark or park.
     written: Written,
 }
 
@@ -186,7 +186,7 @@ impl Store {
     /// they are skipped.
     fn unlocked_in_order(&self) -> Document {
         let states = match self.on_dead {
-            OnDead::Hold => State::STUCK,
+            OnDead::Hold => State::UNLOCKED,
             OnDead::Skip => State::WAITING,
         };
         state::filter(states, &self.layout)
@@ -278,7 +278,7 @@ impl EventStore for Store {
     async fn discard(&self, ids: &[EventId]) -> StoreResult<()> {
         let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
         let mut wanted = doc! { field::ID: { "$in": ids } };
-        wanted.extend(state::filter(State::STUCK, &self.layout));
+        wanted.extend(state::filter(State::UNLOCKED, &self.layout));
         wanted.extend(state::discard_requested());
 
         self.collection.delete_many(wanted).await?;
@@ -324,15 +324,16 @@ impl EventStore for Store {
         Ok(self.read(wanted, room, &mut snapshot).await?)
     }
 
-    async fn stray(&self, age: Duration, room: Room) -> StoreResult<Page> {
+    async fn passed_over(&self, age: Duration, room: Room) -> StoreResult<Page> {
         let mut snapshot = self.snapshot().await?;
         let now = clock::now(&self.database()).await?;
-        let mut stray = State::Locked.filter(&self.layout);
+        let mut passed_over = State::Locked.filter(&self.layout);
 
-        self.layout.before(&mut stray, clock::before(now, age));
+        self.layout.before(&mut passed_over, clock::before(now, age));
 
-        let stray = self.collection.find(stray).sort(doc! { field::TS: 1, field::ID: 1 });
-        Ok(self.read(stray, room, &mut snapshot).await?)
+        let passed_over =
+            self.collection.find(passed_over).sort(doc! { field::TS: 1, field::ID: 1 });
+        Ok(self.read(passed_over, room, &mut snapshot).await?)
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {

@@ -35,7 +35,7 @@
 //! - A *renewal* sets `expiresAt` to now + ttl if holder and term are still its own.
 //! - A *resignation* sets `expiresAt` to now.
 //!
-//! `holder` is the relay's name and a number drawn when the process starts. A restarted process is
+//! `holder` is the relay's name and a number drawn when the relay connects. A restarted process is
 //! another holder, because the old one may still run.
 //!
 //! # Two clocks, and neither is the machine's
@@ -123,7 +123,7 @@ pub(crate) struct Lease<L> {
 /// Proof of holding the lease, as long as [`Term::is_trusted`].
 #[derive(Debug, Clone)]
 pub(crate) struct Term {
-    /// Rises with each change of holder.
+    /// Rises with each successful claim, also one by the same holder.
     pub(crate) number: i64,
     trusted_until: watch::Receiver<Instant>,
 }

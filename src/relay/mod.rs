@@ -1,4 +1,4 @@
-//! The core of the relay: how events leave an outbox in order, once each, and nothing is lost.
+//! The core of the relay: events leave an outbox in order, at least once, and none is lost.
 //!
 //! The core names no collection, no connection and no HTTP: [`ports`] is what it needs of the
 //! world, which is MongoDB and JetStream in the daemon and memory in the simulation.

@@ -51,19 +51,24 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// Removes events without publishing them, because an operator asked for it.
     fn discard(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<()>> + Send;
 
-    /// The unlocked events that are due. Of each key it returns only the oldest, and only if that
-    /// event is neither dead nor waiting. Half of the room is for events without a key.
+    /// The unlocked events that are due. Of each key it returns only the oldest one, if that is due
+    /// and not dead; dead ones don't count if they are skipped. Without an order, every due event
+    /// is returned. Half of the room is for events without a key.
     fn due(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The unlocked events that an operator asked to remove.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The locked events that are older than `age` by the server's clock, oldest first. No tail
-    /// will bring them.
-    fn stray(&self, age: Duration, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
+    /// The locked events that are older than `age` by the server's clock, oldest first. Sweep and
+    /// tail have passed them over, but the tail may still bring one.
+    fn passed_over(
+        &self,
+        age: Duration,
+        room: Room,
+    ) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The oldest unlocked events of one key, oldest first. Waiting events are included, and so are
-    /// dead ones unless the configuration skips them.
+    /// The oldest unlocked events of one key, oldest first. Events that are not due are included,
+    /// and so are dead ones unless the configuration skips them.
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 }
 

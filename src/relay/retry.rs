@@ -1,12 +1,12 @@
-//! The retrier reads the events that neither sweep nor tail brings:
+//! The retrier reads the events that the tail doesn't bring:
 //!
-//! - unlocked events that are due, on a cron schedule or when an operator asks
+//! - unlocked events that are due: on a cron schedule, and for every other reason in `wake`
 //! - the rest of a key, once the key's oldest event has been published
 //! - events that an operator wants discarded
 //! - for the safety sweep, events that nothing else has brought
 //!
 //! It only reads. Its events pass the same dispatch as live ones, so the order of a key holds. One
-//! task makes one read at a time, so a tick that outlasts its interval doesn't overlap the next.
+//! task makes one read at a time, so reads don't overlap.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most events one tick reads. When there are more, the next tick follows as soon as these are
-/// settled.
-pub(crate) const MAX_TICK: usize = 1000;
+/// Most events that one read returns. When there are more, the next read follows as soon as these
+/// are settled.
+pub(crate) const MAX_READ: usize = 1000;
 
 /// How old a locked event must be for the safety sweep to read it: far older than any event that
 /// the tail has yet to bring.
-const STRAY_AGE: Duration = Duration::from_secs(60);
+const PASSED_OVER_AGE: Duration = Duration::from_secs(60);
 
 /// A read that the relay asks for.
 #[derive(Debug)]
@@ -66,18 +66,18 @@ pub(crate) async fn run(
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
             Ask::Due(read, room) => {
-                let due = or_warn(store.due(room.at_most(MAX_TICK)).await, "due events");
+                let due = or_warn(store.due(room.at_most(MAX_READ)).await, "due events");
                 Answer::Due(read, due.unwrap_or_default())
             }
             Ask::Discards(read, room) => {
-                let discards = store.discards(room.at_most(MAX_TICK)).await;
+                let discards = store.discards(room.at_most(MAX_READ)).await;
                 let discards = or_warn(discards, "events to discard");
                 Answer::Discards(read, discards.unwrap_or(Page { more: true, ..Page::default() }))
             }
             Ask::PassedOver(read, room) => {
-                let stray = store.stray(STRAY_AGE, room.at_most(MAX_TICK)).await;
-                let stray = or_warn(stray, "events that were passed over");
-                Answer::PassedOver(read, stray.unwrap_or_default())
+                let passed_over = store.passed_over(PASSED_OVER_AGE, room.at_most(MAX_READ)).await;
+                let passed_over = or_warn(passed_over, "events that were passed over");
+                Answer::PassedOver(read, passed_over.unwrap_or_default())
             }
             Ask::Key(key, read, room) => {
                 let (events, behind) = of_key(&store, &key, room).await;
@@ -92,7 +92,7 @@ pub(crate) async fn run(
 }
 
 fn or_warn(page: StoreResult<Page>, what: &str) -> Option<Page> {
-    page.inspect_err(|error| warn!(%error, "could not read {what}; the next tick or sweep does"))
+    page.inspect_err(|error| warn!(%error, "could not read {what}; the next read or sweep does"))
         .ok()
 }
 

@@ -1,10 +1,10 @@
 //! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what
 //! waits behind it, removes what an operator discarded.
 //!
-//! A batch holds whatever gathered while the last one was under way, and for [`GATHER`] more:
-//! no one waits for a delete, and a command for each event would cost the server more than the
-//! event does. Deletes need no order, so [`MAX_DELETES`] are under way at once: one alone keeps a
-//! single core of the server busy, which is slower than events are published.
+//! A batch holds what is queued and what arrives within [`GATHER`]: nothing waits for a delete, and
+//! a command for each event would cost the server more than the event does. Deletes need no order,
+//! so [`MAX_DELETES`] are under way at once: one alone keeps a single core of the server busy,
+//! which is slower than events are published.
 //!
 //! Marks are written before parks, so an event is never seen unlocked while the failure it waits
 //! behind is not. A [`Debt`] brings both at once, so they are in one batch.
@@ -32,9 +32,9 @@ use crate::document::record::shown_id;
 /// Most writes in one batch. `deleteMany` gains nothing beyond: 80, 97 and 99 thousand a second
 /// were measured with batches of 500, 1,000 and 2,000.
 const MAX_BATCH: usize = 1000;
-/// How long settled events gather when they are fewer than [`MAX_BATCH`]. At 500 a second it saves
-/// a quarter of mongod's processor time and a third of ours, measured beside none; 50 and 200 ms
-/// save no more.
+/// How long settlements gather when they are fewer than [`MAX_BATCH`]. At 500 a second it saves a
+/// quarter of mongod's processor time and a third of the relay's, compared with no wait; 50 and 200
+/// ms save no more.
 const GATHER: Duration = Duration::from_millis(20);
 /// Most deletes under way.
 const MAX_DELETES: usize = 2;
@@ -67,7 +67,7 @@ pub(crate) enum Settled {
     ParkRefused(Key, EventId),
 }
 
-/// Settles until `inbox` closes. `give_up` ends the repeating of writes that are refused.
+/// Settles until `inbox` closes. `give_up` ends the repeating of writes that fail.
 pub(crate) async fn run(
     store: impl EventStore,
     mut inbox: mpsc::UnboundedReceiver<Settlement>,
@@ -244,7 +244,7 @@ impl<S: EventStore> Settler<S> {
                 error!(
                     %id,
                     error,
-                    "an event can't be parked behind a failed one; its key waits until the next start"
+                    "an event can't be parked behind a failed one; its key waits until a relay takes the lease again"
                 );
                 self.blocked.insert(key.clone());
                 self.report(Settled::ParkRefused(key, id));
@@ -301,7 +301,7 @@ where
             Err(error) => {
                 warn!(
                     %error,
-                    "could not {what} settled events; they stay in the outbox until it succeeds"
+                    "could not {what} events; repeating until it succeeds"
                 );
             }
         }

@@ -130,7 +130,8 @@ impl Verdicts {
             Class::Poison => Next::Dead,
             Class::Config if attempts >= self.retry.max_attempts => Next::Dead,
             Class::Config => Next::RetryAfter(retry::delay(&self.retry, attempts)),
-            // Due as soon as the broker answers. No tick reads due events until then.
+            // Due at once. While the broker does not answer, due events are read only if nothing is
+            // in flight.
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
 

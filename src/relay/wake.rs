@@ -15,7 +15,7 @@ pub(crate) enum Reason {
     /// The cron schedule.
     Schedule,
     /// The broker answers again: what failed meanwhile goes first.
-    Recovered,
+    BrokerAnswers,
     /// An operator wants events published or removed.
     Requested,
     /// An event is discarded: what waited behind it may be due.
@@ -26,12 +26,12 @@ pub(crate) enum Reason {
 
 impl Reason {
     const ALL: [Self; 5] =
-        [Self::Schedule, Self::Recovered, Self::Requested, Self::Discarded, Self::MoreDue];
+        [Self::Schedule, Self::BrokerAnswers, Self::Requested, Self::Discarded, Self::MoreDue];
 
     const fn bit(self) -> u8 {
         match self {
             Self::Schedule => 1,
-            Self::Recovered => 1 << 1,
+            Self::BrokerAnswers => 1 << 1,
             Self::Requested => 1 << 2,
             Self::Discarded => 1 << 3,
             Self::MoreDue => 1 << 4,
@@ -41,7 +41,7 @@ impl Reason {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
-            Self::Recovered => "recovered",
+            Self::BrokerAnswers => "broker answers",
             Self::Requested => "requested",
             Self::Discarded => "discarded",
             Self::MoreDue => "more due",

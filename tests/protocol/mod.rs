@@ -3,7 +3,7 @@
 //! late, lost or refused, crashes, and a dedupe window that ends.
 //!
 //! What it leaves out: how reads and writes overlap inside one relay. That is checked against the
-//! real code by `relay/dispatch/model.rs`.
+//! real code by `relay/simulation`.
 
 mod model;
 mod state;

@@ -13,7 +13,7 @@ pub const KEY: &str = "key";
 pub const PAYLOAD: &str = "payload";
 /// NATS headers that the writer adds: a document of strings.
 pub const HEADERS: &str = "headers";
-/// `true` while the relay's live path owns the event, `false` once it failed or was parked.
+/// `true` until the event fails or is parked, then `false`.
 pub const IS_LOCKED: &str = "isLocked";
 /// The newest failures, oldest first.
 pub const FAILURES: &str = "failures";

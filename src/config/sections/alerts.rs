@@ -13,7 +13,7 @@ use crate::config::setting::{Given, secs, to_u32};
 pub struct AlertsConfig {
     /// Path of the alert log: JSON lines, rotated. If it is set, it must be writable.
     pub file: Given<PathBuf>,
-    /// Counted rejections of one event that raise an alert.
+    /// Counted refusals of one event that raise an alert.
     pub after_failures: u32,
     /// Age of the oldest event that raises an alert.
     pub stuck_after: Duration,
@@ -39,7 +39,7 @@ impl AlertsConfig {
                 reader
                     .setting(
                         "after_failures",
-                        "Counted rejections of one event that raise an alert: with the default \
+                        "Counted refusals of one event that raise an alert: with the default \
                          delays, after about two minutes.",
                     )
                     .within(5, 1..=10_000),

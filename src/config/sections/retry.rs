@@ -14,7 +14,7 @@ pub struct RetryConfig {
     pub base_delay: Duration,
     /// Longest wait.
     pub max_delay: Duration,
-    /// Counted rejections after which an event is dead.
+    /// Counted refusals after which an event is dead.
     pub max_attempts: u32,
     /// How long the relay retries a publish without a definite answer in place before it marks the
     /// event as failed.
@@ -49,7 +49,7 @@ impl RetryConfig {
                 reader
                     .setting(
                         "max_attempts",
-                        "Counted rejections after which an event is dead and waits for a person: \
+                        "Counted refusals after which an event is dead and waits for a person: \
                          with the default delays, after about an hour. Outages don't count.",
                     )
                     .within(20, 1..=10_000),

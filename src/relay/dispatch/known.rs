@@ -143,7 +143,7 @@ impl Known {
         self.malformed.insert(id)
     }
 
-    /// Removes an event about which nothing was written.
+    /// Removes an event without remembering that it settled.
     pub(super) fn remove(&mut self, id: &EventId) -> Option<Origin> {
         let origin = self.events.remove(id);
         self.retried -= usize::from(origin == Some(Origin::Retry));

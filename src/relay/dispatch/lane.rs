@@ -11,10 +11,10 @@
 //!
 //! - *Open*: events leave in the order they were offered.
 //! - *Stalled*: an event of the key waits in the database. Locked events that are offered are
-//!   parked behind it. Unlocked ones leave when a tick or a read of the key brings them. While they
-//!   leave, the lane is draining: stalled, with something in its queue.
+//!   parked behind it. Unlocked ones leave when a read for due events or a read of the key brings
+//!   them. While they leave, the lane is draining: stalled, with something in its queue.
 //! - *Blocked*: the server refused to mark or park an event of the key. What the database says of
-//!   the key can't be relied on, so until the next start nothing more of it is taken.
+//!   the key can't be relied on, so until the next leadership nothing more of it is taken.
 //!
 //! A stalled lane counts its unsettled writes and follows the read of its key:
 //!
@@ -218,11 +218,11 @@ impl Lane {
     /// hold up what comes behind it.
     pub(super) fn settle_mark(&mut self, number: u64, skipped: bool) -> Then {
         self.last_mark = number;
-        let goes_on = skipped && self.is_empty();
+        let continues = skipped && self.is_empty();
         let Some(stall) = self.stalled() else { return Then::Nothing };
 
         stall.marks -= 1;
-        if goes_on || matches!(stall.read, KeyRead::AfterWrite) {
+        if continues || matches!(stall.read, KeyRead::AfterWrite) {
             return stall.ask_read();
         }
 

@@ -48,7 +48,7 @@ impl Dispatch {
     }
 
     /// A malformed event can't even be marked. Unless dead events are skipped, nothing more of its
-    /// key leaves.
+    /// key is taken; what is buffered still leaves.
     pub(crate) fn block_unmarkable(&mut self, key: Option<&Key>) {
         if let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Hold) {
             self.lanes.entry(key.clone()).or_default().block();
@@ -103,7 +103,7 @@ impl Dispatch {
     }
 
     /// The server refused a mark for good. The event stays in the outbox as it is, and so does what
-    /// follows in its key, for the next start.
+    /// follows in its key, for the next leadership.
     pub(crate) fn mark_refused(&mut self, unmarked: &Unmarked) {
         // Without a key it stays known, or the safety sweep would bring it again. So does what is
         // malformed.
@@ -168,8 +168,8 @@ impl Dispatch {
     }
 
     /// Takes the due events that a read found: of each key the oldest unlocked one. A lane that is
-    /// busy leaves its event to the next tick, and a sweep that is under way leaves all of them.
-    /// Returns how many were taken.
+    /// busy leaves its event to the next such read, and a sweep that is under way leaves all of
+    /// them. Returns how many were taken.
     pub(crate) fn end_due_read(
         &mut self,
         read: Read,

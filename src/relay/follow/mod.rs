@@ -3,6 +3,10 @@
 //! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together
 //! they leave no gap and never overlap. There is no resume token to store, lose or outlive: the
 //! outbox itself shows what is unpublished.
+//!
+//! - `sweep`: the outbox as of one moment
+//! - `tail`: what commits after it
+//! - [`found`]: what both hand over
 
 pub(crate) mod found;
 mod sweep;
@@ -61,7 +65,7 @@ async fn sweep_then_tail(
     tail::tail(store, at, found, || backoff.reset()).await
 }
 
-/// Why the change stream can end.
+/// Why a sweep or the tail can fail.
 const REASONS: [StoreErrorKind; 5] = [
     StoreErrorKind::HistoryLost,
     StoreErrorKind::TooLarge,
@@ -70,7 +74,7 @@ const REASONS: [StoreErrorKind; 5] = [
     StoreErrorKind::Connection,
 ];
 
-/// The metric's label for the error that ended the stream.
+/// The metric's label for the error.
 fn reason(kind: StoreErrorKind) -> &'static str {
     match kind {
         StoreErrorKind::HistoryLost => "history_lost",

@@ -98,7 +98,7 @@ impl<B: EventBus> Leadership<B> {
         let count = wanted.len();
         let ids = self.dispatch.end_discards_read(read, wanted);
 
-        // The next tick looks again for what is in flight, or was too much for once.
+        // The next look finds what is in flight, or was too much for once.
         self.look.wants_discards = page.more || ids.len() < count;
         self.events.discarded.increment(ids.len() as u64);
 

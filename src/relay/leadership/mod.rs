@@ -110,7 +110,7 @@ struct Stages {
     following: JoinHandle<()>,
     retrying: JoinHandle<()>,
     settling: JoinHandle<()>,
-    /// Ends the repeating of writes that are refused.
+    /// Ends the repeating of writes that fail.
     give_up: CancellationToken,
 }
 
@@ -130,8 +130,8 @@ impl<B: EventBus> Leadership<B> {
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
 
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
-        // Bounded by what dispatch knows: each event is settled once, and each read is asked for by
-        // dispatch.
+        // Bounded by what dispatch knows: each event is settled once, and at most one look and
+        // `MAX_KEY_READS` key reads are under way.
         let (settlements, inbox) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
@@ -221,7 +221,7 @@ impl<B: EventBus> Leadership<B> {
         let mut connected = self.publisher.bus.connected().clone();
         let publisher = self.publisher.clone();
         let sweep = self.config.sweep.interval;
-        // The sweep that begins a leadership has just looked.
+        // The sweep at the start of a leadership finds everything, so the first one can wait.
         let mut safety_sweep = every(sweep, Instant::now() + sweep);
         let mut beat = every(BEAT, Instant::now());
 
@@ -342,7 +342,7 @@ impl<B: EventBus> Leadership<B> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Settling {
     Done,
-    /// Writes were refused up to the deadline.
+    /// Writes failed until the deadline.
     GivenUp,
 }
 

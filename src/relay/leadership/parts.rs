@@ -29,7 +29,7 @@ pub(crate) struct Totals {
     pub(crate) duplicates: u64,
     /// Publishes that were marked as failed.
     pub(crate) failed: u64,
-    /// Events that were given back unpublished when the relay stopped; they stay in the outbox.
+    /// Events given back without an answer when a leadership ended; they stay in the outbox.
     pub(crate) abandoned: u64,
 }
 

@@ -57,11 +57,10 @@ impl Breaker {
 
     /// A try had a definite answer.
     pub(super) fn answered(&self) {
-        // Loads first because this runs for every event: a write would take the cache line from the
-        // other threads.
+        // Loads first because this runs for every event, and a load is cheaper than a swap.
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
             self.open.set_flag(false);
-            self.wake.because(Reason::Recovered);
+            self.wake.because(Reason::BrokerAnswers);
         }
     }
 }

@@ -7,6 +7,11 @@
 //! While no definite answer comes, the same event is tried again in place, so its key waits and
 //! keeps its order. After `retry.outage_grace` it is given up for now and marked. Nothing is sent
 //! without a trusted lease.
+//!
+//! - [`breaker`]: whether the broker answers, and how many publishes may be in flight
+//! - `span`: the producer span of a publish
+//! - this file: the tries
+//! - [`outcome`]: how a publish ended, and the proof of an ack
 
 pub(crate) mod breaker;
 pub(crate) mod outcome;

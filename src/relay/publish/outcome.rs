@@ -50,6 +50,7 @@ pub(crate) enum Outcome {
     Acked(Acked),
     /// The message was refused, or no answer came within the grace.
     Rejected(Rejection),
-    /// The relay stopped before there was an answer. The event stays in the outbox as it is.
+    /// No answer came before the relay stopped or its lease lapsed. The event stays in the outbox
+    /// as it is.
     Abandoned,
 }

@@ -108,7 +108,7 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         committing.await.expect("the services end well");
 
         calm(&world);
-        // A key of which a write was refused waits for the next start.
+        // A key of which a write was refused waits for the next leadership.
         for relay in std::mem::take(&mut relays) {
             relay.stop(&world).await;
             relays.push(Relay::start(&world, &config));

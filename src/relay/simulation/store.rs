@@ -300,9 +300,9 @@ impl EventStore for Store {
         .await
     }
 
-    async fn stray(&self, age: Duration, room: Room) -> StoreResult<Page> {
+    async fn passed_over(&self, age: Duration, room: Room) -> StoreResult<Page> {
         let age = u32::try_from(age.as_secs()).expect("an age");
-        self.read("stray", room, move |rows, now_ms| {
+        self.read("passed_over", room, move |rows, now_ms| {
             let before = u32::try_from(now_ms / 1000).expect("a time") - age;
             of(rows, |row| row.locked && !row.dead && row.ts.time < before)
         })

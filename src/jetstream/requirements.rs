@@ -12,7 +12,7 @@ use crate::finding::{Finding, shell};
 pub(crate) const REFUSED: [&str; 2] = ["stream.accepts", "stream.subjects"];
 
 /// Checks everything in a stream's configuration that matters to an outbox.
-pub(crate) fn judge(found: &Found, config: &Config) -> Vec<Finding> {
+pub(crate) fn review(found: &Found, config: &Config) -> Vec<Finding> {
     let at = format!("stream {}", found.name);
     let edit = |flags: String| format!("$ nats stream edit {} {flags}", shell(&found.name));
     vec![
