@@ -33,13 +33,13 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
         }
         Verb::Check { file } => {
             let missing = Config::check(file)?;
-            let mut said = format!("{}: no mistake\n", file.display());
+            let mut out = format!("{}: no mistake\n", file.display());
             if !missing.is_empty() {
-                said += "still required, from the environment or where it runs:\n";
-                missing.iter().for_each(|line| _ = writeln!(said, "  {line}"));
+                out += "still required, from the environment or where it runs:\n";
+                missing.iter().for_each(|line| _ = writeln!(out, "  {line}"));
             }
 
-            print(&said)
+            print(&out)
         }
     }
 }

@@ -46,9 +46,9 @@ fn people(groups: &[Shown]) -> String {
     }
 
     let width = width();
-    groups.iter().fold(String::new(), |mut said, Shown { group, remedy }| {
-        if !said.is_empty() {
-            said.push('\n');
+    groups.iter().fold(String::new(), |mut out, Shown { group, remedy }| {
+        if !out.is_empty() {
+            out.push('\n');
         }
         let such_as = if group.error == group.example { "" } else { "such as: " };
         let error = format!("{such_as}{}", group.example);
@@ -61,18 +61,18 @@ fn people(groups: &[Shown]) -> String {
         let dead =
             if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
         let _ =
-            writeln!(said, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
-        let _ = writeln!(said, "  {}", wrap(&error, width, 2));
+            writeln!(out, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
+        let _ = writeln!(out, "  {}", wrap(&error, width, 2));
         let (first, last) = (seconds(&group.first), seconds(&group.last));
         let from = if first == last { String::new() } else { format!("{first} to ") };
-        let _ = writeln!(said, "  last failed   {from}{last} UTC");
-        let _ = writeln!(said, "  what to do    {}", wrap(remedy, width, 16));
-        let _ = writeln!(said, "  look at one   outboxd show {sample}");
-        let _ = writeln!(said, "  then          outboxd retry-now --all --code {shell_code}");
+        let _ = writeln!(out, "  last failed   {from}{last} UTC");
+        let _ = writeln!(out, "  what to do    {}", wrap(remedy, width, 16));
+        let _ = writeln!(out, "  look at one   outboxd show {sample}");
+        let _ = writeln!(out, "  then          outboxd retry-now --all --code {shell_code}");
         let _ = writeln!(
-            said,
+            out,
             "  or            outboxd discard --all --code {shell_code}   # for good, unpublished"
         );
-        said
+        out
     })
 }

@@ -38,14 +38,14 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let statuses =
         if args.status { migrations.status().await? } else { migrations.apply().await? };
     for (migration, status) in statuses {
-        let said = match status {
+        let out = match status {
             Status::Pending if args.status => "pending".to_owned(),
             Status::Pending => "applied".to_owned(),
             Status::Applied(at) => {
                 format!("applied {}", at.try_to_rfc3339_string().unwrap_or_else(|_| at.to_string()))
             }
         };
-        print(&format!("  {:<32} {said}\n", migration.name))?;
+        print(&format!("  {:<32} {out}\n", migration.name))?;
     }
 
     let nats = Nats::connect(&config.nats, &Metrics::none()).await?;

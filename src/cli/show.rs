@@ -107,9 +107,9 @@ fn newest(event: &Document) -> Option<&Document> {
 }
 
 fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next: &str) -> String {
-    let mut said = String::new();
+    let mut out = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(said, "  {name:<20}{}", printable(value));
+        let _ = writeln!(out, "  {name:<20}{}", printable(value));
     };
     let plain = |value: &Bson| match value {
         Bson::String(_) => None,
@@ -145,7 +145,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
 
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
     if !failures.is_empty() {
-        said += "\nfailures, oldest first\n";
+        out += "\nfailures, oldest first\n";
     }
 
     for failure in failures.iter().filter_map(Bson::as_document) {
@@ -158,18 +158,18 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
         let field = |name: &str| printable(&text(failure, name).unwrap_or_default());
         let attempt = failure.get_i64("attempt").unwrap_or_default();
         let _ = writeln!(
-            said,
+            out,
             "  {at}  attempt {attempt}  {} ({})  by {}",
             field("code"),
             field("class"),
             field("relay")
         );
 
-        let _ = writeln!(said, "      {}", field("error"));
+        let _ = writeln!(out, "      {}", field("error"));
     }
 
-    let _ = writeln!(said, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
-    said
+    let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
+    out
 }
 
 fn text_of(name: &str) -> String {

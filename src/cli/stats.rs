@@ -42,24 +42,24 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 
 fn people(shown: &Shown) -> String {
     let Shown { outbox, stream, duplicate_window_seconds, stats } = shown;
-    let mut said = format!(
+    let mut out = format!(
         "outbox {outbox} to stream {stream} (duplicate window {} as configured)\n",
         age(*duplicate_window_seconds)
     );
 
     let _ = match &stats.lease {
         Some(lease) if lease.expires_in_seconds >= 0 => {
-            writeln!(said, "relayed by {}, term {}", lease.holder, lease.term)
+            writeln!(out, "relayed by {}, term {}", lease.holder, lease.term)
         }
         Some(lease) => {
             let ago = age(lease.expires_in_seconds.unsigned_abs());
             writeln!(
-                said,
+                out,
                 "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`",
                 lease.holder
             )
         }
-        None => writeln!(said, "NO RELAY has ever run on this outbox; start `outboxd run`"),
+        None => writeln!(out, "NO RELAY has ever run on this outbox; start `outboxd run`"),
     };
 
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
@@ -73,9 +73,9 @@ fn people(shown: &Shown) -> String {
         ("oldest", oldest, "age of the oldest event that is not dead"),
     ];
 
-    said.push('\n');
+    out.push('\n');
     for (name, number, meaning) in numbers {
-        let _ = writeln!(said, "  {name:<8} {number:>9}  {meaning}");
+        let _ = writeln!(out, "  {name:<8} {number:>9}  {meaning}");
     }
 
     if !stats.stuck_by_subject.is_empty() {
@@ -83,10 +83,10 @@ fn people(shown: &Shown) -> String {
             let counts = [stuck.failed, stuck.parked, stuck.dead].map(|count| count.to_string());
             [vec![stuck.subject.clone()], counts.to_vec(), vec![age(stuck.oldest_seconds)]].concat()
         });
-        said.push('\n');
-        said += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
-        said += "\n`outboxd groups` shows why.\n";
+        out.push('\n');
+        out += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
+        out += "\n`outboxd groups` shows why.\n";
     }
 
-    said
+    out
 }

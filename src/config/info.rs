@@ -14,7 +14,7 @@ pub struct SettingInfo {
     pub doc: &'static str,
     /// Its type in the terms of JSON Schema.
     pub kind: Value,
-    /// What applies when nobody sets it.
+    /// What applies without a value.
     pub unset: Unset,
     /// The least and the greatest value, as an operator writes them.
     pub bounds: Option<(String, String)>,
@@ -28,7 +28,7 @@ pub struct SettingInfo {
     pub is_secret: bool,
 }
 
-/// What applies when nobody sets a setting.
+/// What applies when a setting has no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unset {
     /// This value, as TOML.

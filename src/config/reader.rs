@@ -86,7 +86,7 @@ pub(super) fn read<T>(sources: &Sources, read: impl FnOnce(&mut Reader<'_>) -> T
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the section `[name]`. One that nobody wrote has its defaults.
+    /// Reads the section `[name]`. A missing section has its defaults.
     pub(super) fn section<T>(&mut self, name: &str, read: impl FnMut(&mut Reader<'_>) -> T) -> T {
         self.tables(name, 1..=1, read).pop().expect("a section is read once")
     }
@@ -221,7 +221,7 @@ impl Entry<'_, '_> {
         self
     }
 
-    /// Someone has to set it; `remedy` tells how.
+    /// Someone has to set it; `remedy` states how.
     pub(super) fn required(mut self, remedy: &'static str) -> Self {
         self.info.unset = Unset::Required;
         self.remedy = Some(remedy);

@@ -100,7 +100,7 @@ impl Setting for Vec<String> {
 pub enum Given<T> {
     /// A source set the value.
     Set(T),
-    /// Nobody set it.
+    /// No source set it.
     Default(T),
 }
 

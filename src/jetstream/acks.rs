@@ -33,7 +33,7 @@ pub(crate) enum NoAck {
     TimedOut,
     /// The client ended or could not send.
     ConnectionLost,
-    /// The server found nobody who takes the subject.
+    /// No subscriber takes the subject.
     NoResponders,
     /// The client refused a message over the server's `max_payload`.
     TooLarge(PublishError),

@@ -99,7 +99,9 @@ fn classify(no_ack: NoAck) -> Rejection {
         NoAck::ConnectionLost => {
             Rejection::new(CONNECTION_LOST, "the connection to NATS broke before the ack came")
         }
-        NoAck::NoResponders => Rejection::new(NO_RESPONDERS, "nobody takes the subject just now"),
+        NoAck::NoResponders => {
+            Rejection::new(NO_RESPONDERS, "no one takes the subject at the moment")
+        }
         NoAck::TooLarge(error) => Rejection::new("max-payload", error.to_string()),
         NoAck::Refused(error) => {
             Rejection::new(error.error_code().0.to_string(), error.to_string())

@@ -22,7 +22,7 @@ use crate::document::state::{self, State};
 const FIRST: i64 = 20;
 /// Most events counted to say how many are dead, or stuck.
 const MAX_COUNTED: u64 = 10_000;
-/// Characters shown of a text that anybody may have written.
+/// Characters shown of a text that any client may have written.
 const MAX_SHOWN: usize = 255;
 
 /// An outbox whose backlog is watched.

@@ -45,7 +45,7 @@ fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
 
 #[test]
 fn what_a_layout_lacks_is_named() {
-    for (field, value, said) in [
+    for (field, value, reason) in [
         (
             "type",
             Bson::Null,
@@ -58,7 +58,7 @@ fn what_a_layout_lacks_is_named() {
             "`aggregateid` is of type double; it must be a string, an ObjectId, a UUID or a whole number, or left out",
         ),
     ] {
-        assert_eq!(read(order_with(doc! { field: value }), &orders()).unwrap_err(), said);
+        assert_eq!(read(order_with(doc! { field: value }), &orders()).unwrap_err(), reason);
     }
 
     let mut document = order();

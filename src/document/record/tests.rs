@@ -30,7 +30,7 @@ fn an_event_is_read_as_it_will_be_sent() {
 
 #[test]
 fn each_breach_of_the_contract_is_named() {
-    for (name, value, said) in [
+    for (name, value, reason) in [
         ("subject", Bson::Null, "`subject` is of type null; it must be a string"),
         (
             "subject",
@@ -71,7 +71,7 @@ fn each_breach_of_the_contract_is_named() {
     ] {
         let mut document = event();
         document.insert(name, value);
-        assert_eq!(parse(&document).unwrap_err().reason, said);
+        assert_eq!(parse(&document).unwrap_err().reason, reason);
     }
     for name in ["_id", "subject", "payload", "isLocked"] {
         let mut document = event();
