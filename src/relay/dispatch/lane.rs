@@ -319,3 +319,47 @@ impl KeyRead {
         }
     }
 }
+
+/// The transitions that the simulation reaches in hardly any seed.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stalled lane whose read is asked for.
+    fn asked() -> Lane {
+        let mut lane = Lane::default();
+        lane.hold();
+        assert_eq!(lane.stalled().expect("a held lane is stalled").ask_read(), Then::ReadKey);
+        lane
+    }
+
+    #[test]
+    fn a_read_misses_what_is_unwritten_when_it_starts_and_is_repeated_after_the_mark() {
+        let mut lane = asked();
+        lane.begin_parks(2);
+        lane.begin_mark();
+        lane.hold();
+
+        lane.begin_read();
+        assert_eq!(lane.end_read(Behind::Nothing), Then::Nothing, "writes are on their way");
+
+        assert_eq!(lane.settle_parks(1), Then::Nothing, "the mark is left");
+        assert_eq!(lane.settle_parks(1), Then::Nothing, "the mark is left");
+        assert_eq!(lane.settle_mark(1, false), Then::ReadKey);
+
+        lane.begin_read();
+        assert_eq!(lane.end_read(Behind::Nothing), Then::Nothing);
+        assert!(lane.is_done(), "{lane:?}");
+    }
+
+    #[test]
+    fn a_mark_that_begins_and_settles_under_a_read_keeps_the_lane_stalled() {
+        let mut lane = asked();
+        lane.begin_read();
+        lane.begin_mark();
+        assert_eq!(lane.settle_mark(1, false), Then::Nothing, "a read is under way");
+
+        assert_eq!(lane.end_read(Behind::Nothing), Then::ReadKey, "it may have missed the mark");
+        assert!(!lane.is_done(), "{lane:?}");
+    }
+}
