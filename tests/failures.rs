@@ -240,6 +240,27 @@ async fn an_event_too_big_to_be_marked_holds_up_no_other() {
     assert!(scene.one(doc! { "_id": "huge", "isLocked": true }).await.is_some());
 }
 
+/// The events behind it are to be parked in the same batch as its mark.
+#[tokio::test]
+async fn events_behind_one_that_cannot_be_marked_hold_up_no_other_key() {
+    let scene = Scene::new().await;
+    let payload = "x".repeat(16 * 1024 * 1024 - 200);
+    let huge = doc! { "_id": "huge", "subject": "a b", "key": "held", "payload": payload, "isLocked": true };
+    scene.events.insert_one(huge).bypass_document_validation(true).await.unwrap();
+    scene.commit((0..3).map(|n| scene.event("held", n))).await;
+
+    let relay = Relay::leading(&scene, &[]).await;
+    relay.says("an event can't be marked as failed").await;
+    scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
+
+    until("only the held key is left", async || {
+        (scene.events.count_documents(doc! {}).await.unwrap() == 4).then_some(())
+    })
+    .await;
+    assert_eq!(scene.messages().await.len(), 20);
+    assert!(!relay.log().contains("could not park"), "{}", relay.log());
+}
+
 #[tokio::test]
 async fn a_dead_event_is_skipped_when_the_configuration_says_so() {
     let scene = Scene::new().await;
