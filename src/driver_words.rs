@@ -175,16 +175,21 @@ mod tests {
     /// The text of rustls itself, so that an update that changes it fails here.
     #[test]
     fn the_patterns_are_those_of_the_linked_rustls() {
-        use rustls::pki_types::UnixTime;
+        use rustls::pki_types::{ServerName, UnixTime};
         use rustls::{AlertDescription, CertificateError, Error};
 
         let [early, late] = [5, 10].map(|at| UnixTime::since_unix_epoch(Duration::from_secs(at)));
         let expired = CertificateError::ExpiredContext { time: late, not_after: early };
         let not_yet_valid = CertificateError::NotValidYetContext { time: early, not_before: late };
+        let wrong_name = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("a").expect("a name"),
+            presented: vec!["b".to_owned()],
+        };
 
         for (error, fault) in [
             (expired.into(), TlsFault::Expired),
             (not_yet_valid.into(), TlsFault::NotYetValid),
+            (wrong_name.into(), TlsFault::WrongName),
             (CertificateError::UnknownIssuer.into(), TlsFault::Untrusted),
             (CertificateError::BadSignature.into(), TlsFault::Untrusted),
             (CertificateError::BadEncoding.into(), TlsFault::Certificate),

@@ -131,7 +131,7 @@ pub(crate) fn mongodb_reason(error: &mongodb::error::Error) -> String {
         MongodbErrorKind::ServerSelection { .. } => no_server(&text),
         MongodbErrorKind::Authentication { .. } => format!(
             "{}; `outboxd check` names the user that was refused",
-            driver_words::without_inner_error(&text)
+            driver_words::without_inner_error(&text).trim_end_matches('.')
         ),
         MongodbErrorKind::Custom(_) => {
             let own = error.get_custom::<String>().cloned();
