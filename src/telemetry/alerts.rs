@@ -22,6 +22,7 @@ use super::alert_file::{AlertFile, newest_kind};
 use super::metrics::{Counters, Metrics};
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
+use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Alerts on their way to the file: a burst of failing events fits, in a few hundred bytes each.
@@ -121,7 +122,7 @@ impl Alert {
             Self::Failing(event) => event.text("keeps failing"),
             Self::Dead(event) => event.text("is dead"),
             Self::Stuck { oldest, oldest_seconds, events } => {
-                let age = humantime::format_duration(Duration::from_secs(*oldest_seconds));
+                let age = for_people(Duration::from_secs(*oldest_seconds));
                 format!(
                     "{events} events have waited for longer than alerts.stuck_after; the oldest, \
                      {}, for {age}",
