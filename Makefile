@@ -4,7 +4,7 @@ SERVERS := deploy/local/servers
 CARGO ?= cargo
 # One set of features for tests and demo, so that nothing is built twice.
 FEATURES := --workspace --features crash-points
-DEMO := $(CARGO) run --quiet $(FEATURES) --bin demo --
+DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help test proofs faults simulate soak bench check deploy-check release-check demo demo-up demo-down bins
