@@ -12,7 +12,7 @@
 //!                      discards it
 //! ```
 //!
-//! Everything else follows from one table, [`State::signs`]: the filter, the aggregation and the
+//! Everything else follows from one table, `State::signs`: the filter, the aggregation and the
 //! state of a document in memory. To add a state, add its signs, its word and its meaning, and put
 //! it into the sets of [`State`] that it belongs to.
 
