@@ -2,7 +2,7 @@
 //! way.
 //!
 //! ```text
-//!            hold, stall               block
+//!            hold, fail                block
 //!   Open ───────────────────▶ Stalled ───────▶ Blocked
 //!    ▲                           │
 //!    └───────────────────────────┘
@@ -23,17 +23,17 @@
 //!   No ───────────▶ Asked ───────────────▶ UnderWay
 //!   │ ▲              ▲                        │
 //!   │ └──────────────┼────── end_read ────────┤
-//!   │                │ a write settled,       │
-//!   │ ask_read       │ no mark is left        │ end_read, with writes unsettled
+//!   │                │ a write settled, no    │
+//!   │ ask_read       │ mark or awaited park   │ end_read, with writes unsettled
 //!   └──────────▶ AfterWrite ◀─────────────────┘
 //! ```
 //!
 //! | transition | called when |
 //! | --- | --- |
-//! | `hold` | an event of the key is found waiting in the database |
-//! | `stall` | the retrier finds a due event although the lane is open |
+//! | `hold` | an event of the key is found waiting in the database, or due |
 //! | `fail` | a publish failed; stalls and begins a mark |
 //! | `begin_mark`, `begin_parks` | a mark or parks go to `settle` |
+//! | `await_parks` | an event was found that parks on their way come before |
 //! | `settle_mark`, `settle_parks` | `settle` has written them |
 //! | `block` | the server refused one of them |
 //! | `begin_read`, `end_read` | the read of the key starts, its result is in |
@@ -50,8 +50,8 @@ pub(super) struct Lane {
     state: LaneState,
     queue: VecDeque<Pending>,
     turn: Turn,
-    /// Number of the key's latest mark among all that were written.
-    last_mark: u64,
+    /// Number of the key's latest write that a read for due events must show, among all writes.
+    last_write: u64,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +69,8 @@ pub(super) struct Stall {
     marks: usize,
     /// Parks on their way to the database.
     parks: usize,
+    /// The first of those, which reads must show: see [`Lane::await_parks`].
+    awaited: usize,
     read: KeyRead,
 }
 
@@ -77,7 +79,7 @@ pub(super) struct Stall {
 enum KeyRead {
     #[default]
     No,
-    /// To be asked for when another write settles and no mark is left.
+    /// To be asked for when another write settles and reads need no longer wait.
     AfterWrite,
     /// Among the reads that wait for room.
     Asked,
@@ -119,16 +121,16 @@ impl Lane {
         self.queue.is_empty() && self.turn != Turn::InFlight
     }
 
-    /// Whether the key's oldest unlocked event, from a read that shows so many marks, may leave: no
-    /// other can come before it. An older event whose mark that read doesn't show is still locked
-    /// there.
-    pub(super) fn takes_due(&self, marks_shown: u64) -> bool {
+    /// Whether the key's oldest unlocked event, from a read that shows so many writes, may leave: no
+    /// other can come before it. An older event whose mark or park that read doesn't show is still
+    /// locked there.
+    pub(super) fn takes_due(&self, writes_shown: u64) -> bool {
         let LaneState::Stalled(stall) = &self.state else { return false };
 
         self.is_empty()
             && matches!(stall.read, KeyRead::No)
-            && stall.marks == 0
-            && self.last_mark <= marks_shown
+            && stall.lets_read()
+            && self.last_write <= writes_shown
     }
 
     /// Puts an event at the end of the queue.
@@ -146,13 +148,12 @@ impl Lane {
         becomes
     }
 
-    /// The head of the queue, which is in flight from now on. `None` if the lane was stalled while
-    /// it waited for its turn.
-    pub(super) fn take_turn(&mut self) -> Option<Pending> {
+    /// The head of the queue of a ready lane, which is in flight from now on.
+    pub(super) fn take_turn(&mut self) -> Pending {
         debug_assert_eq!(self.turn, Turn::Ready, "one event of a key is in flight");
 
-        let head = self.queue.pop_front();
-        self.turn = if head.is_some() { Turn::InFlight } else { Turn::Idle };
+        let head = self.queue.pop_front().expect("a ready lane has something in its queue");
+        self.turn = Turn::InFlight;
 
         // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
         if self.queue.is_empty() && !matches!(self.state, LaneState::Open) {
@@ -172,12 +173,11 @@ impl Lane {
         }
     }
 
-    /// The publish of the event in flight failed. Returns what waited behind it.
+    /// The publish of the event in flight failed. Returns what waited behind it, to be parked.
     pub(super) fn fail(&mut self) -> VecDeque<Pending> {
         self.turn = Turn::Idle;
-        let behind = self.stall();
-        self.begin_mark();
-        behind
+        self.hold();
+        std::mem::take(&mut self.queue)
     }
 
     /// An event of the key waits in the database.
@@ -187,19 +187,22 @@ impl Lane {
         }
     }
 
-    /// The same, and returns what waited in the lane.
-    pub(super) fn stall(&mut self) -> VecDeque<Pending> {
-        self.hold();
-        std::mem::take(&mut self.queue)
-    }
-
     /// The server refused a mark or a park.
     pub(super) fn block(&mut self) {
         self.state = LaneState::Blocked;
     }
 
+    /// Reads wait for the parks that are on their way: an event that comes after those was found
+    /// unlocked, or may be once it is repaired, and a read would show it and not them.
+    pub(super) fn await_parks(&mut self) {
+        if let LaneState::Stalled(stall) = &mut self.state {
+            stall.awaited = stall.parks;
+        }
+    }
+
     /// A mark is on its way. A read that began before may miss it, so it doesn't open the lane.
     pub(super) fn begin_mark(&mut self) {
+        self.await_parks();
         if let Some(stall) = self.stalled() {
             stall.marks += 1;
             stall.read.misses_a_write();
@@ -214,10 +217,10 @@ impl Lane {
         }
     }
 
-    /// A mark is written, as the one with this number. `skipped` if the event is dead and doesn't
+    /// A mark is written, as the write with this number. `skipped` if the event is dead and doesn't
     /// hold up what comes behind it.
     pub(super) fn settle_mark(&mut self, number: u64, skipped: bool) -> Then {
-        self.last_mark = number;
+        self.last_write = number;
         let continues = skipped && self.is_empty();
         let Some(stall) = self.stalled() else { return Then::Nothing };
 
@@ -229,23 +232,37 @@ impl Lane {
         Then::Nothing
     }
 
-    /// So many parks are written.
-    pub(super) fn settle_parks(&mut self, count: usize) -> Then {
+    /// So many parks are written, as the write with this number. A key's parks settle in their
+    /// order.
+    pub(super) fn settle_parks(&mut self, number: u64, count: usize) -> Then {
         let Some(stall) = self.stalled() else { return Then::Nothing };
 
         stall.parks -= count;
-        match stall.read {
+        let awaited = stall.awaited > 0;
+        stall.awaited = stall.awaited.saturating_sub(count);
+        let then = match stall.read {
             KeyRead::AfterWrite => stall.ask_read(),
             _ => Then::Nothing,
+        };
+
+        if awaited {
+            self.last_write = number;
         }
+        then
     }
 
-    /// The read of the key starts.
-    pub(super) fn begin_read(&mut self) {
-        if let Some(stall) = self.stalled() {
-            debug_assert!(matches!(stall.read, KeyRead::Asked), "{stall:?}");
-            stall.read = KeyRead::UnderWay { complete: stall.unsettled() == 0 };
-        }
+    /// The read of the key that was asked for starts. Returns false if it must wait again, or the
+    /// lane is blocked by now.
+    pub(super) fn begin_read(&mut self) -> bool {
+        let Some(stall) = self.stalled() else { return false };
+        debug_assert!(matches!(stall.read, KeyRead::Asked), "{stall:?}");
+
+        let begins = stall.lets_read();
+        stall.read = match begins {
+            true => KeyRead::UnderWay { complete: stall.unsettled() == 0 },
+            false => KeyRead::AfterWrite,
+        };
+        begins
     }
 
     /// The read is over, and what it returned is in the queue. Opens the lane if that was all.
@@ -293,10 +310,14 @@ impl Stall {
 
     /// Reads while parks are on their way, too: those are written in the order of the events, so a
     /// read sees the first of them and misses the last. Not while a mark is: a read would show the
-    /// events behind the failed one and not that it failed.
+    /// events behind the failed one and not that it failed. Nor while parks are awaited.
+    fn lets_read(&self) -> bool {
+        self.marks == 0 && self.awaited == 0
+    }
+
     fn ask_read(&mut self) -> Then {
         match self.read {
-            KeyRead::No | KeyRead::AfterWrite if self.marks > 0 => {
+            KeyRead::No | KeyRead::AfterWrite if !self.lets_read() => {
                 self.read = KeyRead::AfterWrite;
                 Then::Nothing
             }
@@ -334,20 +355,19 @@ mod tests {
     }
 
     #[test]
-    fn a_read_misses_what_is_unwritten_when_it_starts_and_is_repeated_after_the_mark() {
+    fn a_read_that_is_asked_for_waits_again_when_a_mark_begins() {
         let mut lane = asked();
         lane.begin_parks(2);
         lane.begin_mark();
         lane.hold();
 
-        lane.begin_read();
-        assert_eq!(lane.end_read(Behind::Nothing), Then::Nothing, "writes are on their way");
+        assert!(!lane.begin_read(), "writes are on their way");
 
-        assert_eq!(lane.settle_parks(1), Then::Nothing, "the mark is left");
-        assert_eq!(lane.settle_parks(1), Then::Nothing, "the mark is left");
-        assert_eq!(lane.settle_mark(1, false), Then::ReadKey);
+        assert_eq!(lane.settle_parks(1, 1), Then::Nothing, "a park and the mark are left");
+        assert_eq!(lane.settle_parks(2, 1), Then::Nothing, "the mark is left");
+        assert_eq!(lane.settle_mark(3, false), Then::ReadKey);
 
-        lane.begin_read();
+        assert!(lane.begin_read());
         assert_eq!(lane.end_read(Behind::Nothing), Then::Nothing);
         assert!(lane.is_done(), "{lane:?}");
     }
@@ -355,7 +375,7 @@ mod tests {
     #[test]
     fn a_mark_that_begins_and_settles_under_a_read_keeps_the_lane_stalled() {
         let mut lane = asked();
-        lane.begin_read();
+        assert!(lane.begin_read());
         lane.begin_mark();
         assert_eq!(lane.settle_mark(1, false), Then::Nothing, "a read is under way");
 

@@ -71,8 +71,8 @@ pub(crate) struct Dispatch {
     /// Events that wait or are in flight.
     buffered: usize,
     buffered_bytes: usize,
-    /// Marks written so far, of all keys.
-    marks_written: u64,
+    /// Marks and parks written so far, of all keys.
+    writes_settled: u64,
     parks: Vec<Park>,
     /// Keys whose read is asked for.
     wanted_reads: VecDeque<Key>,
@@ -90,7 +90,7 @@ impl Dispatch {
             in_flight: 0,
             buffered: 0,
             buffered_bytes: 0,
-            marks_written: 0,
+            writes_settled: 0,
             parks: Vec::new(),
             wanted_reads: VecDeque::new(),
             key_reads: 0,
@@ -168,7 +168,7 @@ impl Dispatch {
         match (lane.map(Lane::state), key) {
             (Some(LaneState::Blocked), _) => {}
             // The retrier has what is unlocked.
-            (Some(LaneState::Stalled(_)), Some(_)) if unlocked => {}
+            (Some(LaneState::Stalled(_)), Some(_)) if unlocked => self.await_parks(key),
             (Some(LaneState::Stalled(_)), Some(key)) => {
                 let key = key.clone();
                 self.park_one(pending, key);
@@ -183,15 +183,11 @@ impl Dispatch {
             return None;
         }
 
-        loop {
-            match self.ready.pop_front()? {
-                Ready::Single(pending) => return Some(self.send(pending)),
-                Ready::Lane(key) => match self.lane(&key).take_turn() {
-                    Some(pending) => return Some(self.send(pending)),
-                    None => self.tidy(&key),
-                },
-            }
-        }
+        let pending = match self.ready.pop_front()? {
+            Ready::Single(pending) => pending,
+            Ready::Lane(key) => self.lane(&key).take_turn(),
+        };
+        Some(self.send(pending))
     }
 
     fn send(&mut self, pending: Pending) -> Dispatched {

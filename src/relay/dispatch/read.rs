@@ -8,8 +8,8 @@ use super::known::Began;
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(super) began: Began,
-    /// How many marks were written when the read began: it shows those for sure.
-    pub(super) marks_shown: u64,
+    /// How many marks and parks were written when the read began: it shows those for sure.
+    pub(super) writes_shown: u64,
 }
 
 /// What the read of a key found behind the events it returned.

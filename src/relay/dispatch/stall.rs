@@ -5,7 +5,7 @@ use outboxd_client::{EventId, Key};
 
 use super::debt::{Debt, FailedId, Park, Unmarked};
 use super::known::{Origin, RawId};
-use super::lane::{Lane, LaneState, Then};
+use super::lane::{Lane, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
 use super::{Dispatch, MAX_KEY_READS, size};
@@ -18,15 +18,25 @@ use crate::relay::ports::Next;
 impl Dispatch {
     /// An event of this key waits in the database: what is offered after it waits behind it.
     pub(super) fn hold(&mut self, key: Option<&Key>) {
+        self.await_parks(key);
         if let Some(key) = key {
             self.lanes.entry(key.clone()).or_default().hold();
         }
     }
 
+    /// An event of this key is unlocked, or may be once it is retried. What was offered before it
+    /// leaves before it.
+    pub(super) fn await_parks(&mut self, key: Option<&Key>) {
+        if let Some(lane) = key.and_then(|key| self.lanes.get_mut(key)) {
+            lane.await_parks();
+        }
+    }
+
     /// The same for an event that is marked dead, unless dead events are skipped.
     pub(crate) fn hold_dead(&mut self, key: Option<&Key>) {
-        if self.limits.on_dead == OnDead::Hold {
-            self.hold(key);
+        match self.limits.on_dead {
+            OnDead::Hold => self.hold(key),
+            OnDead::Skip => self.await_parks(key),
         }
     }
 
@@ -37,6 +47,7 @@ impl Dispatch {
             return None;
         }
 
+        self.await_parks(key.as_ref());
         let key = key.filter(|_| self.limits.on_dead == OnDead::Hold);
         if let Some(key) = &key {
             let lane = self.lanes.entry(key.clone()).or_default();
@@ -66,7 +77,9 @@ impl Dispatch {
 
         let behind = key.as_ref().and_then(|key| {
             let queue = self.lane(key).fail();
-            self.park_queue(key, queue)
+            let park = self.park_queue(key, queue);
+            self.lane(key).begin_mark();
+            park
         });
 
         (record, Debt { unmarked: Unmarked { event: FailedId::Event(id), key }, behind })
@@ -86,8 +99,8 @@ impl Dispatch {
         }
 
         if let Some(key) = &unmarked.key {
-            self.marks_written += 1;
-            let number = self.marks_written;
+            self.writes_settled += 1;
+            let number = self.writes_settled;
             let skipped = next == Next::Dead && self.limits.on_dead == OnDead::Skip;
             let then = self.lane(key).settle_mark(number, skipped);
             self.follow_up(key, then);
@@ -98,7 +111,9 @@ impl Dispatch {
     pub(crate) fn parked(&mut self, park: &Park) {
         park.ids.iter().for_each(|id| self.known.settle(id));
 
-        let then = self.lane(&park.key).settle_parks(park.ids.len());
+        self.writes_settled += 1;
+        let number = self.writes_settled;
+        let then = self.lane(&park.key).settle_parks(number, park.ids.len());
         self.follow_up(&park.key, then);
     }
 
@@ -159,7 +174,7 @@ impl Dispatch {
 impl Dispatch {
     /// A read for due events, discards or events passed over begins.
     pub(crate) fn begin_read(&mut self) -> Read {
-        Read { began: self.known.begin_read(), marks_shown: self.marks_written }
+        Read { began: self.known.begin_read(), writes_shown: self.writes_settled }
     }
 
     /// The read is over, and everything it brought is offered.
@@ -192,19 +207,15 @@ impl Dispatch {
         taken
     }
 
-    /// Stalls the lane of a due event. Returns whether the event may leave.
+    /// Stalls the lane of a due event. Returns whether the event may leave. What waits in the lane
+    /// leaves before it: an event that was malformed and repaired is newer than that. The read of
+    /// the key brings the event once the lane is empty.
     fn makes_way(&mut self, key: Option<&Key>, read: &Read) -> bool {
         let Some(key) = key else { return true };
 
         let lane = self.lanes.entry(key.clone()).or_default();
-        // What waits in a lane that is stalled already comes before this event.
-        if matches!(lane.state(), LaneState::Open) {
-            let queue = lane.stall();
-            let park = self.park_queue(key, queue);
-            self.parks.extend(park);
-        }
-
-        self.lane(key).takes_due(read.marks_shown)
+        lane.hold();
+        lane.takes_due(read.writes_shown)
     }
 
     /// Takes the events that an operator wants removed. Returns those that are not known: they are
@@ -228,17 +239,20 @@ impl Dispatch {
         taken
     }
 
-    /// The next key whose unlocked events are to be read, if there is room for them.
+    /// The next key whose unlocked events are to be read, if there is room for them. None while a
+    /// sweep is under way, which may yet bring an older event than those.
     pub(crate) fn begin_key_read(&mut self) -> Option<(Key, Read)> {
-        if self.key_reads >= MAX_KEY_READS || self.room().is_none() {
+        if self.key_reads >= MAX_KEY_READS || self.room().is_none() || !self.has_swept() {
             return None;
         }
 
-        let key = self.wanted_reads.pop_front()?;
-        self.lane(&key).begin_read();
-        self.key_reads += 1;
-
-        Some((key, self.begin_read()))
+        while let Some(key) = self.wanted_reads.pop_front() {
+            if self.lane(&key).begin_read() {
+                self.key_reads += 1;
+                return Some((key, self.begin_read()));
+            }
+        }
+        None
     }
 
     /// Takes the result of the read of a key: its unlocked events, oldest first, all of them due.

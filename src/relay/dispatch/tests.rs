@@ -127,6 +127,64 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
 }
 
 #[test]
+fn an_event_that_was_repaired_does_not_pass_what_waits_in_its_lane() {
+    let mut dispatch = swept(LIMITS);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+
+    let read = dispatch.begin_read();
+    let repaired = pending(3, Some(key(1)), State::Failed, Origin::Retry);
+    assert_eq!(dispatch.end_due_read(read, [repaired]), 0);
+
+    for seq in [1, 2] {
+        assert!(dispatch.begin_key_read().is_none(), "its lane isn't empty");
+        let head = dispatch.next().expect("what waited");
+        assert_eq!(seq_of(&head.record.id), seq);
+        dispatch.delivered(head);
+    }
+    assert_eq!(dispatch.begin_key_read().map(|(key, _)| key), Some(key(1)));
+}
+
+#[test]
+fn an_event_that_was_repaired_does_not_pass_what_is_being_parked() {
+    let mut dispatch = swept(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    let head = dispatch.next().expect("the head");
+    let (_, debt) = dispatch.failed(head);
+    let parks = debt.behind.expect("what waited behind it");
+
+    // A read now shows the repaired event and not the one before it.
+    let repaired = || [pending(3, Some(key(1)), State::Failed, Origin::Retry)];
+    dispatch.mark_written(&debt.unmarked, Next::Dead);
+    assert!(dispatch.begin_key_read().is_none(), "the park is on its way");
+    let read = dispatch.begin_read();
+    dispatch.parked(&parks);
+    assert_eq!(dispatch.end_due_read(read, repaired()), 0, "it began before the park");
+
+    let (read_key, read) = dispatch.begin_key_read().expect("a read of the key");
+    let parked = pending(2, Some(key(1)), State::Parked, Origin::Retry);
+    let events = [parked].into_iter().chain(repaired()).collect();
+    dispatch.end_key_read(&read_key, read, events, Behind::Nothing);
+    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
+}
+
+#[test]
+fn a_key_is_read_once_everything_older_is_offered() {
+    let mut dispatch = swept(LIMITS);
+    let due = pending(1, Some(key(1)), State::Parked, Origin::Retry);
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, [due]), 1);
+    let head = dispatch.next().expect("what was due");
+
+    dispatch.sweep_began(1);
+    dispatch.delivered(head);
+    assert!(dispatch.begin_key_read().is_none(), "a sweep is under way");
+    dispatch.sweep_ended();
+    assert!(dispatch.begin_key_read().is_some());
+}
+
+#[test]
 fn what_is_due_waits_until_everything_older_is_offered() {
     let mut dispatch = Dispatch::new(LIMITS);
     let tick = |dispatch: &mut Dispatch| {
