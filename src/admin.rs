@@ -24,6 +24,7 @@ use axum::{Json, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use mongodb::Client;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -55,27 +56,19 @@ pub(crate) struct Endpoint(watch::Sender<Secrets>);
 /// What changes when secrets are rotated: the connection to MongoDB and the token of requests.
 #[derive(Debug)]
 struct Secrets {
-    inspect: Inspect,
+    /// Nothing until MongoDB was reached.
+    inspect: Option<Inspect>,
     token: Option<SecretString>,
 }
 
-impl Secrets {
-    async fn of(config: &Config) -> Result<Self> {
-        let MongodbConfig { database, collection, .. } = &config.mongodb;
-        let database = config.mongodb.client("admin").await?.database(database);
-        let inspect = Inspect::new(database, collection, config.event.layout.clone());
-        Ok(Self { inspect, token: config.admin.token.clone() })
-    }
-}
-
 impl Endpoint {
-    /// Changes to the secrets of another configuration.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Mongodb`] when its connection string cannot be used.
-    pub(crate) async fn follow(&self, config: &Config) -> Result<()> {
-        self.0.send_replace(Secrets::of(config).await?);
-        Ok(())
+    /// Changes to the secrets of a configuration, and to a connection to its MongoDB.
+    pub(crate) fn follow(&self, config: &Config, client: &Client) {
+        let MongodbConfig { database, collection, .. } = &config.mongodb;
+        let database = client.database(database);
+        let inspect = Inspect::new(database, collection, config.event.layout.clone());
+        let token = config.admin.token.clone();
+        self.0.send_replace(Secrets { inspect: Some(inspect), token });
     }
 }
 
@@ -88,7 +81,8 @@ pub(crate) async fn start(
     registry: Registry,
     health: Arc<Health>,
 ) -> Result<Endpoint> {
-    let (follows, secrets) = watch::channel(Secrets::of(config).await?);
+    let unreached = Secrets { inspect: None, token: config.admin.token.clone() };
+    let (follows, secrets) = watch::channel(unreached);
     let (endpoint, config) = (Endpoint(follows), &config.admin);
     let listen = *config.listen.get();
 
@@ -184,7 +178,9 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 
 async fn status(State(shared): State<Shared>) -> Response {
     // In a task of its own: dropping the future of a command costs its connection.
-    let inspect = shared.secrets.borrow().inspect.clone();
+    let Some(inspect) = shared.secrets.borrow().inspect.clone() else {
+        return (code(false), "MongoDB has not been reached yet\n").into_response();
+    };
     let stats = tokio::spawn(async move { inspect.stats().await });
 
     match tokio::time::timeout(STATUS_TIME, stats).await {

@@ -21,6 +21,7 @@ mod layout; // an outbox that was there before: its documents, as they are
 mod lease; // of two relays one publishes; the other takes over
 mod migrations; // twice, at once, edited
 mod monitoring; // rules and dashboard ask for metrics that a relay exports, and name verbs that exist
+mod names; // what cannot be resolved, reached or used: the relay waits, or goes on with what it has
 mod operator; // what an operator sees and does
 mod orders; // the orders service: its requests, and its copy of the tickets
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat

@@ -65,13 +65,9 @@ async fn probe_one(
     address: &ServerAddress,
     timeout: Duration,
 ) -> Result<Host, String> {
-    if let ServerAddress::Tcp { host, port } = address {
-        // The driver would retry until the timeout, and hide the reason in its description of the
-        // whole deployment.
-        let address = (host.as_str(), port.unwrap_or(27017));
-        let connected = within(timeout, TcpStream::connect(address)).await?;
-        connected.map_err(|error| error.to_string())?;
-    }
+    // The driver would retry until the timeout, and hide the reason in its description of the whole
+    // deployment.
+    connect(address, timeout).await?;
 
     let mut options = options.clone();
     options.hosts = vec![address.clone()];
@@ -95,6 +91,14 @@ async fn probe_one(
         hello.get_datetime("localTime").ok().map(|at| Clock::new(at.timestamp_millis(), asked));
 
     Ok(Host { hello, clock, took: began.elapsed() })
+}
+
+/// Looks the host up and connects.
+async fn connect(address: &ServerAddress, timeout: Duration) -> Result<(), String> {
+    let ServerAddress::Tcp { host, port } = address else { return Ok(()) };
+    let address = (host.as_str(), port.unwrap_or(27017));
+    let connected = within(timeout, TcpStream::connect(address)).await?;
+    connected.map(drop).map_err(|error| error.to_string())
 }
 
 impl Hosts {
@@ -167,6 +171,84 @@ impl Hosts {
         let members = members(hello);
         let noun = if members == 1 { "member" } else { "members" };
         (Finding::ok(CHECK, at, format!("replica set {set}, {members} {noun}")), Usable::Yes)
+    }
+
+    /// Whether this machine reaches the members by the names that the replica set gives them: the
+    /// driver uses those, whatever hosts the connection string names. Nothing to say where it
+    /// doesn't.
+    pub(super) async fn members(
+        &self,
+        at: &str,
+        options: &ClientOptions,
+        timeout: Duration,
+    ) -> Option<(Finding, Usable)> {
+        const CHECK: &str = "mongodb.members";
+        if options.direct_connection == Some(true) {
+            return None;
+        }
+
+        let hello = self
+            .answers
+            .iter()
+            .map(|host| &host.hello)
+            .find(|hello| hello.get_str("setName").is_ok())?;
+        let named: Vec<&str> = ["hosts", "passives"]
+            .iter()
+            .filter_map(|name| hello.get_array(name).ok())
+            .flatten()
+            .filter_map(|host| host.as_str())
+            .collect();
+        let others: Vec<(usize, ServerAddress)> = named
+            .iter()
+            .enumerate()
+            .filter_map(|(place, host)| Some((place, ServerAddress::parse(host).ok()?)))
+            .filter(|(_, host)| !options.hosts.contains(host))
+            .collect();
+
+        if others.is_empty() {
+            return None;
+        }
+
+        let connects = others.iter().map(|(_, host)| connect(host, timeout));
+        let connected = join_all(connects).await;
+        let lost: Vec<_> = others
+            .iter()
+            .zip(connected)
+            .filter_map(|((place, host), connected)| Some((*place, host, connected.err()?)))
+            .collect();
+
+        let Some((place, host, _)) = lost.first() else {
+            let found = "this machine reaches every member by the name that the set gives it";
+            return Some((Finding::ok(CHECK, at, found), Usable::Yes));
+        };
+
+        let reasons: Vec<_> =
+            lost.iter().map(|(_, host, reason)| format!("{host}: {reason}")).collect();
+        let found = format!(
+            "clients use the names that the replica set gives its members ({}), and this machine \
+             doesn't reach {}",
+            named.join(", "),
+            reasons.join("; ")
+        );
+        let remedy = format!(
+            "/etc/hosts or DNS: give {} the member's address on this machine, or\n\
+             mongosh> c = rs.conf(); c.members[{place}].host = \"<host>:<port>\"; rs.reconfig(c)",
+            name(host)
+        );
+
+        let primary = hello.get_str("primary").ok();
+        let is_primary = |host: &ServerAddress| Some(host.to_string().as_str()) == primary;
+        Some(match lost.iter().any(|(_, host, _)| is_primary(host)) {
+            true => (Finding::fail(CHECK, at, found, remedy), Usable::No),
+            false => (Finding::warn(CHECK, at, found, remedy), Usable::Yes),
+        })
+    }
+}
+
+fn name(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, .. } => host.clone(),
+        other => other.to_string(),
     }
 }
 

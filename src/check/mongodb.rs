@@ -22,13 +22,12 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let mut options = match within(timeout, config.mongodb.options("check")).await {
         Ok(Ok(options)) => options,
         Ok(Err(error)) => {
-            let reason = error.report().to_string();
-            checked.findings.push(unreachable("mongod", &reason, None));
+            checked.findings.push(no_hosts(config, &error.report().to_string()));
             return checked;
         }
         Err(reason) => {
             let reason = format!("the hosts of MONGODB_URI could not be looked up: {reason}");
-            checked.findings.push(unreachable("mongod", &reason, None));
+            checked.findings.push(no_hosts(config, &reason));
             return checked;
         }
     };
@@ -55,9 +54,30 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
         return checked;
     }
 
+    let (members, usable) = hosts.members(&at, &options, timeout).await.unzip();
+    checked.findings.extend(members);
+
+    if usable == Some(Usable::No) {
+        return checked;
+    }
+
     let (findings, sample) = deployment::look(config, options, &at, &first.hello, timeout).await;
     checked.findings.extend(findings);
     checked.sample = sample;
 
     checked
+}
+
+/// The hosts are not known, so none was asked.
+fn no_hosts(config: &Config, reason: &str) -> Finding {
+    match config.mongodb.srv_record() {
+        None => unreachable("mongod", reason, None),
+        Some(record) => {
+            let remedy = format!(
+                "$ nslookup -type=SRV {record}   # once it names the hosts, the relay goes on, or\n\
+                 MONGODB_URI: correct the host"
+            );
+            Finding::fail("mongodb.reachable", "mongod", reason, remedy)
+        }
+    }
 }

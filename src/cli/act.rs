@@ -8,6 +8,7 @@ use bson::Bson;
 use clap::Args as ClapArgs;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::config::load;
 use super::list;
 use super::output::{events, print};
 use super::selection::Filter;
@@ -76,7 +77,7 @@ impl Action {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Result<()> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     let mongodb = &config.mongodb;
     let client = mongodb.client("operator").await?;
     let (database, layout) = (client.database(&mongodb.database), &config.event.layout);

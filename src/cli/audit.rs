@@ -4,8 +4,9 @@ use bson::Document;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
+use super::config::load;
 use super::output::{Output, show, table};
-use crate::config::{Config, MongodbConfig, Sources};
+use crate::config::{MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::act::Act;
 use crate::mongodb::inspect::text;
@@ -53,7 +54,7 @@ impl Record {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     let MongodbConfig { database, collection, .. } = &config.mongodb;
     let database = config.mongodb.client("operator").await?.database(database);
     let act = Act::new(database, collection, config.event.layout.clone());

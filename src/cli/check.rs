@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::admin::Admin;
+use super::config::load;
 use super::output::{Output, printable, show, wrap};
 use crate::check;
-use crate::config::{Config, Sources};
+use crate::config::Sources;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 
@@ -46,7 +47,7 @@ fn timeout(text: &str) -> std::result::Result<Duration, String> {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     if args.live {
         let admin = Admin::new(&config.admin, None)?;
         let not =

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::output::print;
-use crate::config::{Config, Sources};
+use crate::config::{Checked, Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
@@ -22,9 +22,28 @@ pub(super) enum Verb {
     },
 }
 
+/// Loads the settings for a verb that people run, and warns them on standard error.
+///
+/// # Errors
+/// As [`Config::load`].
+pub(super) fn load(sources: &Sources) -> Result<Config> {
+    let config = Config::load(sources)?;
+    warn(&config);
+    Ok(config)
+}
+
+fn warn(config: &Config) {
+    config.warnings().iter().for_each(|warning| eprintln!("outboxd: warning: {warning}"));
+}
+
 pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Print => print(&Config::load(sources)?.to_string()),
+        Verb::Print => {
+            let config = Config::load(sources)?;
+            print(&config.to_string())?;
+            warn(&config);
+            Ok(())
+        }
         Verb::Schema => {
             let schema = serde_json::to_string_pretty(&Config::schema()).map_err(|error| {
                 Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
@@ -32,8 +51,9 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
             print(&(schema + "\n"))
         }
         Verb::Check { file } => {
-            let missing = Config::check(file)?;
+            let Checked { missing, warnings } = Config::check(file)?;
             let mut out = format!("{}: no mistake\n", file.display());
+            warnings.iter().for_each(|line| _ = writeln!(out, "warning: {line}"));
             if !missing.is_empty() {
                 out += "still required, from the environment or where it runs:\n";
                 missing.iter().for_each(|line| _ = writeln!(out, "  {line}"));

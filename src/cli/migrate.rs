@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 
+use super::config::load;
 use super::output::print;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     if args.print {
         return print(&plan(&config)?);
     }
@@ -48,7 +49,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         print(&format!("  {:<32} {out}\n", migration.name))?;
     }
 
-    let nats = Nats::connect(&config.nats, &Metrics::none()).await?;
+    let nats = Nats::connect(&config.nats).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
 
     let (state, differences) = if args.status {

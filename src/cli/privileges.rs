@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
+use super::config::load;
 use super::output::{Output, show};
-use crate::config::{Config, Sources};
+use crate::config::Sources;
 use crate::error::Result;
 use crate::privileges::{MongodbRole, NatsPermissions, Privilege, Role};
 
@@ -29,7 +30,7 @@ struct Privileges {
 }
 
 pub(super) fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     let roles = Role::ALL.into_iter().filter(|role| args.role.is_none_or(|wanted| wanted == *role));
     let all: Vec<_> = roles
         .map(|role| Privileges { role, mongodb: role.mongodb(&config), nats: role.nats(&config) })

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::config::load;
 use crate::config::{Config, MongodbConfig, Sources};
 use crate::document::state::State;
 use crate::error::Result;
@@ -76,7 +77,7 @@ impl Filter {
 
 /// Opens the configured outbox. The operator's verbs need only MongoDB.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
-    let config = Config::load(sources)?;
+    let config = load(sources)?;
     let MongodbConfig { database, collection, .. } = &config.mongodb;
     let database = config.mongodb.client("operator").await?.database(database);
     let inspect = Inspect::new(database, collection, config.event.layout.clone());

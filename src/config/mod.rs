@@ -12,6 +12,7 @@
 //! | `unknown` | what the sources hold and no setting asked for |
 //! | `reader` | reads one setting after the other and gathers all mistakes |
 //! | `files` | what the named files must hold |
+//! | `uri` | what MongoDB's connection string must hold |
 //! | `sections` | each section: its struct, its settings with their descriptions |
 //! | `mod` | the whole: [`Config`] |
 //! | `schema` | the settings as JSON Schema |
@@ -29,6 +30,7 @@ mod sections;
 mod setting;
 mod sources;
 mod unknown;
+mod uri;
 
 use std::fmt;
 use std::path::Path;
@@ -74,6 +76,18 @@ pub struct Config {
     pub log: LogConfig,
     shown: Vec<Shown>,
     files: Vec<NamedFile>,
+    warnings: Vec<String>,
+    /// The file of the settings themselves.
+    own_file: Option<NamedFile>,
+}
+
+/// What `outboxd config check` finds in a file without a mistake.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What still has to be given elsewhere: required settings, and files that settings name.
+    pub missing: Vec<String>,
+    /// What works, and an operator should know about.
+    pub warnings: Vec<String>,
 }
 
 /// One line of `outboxd config print`.
@@ -96,16 +110,15 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks a file by itself. Returns what still has to be given elsewhere: required settings,
-    /// and files that settings name.
+    /// Checks a file by itself.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] with one line per mistake, all of them.
-    pub fn check(file: &Path) -> Result<Vec<String>> {
+    pub fn check(file: &Path) -> Result<Checked> {
         let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
-        let (_, Reading { mistakes, missing, .. }) = Self::read(&sources);
+        let (_, Reading { mistakes, missing, warnings, .. }) = Self::read(&sources);
         refuse(&mistakes, &file.display().to_string())?;
-        Ok(missing)
+        Ok(Checked { missing, warnings })
     }
 
     /// Every setting, in the order of `config/outboxd.toml` and the handbook.
@@ -135,11 +148,26 @@ impl Config {
         self.files.iter().filter_map(NamedFile::changed).collect()
     }
 
+    /// What works, and an operator should know about: one line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether another reading of the same sources found the same: in the file of the settings and
+    /// in every file that they name.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.own_file == other.own_file && self.files == other.files
+    }
+
     fn read(sources: &Sources) -> (Self, Reading) {
+        // Read before the settings: a change in between shows as a change.
+        let own_file = sources.file.as_deref().map(NamedFile::now);
         let (mut config, reading) = reader::read(sources, Self::read_sections);
 
         config.shown = reading.settings.iter().map(Shown::of).collect();
         config.files.clone_from(&reading.files);
+        config.warnings.clone_from(&reading.warnings);
+        config.own_file = own_file;
         (config, reading)
     }
 
@@ -165,6 +193,8 @@ impl Config {
             log: root.section("log", LogConfig::read),
             shown: Vec::new(),
             files: Vec::new(),
+            warnings: Vec::new(),
+            own_file: None,
         }
     }
 }

@@ -24,9 +24,14 @@ impl NamedFile {
         }
     }
 
+    /// The file as it is now.
+    pub(super) fn now(path: &Path) -> Self {
+        Self::new(path, std::fs::read(path).ok().as_deref())
+    }
+
     /// The file as it is now, if its content changed.
     pub(super) fn changed(&self) -> Option<Self> {
-        let now = Self::new(&self.path, std::fs::read(&self.path).ok().as_deref());
+        let now = Self::now(&self.path);
         (now != *self).then_some(now)
     }
 }

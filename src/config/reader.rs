@@ -43,6 +43,8 @@ pub(super) struct Reading {
     pub(super) files: Vec<NamedFile>,
     /// What is wrong.
     pub(super) mistakes: Vec<String>,
+    /// What works, and an operator should know about.
+    pub(super) warnings: Vec<String>,
     /// What is still to be given, by another source or on another machine.
     pub(super) missing: Vec<String>,
     /// The names of the lists of tables.
@@ -134,6 +136,12 @@ impl<'a> Reader<'a> {
     pub(super) fn mistake(&mut self, name: &str, reason: impl Display) {
         let line = self.line(name, reason);
         push_new(&mut self.reading.mistakes, line);
+    }
+
+    /// Records what an operator should know about a setting that works.
+    pub(super) fn warning(&mut self, name: &str, reason: impl Display) {
+        let line = self.line(name, reason);
+        push_new(&mut self.reading.warnings, line);
     }
 
     /// Records what is needed and isn't there: a setting, or the file that one names.

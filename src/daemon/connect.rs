@@ -3,22 +3,22 @@
 //! A relay that stops drains in the order of the data: intake ends, publishes under way finish,
 //! their outcome is written, the lease is resigned.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
+use super::connections::{Connections, OutboxSide, StreamSide};
 use super::stuck::Stuck;
+use crate::admin;
 use crate::backoff::Backoff;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
-use crate::jetstream::connection::Nats;
-use crate::jetstream::stream;
 use crate::mongodb::backlog::BacklogStore;
 use crate::mongodb::lease::LeaseDocument;
-use crate::mongodb::migrations::Migrations;
 use crate::mongodb::store::Store;
 use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
@@ -29,6 +29,17 @@ use crate::telemetry::metrics::Metrics;
 
 /// Waits between attempts to connect at start.
 const CONNECT_WAITS: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+/// How often a relay that waits for a server reports that it lives. One attempt may take longer
+/// than a liveness probe has patience: a resolver asks each of its servers several times.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// What a process keeps over all of its relays.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) endpoint: admin::Endpoint,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Metrics,
+}
 
 /// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
 #[derive(Debug)]
@@ -42,37 +53,40 @@ pub(super) struct Relay {
 
 impl Relay {
     /// Connects to both sides, retrying until they can be reached, and verifies outbox and stream.
-    /// `None` when stopped before that.
+    /// Uses the connections of a rotation where there are some. `None` when stopped before that.
     ///
     /// # Errors
     /// What a retry cannot fix: missing migrations, a missing stream, a stream that cannot serve an
-    /// outbox, unusable credentials files, an alert log that cannot be written.
+    /// outbox, an alert log that cannot be written.
     pub(super) async fn connect(
         config: Config,
-        health: Arc<Health>,
-        metrics: Metrics,
+        rotated: Option<Connections>,
+        around: &Surroundings,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
+        let Surroundings { endpoint, health, metrics } = around;
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
         let (alerts, alert_log) =
-            Alerts::open(&config.alerts, &outbox, &config.nats.client_id, &metrics)?;
+            Alerts::open(&config.alerts, &outbox, &config.nats.client_id, metrics)?;
 
-        let [follow, queries, lease] =
-            ["follow", "outbox", "lease"].map(|role| config.mongodb.client(role));
-        let (follow, queries, lease) = (follow.await?, queries.await?, lease.await?);
-        let (database, layout) = (queries.database(database), &config.event.layout);
-        let migrations = Migrations::new(database.clone(), collection, layout.clone());
-        let Some(()) = until_reached(stop, &health, || migrations.require_applied()).await? else {
+        let (clients, stream) =
+            rotated.map(|Connections { outbox, stream }| (outbox, stream)).unzip();
+        let Some(clients) =
+            or_reached(clients, stop, health, || OutboxSide::reach(&config)).await?
+        else {
             return Ok(None);
         };
 
         health.mongodb(true);
+        endpoint.follow(&config, &clients.admin);
+
+        let (database, layout) = (clients.queries.database(database), &config.event.layout);
         let store = Store::new(&database, collection, layout.clone(), &config.dispatch);
 
         // A restarted process of the same name is another holder: the old one may still run.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
-        let document = LeaseDocument::new(&lease, database.name(), collection, holder);
+        let document = LeaseDocument::new(&clients.lease, database.name(), collection, holder);
         let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
         let lease = Arc::new(lease);
 
@@ -90,26 +104,22 @@ impl Relay {
 
         let watching = watching.drop_guard();
 
-        let Some(nats) =
-            until_reached(stop, &health, || Nats::connect(&config.nats, &metrics)).await?
+        let Some(StreamSide { nats, risks }) =
+            or_reached(stream, stop, health, || StreamSide::reach(&config, metrics)).await?
         else {
             return Ok(None);
         };
 
-        let Some(differences) =
-            until_reached(stop, &health, || stream::verify(&nats, &config, &metrics)).await?
-        else {
-            return Ok(None);
-        };
-
-        for difference in differences {
-            warn!(stream = config.stream.name, "the stream is risky: {difference}");
+        for risk in risks {
+            warn!(stream = config.stream.name, "the stream is risky: {risk}");
         }
 
+        nats.measure(metrics);
         health.nats(true);
 
         let bus = JetStream::new(nats, &config.stream.name);
-        let follow = store.through(follow);
+        let follow = store.through(clients.follow);
+        let (health, metrics) = (health.clone(), metrics.clone());
         let parts = Parts { follow, store, bus, health, alerts, metrics, config };
 
         Ok(Some(Self { parts, lease, alert_log, watching }))
@@ -139,7 +149,24 @@ impl Relay {
     }
 }
 
-/// Repeats an attempt while a server cannot be reached: servers may start after the relay.
+/// What is given, or what the attempt reaches.
+async fn or_reached<T, F>(
+    given: Option<T>,
+    stop: &CancellationToken,
+    health: &Health,
+    attempt: impl Fn() -> F,
+) -> Result<Option<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    match given {
+        Some(given) => Ok(Some(given)),
+        None => until_reached(stop, health, attempt).await,
+    }
+}
+
+/// Repeats an attempt while a server cannot be reached, or its name not be resolved: servers and
+/// names may appear after the relay.
 async fn until_reached<T, F>(
     stop: &CancellationToken,
     health: &Health,
@@ -149,31 +176,36 @@ where
     F: Future<Output = Result<T>>,
 {
     let mut backoff = CONNECT_WAITS;
-    while !stop.is_cancelled() {
-        // The relay counts as alive: a restart would not bring the server back.
-        health.turned();
-
-        // A stop does not wait for a server that does not answer.
-        let attempted = tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            attempted = attempt() => attempted,
+    loop {
+        let attempted = async {
+            let attempted = attempt().await;
+            match &attempted {
+                Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
+                    warn!(error = %error.report(), "trying again");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                    Ok(None)
+                }
+                _ => attempted.map(Some),
+            }
         };
 
-        match attempted {
-            Ok(reached) => return Ok(Some(reached)),
-            Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
-                warn!(error = %error.report(), "trying again");
-            }
-            Err(error) => return Err(error),
-        }
-
+        // A stop does not wait for a server that does not answer.
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(backoff.next_wait()) => {}
+            biased;
+            () = stop.cancelled() => return Ok(None),
+            attempted = attempted => if let Some(reached) = attempted? { return Ok(Some(reached)) },
+            never = lives(health) => match never {},
         }
     }
+}
 
-    Ok(None)
+/// Reports signs of life. The relay counts as alive while it waits: a restart would not bring the
+/// server back.
+async fn lives(health: &Health) -> Infallible {
+    loop {
+        health.turned();
+        tokio::time::sleep(SIGN_OF_LIFE).await;
+    }
 }
 
 #[cfg(test)]
@@ -192,5 +224,20 @@ mod tests {
         };
         assert!(matches!(until_reached(&stop, &health, attempt).await, Ok(Some(()))));
         assert!(health.is_alive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_lives_through_one_attempt_that_takes_minutes_and_a_stop_ends_it() {
+        let (stop, health) = (CancellationToken::new(), Health::default());
+        let attempt = async || std::future::pending::<Result<()>>().await;
+        let (stopping, watched) = (stop.clone(), &health);
+        let watch = async move {
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            assert!(watched.is_alive());
+            stopping.cancel();
+        };
+
+        let (reached, ()) = tokio::join!(until_reached(&stop, &health, attempt), watch);
+        assert!(matches!(reached, Ok(None)));
     }
 }

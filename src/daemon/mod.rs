@@ -6,33 +6,47 @@
 //!   └─▶ turn: connect, verify, relay ──▶ drained ──▶ turn with the rotated secrets …
 //! ```
 //!
-//! When a file of secrets that the settings name is rotated, the relay drains as on SIGTERM and
-//! connects again with the new content, in the same process. Log, metrics, traces and the address
-//! of the admin endpoint stay.
+//! When a file of secrets that the settings name is rotated, or a signal asks for a reload, the new
+//! settings are tried first. Once they work, the relay drains as on SIGTERM and goes on with the new
+//! connections, in the same process. Log, metrics, traces and the address of the admin endpoint
+//! stay.
 
 mod connect;
+mod connections;
 mod rotation;
 mod stuck;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::connect::Relay;
+use self::connect::{Relay, Surroundings};
+use self::connections::Connections;
+use self::rotation::Rotation;
 use crate::admin;
 use crate::config::{Config, Sources};
 use crate::error::Result;
 use crate::relay::leadership::parts::Totals;
 use crate::telemetry::health::Health;
-use crate::telemetry::metrics::{Metrics, Registry};
+use crate::telemetry::metrics::Registry;
+
+/// What a process is asked from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    /// Drain and end.
+    pub(crate) stop: CancellationToken,
+    /// Read the settings and the files that they name again.
+    pub(crate) reload: Arc<Notify>,
+}
 
 /// Relays until `stop`, then drains.
 ///
 /// # Errors
 /// What a retry cannot fix: see [`Relay::connect`] and [`Relay::run`], and an admin endpoint that
 /// cannot listen on the address from the settings.
-pub(crate) async fn run(config: Config, sources: &Sources, stop: &CancellationToken) -> Result<()> {
+pub(crate) async fn run(config: Config, sources: &Sources, asked: &Asked) -> Result<()> {
     let outbox = format!("{}.{}", config.mongodb.database, config.mongodb.collection);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -47,7 +61,13 @@ pub(crate) async fn run(config: Config, sources: &Sources, stop: &CancellationTo
     let metrics = registry.outbox(&outbox);
     let endpoint = admin::start(&config, registry, health.clone()).await?;
 
-    let totals = turns(config, sources, &endpoint, &health, &metrics, stop).await?;
+    let rotation = Rotation {
+        sources: sources.clone(),
+        reload: asked.reload.clone(),
+        metrics: metrics.clone(),
+    };
+    let around = Surroundings { endpoint, health, metrics };
+    let totals = turns(config, &rotation, &around, &asked.stop).await?;
 
     info!(
         published = totals.published,
@@ -63,40 +83,35 @@ pub(crate) async fn run(config: Config, sources: &Sources, stop: &CancellationTo
 /// One turn per content of the secrets, until `stop`.
 async fn turns(
     mut config: Config,
-    sources: &Sources,
-    endpoint: &admin::Endpoint,
-    health: &Arc<Health>,
-    metrics: &Metrics,
+    rotation: &Rotation,
+    around: &Surroundings,
     stop: &CancellationToken,
 ) -> Result<Totals> {
-    let mut totals = Totals::default();
+    let (mut totals, mut connections) = (Totals::default(), None);
     loop {
         let turn = stop.child_token();
-        let rotation =
-            tokio::spawn(rotation::rotated(config.clone(), sources.clone(), turn.clone()));
-        let relayed = relay(config, health.clone(), metrics.clone(), &turn).await;
+        let rotated = tokio::spawn(rotation.clone().next(config.clone(), turn.clone()));
+        let relayed = relay(config, connections.take(), around, &turn).await;
 
         turn.cancel();
         totals += relayed?;
 
-        match rotation.await {
-            Ok(Some(rotated)) if !stop.is_cancelled() => config = rotated,
+        (config, connections) = match rotated.await {
+            Ok(Some((config, connections))) if !stop.is_cancelled() => (*config, Some(connections)),
             _ => return Ok(totals),
-        }
-
-        endpoint.follow(&config).await?;
-        health.starts();
+        };
+        around.health.starts();
     }
 }
 
 /// Relays with this configuration until `turn` is over.
 async fn relay(
     config: Config,
-    health: Arc<Health>,
-    metrics: Metrics,
+    connections: Option<Connections>,
+    around: &Surroundings,
     turn: &CancellationToken,
 ) -> Result<Totals> {
-    match Relay::connect(config, health, metrics, turn).await? {
+    match Relay::connect(config, connections, around, turn).await? {
         Some(relay) => relay.run(turn.clone()).await,
         None => Ok(Totals::default()),
     }

@@ -7,7 +7,7 @@
 //! it are dropped with it, so none leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -52,8 +52,8 @@ pub(crate) struct Nats {
     /// Whether the connection is up.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
-    /// The metric of `connected`, zero once this connection is dropped.
-    _level: Arc<Level>,
+    /// The metric of `connected` once it is measured, zero when this connection is dropped.
+    level: Arc<OnceLock<Level>>,
 }
 
 /// One client's two uses: requests and publishes.
@@ -91,9 +91,9 @@ impl Nats {
     ///
     /// # Errors
     /// [`ErrorKind::Nats`]. The message names the servers' addresses and never credentials.
-    pub(crate) async fn connect(nats: &NatsConfig, metrics: &Metrics) -> Result<Self> {
+    pub(crate) async fn connect(nats: &NatsConfig) -> Result<Self> {
         let (up, connected) = watch::channel(true);
-        let level = Arc::new(metrics.nats_connected());
+        let level = Arc::<OnceLock<Level>>::default();
         let signals =
             Signals { up: Arc::new(up), denied: Arc::default(), level: Arc::downgrade(&level) };
         let denied = signals.denied.clone();
@@ -102,7 +102,14 @@ impl Nats {
         let (replace, current) = watch::channel(client);
         tokio::spawn(keep(nats.clone(), replace, ended, signals));
 
-        Ok(Self { current, connected, denied, _level: level })
+        Ok(Self { current, connected, denied, level })
+    }
+
+    /// Shows in the metrics whether the connection is up. A connection that is only tried does not
+    /// show.
+    pub(crate) fn measure(&self, metrics: &Metrics) {
+        let level = self.level.get_or_init(|| metrics.nats_connected());
+        level.set_flag(*self.connected.borrow());
     }
 
     /// The JetStream API on the current client.
@@ -123,14 +130,14 @@ struct Signals {
     denied: Arc<Denied>,
     /// Gone with the last [`Nats`]: a client outlives it for a while and must not set the metric of
     /// the next connection.
-    level: Weak<Level>,
+    level: Weak<OnceLock<Level>>,
 }
 
 impl Signals {
     fn set_up(&self, is_up: bool) {
         self.up.send_if_modified(|was_up| std::mem::replace(was_up, is_up) != is_up);
         if let Some(level) = self.level.upgrade() {
-            level.set_flag(is_up);
+            level.get().into_iter().for_each(|level| level.set_flag(is_up));
         }
     }
 

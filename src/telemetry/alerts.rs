@@ -186,11 +186,7 @@ impl Alerts {
         let (file, was_stuck) = match opened {
             Ok(opened) => opened,
             Err(error) if config.file.set().is_some() => {
-                let message = format!(
-                    "alerts.file {} can't be written; name one that can",
-                    config.file.get().display()
-                );
-                return Err(Error::with_source(ErrorKind::Config, message, error));
+                return Err(cannot_write(config, error));
             }
             Err(error) => {
                 let file = config.file.get().display();
@@ -230,6 +226,27 @@ impl Alerts {
 
 fn raised(metrics: &Metrics) -> Counters<Kind> {
     metrics.alerts(Kind::ALL.map(|kind| (kind, kind.as_str())))
+}
+
+/// Opens the alert log as the next alert will, so that the file is there again after it was renamed
+/// or removed. Alerts themselves need no such call.
+///
+/// # Errors
+/// [`ErrorKind::Config`] when a path from the settings cannot be written.
+pub(crate) async fn reopen(config: &AlertsConfig) -> Result<()> {
+    let path = config.file.get().clone();
+    // A slow disk holds up this task and no other.
+    let opened = tokio::task::spawn_blocking(move || AlertFile::open(&path).map(drop)).await;
+    match opened {
+        Ok(Err(error)) if config.file.set().is_some() => Err(cannot_write(config, error)),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_write(config: &AlertsConfig, error: std::io::Error) -> Error {
+    let file = config.file.get().display();
+    let message = format!("alerts.file {file} can't be written; name one that can");
+    Error::with_source(ErrorKind::Config, message, error)
 }
 
 /// Whether the newest line about this outbox that says so says that events are stuck.

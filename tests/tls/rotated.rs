@@ -211,7 +211,7 @@ fn every_file_that_a_setting_names_is_watched() {
     let settings = [
         ("MONGODB_URI_FILE", file("uri", &uri)),
         ("NATS_URL_FILE", file("url", "tls://localhost")),
-        ("NATS_NKEY_FILE", file("nkey", "SUA")),
+        ("NATS_NKEY_FILE", file("nkey", &KeyPair::new_user().seed().unwrap())),
         ("NATS_USER", "svc".to_owned()),
         ("NATS_PASSWORD_FILE", file("password", PASSWORD)),
         ("NATS_TOKEN_FILE", file("token", PASSWORD)),

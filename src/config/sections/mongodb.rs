@@ -1,19 +1,30 @@
 //! `[mongodb]`: where the outbox is, and the clients that connect to it.
 
+use std::fmt;
+
+use mongodb::error::ErrorKind as MongodbErrorKind;
 use mongodb::options::{
-    ClientOptions, ConnectionString, ReadPreference, Tls, TlsOptions, WriteConcern,
+    ClientOptions, ConnectionString, HostInfo, ReadPreference, Tls, TlsOptions, WriteConcern,
 };
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::reader::Reader;
 use crate::config::setting::secs;
-use crate::error::{MongodbContext, Result};
+use crate::config::uri::{self, Uri};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most bytes of a connection's name that a server takes.
+const MAX_APP_NAME: usize = 128;
 
 /// `[mongodb]`
 #[derive(Debug, Clone)]
 pub struct MongodbConfig {
-    /// Connection string.
+    /// Connection string, without the options that outboxd does without.
     pub uri: SecretString,
+    /// Where it leads, without secrets.
+    at: String,
+    /// The SRV record that names the hosts, if the connection string doesn't.
+    srv_record: Option<String>,
     /// Database of the outbox. The URI's path names it unless it is set.
     pub database: String,
     /// Collection of the outbox.
@@ -37,7 +48,11 @@ impl MongodbConfig {
             .required("give MONGODB_URI=mongodb://host/database?replicaSet=…")
             .secret();
 
-        let parsed = uri.as_ref().and_then(|uri| parse(reader, uri));
+        let read = uri.as_ref().and_then(|uri| parse(reader, uri));
+        let (uri, parsed) = match read {
+            Some(Uri { text, parsed, .. }) => (Some(text.into()), Some(parsed)),
+            None => (uri, None),
+        };
 
         let database = reader
             .setting("database", "Database of the outbox.")
@@ -51,10 +66,14 @@ impl MongodbConfig {
             reader.missing("database", "is not set; put the database in the URI's path or set it");
         }
 
+        let at = parsed.as_ref().map(|parsed| Place(&parsed.host_info).to_string());
+        let srv_record = parsed.as_ref().and_then(srv_record);
         let in_path = parsed.and_then(|parsed| parsed.default_database);
 
         Self {
             uri: uri.unwrap_or_default(),
+            at: at.unwrap_or_default(),
+            srv_record,
             database: database.or(in_path).unwrap_or_default(),
             collection: reader
                 .setting(
@@ -67,21 +86,31 @@ impl MongodbConfig {
         }
     }
 
+    /// The SRV record that names the hosts, if the connection string doesn't.
+    pub(crate) fn srv_record(&self) -> Option<&str> {
+        self.srv_record.as_deref()
+    }
+
     /// A client of its own for `role`. The change stream and the lease must not wait for each
     /// other's connections.
     ///
     /// # Errors
-    /// [`ErrorKind::Mongodb`](crate::error::ErrorKind::Mongodb) when the connection string can't be
-    /// resolved.
+    /// As [`MongodbConfig::options`].
     pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
-        mongodb::Client::with_options(self.options(role).await?).during("the connection string")
+        let options = self.options(role).await?;
+        mongodb::Client::with_options(options).map_err(|error| self.unusable(error))
     }
 
     /// The options of a client for `role`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mongodb`] when the name in a `mongodb+srv://` string can't be resolved, or not
+    /// to what the driver takes: that may pass. [`ErrorKind::Config`] when the driver refuses what
+    /// only a person can change.
     pub(crate) async fn options(&self, role: &str) -> Result<ClientOptions> {
-        let mut options =
-            ClientOptions::parse(self.uri.expose_secret()).await.during("the connection string")?;
-        options.app_name = Some(format!("{} {role}", self.app_name).chars().take(128).collect());
+        let parsed = ClientOptions::parse(self.uri.expose_secret()).await;
+        let mut options = parsed.map_err(|error| self.unusable(error))?;
+        options.app_name = Some(app_name(&format!("{} {role}", self.app_name)));
 
         // An event counts as published or failed once a majority has stored that.
         options.write_concern = Some(WriteConcern::majority());
@@ -101,23 +130,72 @@ impl MongodbConfig {
 
         Ok(options)
     }
+
+    /// Why there is no client. Reading the configuration has asked the driver already, so what is
+    /// left is what the network says, or a file that has changed since.
+    fn unusable(&self, error: mongodb::error::Error) -> Error {
+        let is_looked_up = self.srv_record.is_some();
+        match &*error.kind {
+            MongodbErrorKind::InvalidArgument { .. } if !is_looked_up => {
+                Error::with_source(ErrorKind::Config, "mongodb.uri: the driver refuses it", error)
+            }
+            MongodbErrorKind::DnsResolve { .. } => {
+                let message = format!("MongoDB: {} can't be resolved", self.at);
+                Error::with_source(ErrorKind::Mongodb, message, error)
+            }
+            _ => {
+                let message = format!("MongoDB: no connection to {}", self.at);
+                Error::with_source(ErrorKind::Mongodb, message, error)
+            }
+        }
+    }
+}
+
+/// Where a connection string leads, for people.
+struct Place<'a>(&'a HostInfo);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            HostInfo::DnsRecord(name) => write!(f, "the SRV name {name}"),
+            HostInfo::HostIdentifiers(hosts) => {
+                let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+                f.write_str(&hosts.join(", "))
+            }
+            _ => f.write_str("the hosts"),
+        }
+    }
+}
+
+fn srv_record(parsed: &ConnectionString) -> Option<String> {
+    let HostInfo::DnsRecord(name) = &parsed.host_info else { return None };
+    let service = parsed.srv_service_name.as_deref().unwrap_or("mongodb");
+    Some(format!("_{service}._tcp.{name}"))
+}
+
+/// As much of the name as a server takes.
+fn app_name(name: &str) -> String {
+    name[..name.floor_char_boundary(MAX_APP_NAME)].to_owned()
 }
 
 /// The connection string in its parts. The files that it names are checked.
-fn parse(reader: &mut Reader<'_>, uri: &SecretString) -> Option<ConnectionString> {
-    let Ok(parsed) = ConnectionString::parse(uri.expose_secret()) else {
-        // The driver's message may repeat parts of the URI.
-        reader.mistake(
-            "uri",
-            "is not a connection string such as mongodb://host/database?replicaSet=…",
-        );
-        return None;
+fn parse(reader: &mut Reader<'_>, uri: &SecretString) -> Option<Uri> {
+    let read = match uri::read(uri.expose_secret()) {
+        Ok(read) => read,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| reader.mistake("uri", mistake));
+            return None;
+        }
     };
 
-    if let Some(Tls::Enabled(TlsOptions { ca_file_path, cert_key_file_path, .. })) = &parsed.tls {
+    read.warnings.iter().for_each(|warning| reader.warning("uri", warning));
+
+    if let Some(Tls::Enabled(TlsOptions { ca_file_path, cert_key_file_path, .. })) =
+        &read.parsed.tls
+    {
         ca_file_path.iter().for_each(|path| reader.authorities("uri", path));
         cert_key_file_path.iter().for_each(|path| reader.identity("uri", path, path));
     }
 
-    Some(parsed)
+    Some(read)
 }

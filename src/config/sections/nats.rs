@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
+use nkeys::{KeyPair, KeyPairType};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -209,7 +210,7 @@ impl Credentials {
             nkey: reader
                 .setting("nkey", "Credentials: seed of an nkey.")
                 .variables(&["NATS_NKEY"])
-                .example("\"SUA…\"")
+                .example("\"SUAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEQ\"")
                 .secret(),
             user: reader
                 .setting("user", "Credentials: user name, together with `password`.")
@@ -230,6 +231,14 @@ impl Credentials {
 
         if credentials.user.is_some() != credentials.password.is_some() {
             reader.missing("user", "user and password go together");
+        }
+
+        let is_user = |seed: &SecretString| {
+            KeyPair::from_seed(seed.expose_secret())
+                .is_ok_and(|pair| pair.key_pair_type() == KeyPairType::User)
+        };
+        if credentials.nkey.as_ref().is_some_and(|seed| !is_user(seed)) {
+            reader.mistake("nkey", "is not the seed of a user's nkey, which begins with SU");
         }
 
         if let Some(path) = &credentials.creds {

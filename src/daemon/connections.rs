@@ -1,0 +1,83 @@
+//! Connections to both sides, verified before anything relays over them.
+//!
+//! A relay that starts repeats these attempts until both sides are reached. A rotation makes one
+//! attempt at a time beside the running relay, and hands over the connections once it succeeds.
+
+use mongodb::Client;
+
+use crate::config::{Config, MongodbConfig};
+use crate::error::Result;
+use crate::jetstream::connection::Nats;
+use crate::jetstream::stream;
+use crate::mongodb::migrations::Migrations;
+use crate::telemetry::alerts;
+use crate::telemetry::metrics::Metrics;
+
+/// Both sides.
+#[derive(Debug)]
+pub(super) struct Connections {
+    pub(super) outbox: OutboxSide,
+    pub(super) stream: StreamSide,
+}
+
+/// MongoDB, with the outbox's migrations applied. Each client has a pool of its own.
+#[derive(Debug)]
+pub(super) struct OutboxSide {
+    pub(super) follow: Client,
+    pub(super) queries: Client,
+    pub(super) lease: Client,
+    pub(super) admin: Client,
+}
+
+/// NATS, with a stream that can serve the outbox.
+#[derive(Debug)]
+pub(super) struct StreamSide {
+    pub(super) nats: Nats,
+    /// What is risky about the stream.
+    pub(super) risks: Vec<String>,
+}
+
+impl Connections {
+    /// Tries a configuration once, with everything that a relay needs of the world.
+    ///
+    /// # Errors
+    /// Whatever would keep a relay with this configuration from relaying.
+    pub(super) async fn attempt(config: &Config, metrics: &Metrics) -> Result<Self> {
+        alerts::reopen(&config.alerts).await?;
+
+        let (outbox, stream) =
+            tokio::try_join!(OutboxSide::reach(config), StreamSide::reach(config, metrics))?;
+        Ok(Self { outbox, stream })
+    }
+}
+
+impl OutboxSide {
+    /// # Errors
+    /// [`ErrorKind::Mongodb`](crate::error::ErrorKind::Mongodb) when a name can't be resolved or no
+    /// server can be used; [`ErrorKind::Migration`](crate::error::ErrorKind::Migration) when
+    /// migrations are missing.
+    pub(super) async fn reach(config: &Config) -> Result<Self> {
+        let MongodbConfig { database, collection, .. } = &config.mongodb;
+        let queries = config.mongodb.client("outbox").await?;
+        let migrations =
+            Migrations::new(queries.database(database), collection, config.event.layout.clone());
+        migrations.require_applied().await?;
+
+        let [follow, lease, admin] =
+            ["follow", "lease", "admin"].map(|role| config.mongodb.client(role));
+        let (follow, lease, admin) = tokio::try_join!(follow, lease, admin)?;
+        Ok(Self { follow, queries, lease, admin })
+    }
+}
+
+impl StreamSide {
+    /// # Errors
+    /// [`ErrorKind::Nats`](crate::error::ErrorKind::Nats) when no server can be reached;
+    /// [`ErrorKind::Stream`](crate::error::ErrorKind::Stream) when the stream can't serve an
+    /// outbox.
+    pub(super) async fn reach(config: &Config, metrics: &Metrics) -> Result<Self> {
+        let nats = Nats::connect(&config.nats).await?;
+        let risks = stream::verify(&nats, config, metrics).await?;
+        Ok(Self { nats, risks })
+    }
+}
