@@ -164,6 +164,11 @@ async fn every_verb_refuses_a_configuration_that_only_a_person_can_correct() {
         ),
         (
             "MONGODB_URI",
+            format!("{uri}&socketTimeoutMS=30000"),
+            "mongodb.uri: the driver refuses the option socketTimeoutMS",
+        ),
+        (
+            "MONGODB_URI",
             format!("{uri}&replicaSte=rs0"),
             "the driver refuses the option replicaSte",
         ),
@@ -190,11 +195,11 @@ async fn every_verb_refuses_a_configuration_that_only_a_person_can_correct() {
 #[tokio::test]
 async fn options_of_other_drivers_cost_one_warning_that_names_them() {
     let scene = Scene::new().await;
-    let others = "uuidRepresentation=standard&compressors=zstd,snappy&socketTimeoutMS=30000&\
+    let others = "uuidRepresentation=standard&compressors=zstd,snappy&waitQueueTimeoutMS=9&\
                   useUnifiedTopology=true&useNewUrlParser=true";
     let uri = format!("{}&{others}", env(&scene)["MONGODB_URI"]);
     let named = "outboxd does without these options of other drivers: uuidRepresentation, \
-                 compressors, socketTimeoutMS, useUnifiedTopology, useNewUrlParser";
+                 compressors, waitQueueTimeoutMS, useUnifiedTopology, useNewUrlParser";
     let settings = [("MONGODB_URI", uri.as_str())];
     for verb in [&["config", "print"][..], &["stats"], &["migrate"], &["check"]] {
         let (code, said) = outboxd_with(&scene, verb, &settings);

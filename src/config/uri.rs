@@ -24,11 +24,10 @@ const LEFT_OUT: &[&str] = &[
     // Compression, which outboxd does without: events leave mongod once.
     "compressors",
     "zlibcompressionlevel",
-    // Timeouts of single operations; outboxd bounds its own.
-    "sockettimeoutms",
+    // How long others queue for a connection and keep it. A timeout of operations, which the driver
+    // does not have, is not among them: whoever sets one counts on it.
     "waitqueuetimeoutms",
     "waitqueuemultiple",
-    "timeoutms",
     "maxlifetimems",
     "maxconnectionlifetimems",
     "maintenancefrequencyms",
@@ -287,7 +286,7 @@ mod tests {
 
     #[test]
     fn options_of_other_drivers_are_left_out_and_named() {
-        let others = "uuidRepresentation=standard&compressors=zstd,snappy&socketTimeoutMS=30000&\
+        let others = "uuidRepresentation=standard&compressors=zstd,snappy&waitQueueTimeoutMS=9&\
                       useUnifiedTopology=true&3t.uriVersion=3&tlsInsecure=true&tls=true";
         let uri =
             read(&format!("{BASE}&{others}")).map_err(|mistakes| mistakes.join("\n")).unwrap();
@@ -296,7 +295,7 @@ mod tests {
             uri.warnings,
             [
                 "outboxd does without these options of other drivers: uuidRepresentation, \
-                 compressors, socketTimeoutMS, useUnifiedTopology, 3t.uriVersion",
+                 compressors, waitQueueTimeoutMS, useUnifiedTopology, 3t.uriVersion",
                 "tlsInsecure: the server's certificate is not verified"
             ]
         );
@@ -311,6 +310,8 @@ mod tests {
             ("replicaSte=rs0", &["replicaSte", "similar name exists: replicaset"][..]),
             ("connectTimeoutMS=soon", &["connectTimeoutMS", "non-negative integer"]),
             ("retryWrites=yes&maxPoolSize=many", &["retryWrites", "maxPoolSize"]),
+            ("socketTimeoutMS=30000", &["socketTimeoutMS", "does not support"]),
+            ("timeoutMS=30000", &["timeoutMS"]),
             ("maxPoolSize=0", &["maxPoolSize", "cannot specify maxPoolSize=0"]),
             ("heartbeatFrequencyMS=5", &["heartbeatFrequencyMS"]),
             ("directConnection=true", &["directConnection", "multiple seeds"]),
