@@ -34,5 +34,6 @@ mod tickets; // the tickets service: its requests, and what an order does to a t
 mod tidy; // the rules of the house that a tool can check
 mod tls; // over TLS with every kind of credentials, never without, and on with secrets that were rotated
 mod traces; // one trace from the writer over the relay to the consumer
+mod transactions; // of an event that its transaction touched, what was committed is published, whoever finds it
 mod verbs; // what holds for every verb: help, no server, a wrong password, a reader that has gone
 mod writers; // services in other languages: their programs write, the relay publishes, they read it

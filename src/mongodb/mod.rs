@@ -5,7 +5,8 @@
 //! - `clock`: the server's clock
 //! - `migrations`: creates the collections, validators and indexes
 //! - `lease`: the lease's document
-//! - `snapshot`, `mark`, `store`: the relay's consistent reads, its updates, and its queries
+//! - `snapshot`, `tail`, `mark`, `store`: the relay's consistent reads, its change stream, its
+//!   updates, and its queries
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `selection`, `inspect`: which events an operator means, and what an operator reads
 //! - `act`: what an operator changes, and the record of it
@@ -23,3 +24,4 @@ pub mod migrations;
 pub(crate) mod selection;
 mod snapshot;
 pub(crate) mod store;
+mod tail;

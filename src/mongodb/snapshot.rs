@@ -51,6 +51,19 @@ impl Snapshot {
         Ok(Self { session: client.start_session().snapshot(true).await?, written })
     }
 
+    /// Whether the first read, once it is answered, shows what was committed at `at`.
+    ///
+    /// # Errors
+    /// When it doesn't: the caller must repeat the read.
+    pub(super) fn reaches(&self, at: Timestamp) -> Result<()> {
+        let shown = self.time()?;
+        if shown < at {
+            let message = format!("the server showed the moment {shown}, before {at}");
+            return Err(Error::custom(message));
+        }
+        Ok(())
+    }
+
     /// The moment, once the first read is answered.
     ///
     /// # Errors

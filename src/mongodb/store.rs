@@ -10,31 +10,28 @@ use std::time::Duration;
 use bson::{
     Bson, Document, RawArray, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc,
 };
-use futures_util::StreamExt;
 use mongodb::error::Result;
 use mongodb::options::Hint;
-use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use mongodb::raw_batch_cursor::RawBatch;
 use mongodb::{Client, Collection, Database};
 use outboxd_client::{EventId, Key, field};
 
 use super::clock;
 use super::mark::{mark_update, read_refused};
 use super::snapshot::{Snapshot, SweepCursor, Written};
+use super::tail::TailCursor;
 use crate::config::{DispatchConfig, OnDead, Ordering};
 use crate::document::layout::Layout;
 use crate::document::record::{MAX_ANY_ID_BYTES, OutboxRecord};
 use crate::document::state::{self, State};
 use crate::relay::ports::{
-    EventPage, EventStore, EventTail, Mark, Page, Parsed, Refused, Room, StoreResult,
+    Documents, EventPage, EventStore, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 
 /// Documents per reply: typical events come to half a megabyte. Without it the server fills 16 MB,
 /// of which the driver holds two or three copies.
 const BATCH: u32 = 1000;
-/// How long the server waits for something to happen before it answers a quiet tail: a stop is
-/// noticed after this long at most.
-const TAIL_WAIT: Duration = Duration::from_secs(1);
 
 /// The outbox collection, as the relay uses it.
 #[derive(Debug, Clone)]
@@ -195,7 +192,7 @@ impl Store {
 
 impl EventStore for Store {
     type Sweep = SweepCursor;
-    type Tail = RawBatchCursor;
+    type Tail = TailCursor;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         let mut parsed = OutboxRecord::parse(document, &self.layout);
@@ -226,32 +223,31 @@ impl EventStore for Store {
     }
 
     async fn tail(&self, at: Timestamp) -> StoreResult<Self::Tail> {
-        let updated = |name: &str| {
-            doc! { format!("updateDescription.updatedFields.{name}"): { "$exists": true } }
-        };
-        let requested = [updated(field::RETRY_REQUESTED_AT), updated(field::DISCARD_REQUESTED_AT)];
-        let ends = ["drop", "rename", "dropDatabase", "invalidate"];
-        let pipeline = [
-            // `startAtOperationTime` is inclusive.
-            doc! { "$changeStream": { "startAtOperationTime": following(at) } },
-            doc! { "$match": { "$or": [
-                { "operationType": "insert" },
-                { "operationType": "update", "$or": requested.to_vec() },
-                { "operationType": { "$in": ends.to_vec() } },
-            ] } },
-            // `_id` is the resume token and must stay.
-            doc! { "$project": { "operationType": 1, "wallTime": 1, "fullDocument": 1 } },
-        ];
+        Ok(TailCursor::open(&self.collection, at).await?)
+    }
 
-        let stream = self
-            .collection
-            .aggregate(pipeline)
-            .batch_size(BATCH)
-            .max_await_time(TAIL_WAIT)
-            .batch()
-            .await?;
+    async fn committed(&self, ids: Vec<Bson>, at: Timestamp, room: Room) -> StoreResult<Documents> {
+        let mut snapshot = self.snapshot().await?;
+        let one_more = u32::try_from(ids.len() + 1).unwrap_or(BATCH);
+        let find = self.collection.find(doc! { field::ID: { "$in": ids } });
+        // One reply: the moment may be too old for another.
+        let find = find.projection(without_most_failures()).batch_size(one_more);
+        let mut cursor = find.session(&mut snapshot.session).await?;
+        snapshot.reaches(at)?;
 
-        Ok(stream)
+        let (mut found, mut bytes) = (Documents::default(), 0);
+        while cursor.advance(&mut snapshot.session).await? {
+            if bytes >= room.bytes {
+                found.more = true;
+                break;
+            }
+
+            let document = cursor.current().to_owned();
+            bytes += document.as_bytes().len();
+            found.documents.push(document);
+        }
+
+        Ok(found)
     }
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
@@ -346,14 +342,6 @@ impl EventStore for Store {
     }
 }
 
-impl EventTail for RawBatchCursor {
-    type Page = RawBatch;
-
-    async fn next(&mut self) -> StoreResult<Option<RawBatch>> {
-        Ok(StreamExt::next(self).await.transpose()?)
-    }
-}
-
 impl EventPage for RawBatch {
     fn documents(&self) -> StoreResult<&RawArray> {
         Ok(self.doc_slices()?)
@@ -367,12 +355,4 @@ fn without_most_failures() -> Document {
 
 fn limit(events: usize) -> i64 {
     i64::try_from(events).unwrap_or(i64::MAX)
-}
-
-/// The next cluster time after `at`.
-fn following(at: Timestamp) -> Timestamp {
-    match at.increment.checked_add(1) {
-        Some(increment) => Timestamp { time: at.time, increment },
-        None => Timestamp { time: at.time.saturating_add(1), increment: 0 },
-    }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use bson::{Bson, DateTime, RawArray, RawDocument, Timestamp};
+use bson::{Bson, DateTime, RawArray, RawDocument, RawDocumentBuf, Timestamp};
 use bytes::Bytes;
 use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
@@ -33,8 +33,8 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// Starts to read the whole outbox as of one moment, the oldest event of a key first.
     fn sweep(&self) -> impl Future<Output = StoreResult<Self::Sweep>> + Send;
 
-    /// Follows the inserts and the operators' requests that commit after `at`. The relay's own
-    /// marks and deletes are left out.
+    /// Follows the inserts and the operators' requests that commit after `at`, and what else
+    /// transactions do to events. The relay's own marks and deletes are left out.
     fn tail(&self, at: Timestamp) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
     /// Removes published events. Only an ack makes an [`Acked`].
@@ -70,6 +70,15 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// The oldest unlocked events of one key, oldest first. Events that are not due are included,
     /// and so are dead ones unless the configuration skips them.
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
+
+    /// Reads the documents with these ids, as they are at the cluster time `at` or later. Leaves
+    /// out what is gone, and has no order.
+    fn committed(
+        &self,
+        ids: Vec<Bson>,
+        at: Timestamp,
+        room: Room,
+    ) -> impl Future<Output = StoreResult<Documents>> + Send;
 }
 
 /// The documents of one reply, not parsed yet.
@@ -96,6 +105,10 @@ pub(crate) trait EventTail: Send {
     /// The next changes. The page is empty if nothing changed for a while. Returns `None` when the
     /// stream has ended.
     fn next(&mut self) -> impl Future<Output = StoreResult<Option<Self::Page>>> + Send;
+
+    /// Whether a page of so many changes and bytes may end within a transaction, which the next
+    /// page continues.
+    fn may_be_cut(&self, changes: usize, bytes: usize) -> bool;
 }
 
 /// The most that a read may return. It may return one event more than `bytes` allows, so that a big
@@ -124,6 +137,14 @@ pub(crate) type Parsed = Result<OutboxRecord, Box<Malformed>>;
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Parsed>,
+    /// Whether there may be more than there was room for.
+    pub(crate) more: bool,
+}
+
+/// The result of a bounded read of documents that are not parsed yet.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    pub(crate) documents: Vec<RawDocumentBuf>,
     /// Whether there may be more than there was room for.
     pub(crate) more: bool,
 }

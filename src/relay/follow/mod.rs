@@ -6,11 +6,14 @@
 //!
 //! - `sweep`: the outbox as of one moment
 //! - `tail`: what commits after it
+//! - `change`, `transaction`: a change, and what a transaction left of what it inserted
 //! - [`found`]: what both hand over
 
+mod change;
 pub(crate) mod found;
 mod sweep;
 mod tail;
+mod transaction;
 
 use std::time::Duration;
 

@@ -3,14 +3,20 @@
 //! Reads raw replies: a typed stream skips changes that it can't parse, and copies each change
 //! twice. Ends only with an error or when the receiver is closed. After an error the caller sweeps
 //! again, so nothing depends on a resume token.
+//!
+//! An event is handed over as it was inserted. If its own transaction touched it after that, it is
+//! handed over as it was committed: see [`transaction`](super::transaction).
 
 use std::time::Duration;
 
-use bson::{RawDocument, Timestamp};
+use bson::{RawArray, RawDocument, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::found::{Closed, Found, as_document, hand_over};
+use super::change::Change;
+use super::found::{Closed, Found, hand_over};
+use super::transaction::{Committed, Continued, Step, Survey};
 use crate::relay::clock;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventTail as _, StoreError, StoreResult};
@@ -35,6 +41,8 @@ pub(super) async fn tail(
 ) -> StoreResult<Closed> {
     let mut stream = store.tail(at).await?;
     let mut pace = Pace::new();
+    let mut continued = Continued::default();
+    let mut has_warned = false;
 
     while !found.is_closed() {
         // Returns an empty page about once a second, so that a stop is noticed. Never dropped
@@ -45,15 +53,24 @@ pub(super) async fn tail(
             .ok_or_else(|| StoreError::unexpected("the change stream ended"))?;
         reached();
 
-        let mut changes = 0;
-        for change in page.documents()? {
-            changes += 1;
-            if let Err(closed) = take(store, as_document(change)?, found).await? {
-                return Ok(closed);
+        let changes = page.documents()?;
+        let survey = Survey::of(changes)?;
+        let is_cut = stream.may_be_cut(survey.changes, survey.bytes);
+
+        let taken = match survey.is_plain && !is_cut && !continued.may_repeat() {
+            true => take_inserts(store, changes, found).await?,
+            false => {
+                let steps = continued.steps(changes, is_cut)?;
+                warn_of_withdrawn(&steps, &mut has_warned);
+                take_steps(store, &steps, found).await?
             }
+        };
+
+        if let Err(closed) = taken {
+            return Ok(closed);
         }
 
-        if pace.is_to_pause(changes) {
+        if pace.is_to_pause(survey.changes) {
             sleep(PAUSE).await;
         }
     }
@@ -61,25 +78,77 @@ pub(super) async fn tail(
     Ok(Closed)
 }
 
-/// Hands over one change.
-async fn take(
+/// Hands over a page of nothing but inserts.
+async fn take_inserts(
     store: &impl EventStore,
-    change: &RawDocument,
+    page: &RawArray,
     found: &mpsc::Sender<Found>,
 ) -> StoreResult<Result<(), Closed>> {
-    match change.get_str("operationType").map_err(StoreError::unexpected)? {
-        "insert" => {
-            let document = change.get_document("fullDocument").map_err(StoreError::unexpected)?;
-            let now_ms = clock::now().timestamp_millis();
-            let committed_ms =
-                change.get_datetime("wallTime").ok().map(bson::DateTime::timestamp_millis);
+    for change in page {
+        let change = Change::new(change)?;
+        let Some(document) = change.document() else { continue };
 
-            Ok(hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await)
+        if let Err(closed) = insert(store, change, document, found).await {
+            return Ok(Err(closed));
         }
-        "update" => Ok(found.send(Found::Requested).await.map_err(|_| Closed)),
-        operation => {
-            Err(StoreError::unexpected(format!("the outbox collection is gone: {operation}")))
+    }
+
+    Ok(Ok(()))
+}
+
+/// Does what the changes of a page ask for.
+async fn take_steps(
+    store: &impl EventStore,
+    steps: &[Step<'_>],
+    found: &mpsc::Sender<Found>,
+) -> StoreResult<Result<(), Closed>> {
+    let mut committed = Committed::new(steps);
+
+    for (index, step) in steps.iter().enumerate() {
+        let taken = match *step {
+            Step::Inserted(change, document) => insert(store, change, document, found).await,
+            Step::Committed(change) => match committed.event(store, index, change).await? {
+                Some(document) => insert(store, change, &document, found).await,
+                None => Ok(()),
+            },
+            Step::Withdrawn | Step::Nothing => Ok(()),
+            Step::Requested => found.send(Found::Requested).await.map_err(|_| Closed),
+            Step::Ended(operation) => {
+                let message = format!("the outbox collection is gone: {operation}");
+                return Err(StoreError::unexpected(message));
+            }
+        };
+
+        if let Err(closed) = taken {
+            return Ok(Err(closed));
         }
+    }
+
+    Ok(Ok(()))
+}
+
+/// Hands over an event that this change inserted.
+async fn insert(
+    store: &impl EventStore,
+    change: Change<'_>,
+    document: &RawDocument,
+    found: &mpsc::Sender<Found>,
+) -> Result<(), Closed> {
+    let now_ms = clock::now().timestamp_millis();
+    hand_over(store, document, Origin::Tail, now_ms, change.committed_ms(), found).await
+}
+
+/// A writer made for a relay that reads the oplog deletes each event in the transaction that
+/// inserts it. None of them would be published.
+fn warn_of_withdrawn(steps: &[Step<'_>], has_warned: &mut bool) {
+    let withdrawn = steps.iter().filter(|step| matches!(step, Step::Withdrawn)).count();
+    if withdrawn > 0 && !*has_warned {
+        *has_warned = true;
+        warn!(
+            events = withdrawn,
+            "a transaction deleted events that it had inserted, so they are not published; if the \
+             writer deletes every event, remove the delete from it"
+        );
     }
 }
 

@@ -148,16 +148,17 @@ impl EventBus for Bus {
         world.lock().note(&format!("publish {message_id}"), *life);
         world.travel().await;
 
-        let fate = self.fate(subject_number(message.subject.as_str()));
+        let subject = subject_number(message.subject.as_str());
+        let fate = self.fate(subject);
         let acked = match fate {
             Fate::Acked => {
                 let mut state = world.lock();
-                let duplicate = state.arrive(&message_id, event);
+                let duplicate = state.arrive(&message_id, event, subject);
                 let sequence = state.stream.values().map(|times| u64::from(*times)).sum();
                 Some(Ack { stream: STREAM.to_owned(), sequence, duplicate })
             }
             Fate::AckLost => {
-                world.lock().arrive(&message_id, event);
+                world.lock().arrive(&message_id, event, subject);
                 None
             }
             Fate::Lost => None,
@@ -165,7 +166,7 @@ impl EventBus for Bus {
                 let world = world.clone();
                 tokio::spawn(async move {
                     sleep(ACK_TIMEOUT + by).await;
-                    world.lock().arrive(&message_id, event);
+                    world.lock().arrive(&message_id, event, subject);
                 });
                 None
             }

@@ -1,5 +1,4 @@
-//! What happens to the relays: services commit in bursts, processes die and sleep, servers go away,
-//! operators intervene.
+//! What happens to the relays: processes die and sleep, servers go away, operators intervene.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::bus::Bus;
-use super::store::{LeaseRow, Store};
+use super::connection::Store;
+use super::services::SUBJECTS;
+use super::store::LeaseRow;
 use super::world::{Change, Life, Row, State, World};
 use crate::config::Config;
 use crate::error::Result;
@@ -23,8 +24,6 @@ use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Subjects of the services.
-const SUBJECTS: u8 = 3;
 /// How often the retrier looks.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a clean stop may take.
@@ -99,29 +98,6 @@ impl Relay {
         if self.running.is_finished() {
             world.lock().wrong.push(format!("relay {} has ended", self.life));
         }
-    }
-}
-
-/// Services commit so many events, one at a time and in bursts.
-pub(super) async fn commit(world: World, events: u32) {
-    let mut left = events;
-    while left > 0 {
-        let wait = {
-            let mut state = world.lock();
-            let keys = state.keys;
-            let burst =
-                if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
-            for _ in 0..burst {
-                let key = state.random.random_range(0..=keys);
-                let subject = state.random.random_range(0..SUBJECTS);
-                state.commit((key > 0).then_some(key), subject);
-            }
-            left -= burst;
-            state.random.random_range(1..600)
-        };
-
-        world.changed.notify_waiters();
-        sleep(Duration::from_millis(wait)).await;
     }
 }
 
@@ -243,7 +219,7 @@ fn retry(state: &mut State, events: Vec<u32>) {
         (row.dead, row.due_ms) = (false, Some(now_ms));
         // An operator repairs an event before retrying it.
         row.malformed = false;
-        requested(state);
+        requested(state, number);
     }
 }
 
@@ -257,16 +233,16 @@ fn discard(state: &mut State, events: Vec<u32>) {
             }
             Some(row) => {
                 row.discard = true;
-                requested(state);
+                requested(state, number);
             }
             None => {}
         }
     }
 }
 
-fn requested(state: &mut State) {
+fn requested(state: &mut State, number: u32) {
     let ts = state.tick();
-    state.changes.push((ts, Change::Requested));
+    state.changes.push((ts, Change::Requested(number)));
     state.remember();
 }
 

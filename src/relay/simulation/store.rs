@@ -1,122 +1,30 @@
-//! An outbox and a lease in memory, behind a network that loses requests and replies, and delivers
-//! some long after their sender has given up.
+//! An outbox and a lease in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bson::{RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
-use rand::RngExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use bson::{Bson, RawDocument, Timestamp};
+use tokio::time::Instant;
 
-use super::world::{Change, Lease, Row, State, World, document, number};
+use super::connection::Store;
+use super::follow::{Sweep, Tail};
+use super::world::{Lease, Row, document, number};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::relay::ports::{
-    EventStore, EventSweep, EventTail, LeaseStore, Mark, Next, Page, Parsed, Refused, Room,
-    StoreError, StoreErrorKind, StoreResult,
+    Documents, EventStore, LeaseStore, Mark, Next, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 use outboxd_client::{EventId, Key};
 
-/// How long a client waits for a reply that doesn't come.
-const NO_REPLY: Duration = Duration::from_secs(2);
-/// How long the server waits for something to happen before it answers a quiet tail.
-const TAIL_WAIT: Duration = Duration::from_secs(1);
-/// Documents in a page of a sweep.
-const PAGE: usize = 4;
 /// Most events in a read of a key, so that a few of a key take more than one.
 const KEY_PAGE: usize = 3;
 
-/// A connection of one life of a relay to the database.
-#[derive(Clone)]
-pub(super) struct Store {
-    pub(super) world: World,
-    pub(super) life: usize,
-}
-
-/// What becomes of a command.
-#[derive(Debug)]
-enum Fate {
-    Done,
-    Refused,
-    RequestLost,
-    ReplyLost,
-    /// It reaches the server when its sender has given up.
-    Late(Duration),
-}
+/// Most documents in a read of what was committed.
+const COMMITTED_PAGE: usize = 2;
 
 impl Store {
-    /// A command: what it does happens at once and whole, or not at all.
-    async fn command<T: Send + 'static>(
-        &self,
-        name: &'static str,
-        run: impl FnOnce(&mut State) -> T + Send + 'static,
-    ) -> StoreResult<T> {
-        let Self { world, life } = self;
-        world.alive(*life).await;
-        world.travel().await;
-        let fate = {
-            let mut state = world.lock();
-            state.note(name, *life);
-            let lossy = if state.weather.lossy > Instant::now() { 0.15 } else { 0.003 };
-            if state.weather.mongodb_away > Instant::now() {
-                Fate::Refused
-            } else if !state.chance(lossy) {
-                Fate::Done
-            } else {
-                match state.random.random_range(0..3) {
-                    0 => Fate::RequestLost,
-                    1 => Fate::ReplyLost,
-                    _ => Fate::Late(Duration::from_millis(state.random.random_range(1..8000))),
-                }
-            }
-        };
-
-        self.trace(|| format!("{name}: {fate:?}"));
-        match fate {
-            Fate::Done => {
-                let done = run(&mut world.lock());
-                world.travel().await;
-                world.alive(*life).await;
-                return Ok(done);
-            }
-            Fate::Refused => world.lock().count("commands refused"),
-            Fate::RequestLost => world.lock().count("commands lost"),
-            Fate::ReplyLost => {
-                let mut state = world.lock();
-                run(&mut state);
-                state.count("replies lost");
-            }
-            Fate::Late(by) => {
-                let world = world.clone();
-                tokio::spawn(async move {
-                    sleep(NO_REPLY + by).await;
-                    let mut state = world.lock();
-                    run(&mut state);
-                    state.count("commands that came late");
-                });
-            }
-        }
-
-        if !matches!(fate, Fate::Refused) {
-            sleep(NO_REPLY).await;
-        }
-        world.alive(*life).await;
-        Err(StoreError::new(StoreErrorKind::Connection, "no reply"))
-    }
-
-    fn trace(&self, what: impl FnOnce() -> String) {
-        if std::env::var_os("OUTBOXD_SIMULATE_TRACE").is_some() {
-            println!(
-                "{:>9.3} {:>3} {}",
-                self.world.lock().began.elapsed().as_secs_f64(),
-                self.life,
-                what()
-            );
-        }
-    }
-
     /// A read of one moment: of the rows that `which` finds, in their order, as many as there is
     /// room for.
     async fn read(
@@ -177,6 +85,21 @@ impl EventStore for Store {
             })
             .await?;
         Ok(Tail { store: self.clone(), next, cuts })
+    }
+
+    async fn committed(&self, ids: Vec<Bson>, _: Timestamp, _: Room) -> StoreResult<Documents> {
+        let ids = ids.into_iter().map(|id| number(id.as_str().expect("ids are strings")));
+        let ids: Vec<_> = ids.collect();
+        self.command("committed", move |state| {
+            let rows = state.shown();
+            let found = ids.iter().filter_map(|number| rows.get_key_value(number));
+            let mut documents: Vec<_> =
+                found.map(|(number, row)| document(*number, row)).rev().collect();
+            let more = documents.len() > COMMITTED_PAGE;
+            documents.truncate(COMMITTED_PAGE);
+            Documents { documents, more }
+        })
+        .await
     }
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
@@ -319,71 +242,6 @@ impl EventStore for Store {
             })
         })
         .await
-    }
-}
-
-pub(super) struct Sweep {
-    store: Store,
-    rows: VecDeque<RawDocumentBuf>,
-    at: Timestamp,
-}
-
-impl EventSweep for Sweep {
-    type Page = RawArrayBuf;
-
-    fn at(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        self.store.command("page", |_| ()).await?;
-        let page = self.rows.drain(..self.rows.len().min(PAGE));
-        let page = page.fold(RawArrayBuf::new(), |mut page, row| {
-            page.push(row);
-            page
-        });
-        Ok((!page.is_empty()).then_some(page))
-    }
-}
-
-pub(super) struct Tail {
-    store: Store,
-    next: usize,
-    cuts: u32,
-}
-
-impl EventTail for Tail {
-    type Page = RawArrayBuf;
-
-    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        let Store { world, life } = &self.store;
-        world.alive(*life).await;
-        let changed = world.changed.notified();
-        if world.lock().changes.len() <= self.next {
-            _ = timeout(TAIL_WAIT, changed).await;
-            world.travel().await;
-        }
-        world.alive(*life).await;
-        let mut state = world.lock();
-        if state.cuts != self.cuts || state.weather.mongodb_away > Instant::now() {
-            state.count("change streams ended");
-            return Err(StoreError::unexpected("the stream was cut"));
-        }
-
-        let change = state.changes.get(self.next).map(|(_, change)| change.clone());
-        self.next += usize::from(change.is_some());
-        let wall = bson::DateTime::from_millis(state.now_ms());
-        let mut page = RawArrayBuf::new();
-        match change {
-            Some(Change::Insert(event)) => {
-                page.push(
-                    rawdoc! { "operationType": "insert", "wallTime": wall, "fullDocument": event },
-                );
-            }
-            Some(Change::Requested) => page.push(rawdoc! { "operationType": "update" }),
-            None => {}
-        }
-        Ok(Some(page))
     }
 }
 

@@ -55,8 +55,12 @@ pub(super) struct Row {
 /// A change as the change stream reports it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    Insert(RawDocumentBuf),
-    Requested,
+    Insert(u32, RawDocumentBuf),
+    /// By the transaction that inserted the event.
+    Update(u32),
+    /// Likewise.
+    Delete(u32),
+    Requested(u32),
 }
 
 /// One life of a relay, from its start to its end.
@@ -107,6 +111,8 @@ pub(super) struct State {
     pub(super) window: Duration,
     /// Every event ever committed, and its key.
     pub(super) committed: BTreeMap<u32, Option<u8>>,
+    /// The subject of each.
+    pub(super) subjects: BTreeMap<u32, u8>,
     /// How often the stream has each event.
     pub(super) stream: BTreeMap<u32, u32>,
     /// Events whose ack a relay has seen, and in which term.
@@ -156,6 +162,7 @@ impl World {
             remembered: BTreeMap::new(),
             window,
             committed: BTreeMap::new(),
+            subjects: BTreeMap::new(),
             stream: BTreeMap::new(),
             acked: BTreeSet::new(),
             publishing: BTreeSet::new(),
@@ -239,35 +246,6 @@ impl State {
         }
     }
 
-    /// A service commits an event.
-    pub(super) fn commit(&mut self, key: Option<u8>, subject: u8) {
-        let number = u32::try_from(self.committed.len()).expect("few events") + 1;
-        let ts = self.tick();
-        let (malformed, cursed) = (self.chance(0.03), self.chance(0.02));
-
-        if malformed && self.on_dead == OnDead::Skip {
-            self.excused.insert(number);
-        }
-
-        let row = Row {
-            key,
-            ts,
-            subject,
-            locked: true,
-            attempts: 0,
-            due_ms: None,
-            dead: false,
-            discard: false,
-            malformed,
-            cursed,
-            marks: BTreeSet::new(),
-        };
-        self.changes.push((ts, Change::Insert(document(number, &row))));
-        self.rows.insert(number, row);
-        self.committed.insert(number, key);
-        self.remember();
-    }
-
     /// Keeps the outbox as it is now, for stale reads.
     pub(super) fn remember(&mut self) {
         if self.lie == Some(Lie::Stale) {
@@ -287,7 +265,11 @@ impl State {
     }
 
     /// A message comes to the stream. Returns whether the stream had it already.
-    pub(super) fn arrive(&mut self, message_id: &str, number: u32) -> bool {
+    pub(super) fn arrive(&mut self, message_id: &str, number: u32, subject: u8) -> bool {
+        if self.subjects.get(&number).is_some_and(|committed| *committed != subject) {
+            self.wrong.push(format!("e{number} was published as it never was committed"));
+        }
+
         let now = Instant::now();
         if self.remembered.get(message_id).is_some_and(|since| now - *since < self.window) {
             self.count("duplicates dropped");

@@ -1,0 +1,109 @@
+//! What sweep and tail read of the outbox in memory.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bson::raw::cstr;
+use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, rawdoc};
+use tokio::time::{Instant, timeout};
+
+use super::connection::Store;
+use super::world::Change;
+use crate::relay::ports::{EventSweep, EventTail, StoreError, StoreResult};
+
+/// How long the server waits for something to happen before it answers a quiet tail.
+const TAIL_WAIT: Duration = Duration::from_secs(1);
+/// Documents in a page of a sweep.
+const PAGE: usize = 4;
+/// Most changes in a page of the tail. A transaction may have more.
+const TAIL_PAGE: usize = 3;
+
+/// The outbox as of one moment.
+pub(super) struct Sweep {
+    pub(super) store: Store,
+    pub(super) rows: VecDeque<RawDocumentBuf>,
+    pub(super) at: Timestamp,
+}
+
+impl EventSweep for Sweep {
+    type Page = RawArrayBuf;
+
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
+        self.store.command("page", |_| ()).await?;
+        let page = self.rows.drain(..self.rows.len().min(PAGE));
+        let page = page.fold(RawArrayBuf::new(), |mut page, row| {
+            page.push(row);
+            page
+        });
+        Ok((!page.is_empty()).then_some(page))
+    }
+}
+
+/// The changes from one on.
+pub(super) struct Tail {
+    pub(super) store: Store,
+    pub(super) next: usize,
+    pub(super) cuts: u32,
+}
+
+impl EventTail for Tail {
+    type Page = RawArrayBuf;
+
+    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
+        let Store { world, life } = &self.store;
+        world.alive(*life).await;
+        let changed = world.changed.notified();
+        if world.lock().changes.len() <= self.next {
+            _ = timeout(TAIL_WAIT, changed).await;
+            world.travel().await;
+        }
+        world.alive(*life).await;
+        let mut state = world.lock();
+        if state.cuts != self.cuts || state.weather.mongodb_away > Instant::now() {
+            state.count("change streams ended");
+            return Err(StoreError::unexpected("the stream was cut"));
+        }
+
+        let wall = bson::DateTime::from_millis(state.now_ms());
+        let mut page = RawArrayBuf::new();
+        let upto = state.changes.len().min(self.next + TAIL_PAGE);
+        for index in self.next..upto {
+            let is_large = state.chance(0.03);
+            let (at, change) = &state.changes[index];
+            page.push(shown(*at, wall, change, is_large));
+        }
+        self.next = upto;
+        Ok(Some(page))
+    }
+
+    fn may_be_cut(&self, changes: usize, _bytes: usize) -> bool {
+        changes >= TAIL_PAGE
+    }
+}
+
+/// A change as the server shows it, without a large document.
+fn shown(at: Timestamp, wall: bson::DateTime, change: &Change, is_large: bool) -> RawDocumentBuf {
+    let (operation, number) = match change {
+        Change::Insert(number, _) => ("insert", number),
+        Change::Update(number) | Change::Requested(number) => ("update", number),
+        Change::Delete(number) => ("delete", number),
+    };
+
+    let mut shown = rawdoc! { "operationType": operation, "clusterTime": at, "wallTime": wall };
+    shown.append(cstr!("documentKey"), rawdoc! { "_id": format!("e{number}") });
+
+    match change {
+        Change::Insert(_, event) if !is_large => shown.append(cstr!("fullDocument"), event.clone()),
+        Change::Requested(_) => shown.append(
+            cstr!("updateDescription"),
+            rawdoc! { "updatedFields": { "retryRequestedAt": wall } },
+        ),
+        _ => {}
+    }
+
+    shown
+}
