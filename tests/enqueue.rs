@@ -123,6 +123,19 @@ async fn the_validator_refuses_what_breaks_the_contract() {
         "ts": Timestamp { time: 0, increment: 0 }, "subject": "a", "payload": {}, "isLocked": true, "failures": [],
     };
     scene.events.insert_one(good.clone()).await.unwrap();
+    let optional = [
+        doc! { "key": bson::Bson::Null },
+        doc! { "headers": bson::Bson::Null },
+        doc! { "headers": { "a": bson::Bson::Null } },
+        doc! { "subject": "a,b" },
+        doc! { "key": "é".repeat(127) },
+    ];
+    for fields in optional {
+        let mut event = good.clone();
+        event.extend(fields.clone());
+        let taken = scene.events.insert_one(event).await;
+        assert!(taken.is_ok(), "{fields}: {taken:?}");
+    }
     let spoilt = [
         doc! { "ts": 1 },
         doc! { "subject": "a b" },
@@ -133,13 +146,23 @@ async fn the_validator_refuses_what_breaks_the_contract() {
         doc! { "subject": "" },
         doc! { "subject": "x".repeat(256) },
         doc! { "key": "" },
-        doc! { "key": bson::Bson::Null },
         doc! { "payload": 1 },
         doc! { "headers": { "a": 1 } },
         doc! { "headers": { "Nats-Msg-Id": "1" } },
         doc! { "isLocked": 1 },
+        doc! { "isLocked": bson::Bson::Null },
         doc! { "failures": {} },
         doc! { "_id": 1 },
+        doc! { "_id": "a b" },
+        doc! { "_id": "a\n" },
+        doc! { "_id": "x".repeat(256) },
+        doc! { "subject": "a\n" },
+        doc! { "key": "é".repeat(128) },
+        doc! { "headers": { "a b": "1" } },
+        doc! { "headers": { "a": "1", "A": "2" } },
+        doc! { "headers": { "a": "1\n" } },
+        doc! { "headers": { "a": "x".repeat(32 * 1024) } },
+        doc! { "ts": bson::Bson::Null },
     ];
     for fields in spoilt {
         let mut event = good.clone();
@@ -152,4 +175,30 @@ async fn the_validator_refuses_what_breaks_the_contract() {
         event.remove(name);
         assert!(scene.events.insert_one(event).await.is_err(), "without {name}");
     }
+}
+
+/// The refusal tells the writer what to do.
+#[tokio::test]
+async fn a_legacy_uuid_and_an_upsert_that_leaves_the_time_open_are_refused_with_a_reason() {
+    let scene = Scene::new().await;
+    let legacy = bson::Binary { subtype: bson::spec::BinarySubtype::UuidOld, bytes: vec![7; 16] };
+    let event = doc! {
+        "ts": Timestamp { time: 0, increment: 0 }, "subject": "a", "payload": {}, "isLocked": true, "failures": [],
+    };
+
+    let mut with_legacy = doc! { "_id": legacy };
+    with_legacy.extend(event.clone());
+    let error = scene.events.insert_one(with_legacy).await.unwrap_err();
+    let said = format!("{error:?}");
+    assert!(said.contains("subtype 3") && said.contains("uuidRepresentation=standard"), "{said}");
+
+    let upsert =
+        scene.events.update_one(doc! { "_id": "u" }, doc! { "$setOnInsert": event.clone() });
+    let said = format!("{:?}", upsert.upsert(true).await.unwrap_err());
+    assert!(said.contains("ts is still Timestamp(0, 0)"), "{said}");
+
+    // An upsert that replaces is filled by the server.
+    scene.events.replace_one(doc! { "_id": "r" }, event).upsert(true).await.unwrap();
+    let stored = scene.one(doc! { "_id": "r" }).await.unwrap();
+    assert!(stored.get_timestamp("ts").unwrap() > scene.began, "{stored}");
 }

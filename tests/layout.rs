@@ -124,6 +124,96 @@ async fn operators_see_and_retry_events_of_another_layout() {
     );
 }
 
+/// Writers in JavaScript have no integers but doubles, and write null for what they lack.
+#[tokio::test]
+async fn nulls_are_fields_left_out_and_whole_doubles_are_keys() {
+    let (scene, settings) = debezium().await;
+    let settings = texts(&settings);
+    let relay = Relay::leading(&scene, &settings).await;
+
+    let all = [
+        ("plain", doc! {}),
+        ("headers", doc! { "headers": Bson::Null }),
+        ("one header", doc! { "headers": { "a": Bson::Null, "b": "x" } }),
+        ("key", doc! { "aggregateid": Bson::Null }),
+        ("locked", doc! { "isLocked": Bson::Null }),
+        ("time", doc! { "ts": Bson::Null }),
+        (
+            "bookkeeping",
+            doc! { "nextAttemptAt": Bson::Null, "deadAt": Bson::Null, "failures": Bson::Null },
+        ),
+        ("type", doc! { "type": Bson::Null }),
+        ("number", doc! { "aggregateid": 5_000_000_000.0 }),
+        ("minus zero", doc! { "aggregateid": -0.0 }),
+        ("large", doc! { "aggregateid": 1e21 }),
+    ];
+    for (name, fields) in &all {
+        let mut event = event("Order", *name, 1);
+        event.extend(fields.clone());
+        scene.events.insert_one(event).await.unwrap();
+    }
+    scene.drained().await;
+    assert_eq!(scene.messages().await.len(), all.len());
+
+    // Its own type and another's are one key: they stall together, and leave in order.
+    scene.cover(&["outbox.event.Order"]).await;
+    for (number, key) in
+        [5e9.into(), Bson::from(5_000_000_000_i64), 1e21.into(), Bson::Null].into_iter().enumerate()
+    {
+        let number = i32::try_from(number).unwrap();
+        scene.events.insert_one(event("Parcel", key.clone(), number)).await.unwrap();
+        scene.events.insert_one(event("Order", key, number)).await.unwrap();
+    }
+    until("all but the event without a key wait", async || {
+        let stuck = doc! { "isLocked": false };
+        (scene.events.count_documents(stuck).await.unwrap() == 7).then_some(())
+    })
+    .await;
+    for (key, events) in [("5000000000", 4), ("1e+21", 2)] {
+        let (code, said) =
+            outboxd_with(&scene, &["list", "--key", key, "--output", "json"], &settings);
+        let listed: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((code, &listed["total"]), (Some(0), &events.into()), "{key}: {said}");
+    }
+    scene.cover(&["outbox.event.>"]).await;
+    scene.drained().await;
+    assert_eq!(relay.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_value_without_a_json_form_is_named_by_the_layouts_own_field() {
+    let scene = Scene::bare().await;
+    let template = scene.subject("made");
+    let settings =
+        [("OUTBOXD_EVENT__SUBJECT", template.as_str()), ("OUTBOXD_EVENT__PAYLOAD", "body")];
+    let (code, said) = outboxd_with(&scene, &["migrate"], &settings);
+    assert_eq!(code, Some(0), "{said}");
+    let _relay = Relay::leading(&scene, &settings).await;
+
+    let legacy = bson::Binary { subtype: bson::spec::BinarySubtype::UuidOld, bytes: vec![7; 16] };
+    for (fields, reason) in [
+        (
+            doc! { "body": { "items": [1, { "price": f64::NAN }] } },
+            "invalid payload: body.items[1].price is NaN; it has no plain form in JSON",
+        ),
+        (
+            doc! { "body": {}, "key": legacy.clone() },
+            "`key` is a UUID of binary subtype 3, whose byte order depends on the driver; write \
+             subtype 4, as drivers do with uuidRepresentation=standard",
+        ),
+    ] {
+        scene.events.insert_one(fields.clone()).await.unwrap();
+        let dead = until("it is dead", async || {
+            let event = scene.one(doc! {}).await.unwrap();
+            event.get("deadAt").is_some().then_some(event)
+        })
+        .await;
+        let failure = dead.get_array("failures").unwrap()[0].as_document().unwrap();
+        assert_eq!(failure.get_str("error").unwrap(), reason);
+        scene.events.delete_many(doc! {}).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_template_makes_the_subject_and_what_it_lacks_is_said() {
     let scene = Scene::bare().await;

@@ -239,7 +239,7 @@ async fn a_retry_that_may_come_twice_is_warned_of() {
         );
         doc! { "at": at, "attempt": 0_i64, "class": "unknown", "code": "timeout", "error": "no ack", "relay": "r" }
     };
-    for (id, minutes) in [("long ago", 60), ("just now", 1)] {
+    for (id, minutes) in [("long-ago", 60), ("just-now", 1)] {
         let unanswered = doc! {
             "_id": id, "ts": Timestamp { time: 0, increment: 0 }, "subject": scene.subject("covered"), "payload": {},
             "isLocked": false, "failures": [failure(minutes)],

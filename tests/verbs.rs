@@ -250,7 +250,8 @@ async fn what_an_event_says_is_never_obeyed_by_a_terminal_or_a_shell() {
     }
     let (_, said) = outboxd_with(&scene, &["groups"], &[]);
     assert!(
-        said.contains(r"outboxd show ''\''; reboot") && said.contains("--code '$(x)'"),
+        said.contains(r#"outboxd show '"'\''; reboot \u001b[31m"'"#)
+            && said.contains("--code '$(x)'"),
         "{said}"
     );
 }

@@ -337,9 +337,9 @@ mod tests {
         let collections = migrated("events", &Layout::default()).unwrap();
         let (name, events) = &collections[0];
         assert_eq!(name, "events");
-        assert!(events.options.to_string().contains("deadAt"), "{}", events.options);
+        assert!(events.options.to_string().contains("strLenBytes"), "{}", events.options);
         assert_eq!(events.indexes.len(), 1);
-        assert_eq!(events.by.len(), 3);
+        assert_eq!(events.by.len(), 4);
         assert_eq!(collections[1].0, "outboxd_lease");
     }
 

@@ -67,7 +67,12 @@ fn people(groups: &[Shown]) -> String {
         let from = if first == last { String::new() } else { format!("{first} to ") };
         let _ = writeln!(out, "  last failed   {from}{last} UTC");
         let _ = writeln!(out, "  what to do    {}", wrap(remedy, width, 16));
-        let _ = writeln!(out, "  look at one   outboxd show {sample}");
+        // No command takes an id that is too long to be shown whole.
+        let look = match group.sample.ends_with('…') {
+            true => format!("list --code {shell_code}"),
+            false => format!("show {sample}"),
+        };
+        let _ = writeln!(out, "  look at one   outboxd {look}");
         let _ = writeln!(out, "  then          outboxd retry-now --all --code {shell_code}");
         let _ = writeln!(
             out,

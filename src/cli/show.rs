@@ -19,7 +19,7 @@ use crate::mongodb::inspect::{Entry, text};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The event's id: an ObjectId, a UUID or a text
+    /// The event's id, as `list` shows it: an ObjectId, a UUID or a text
     id: String,
     /// Show the payload too; it may hold confidential data
     #[arg(long)]

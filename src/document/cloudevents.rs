@@ -64,7 +64,7 @@ impl CloudEvents {
             if let Some(text) = text
                 && headers.get(name).is_none()
             {
-                headers.insert(name, &percent_encoded(&text))?;
+                headers.insert_made(name, &percent_encoded(&text))?;
             }
         }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, RawBsonRef, Timestamp, doc};
-use outboxd_client::{EventError, Headers, field};
+use outboxd_client::{EventError, Headers, field, payload};
 
 use super::cloudevents::{CloudEvents, Facts};
 use super::template::{Fields, LayoutError, Part, Template, Values, check_name};
@@ -137,6 +137,9 @@ impl Layout {
             RawBsonRef::ObjectId(id) => Ok(id.to_hex().into()),
             RawBsonRef::Int32(number) => Ok(number.to_string().into()),
             RawBsonRef::Int64(number) => Ok(number.to_string().into()),
+            RawBsonRef::Double(number) if number.fract() == 0.0 => {
+                Ok(payload::double(number).ok_or("a finite number")?.into())
+            }
             RawBsonRef::Binary(binary) if binary.subtype == bson::spec::BinarySubtype::Uuid => {
                 let bytes = binary.bytes.try_into().map_err(|_| "a UUID of the right length")?;
                 Ok(bson::Uuid::from_bytes(bytes).to_string().into())
@@ -162,7 +165,7 @@ impl Layout {
             if let Ok(text) = self.fields.fill(template, values)
                 && headers.get(name).is_none()
             {
-                headers.insert(name, &text)?;
+                headers.insert_made(name, &text)?;
             }
         }
 
@@ -189,8 +192,12 @@ impl Layout {
         let mut forms = vec![Bson::from(key)];
         forms.extend(ObjectId::parse_str(key).ok().map(Bson::from));
         forms.extend(bson::Uuid::parse_str(key).ok().map(Bson::from));
-        // A number is found by its value, whatever its type.
+        // A number is found by its value, whatever its type. The text of a double beyond 2^53 may
+        // have other digits than its value.
         forms.extend(key.parse::<i64>().ok().map(Bson::from));
+        let double = key.parse::<f64>().ok();
+        let double = double.filter(|number| payload::double(*number).as_deref() == Some(key));
+        forms.extend(double.map(Bson::from));
 
         doc! { "$in": forms }.into()
     }

@@ -11,7 +11,9 @@
 
 use std::borrow::Cow;
 
+use bson::spec::BinarySubtype;
 use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
+use outboxd_client::event::{MAX_HEADERS, MAX_ID_BYTES};
 use outboxd_client::payload::{self, type_name};
 use outboxd_client::{EventError, EventId, Headers, Key, Subject, field};
 
@@ -22,8 +24,9 @@ use super::template::Values;
 
 /// Largest `_id` of any type by which a document is marked: a thousand marks fit in one command.
 pub const MAX_ANY_ID_BYTES: usize = 8 << 10;
-/// Characters shown of an id.
-const MAX_SHOWN_ID: usize = 64;
+/// Characters shown of an id. That of an event is never longer, so what is shown of it can be pasted
+/// into a command.
+const MAX_SHOWN_ID: usize = MAX_ID_BYTES;
 
 /// An event document that follows the contract.
 #[derive(Debug, Clone)]
@@ -78,6 +81,11 @@ enum Fault {
     Type { name: String, found: &'static str, wanted: Cow<'static, str> },
     #[error("`_id` is a UUID of the wrong length")]
     UuidLength,
+    #[error(
+        "`{0}` is a UUID of binary subtype 3, whose byte order depends on the driver; write subtype \
+         4, as drivers do with uuidRepresentation=standard"
+    )]
+    LegacyUuid(String),
     #[error(transparent)]
     Event(#[from] EventError),
 }
@@ -88,7 +96,8 @@ struct Raw<'a> {
     id: Option<EventId>,
     ts: Option<Timestamp>,
     subject: Option<Subject>,
-    key: Option<Key>,
+    /// `Some(None)` for null, which is a field left out.
+    key: Option<Option<Key>>,
     payload: Option<Payload>,
     headers: Option<Headers>,
     /// Those that the templates of the layout name.
@@ -165,6 +174,7 @@ impl<'a> Raw<'a> {
             },
             field::IS_LOCKED => match value {
                 RawBsonRef::Boolean(locked) => once(name, &mut self.is_locked, || Ok(locked))?,
+                RawBsonRef::Null if !layout.is_own() => {}
                 other => return Err(wrong_type(name, "a bool", other)),
             },
             field::FAILURES => {
@@ -192,9 +202,14 @@ impl<'a> Raw<'a> {
         value: RawBsonRef<'a>,
         layout: &Layout,
     ) -> Result<(), Fault> {
-        if let Some(place) = layout.place(name) {
+        // Null is a field left out, where a field may be.
+        let is_null = matches!(value, RawBsonRef::Null);
+
+        if let Some(place) = layout.place(name)
+            && (layout.is_own() || !is_null)
+        {
             once(name, &mut self.values[place], || {
-                layout.text(value).map_err(|wanted| wrong_type(name, wanted, value))
+                layout.text(value).map_err(|wanted| no_text(name, wanted, value))
             })?;
             // As soon as its last field is there: a subject is refused before what follows it.
             if self.subject.is_none()
@@ -206,15 +221,19 @@ impl<'a> Raw<'a> {
 
         if name == layout.key() {
             once(name, &mut self.key, || {
-                let wrong = |wanted| wrong_type(name, format!("{wanted}, or left out"), value);
-                Ok(Key::new(layout.text(value).map_err(wrong)?)?)
+                let wrong = |wanted| no_text(name, format!("{wanted}, or left out"), value);
+                if is_null {
+                    return Ok(None);
+                }
+                Ok(Some(Key::new(layout.text(value).map_err(wrong)?)?))
             })?;
         }
 
         if name == layout.payload() {
             let is_json = matches!(value, RawBsonRef::Document(_) | RawBsonRef::Array(_));
             once(name, &mut self.payload, || {
-                Ok(Payload { bytes: payload::to_bytes(value).map_err(EventError::from)?, is_json })
+                let bytes = payload::to_bytes(value, name).map_err(EventError::from)?;
+                Ok(Payload { bytes, is_json })
             })?;
         }
 
@@ -245,7 +264,7 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
     };
 
     let ts = raw.ts.unwrap_or_else(|| ts_of_id(&id));
-    let key = raw.key;
+    let key = raw.key.flatten();
 
     let mut headers = raw.headers.unwrap_or_default();
     let facts =
@@ -282,27 +301,49 @@ fn read_id(value: RawBsonRef<'_>) -> Result<EventId, Fault> {
     match value {
         RawBsonRef::ObjectId(id) => Ok(EventId::ObjectId(id)),
         RawBsonRef::String(id) => Ok(EventId::string(id)?),
-        RawBsonRef::Binary(binary) if binary.subtype == bson::spec::BinarySubtype::Uuid => {
+        RawBsonRef::Binary(binary) if binary.subtype == BinarySubtype::Uuid => {
             let bytes = binary.bytes.try_into().map_err(|_| Fault::UuidLength)?;
             Ok(EventId::Uuid(bson::Uuid::from_bytes(bytes)))
         }
-        other => Err(wrong_type(field::ID, "an ObjectId, a UUID or a string", other)),
+        other => Err(no_text(field::ID, "an ObjectId, a UUID or a string", other)),
+    }
+}
+
+/// Why a value that may be a UUID, among others, names nothing.
+fn no_text(name: &str, wanted: impl Into<Cow<'static, str>>, found: RawBsonRef<'_>) -> Fault {
+    let wanted = wanted.into();
+    match found {
+        RawBsonRef::Binary(binary)
+            if binary.subtype == BinarySubtype::UuidOld && wanted.contains("UUID") =>
+        {
+            Fault::LegacyUuid(name.to_owned())
+        }
+        _ => wrong_type(name, wanted, found),
     }
 }
 
 fn read_headers(name: &str, value: RawBsonRef<'_>) -> Result<Headers, Fault> {
-    let RawBsonRef::Document(document) = value else {
-        return Err(wrong_type(name, "a document of strings", value));
+    let mut headers = Headers::default();
+    let document = match value {
+        RawBsonRef::Document(document) => document,
+        RawBsonRef::Null => return Ok(headers),
+        other => return Err(wrong_type(name, "a document of strings, or left out", other)),
     };
 
-    let mut headers = Headers::default();
-    for element in document.iter() {
+    for (at, element) in document.iter().enumerate() {
         let (name, value) = element.map_err(Fault::Bson)?;
-        let RawBsonRef::String(value) = value else {
-            let name = name.as_str().chars().take(64).collect();
-            return Err(EventError::Header { name, reason: "its value is not a string" }.into());
+        let name = name.as_str();
+        let refuse = |reason| {
+            let name = name.chars().take(64).collect();
+            Err(EventError::Header { name, reason }.into())
         };
-        headers.insert(name.as_str(), value)?;
+
+        match value {
+            _ if at == MAX_HEADERS => return refuse("an event has at most 64 headers"),
+            RawBsonRef::String(value) => headers.insert(name, value)?,
+            RawBsonRef::Null => Headers::check_name(name)?,
+            _ => return refuse("its value is not a string"),
+        }
     }
 
     Ok(headers)
@@ -353,13 +394,44 @@ pub(crate) fn written_at(get: impl Fn(&str) -> Option<Bson>) -> Option<u32> {
     }
 }
 
-/// An id as text, for people.
+/// An id as text, for people and for the commands that they paste.
+///
+/// An id that no event may have is shown as extended JSON, which commands take as well. Of one that
+/// is too long the beginning is shown, and `…`; no command takes that.
 pub(crate) fn shown_id(id: &Bson) -> String {
-    match id {
-        Bson::ObjectId(id) => id.to_string(),
-        Bson::String(id) => id.chars().take(MAX_SHOWN_ID).collect(),
-        other => other.to_string().chars().take(MAX_SHOWN_ID).collect(),
+    let text = match id {
+        Bson::ObjectId(id) => return id.to_string(),
+        Bson::String(id) if id.bytes().all(|byte| byte.is_ascii_graphic()) => Cow::from(id),
+        Bson::String(id) => quoted(id).into(),
+        Bson::Binary(binary) => match binary.to_uuid() {
+            Ok(id) => return id.to_string(),
+            Err(_) => id.clone().into_canonical_extjson().to_string().into(),
+        },
+        other => other.clone().into_canonical_extjson().to_string().into(),
+    };
+
+    let mut chars = text.chars();
+    let mut shown: String = chars.by_ref().take(MAX_SHOWN_ID).collect();
+    if chars.next().is_some() {
+        shown.push('…');
     }
+    shown
+}
+
+/// A text as a JSON string of printable ASCII.
+fn quoted(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            ' '..='~' => ascii.push(c),
+            _ => {
+                let units = c.encode_utf16(&mut [0; 2]).to_vec();
+                ascii.extend(units.into_iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+        }
+    }
+    ascii
 }
 
 fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {

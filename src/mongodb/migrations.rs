@@ -55,6 +55,10 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0005_audit_collection",
         text: include_str!("../../migrations/0005_audit_collection.json"),
     },
+    Migration {
+        name: "0006_outbox_strict_validator",
+        text: include_str!("../../migrations/0006_outbox_strict_validator.json"),
+    },
 ];
 
 /// Where a migration stands in one database.

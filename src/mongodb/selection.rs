@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use outboxd_client::field;
+use outboxd_client::{EventId, field};
 
 use super::clock;
 use crate::document::layout::Layout;
@@ -71,11 +71,20 @@ impl Selection {
     }
 }
 
-/// What an id on a command line may be: an ObjectId, a UUID or a string.
+/// What an id on a command line may be: an ObjectId, a UUID or a string. Ids that no event may have
+/// are written as [`shown_id`](crate::document::record::shown_id) shows them, in extended JSON.
 pub(crate) fn ids(id: &str) -> Vec<Bson> {
     let mut ids = vec![Bson::from(id)];
     ids.extend(ObjectId::parse_str(id).ok().map(Bson::from));
     ids.extend(bson::Uuid::parse_str(id).ok().map(Bson::from));
+
+    match serde_json::from_str(id) {
+        Ok(serde_json::Value::String(text)) if EventId::string(&*text).is_err() => {
+            ids.push(text.into());
+        }
+        Ok(json @ serde_json::Value::Object(_)) => ids.extend(Bson::try_from(json)),
+        _ => {}
+    }
     ids
 }
 

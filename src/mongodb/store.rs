@@ -138,7 +138,7 @@ impl Store {
     async fn due_heads(&self, most: usize, snapshot: &mut Snapshot) -> Result<Vec<Bson>> {
         let key = self.layout.key();
         let mut unlocked = self.unlocked_in_order();
-        unlocked.insert(key, doc! { "$exists": true });
+        unlocked.insert(key, doc! { "$ne": Bson::Null });
 
         // The fields keep their names, so that the filters below fit.
         let first = |name: &str| doc! { "$first": format!("${name}") };
@@ -302,7 +302,7 @@ impl EventStore for Store {
         let keyed = self.collection.find(doc! { field::ID: { "$in": heads } });
         let mut page = self.read(keyed, half, &mut snapshot).await?;
 
-        due.insert(self.layout.key(), doc! { "$exists": false });
+        due.insert(self.layout.key(), Bson::Null);
         let unkeyed = self.collection.find(due).sort(doc! { field::TS: 1 });
         let unkeyed = self.read(unkeyed, half, &mut snapshot).await?;
 

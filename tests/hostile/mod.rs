@@ -1,6 +1,8 @@
 //! A hostile document is dead with its reason or published as it is; it harms neither the
 //! connection nor any other event.
 
+mod agreement;
+mod before;
 mod parser;
 mod raw;
 mod rows;

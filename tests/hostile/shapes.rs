@@ -68,7 +68,7 @@ pub(super) fn fields() -> Vec<Row> {
             "an id that is an old UUID",
             BINARY,
             binary(3, &[9; 16]),
-            Malformed("must be an ObjectId, a UUID or a string"),
+            Malformed("`_id` is a UUID of binary subtype 3"),
         ),
         (
             "an id that is an operator",

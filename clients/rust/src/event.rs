@@ -27,6 +27,11 @@ pub const MAX_HEADERS: usize = 64;
 /// Most bytes of all header names and values of one event. JetStream refuses a header block over 64
 /// KiB.
 pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Most headers that a relay adds, made of other parts of an event. They don't count among those of
+/// the writer.
+const MAX_MADE_HEADERS: usize = 64;
+/// Most bytes of those. With the writer's, it leaves 16 KiB of what JetStream allows.
+const MAX_MADE_HEADER_BYTES: usize = 16 * 1024;
 /// Largest payload as published, in bytes, unless
 /// [`Outbox::max_payload_bytes`](crate::Outbox::max_payload_bytes) says otherwise: the default
 /// `max_payload` of nats-server (1 MiB) less room for the headers.
@@ -210,15 +215,29 @@ impl Headers {
     /// [`EventError::Header`] for a bad name or value, or over [`MAX_HEADERS`] or
     /// [`MAX_HEADER_BYTES`] in all.
     pub fn insert(&mut self, name: &str, value: &str) -> Result<(), EventError> {
-        let refuse = |reason| EventError::Header { name: name.chars().take(64).collect(), reason };
-        if name.is_empty() || !name.bytes().all(is_header_name_byte) {
-            return Err(refuse("a name is letters, digits and !#$%&'*+-.^_`|~"));
-        }
+        self.insert_within(name, value, MAX_HEADERS, MAX_HEADER_BYTES)
+    }
 
-        if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
-            return Err(refuse("names that begin with `Nats-` belong to the server"));
-        }
+    /// Adds a header that a relay makes of other parts of the event. An event whose writer has used
+    /// all the room for headers still has room for these.
+    ///
+    /// # Errors
+    /// As [`Headers::insert`], with bounds that are wider by 64 headers and 16 KiB.
+    pub fn insert_made(&mut self, name: &str, value: &str) -> Result<(), EventError> {
+        let (most, bytes) = (MAX_MADE_HEADERS, MAX_MADE_HEADER_BYTES);
+        self.insert_within(name, value, MAX_HEADERS + most, MAX_HEADER_BYTES + bytes)
+    }
 
+    fn insert_within(
+        &mut self,
+        name: &str,
+        value: &str,
+        most: usize,
+        most_bytes: usize,
+    ) -> Result<(), EventError> {
+        Self::check_name(name)?;
+
+        let refuse = |reason| refused(name, reason);
         if value.chars().any(char::is_control) {
             return Err(refuse("a value has no control characters or line breaks"));
         }
@@ -227,15 +246,31 @@ impl Headers {
             return Err(refuse("it is there twice"));
         }
 
-        if self.0.len() == MAX_HEADERS {
+        if self.0.len() >= most {
             return Err(refuse("an event has at most 64 headers"));
         }
 
-        if self.bytes() + name.len() + value.len() > MAX_HEADER_BYTES {
+        if self.bytes() + name.len() + value.len() > most_bytes {
             return Err(refuse("all headers together are over 32 KiB"));
         }
 
         self.0.push((name.into(), value.into()));
+        Ok(())
+    }
+
+    /// Checks a header's name.
+    ///
+    /// # Errors
+    /// [`EventError::Header`] unless it is an HTTP token and not one of the server's own.
+    pub fn check_name(name: &str) -> Result<(), EventError> {
+        if name.is_empty() || !name.bytes().all(is_header_name_byte) {
+            return Err(refused(name, "a name is letters, digits and !#$%&'*+-.^_`|~"));
+        }
+
+        if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+            return Err(refused(name, "names that begin with `Nats-` belong to the server"));
+        }
+
         Ok(())
     }
 
@@ -258,6 +293,10 @@ impl Headers {
     pub fn bytes(&self) -> usize {
         self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
+}
+
+fn refused(name: &str, reason: &'static str) -> EventError {
+    EventError::Header { name: name.chars().take(64).collect(), reason }
 }
 
 /// The `token` of RFC 9110, which is also what NATS clients accept.
@@ -336,83 +375,4 @@ impl Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subjects_that_could_reach_the_servers_own_spaces_are_refused() {
-        let long = "x".repeat(256);
-        for subject in [
-            "",
-            ".",
-            ".a",
-            "a.",
-            "a..b",
-            "a b",
-            "a\tb",
-            "a\r\nPUB x 0",
-            "*",
-            ">",
-            "a.*",
-            "a.>.b",
-            "a*",
-            "$JS.API.STREAM.DELETE.X",
-            "$SYS.REQ",
-            "_INBOX.x",
-            "_INBOX",
-            "é",
-            &long,
-        ] {
-            assert!(Subject::new(subject).is_err(), "{subject:?}");
-        }
-
-        for subject in [
-            "ticket:created",
-            "a",
-            "a.b.c",
-            "a$b",
-            "_INBOXES",
-            "orders.v1-2_x/y=z",
-            &"x".repeat(255),
-        ] {
-            assert!(Subject::new(subject).is_ok(), "{subject:?}");
-        }
-    }
-
-    #[test]
-    fn headers_of_the_server_and_line_breaks_are_refused() {
-        let event = Event::new("a", &serde_json::json!({})).unwrap();
-        for (name, value) in [
-            ("Nats-Msg-Id", "x"),
-            ("nats-rollup", "all"),
-            ("NATS-TTL", "1s"),
-            ("a b", "x"),
-            ("", "x"),
-            ("a:", "x"),
-            ("a", "x\r\nb: c"),
-            ("a", "x\0"),
-            ("é", "x"),
-        ] {
-            assert!(event.clone().header(name, value).is_err(), "{name:?}: {value:?}");
-        }
-
-        let event = event.header("traceparent", "00-1").unwrap();
-        assert!(event.header("TraceParent", "00-2").is_err(), "one header twice");
-    }
-
-    #[test]
-    fn keys_are_bounded() {
-        assert!(Key::new("").is_err());
-        assert!(Key::new("k".repeat(256)).is_err());
-        assert!(Key::new("k".repeat(255)).is_ok());
-    }
-
-    #[test]
-    fn a_payload_that_is_no_message_is_refused() {
-        for payload in [serde_json::json!(5), serde_json::json!(null), serde_json::json!(true)] {
-            assert!(matches!(Event::new("a", &payload), Err(EventError::Payload(_))), "{payload}");
-        }
-        assert!(Event::new("a", "text").is_ok());
-        assert!(Event::new("a", &["x"]).is_ok());
-    }
-}
+mod tests;

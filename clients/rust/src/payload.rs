@@ -5,14 +5,25 @@
 //! numbers, binary as base64. There is no `{"$oid": …}`. A string or binary payload goes out byte
 //! for byte.
 //!
+//! Doubles are written as JavaScript's `JSON.stringify` writes them: the shortest digits that name
+//! the number, and a whole number without `.0`. A writer whose language has only doubles, such as
+//! Node, means an integer by a whole one, and a consumer with integers must be able to read it.
+//!
 //! Types without a plain form in JSON (code, regular expressions, min and max key, …) are refused
-//! rather than guessed: a consumer could not tell what they were. So are NaN and the infinities.
+//! rather than guessed: a consumer could not tell what they were. So are NaN and the infinities,
+//! as doubles and as decimals. The error names the path of the value.
+//!
+//! Only binary of subtype 4 is a UUID. The byte order of subtype 3 depends on the driver that wrote
+//! it, so it is published as bytes, like any other binary.
 
+use std::fmt;
 use std::io::Write;
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bson::{Bson, RawArray, RawBsonRef, RawDocument};
+use bson::{Bson, Decimal128, RawArray, RawBsonRef, RawDocument};
+
+use crate::field;
 
 /// Deepest nesting of documents and arrays in a payload: MongoDB's own limit for a document is 100
 /// levels.
@@ -20,7 +31,11 @@ pub const MAX_DEPTH: usize = 100;
 
 /// The dates that RFC 3339 can write, in milliseconds since 1970: the years 0 to 9999.
 const RFC_3339_MILLIS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
-const BAD_DATE: &str = "date outside the years 0 to 9999";
+const BAD_DATE: &str = "a date outside the years 0 to 9999";
+/// About how long a path in an error may be. Of a longer one, the outer part is left out.
+const MAX_PATH_BYTES: usize = 256;
+/// Characters of one name in a path.
+const MAX_NAME_CHARS: usize = 64;
 
 /// Why a payload can't be turned into bytes.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +45,13 @@ pub enum PayloadError {
     #[error("it is of type {0}; a payload is a document, an array, a string or binary")]
     Kind(&'static str),
     /// A value inside it has no plain form in JSON.
-    #[error("a value of type {0} has no plain form in JSON")]
-    NotJson(&'static str),
+    #[error("{path} is {what}; it has no plain form in JSON")]
+    NotJson {
+        /// Where the value is, such as `payload.items[3].price`.
+        path: String,
+        /// What the value is, such as `NaN` or `of type regex`.
+        what: &'static str,
+    },
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("it is nested deeper than 100 levels")]
     TooDeep,
@@ -40,11 +60,82 @@ pub enum PayloadError {
     Bson(#[from] bson::error::Error),
 }
 
-/// The bytes a payload is published as.
+/// One step of a path: into a field, or into an array.
+enum Step<'a> {
+    Name(&'a str),
+    Index(usize),
+}
+
+impl PayloadError {
+    fn not_json(what: &'static str) -> Self {
+        Self::NotJson { path: String::new(), what }
+    }
+
+    /// The same error, seen from the document or array that the value is in. Called on the way out
+    /// of a refused value, so that a payload without one pays nothing.
+    #[cold]
+    fn within(self, step: &Step<'_>) -> Self {
+        match self {
+            Self::NotJson { path, what } if path.len() < MAX_PATH_BYTES => {
+                Self::NotJson { path: format!("{step}{path}"), what }
+            }
+            Self::NotJson { path, what } if !path.starts_with('…') => {
+                Self::NotJson { path: format!("…{path}"), what }
+            }
+            other => other,
+        }
+    }
+
+    /// The same error with the name of the payload's field at the start of the path.
+    #[cold]
+    fn of_field(self, field: &str) -> Self {
+        match self {
+            Self::NotJson { path, what } => {
+                Self::NotJson { path: format!("{}{path}", Name(field)), what }
+            }
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Name(name) if is_plain(name) => write!(f, ".{name}"),
+            Self::Name(name) => write!(f, "[{}]", Name(name)),
+            Self::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+/// A field's name in a path: in quotes, escaped and shortened, where it could be misread.
+struct Name<'a>(&'a str);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_plain(self.0) {
+            return f.write_str(self.0);
+        }
+        write!(f, "{:?}", self.0.chars().take(MAX_NAME_CHARS).collect::<String>())
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte == b'$';
+    name.len() <= MAX_NAME_CHARS
+        && name.bytes().next().is_some_and(is_letter)
+        && name.bytes().all(|byte| is_letter(byte) || byte.is_ascii_digit())
+}
+
+/// The bytes that the payload in `field` is published as.
 ///
 /// # Errors
 /// [`PayloadError`]; never panics, whatever the bytes of `payload` are.
-pub fn to_bytes(payload: RawBsonRef<'_>) -> Result<Vec<u8>, PayloadError> {
+pub fn to_bytes(payload: RawBsonRef<'_>, field: &str) -> Result<Vec<u8>, PayloadError> {
+    write_payload(payload).map_err(|error| error.of_field(field))
+}
+
+fn write_payload(payload: RawBsonRef<'_>) -> Result<Vec<u8>, PayloadError> {
     match payload {
         RawBsonRef::String(text) => Ok(text.as_bytes().to_vec()),
         RawBsonRef::Binary(binary) => Ok(binary.bytes.to_vec()),
@@ -70,12 +161,12 @@ pub fn published_len(payload: &Bson) -> Result<usize, PayloadError> {
         Bson::Binary(binary) => Ok(binary.bytes.len()),
         Bson::Document(document) => {
             let raw = bson::serialize_to_raw_document_buf(document)?;
-            Ok(to_bytes(RawBsonRef::Document(&raw))?.len())
+            Ok(to_bytes(RawBsonRef::Document(&raw), field::PAYLOAD)?.len())
         }
         Bson::Array(_) => {
             let raw = bson::serialize_to_raw_document_buf(&bson::doc! { "array": payload })?;
             match raw.get("array") {
-                Ok(Some(array)) => Ok(to_bytes(array)?.len()),
+                Ok(Some(array)) => Ok(to_bytes(array, field::PAYLOAD)?.len()),
                 _ => Err(PayloadError::Kind("array")),
             }
         }
@@ -101,7 +192,7 @@ fn write_document(
 
         write_string(out, name.as_str());
         out.push(b':');
-        write_value(out, value, depth)?;
+        write_value(out, value, depth).map_err(|error| error.within(&Step::Name(name.as_str())))?;
     }
 
     out.push(b'}');
@@ -118,7 +209,7 @@ fn write_array(out: &mut Vec<u8>, array: &RawArray, depth: usize) -> Result<(), 
         if i > 0 {
             out.push(b',');
         }
-        write_value(out, value?, depth)?;
+        write_value(out, value?, depth).map_err(|error| error.within(&Step::Index(i)))?;
     }
 
     out.push(b']');
@@ -135,16 +226,21 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: usize) -> Result
         RawBsonRef::Boolean(false) => out.extend_from_slice(b"false"),
         RawBsonRef::Int32(number) => write_display(out, format_args!("{number}")),
         RawBsonRef::Int64(number) => write_display(out, format_args!("{number}")),
-        RawBsonRef::Double(number) if number.is_finite() => write_json(out, &number),
-        RawBsonRef::Decimal128(number) => write_display(out, format_args!("\"{number}\"")),
+        RawBsonRef::Double(number) => write_double(out, number)?,
+        RawBsonRef::Decimal128(number) => {
+            if let Some(what) = not_a_number(number) {
+                return Err(PayloadError::not_json(what));
+            }
+            write_display(out, format_args!("\"{number}\""));
+        }
         RawBsonRef::ObjectId(id) => write_display(out, format_args!("\"{id}\"")),
         RawBsonRef::DateTime(date) if RFC_3339_MILLIS.contains(&date.timestamp_millis()) => {
             write_string(
                 out,
-                &date.try_to_rfc3339_string().map_err(|_| PayloadError::NotJson(BAD_DATE))?,
+                &date.try_to_rfc3339_string().map_err(|_| PayloadError::not_json(BAD_DATE))?,
             );
         }
-        RawBsonRef::DateTime(_) => return Err(PayloadError::NotJson(BAD_DATE)),
+        RawBsonRef::DateTime(_) => return Err(PayloadError::not_json(BAD_DATE)),
         RawBsonRef::Binary(binary) => match (binary.subtype, binary.bytes.try_into()) {
             (bson::spec::BinarySubtype::Uuid, Ok(bytes)) => {
                 write_display(out, format_args!("\"{}\"", bson::Uuid::from_bytes(bytes)));
@@ -154,18 +250,52 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: usize) -> Result
                 format_args!("\"{}\"", Base64Display::new(binary.bytes, &BASE64)),
             ),
         },
-        other => return Err(PayloadError::NotJson(type_name(other))),
+        RawBsonRef::RegularExpression(_) => return Err(PayloadError::not_json("of type regex")),
+        RawBsonRef::JavaScriptCode(_) => return Err(PayloadError::not_json("of type javascript")),
+        RawBsonRef::JavaScriptCodeWithScope(_) => {
+            return Err(PayloadError::not_json("of type javascriptWithScope"));
+        }
+        RawBsonRef::Timestamp(_) => return Err(PayloadError::not_json("of type timestamp")),
+        RawBsonRef::DbPointer(_) => return Err(PayloadError::not_json("of type dbPointer")),
+        RawBsonRef::MinKey => return Err(PayloadError::not_json("of type minKey")),
+        RawBsonRef::MaxKey => return Err(PayloadError::not_json("of type maxKey")),
     }
     Ok(())
 }
 
-fn write_string(out: &mut Vec<u8>, text: &str) {
-    write_json(out, text);
+/// A double as it stands in JSON, written as `JSON.stringify` does; `None` for NaN and the
+/// infinities.
+pub fn double(number: f64) -> Option<String> {
+    number.is_finite().then(|| ryu_js::Buffer::new().format_finite(number).to_owned())
 }
 
-fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(out, value)
-        .expect("text and finite numbers are JSON, and a Vec takes all that is written");
+/// As `JSON.stringify` writes it.
+fn write_double(out: &mut Vec<u8>, number: f64) -> Result<(), PayloadError> {
+    if number.is_nan() {
+        return Err(PayloadError::not_json("NaN"));
+    }
+
+    if number.is_infinite() {
+        return Err(PayloadError::not_json(if number > 0.0 { "Infinity" } else { "-Infinity" }));
+    }
+
+    out.extend_from_slice(ryu_js::Buffer::new().format_finite(number).as_bytes());
+    Ok(())
+}
+
+/// What a decimal is that has no digits. The type's bits 58 to 62 say so.
+fn not_a_number(number: Decimal128) -> Option<&'static str> {
+    let [.., highest] = number.bytes();
+    match (highest & 0x7c, highest & 0x80) {
+        (0x7c, _) => Some("a decimal NaN"),
+        (0x78, 0) => Some("a decimal Infinity"),
+        (0x78, _) => Some("a decimal -Infinity"),
+        _ => None,
+    }
+}
+
+fn write_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("text is JSON, and a Vec takes all that is written");
 }
 
 fn write_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -209,85 +339,6 @@ fn element_type_name(kind: bson::spec::ElementType) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use bson::{Bson, doc, oid::ObjectId, spec::BinarySubtype};
-
-    use super::*;
-
-    fn published(payload: bson::Document) -> Result<String, PayloadError> {
-        let raw = bson::serialize_to_raw_document_buf(&payload).expect("a document is BSON");
-        to_bytes(RawBsonRef::Document(&raw))
-            .map(|bytes| String::from_utf8(bytes).expect("JSON is UTF-8"))
-    }
-
-    #[test]
-    fn a_document_is_published_as_the_json_a_consumer_expects() {
-        let id = ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap();
-        let uuid = bson::Uuid::parse_str("67e55044-10b1-426f-9247-bb680e5fe0c8").unwrap();
-        let payload = doc! {
-            "id": id,
-            "uuid": uuid,
-            "at": bson::DateTime::from_millis(1_700_000_000_123),
-            "price": 5_i32,
-            "big": i64::MAX,
-            "rate": 0.1,
-            "amount": Bson::Decimal128("12.30".parse().unwrap()),
-            "blob": Bson::Binary(bson::Binary { subtype: BinarySubtype::Generic, bytes: vec![0, 255] }),
-            "nested": { "list": [1, "two", null, true] },
-            "text": "quote \" slash \\ \u{1} é",
-        };
-
-        let text = published(payload).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "id": "6745f0a1b2c3d4e5f6a7b8c9",
-                "uuid": "67e55044-10b1-426f-9247-bb680e5fe0c8",
-                "at": "2023-11-14T22:13:20.123Z",
-                "price": 5,
-                "big": i64::MAX,
-                "rate": 0.1,
-                "amount": "12.30",
-                "blob": "AP8=",
-                "nested": { "list": [1, "two", null, true] },
-                "text": "quote \" slash \\ \u{1} é",
-            })
-        );
-    }
-
-    #[test]
-    fn what_has_no_plain_form_is_refused() {
-        for value in [
-            Bson::MinKey,
-            Bson::MaxKey,
-            Bson::JavaScriptCode("x".into()),
-            Bson::Timestamp(bson::Timestamp { time: 1, increment: 1 }),
-            Bson::Double(f64::NAN),
-            Bson::Double(f64::INFINITY),
-            Bson::DateTime(bson::DateTime::MAX),
-        ] {
-            assert!(
-                matches!(published(doc! { "x": value.clone() }), Err(PayloadError::NotJson(_))),
-                "{value:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn nesting_is_bounded() {
-        let mut payload = doc! {};
-        for _ in 1..MAX_DEPTH {
-            payload = doc! { "d": payload };
-        }
-        assert!(published(payload.clone()).is_ok());
-        assert!(matches!(published(doc! { "d": payload }), Err(PayloadError::TooDeep)));
-    }
-
-    #[test]
-    fn text_and_binary_go_out_byte_for_byte() {
-        assert_eq!(to_bytes(RawBsonRef::String("{not json")).unwrap(), b"{not json");
-        assert_eq!(published_len(&Bson::String("abc".into())).unwrap(), 3);
-        assert_eq!(published_len(&Bson::Array(vec![1.into(), 2.into()])).unwrap(), "[1,2]".len());
-    }
-}
+mod numbers;
+#[cfg(test)]
+mod tests;

@@ -46,10 +46,11 @@ fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
 #[test]
 fn what_a_layout_lacks_is_named() {
     for (field, value, reason) in [
+        ("type", Bson::Null, "`type` is missing"),
         (
             "type",
-            Bson::Null,
-            "`type` is of type null; it must be a string, an ObjectId, a UUID or a whole number",
+            true.into(),
+            "`type` is of type bool; it must be a string, an ObjectId, a UUID or a whole number",
         ),
         ("type", "a b".into(), "invalid subject: only printable ASCII without spaces is allowed"),
         (
