@@ -126,6 +126,29 @@ async fn events_that_wait_for_too_long_raise_one_alert_and_their_end_another() {
     assert_eq!(kinds(&scene), ["stuck", "recovered"]);
 }
 
+/// It has neither a `ts` nor a time in its id, as in an outbox that was there before.
+#[tokio::test]
+async fn an_event_of_unknown_age_that_waits_is_stuck_and_not_for_decades() {
+    let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
+    let made = scene.subject("made");
+    let settings = [
+        ("OUTBOXD_STREAM__SUBJECTS", made.as_str()),
+        ("OUTBOXD_ALERTS__STUCK_AFTER", "1s"),
+        ("OUTBOXD_RETRY__BASE_DELAY", "1s"),
+    ];
+    let event = doc! {
+        "_id": "timeless", "subject": scene.subject("elsewhere"), "payload": {}, "isLocked": true, "failures": [],
+    };
+    scene.events.insert_one(event).bypass_document_validation(true).await.unwrap();
+    let _relay = Relay::leading(&scene, &settings).await;
+
+    let stuck = line(&scene, "stuck").await;
+    assert_eq!(stuck["event"]["id"], "timeless");
+    let age = stuck["oldest_seconds"].as_u64().unwrap();
+    assert!((1..10_000).contains(&age), "{stuck}");
+}
+
 #[tokio::test]
 async fn a_broker_that_was_away_from_the_start_raises_an_alert() {
     let mut nats = NatsServer::start().await;

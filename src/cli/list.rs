@@ -49,7 +49,7 @@ pub(super) fn rows(events: &[Entry]) -> String {
         vec![
             event.id.clone(),
             event.state.word().to_owned(),
-            age(event.age_seconds),
+            event.age_seconds.map_or_else(|| "-".to_owned(), age),
             event.attempts.to_string(),
             dash(&event.code),
             dash(&event.subject),

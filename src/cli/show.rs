@@ -106,7 +106,13 @@ fn newest(event: &Document) -> Option<&Document> {
     event.get_array(field::FAILURES).ok()?.last()?.as_document()
 }
 
-fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next: &str) -> String {
+fn people(
+    event: &Document,
+    waited: Option<u64>,
+    head: Option<&Entry>,
+    behind: u64,
+    next: &str,
+) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "  {name:<20}{}", printable(value));
@@ -118,7 +124,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
 
     line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
     line("state", State::of(event).word());
-    line("age", &age(waited));
+    line("age", &known(waited));
 
     for (name, value) in event {
         if [field::ID, field::IS_LOCKED, field::FAILURES, field::TS].contains(&name.as_str()) {
@@ -133,10 +139,7 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
     }
 
     match head {
-        Some(head) => line(
-            "held by",
-            &format!("{} ({}, {})", head.id, head.state.word(), age(head.age_seconds)),
-        ),
+        Some(head) => line("held by", &held_by(head)),
         None if behind > 0 => {
             line("holds", &format!("{} of its key that came later", events(behind)))
         }
@@ -170,6 +173,15 @@ fn people(event: &Document, waited: u64, head: Option<&Entry>, behind: u64, next
 
     let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
     out
+}
+
+fn held_by(head: &Entry) -> String {
+    format!("{} ({}, {})", head.id, head.state.word(), known(head.age_seconds))
+}
+
+fn known(seconds: Option<u64>) -> String {
+    seconds
+        .map_or_else(|| "unknown age: `ts` is not filled, and the id has no time".to_owned(), age)
 }
 
 fn text_of(name: &str) -> String {

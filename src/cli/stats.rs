@@ -81,7 +81,12 @@ fn people(shown: &Shown) -> String {
     if !stats.stuck_by_subject.is_empty() {
         let rows = stats.stuck_by_subject.iter().map(|stuck| {
             let counts = [stuck.failed, stuck.parked, stuck.dead].map(|count| count.to_string());
-            [vec![stuck.subject.clone()], counts.to_vec(), vec![age(stuck.oldest_seconds)]].concat()
+            [
+                vec![stuck.subject.clone()],
+                counts.to_vec(),
+                vec![stuck.oldest_seconds.map_or_else(|| "-".to_owned(), age)],
+            ]
+            .concat()
         });
         out.push('\n');
         out += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);

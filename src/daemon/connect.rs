@@ -97,6 +97,7 @@ impl Relay {
             backlog: metrics.backlog(),
             after: config.alerts.stuck_after,
             was_stuck: alert_log.was_stuck,
+            seen: None,
         };
 
         let watching = CancellationToken::new();

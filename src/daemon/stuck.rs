@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use bson::Bson;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -31,6 +33,8 @@ pub(super) struct Stuck {
     pub(super) after: Duration,
     /// Whether the newest alert said that events are stuck.
     pub(super) was_stuck: bool,
+    /// The oldest event, if its age is unknown, and when this watch first saw it.
+    pub(super) seen: Option<(Option<Bson>, Instant)>,
 }
 
 impl Stuck {
@@ -56,12 +60,12 @@ impl Stuck {
         }
 
         let numbers = self.store.numbers().await?;
-        let age_seconds = numbers.oldest.as_ref().map_or(0, |oldest| oldest.age_seconds);
+        let age_seconds = self.age(numbers.oldest.as_ref());
         self.backlog.set(numbers.events, numbers.dead, age_seconds);
 
-        let stuck = numbers.oldest.filter(|oldest| oldest.age_seconds > self.after.as_secs());
+        let stuck = numbers.oldest.filter(|_| age_seconds > self.after.as_secs());
         match stuck {
-            Some(oldest) if !self.was_stuck => self.stuck(&oldest).await?,
+            Some(oldest) if !self.was_stuck => self.stuck(&oldest, age_seconds).await?,
             None if self.was_stuck => self.recovered(),
             _ => {}
         }
@@ -69,13 +73,28 @@ impl Stuck {
         Ok(())
     }
 
-    async fn stuck(&mut self, oldest: &Oldest) -> mongodb::error::Result<()> {
+    /// The age of the oldest event. If the event has no time, its age is at least the time for which
+    /// it has been the oldest here.
+    fn age(&mut self, oldest: Option<&Oldest>) -> u64 {
+        let Some(Oldest { id, age_seconds: None }) = oldest else {
+            self.seen = None;
+            return oldest.and_then(|oldest| oldest.age_seconds).unwrap_or(0);
+        };
+
+        match &self.seen {
+            Some((seen, since)) if seen == id => since.elapsed().as_secs(),
+            _ => {
+                self.seen = Some((id.clone(), Instant::now()));
+                0
+            }
+        }
+    }
+
+    async fn stuck(&mut self, oldest: &Oldest, age_seconds: u64) -> mongodb::error::Result<()> {
         // The count may miss it: it was asked for later.
         let events = self.store.older_than(self.after).await?.max(1);
         let Described { id, subject, key, attempts, last_failure } =
             self.store.describe(oldest).await?;
-        let age_seconds = oldest.age_seconds;
-
         let age = for_people(Duration::from_secs(age_seconds));
         error!(id, age, events, last_failure, "events are stuck");
 

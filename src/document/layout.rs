@@ -13,6 +13,7 @@ use outboxd_client::{EventError, Headers, field, payload};
 
 use super::cloudevents::{CloudEvents, Facts};
 use super::template::{Fields, LayoutError, Part, Template, Values, check_name};
+use super::written::FIRST_TIME;
 
 /// The fields that hold the parts of an event. [`Layout::default`] is that of the event contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,22 +203,18 @@ impl Layout {
         doc! { "$in": forms }.into()
     }
 
-    /// Adds to a query: the event was written before this time. Without `ts`, the time in an
-    /// ObjectId counts.
+    /// Adds to a query: the event was written before this time. Without `ts`, or with one that the
+    /// server never filled, the time in an ObjectId counts. An event of unknown age was written
+    /// before no time.
     pub fn before(&self, filter: &mut Document, time: Timestamp) {
-        if self.is_own {
-            filter.insert(field::TS, doc! { "$lt": time });
-            return;
-        }
-
         let mut id = [0; 12];
         id[..4].copy_from_slice(&time.time.to_be_bytes());
 
         let by_id = doc! {
-            field::TS: { "$not": { "$type": "timestamp" } },
+            field::TS: { "$not": { "$gte": FIRST_TIME } },
             field::ID: { "$lt": ObjectId::from_bytes(id) },
         };
-        filter.insert("$or", [doc! { field::TS: { "$lt": time } }, by_id]);
+        filter.insert("$or", [doc! { field::TS: { "$gte": FIRST_TIME, "$lt": time } }, by_id]);
     }
 
     /// In an aggregation: the subject, or null where a part of it is missing or no text.

@@ -2,6 +2,7 @@
 //!
 //! - `template`: texts with the names of fields in braces
 //! - `cloudevents`: the attributes of CloudEvents as headers
+//! - `written`: when an event was written, which its `ts` or its id tells
 //! - `layout`: the fields that hold the parts of an event
 //! - `state`: the state of an event, from its bookkeeping fields
 //! - `record`: the event as the relay reads it, or why the document is no event
@@ -11,5 +12,6 @@ pub mod layout;
 pub mod record;
 pub mod state;
 mod template;
+pub(crate) mod written;
 
 pub use template::{LayoutError, MAX_FIELDS};

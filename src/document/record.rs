@@ -21,6 +21,7 @@ use super::cloudevents::Facts;
 use super::layout::Layout;
 use super::state::{Signs, State};
 use super::template::Values;
+use super::written::{is_filled, ts_of_id};
 
 /// Largest `_id` of any type by which a document is marked: a thousand marks fit in one command.
 pub const MAX_ANY_ID_BYTES: usize = 8 << 10;
@@ -33,7 +34,7 @@ const MAX_SHOWN_ID: usize = MAX_ID_BYTES;
 pub struct OutboxRecord {
     /// `_id`.
     pub id: EventId,
-    /// `ts`, or the time in an ObjectId `_id` when there is none.
+    /// `ts`, or the time in an ObjectId `_id` when there is none or the server never filled it.
     pub ts: Timestamp,
     /// `subject`.
     pub subject: Subject,
@@ -263,7 +264,7 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
         None => Subject::new(layout.subject(&raw.values).map_err(missing)?)?,
     };
 
-    let ts = raw.ts.unwrap_or_else(|| ts_of_id(&id));
+    let ts = raw.ts.filter(|ts| is_filled(*ts)).unwrap_or_else(|| ts_of_id(&id));
     let key = raw.key.flatten();
 
     let mut headers = raw.headers.unwrap_or_default();
@@ -367,31 +368,8 @@ fn read_attempts(value: RawBsonRef<'_>) -> u32 {
     }
 }
 
-/// A writer that left `ts` out: the second in its ObjectId is the best order there is.
-fn ts_of_id(id: &EventId) -> Timestamp {
-    let time = match id {
-        EventId::ObjectId(id) => second_of(*id),
-        EventId::Uuid(_) | EventId::String(_) => None,
-    };
-    Timestamp { time: time.unwrap_or(0), increment: 0 }
-}
-
-fn second_of(id: bson::oid::ObjectId) -> Option<u32> {
-    u32::try_from(id.timestamp().timestamp_millis() / 1000).ok()
-}
-
 fn wrong_type(name: &str, wanted: impl Into<Cow<'static, str>>, found: RawBsonRef<'_>) -> Fault {
     Fault::Type { name: name.to_owned(), found: type_name(found), wanted: wanted.into() }
-}
-
-/// When a document whose fields `get` returns was written, in seconds since 1970: its `ts`, or the
-/// time in an ObjectId `_id`. `None` if it has neither.
-pub(crate) fn written_at(get: impl Fn(&str) -> Option<Bson>) -> Option<u32> {
-    match (get(field::TS), get(field::ID)) {
-        (Some(Bson::Timestamp(ts)), _) => Some(ts.time),
-        (_, Some(Bson::ObjectId(id))) => second_of(id),
-        _ => None,
-    }
 }
 
 /// An id as text, for people and for the commands that they paste.

@@ -14,8 +14,9 @@ use outboxd_client::field;
 
 use super::clock;
 use crate::document::layout::Layout;
-use crate::document::record::{shown_id, written_at};
+use crate::document::record::shown_id;
 use crate::document::state::{self, State};
+use crate::document::written::written_at;
 
 /// Events among which the oldest is looked for. Inserts that overlap are stored within a few places
 /// of their order in time.
@@ -47,8 +48,9 @@ pub(crate) struct Numbers {
 #[derive(Debug)]
 pub(crate) struct Oldest {
     /// `None` when it is not UTF-8.
-    id: Option<Bson>,
-    pub(crate) age_seconds: u64,
+    pub(crate) id: Option<Bson>,
+    /// `None` when neither `ts` nor the id has a time.
+    pub(crate) age_seconds: Option<u64>,
 }
 
 /// An event, for people.
@@ -94,7 +96,7 @@ impl BacklogStore {
     /// a secondary at the time applied inserts in batches: there the age may be too small by the
     /// time that one batch spans. The age is a lower bound where documents with old times stand
     /// behind younger ones, as after a restore: such an event counts once it is among the first.
-    /// An event without any time counts as new.
+    /// An event of unknown age is returned only if no other is among the first.
     pub(super) async fn oldest(&self, now: DateTime) -> Result<Option<Oldest>> {
         let first = self
             .events

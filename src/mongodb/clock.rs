@@ -21,10 +21,11 @@ pub(super) fn before(now: DateTime, age: Duration) -> Timestamp {
     Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 }
 }
 
-/// Seconds from `then`, in seconds since 1970, to `now`; 0 when `then` is not known.
-pub(super) fn age(then: Option<i64>, now: DateTime) -> u64 {
-    let now = seconds(now);
-    u64::try_from(now.saturating_sub(then.unwrap_or(now))).unwrap_or(0)
+/// Seconds from `then`, in seconds since 1970, to `now`; 0 if `then` is in the future, as it is when
+/// a writer made it up. `None` when `then` is not known.
+pub(super) fn age(then: Option<i64>, now: DateTime) -> Option<u64> {
+    let age = seconds(now).saturating_sub(then?);
+    Some(u64::try_from(age).unwrap_or(0))
 }
 
 fn seconds(time: DateTime) -> i64 {

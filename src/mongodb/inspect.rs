@@ -18,8 +18,9 @@ use super::clock;
 use super::collections::LEASE;
 use super::selection::{Selection, ids};
 use crate::document::layout::Layout;
-use crate::document::record::{shown_id, written_at};
+use crate::document::record::shown_id;
 use crate::document::state::{self, State};
+use crate::document::written::{written_at, written_at_of_document};
 
 /// Most subjects in [`Stats`].
 const SUBJECTS: usize = 20;
@@ -37,7 +38,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) subject: Option<String>,
     pub(crate) key: Option<String>,
-    pub(crate) age_seconds: u64,
+    /// `None` when neither `ts` nor the id has a time.
+    pub(crate) age_seconds: Option<u64>,
     pub(crate) attempts: u32,
     pub(crate) next_attempt_at: Option<String>,
     pub(crate) dead_at: Option<String>,
@@ -87,8 +89,8 @@ pub(crate) struct Stuck {
     pub(crate) parked: u64,
     pub(crate) dead: u64,
     /// For how long events of this subject have been stuck: since the first of those counted here,
-    /// dead ones included.
-    pub(crate) oldest_seconds: u64,
+    /// dead ones included. `None` when the age of none is known.
+    pub(crate) oldest_seconds: Option<u64>,
 }
 
 /// Who relays.
@@ -201,7 +203,7 @@ impl Inspect {
             }
         }
 
-        stats.oldest_seconds = self.backlog.oldest(now).await?.map(|oldest| oldest.age_seconds);
+        stats.oldest_seconds = self.backlog.oldest(now).await?.and_then(|old| old.age_seconds);
         stats.backlog = self.backlog.size().await?;
         stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
         stats.lease = self.holder(now).await?;
@@ -217,19 +219,11 @@ impl Inspect {
             doc! { "$sum": { "$cond": [is, 1_i64, 0_i64] } }
         };
 
-        let is_object_id = doc! { "$eq": [{ "$type": "$_id" }, "objectId"] };
-        let of_id = doc! { "$cond": [is_object_id, { "$toDate": "$_id" }, Bson::Null] };
-        let since = doc! { "$cond": [
-            { "$eq": [{ "$type": "$ts" }, "timestamp"] },
-            { "$tsSecond": "$ts" },
-            { "$floor": { "$divide": [{ "$toLong": of_id }, 1000] } },
-        ] };
-
         [
             doc! { "$match": stuck },
             doc! { "$project": {
                 "subject": self.layout.subject_of_document(),
-                "since": since,
+                "since": written_at_of_document(),
                 "state": state::word_of_document(),
             } },
             doc! { "$group": {
@@ -269,14 +263,18 @@ impl Inspect {
         let mut filter = state::filter(State::UNLOCKED, &self.layout);
         filter.insert(self.layout.key(), self.layout.of_key(&key));
 
-        // Without `ts`, the order is that of the ids.
-        let by = if event.get_timestamp(field::TS).is_ok() { field::TS } else { field::ID };
-        filter.insert(by, doc! { than: event.get(by)? });
+        // As the server sorts by `ts` and `_id`: a field that is missing counts as null.
+        let literal = |name: &str| {
+            doc! { "$literal": event.get(name).cloned().unwrap_or(Bson::Null) }
+        };
+        let place = vec![format!("${}", field::TS), format!("${}", field::ID)];
+        let this = vec![literal(field::TS), literal(field::ID)];
+        filter.insert("$expr", doc! { than: [place, this] });
         Some(filter)
     }
 
-    /// Seconds since this event was written.
-    pub(crate) async fn age(&self, event: &Document) -> Result<u64> {
+    /// Seconds since this event was written, if that is known.
+    pub(crate) async fn age(&self, event: &Document) -> Result<Option<u64>> {
         Ok(age(event, clock::now(&self.database).await?))
     }
 
@@ -383,8 +381,8 @@ fn date(document: &Document, name: &str) -> Option<String> {
     document.get_datetime(name).ok()?.try_to_rfc3339_string().ok()
 }
 
-/// Seconds since an event was written.
-fn age(event: &Document, now: DateTime) -> u64 {
+/// Seconds since an event was written, if that is known.
+fn age(event: &Document, now: DateTime) -> Option<u64> {
     clock::age(written_at(|name| event.get(name).cloned()).map(i64::from), now)
 }
 

@@ -8,6 +8,7 @@ mod raw;
 mod rows;
 mod shapes;
 mod unmarked;
+mod untimed;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -97,6 +97,28 @@ fn a_missing_ts_falls_back_to_the_id() {
 }
 
 #[test]
+fn a_time_that_the_server_never_filled_is_none() {
+    let (zero, id) = (Timestamp { time: 0, increment: 0 }, 0x6745_f0a1);
+    let mut document = event();
+    document.insert("ts", zero);
+    document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap());
+    assert_eq!(parse(&document).unwrap().ts, Timestamp { time: id, increment: 0 });
+    let at = |document: &Document| {
+        crate::document::written::written_at(|name| document.get(name).cloned())
+    };
+    assert_eq!(at(&document), Some(id));
+
+    document.insert("_id", "text");
+    assert_eq!(parse(&document).unwrap().ts, zero);
+    assert_eq!(at(&document), None);
+    document.remove("ts");
+    assert_eq!(at(&document), None);
+
+    document.insert("ts", Timestamp { time: u32::MAX, increment: 1 });
+    assert_eq!(at(&document), Some(u32::MAX));
+}
+
+#[test]
 fn the_state_follows_from_the_bookkeeping() {
     let mut document = event();
     document.insert("isLocked", false);
