@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 31] = [
+pub const CHECKS: [&str; 32] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -27,6 +27,7 @@ pub const CHECKS: [&str; 31] = [
     "outbox.validators",
     "stream.accepts",
     "stream.as_configured",
+    "stream.contents",
     "stream.dedupe",
     "stream.exists",
     "stream.leader",

@@ -1,6 +1,10 @@
 //! `outboxd check` finds each planted fault under the check's name, prints the lines that fix it,
 //! and prints no secret.
 
+mod judged; // a stream of one row of the table, and what its remedy makes of it
+mod limits; // limits and policies that delete or refuse
+mod streams; // streams that accept nothing, forget, or store something else
+
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
@@ -26,6 +30,13 @@ impl Checked {
         let all: Vec<Value> = serde_json::from_str(&self.output)
             .unwrap_or_else(|error| panic!("{error}: {}", self.output));
         all.into_iter().find(|finding| finding["check"] == name)
+    }
+
+    /// What is wrong, of each finding of this check.
+    fn all(&self, name: &str) -> Vec<String> {
+        let all: Vec<Value> = serde_json::from_str(&self.output).unwrap();
+        let of_it = all.into_iter().filter(|finding| finding["check"] == name);
+        of_it.map(|finding| finding["found"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Asserts the level, and parts of what was found and of the remedy.

@@ -29,7 +29,7 @@ use self::ask::Clock;
 use self::outbox::Sample;
 use crate::config::Config;
 use crate::finding::{Finding, shell};
-use crate::jetstream::requirements;
+use crate::jetstream::facts;
 
 /// Clocks further apart than this make times in logs and alerts misleading.
 const MAX_SKEW: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     let uncovered: Vec<_> = sample
         .subjects
         .iter()
-        .filter(|subject| !requirements::any_covers(&stream.subjects, subject))
+        .filter(|subject| !facts::any_covers(&stream.subjects, subject))
         .collect();
 
     if uncovered.is_empty() {

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::driver_words::TlsFault;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
+use crate::jetstream::facts::Facts;
 use crate::jetstream::requirements::review;
 use crate::jetstream::stream;
 use crate::tls;
@@ -84,7 +85,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
         Err(finding) => checked.findings.push(finding),
         Ok(found) => {
             checked.findings.push(Finding::ok(JETSTREAM, &at, "on"));
-            checked.findings.extend(stream(config, found.as_ref()));
+            checked.findings.extend(stream(config, found.as_ref(), info.max_payload));
             if let Some(found) = found {
                 checked.stream = Some(found.config);
                 checked.clock = clock(&context, &config.stream.name, timeout).await;
@@ -198,7 +199,7 @@ fn jetstream_is_off(error: &Error) -> bool {
     error.kind() == ErrorKind::Stream || no_responders
 }
 
-fn stream(config: &Config, info: Option<&Info>) -> Vec<Finding> {
+fn stream(config: &Config, info: Option<&Info>, max_payload: usize) -> Vec<Finding> {
     const EXISTS: &str = "stream.exists";
     let at = format!("stream {}", config.stream.name);
     let Some(info) = info else {
@@ -213,8 +214,7 @@ fn stream(config: &Config, info: Option<&Info>) -> Vec<Finding> {
         findings.push(Finding::fail("stream.leader", &at, found, remedy));
     }
 
-    findings.extend(review(&info.config, config));
-    findings.push(replicas(&info.config, cluster.is_some()));
+    findings.extend(review(&Facts::new(info, config, max_payload)));
     findings
 }
 
@@ -263,24 +263,9 @@ fn parse(version: &str) -> (u64, u64, u64) {
     (part(), part(), part())
 }
 
-/// Whether the stream has enough copies. One copy is enough only without a cluster.
-fn replicas(found: &StreamFound, clustered: bool) -> Finding {
-    const CHECK: &str = "stream.replicas";
-    let at = format!("stream {}", found.name);
-
-    match found.num_replicas {
-        1 if clustered => {
-            let remedy = format!("$ nats stream edit {} --replicas 3", shell(&found.name));
-            Finding::warn(CHECK, &at, "1 copy in a cluster: it is lost with its server", remedy)
-        }
-        1 => Finding::ok(CHECK, &at, "1 copy on a single server"),
-        copies => Finding::ok(CHECK, &at, format!("{copies} copies")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{StreamFound, replicas, version};
+    use super::version;
     use crate::finding::Level;
 
     #[test]
@@ -295,16 +280,6 @@ mod tests {
             ("2.15.2", Level::Ok),
         ] {
             assert_eq!(version("nats-server", found).level, level, "{found}");
-        }
-    }
-
-    #[test]
-    fn a_single_copy_in_a_cluster_is_warned_of() {
-        for (num_replicas, clustered, level) in
-            [(1, false, Level::Ok), (1, true, Level::Warn), (3, true, Level::Ok)]
-        {
-            let found = StreamFound { num_replicas, ..StreamFound::default() };
-            assert_eq!(replicas(&found, clustered).level, level, "{num_replicas}, {clustered}");
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::acks::NoAck;
 use super::connection::Nats;
-use super::requirements::any_covers;
+use super::facts::any_covers;
 use super::stream::info;
 use crate::failure::{CONNECTION_LOST, HEADER, NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Message};

@@ -117,6 +117,11 @@ impl Nats {
         self.current.borrow().context.clone()
     }
 
+    /// The largest message that the server accepts, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.current.borrow().context.client().server_info().max_payload
+    }
+
     /// The acks of the current client, which publish.
     pub(crate) fn acks(&self) -> Arc<Acks> {
         self.current.borrow().acks.clone()

@@ -4,10 +4,16 @@
 //! - `acks`: one subscription for the acks of all publishes
 //! - `bus`: publishes, and classifies errors
 //! - `stream`: creates and verifies the stream
-//! - `requirements`: whether a stream can serve an outbox
+//! - `facts`: what is known of a stream when it is judged
+//! - `rows`: the table of what harms events
+//! - `remedies`: the lines that fix a stream
+//! - `requirements`: judges a stream by the table
 
 mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
+pub(crate) mod facts;
+mod remedies;
 pub(crate) mod requirements;
+mod rows;
 pub(crate) mod stream;

@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, Info};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::connection::Nats;
-use super::requirements::{REFUSED, needed_window, review};
+use super::facts::{Facts, needed_window};
+use super::requirements::{REFUSED, review};
 use crate::config::{Config as OutboxdConfig, StreamConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
@@ -24,7 +25,8 @@ pub(crate) struct Ensured {
     pub(crate) differences: Vec<String>,
 }
 
-/// The stream as `outboxd migrate` would create it.
+/// The stream as `outboxd migrate` would create it. It has no limits; should it get one later, a
+/// full stream refuses events, which wait in the outbox, and deletes none.
 pub(crate) fn wanted(stream: &StreamConfig) -> Config {
     Config {
         name: stream.name.clone(),
@@ -32,6 +34,7 @@ pub(crate) fn wanted(stream: &StreamConfig) -> Config {
         duplicate_window: stream.duplicate_window,
         num_replicas: stream.replicas,
         max_age: stream.max_age,
+        discard: DiscardPolicy::New,
         metadata: HashMap::from([("created_by".to_owned(), "outboxd".to_owned())]),
         ..Config::default()
     }
@@ -44,16 +47,16 @@ pub(crate) fn wanted(stream: &StreamConfig) -> Config {
 pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
     let stream = &config.stream;
     if let Some(info) = info(&nats.context(), &stream.name).await? {
-        let differences = verify_config(&info.config, config)?;
+        let differences = judge(nats, &info, config)?;
         return Ok(Ensured { created: false, config: info.config, differences });
     }
 
     match nats.context().create_stream(wanted(stream)).await {
-        Ok(stream) => Ok(Ensured {
-            created: true,
-            config: stream.cached_info().config.clone(),
-            differences: Vec::new(),
-        }),
+        Ok(stream) => {
+            let info = stream.cached_info();
+            let differences = judge(nats, info, config)?;
+            Ok(Ensured { created: true, config: info.config.clone(), differences })
+        }
         // Another `outboxd migrate` was faster, with other settings.
         Err(error) if exists_already(&error.kind()) => {
             let differences = verify(nats, config, &Metrics::none()).await?;
@@ -94,7 +97,7 @@ pub(crate) async fn verify(
     match info(&nats.context(), &stream.name).await? {
         Some(info) => {
             metrics.dedupe_window(info.config.duplicate_window, needed_window(config));
-            verify_config(&info.config, config)
+            judge(nats, &info, config)
         }
         None => {
             let message = format!(
@@ -106,14 +109,15 @@ pub(crate) async fn verify(
     }
 }
 
-fn verify_config(found: &Config, config: &OutboxdConfig) -> Result<Vec<String>> {
+fn judge(nats: &Nats, info: &Info, config: &OutboxdConfig) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    for Finding { level, check, found: fault, remedy, .. } in review(found, config) {
+    let facts = Facts::new(info, config, nats.max_payload());
+    for Finding { level, check, found: fault, remedy, .. } in review(&facts) {
         let remedy = remedy.unwrap_or_default();
         match level {
             Level::Ok => {}
             Level::Fail if REFUSED.contains(&check) => {
-                let message = format!("the stream {} {fault}: {remedy}", found.name);
+                let message = format!("the stream {} {fault}: {remedy}", info.config.name);
                 return Err(Error::new(ErrorKind::Stream, message));
             }
             Level::Warn | Level::Fail => notes.push(format!("{fault}: {remedy}")),

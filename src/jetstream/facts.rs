@@ -1,0 +1,163 @@
+//! What is known of a stream when it is judged: its configuration, what it holds, and the limits of
+//! the server and the cluster around it.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config as Found, DiscardPolicy, Info};
+
+use crate::config::Config;
+
+/// A stream as found, with the settings that it has to serve.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(super) found: &'a Found,
+    pub(super) config: &'a Config,
+    /// Messages in the stream.
+    pub(super) messages: u64,
+    /// Bytes of those messages.
+    pub(super) bytes: u64,
+    /// Whether the server is one of a cluster.
+    pub(super) is_clustered: bool,
+    /// The server's `max_payload`, in bytes.
+    pub(super) max_payload: usize,
+}
+
+impl<'a> Facts<'a> {
+    pub(crate) fn new(info: &'a Info, config: &'a Config, max_payload: usize) -> Self {
+        Self {
+            found: &info.config,
+            config,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            is_clustered: info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some()),
+            max_payload,
+        }
+    }
+
+    /// Subjects of `stream.subjects` that the stream does not take.
+    pub(super) fn uncovered(&self) -> Vec<String> {
+        let wanted = self.config.stream.subjects.set().map_or(&[][..], Vec::as_slice);
+        let is_uncovered = |subject: &&String| !any_covers(&self.found.subjects, subject);
+        wanted.iter().filter(is_uncovered).cloned().collect()
+    }
+
+    /// Whether the whole stream has a limit of messages or bytes.
+    pub(super) fn is_limited(&self) -> bool {
+        self.found.max_messages > 0 || self.found.max_bytes > 0
+    }
+
+    /// Whether a full stream deletes old messages.
+    pub(super) fn evicts_when_full(&self) -> bool {
+        self.is_limited() && self.found.discard == DiscardPolicy::Old
+    }
+
+    /// Whether the limit of one subject deletes old messages: even with `discard: new`, unless
+    /// `discard_new_per_subject` is set too.
+    pub(super) fn evicts_per_subject(&self) -> bool {
+        self.found.max_messages_per_subject > 0 && !self.refuses_per_subject()
+    }
+
+    pub(super) fn refuses_per_subject(&self) -> bool {
+        let Found { max_messages_per_subject, discard, discard_new_per_subject, .. } = *self.found;
+        max_messages_per_subject > 0 && discard == DiscardPolicy::New && discard_new_per_subject
+    }
+
+    /// Whether a stream with `discard: new` has no room for one more message of average size.
+    pub(super) fn is_full(&self) -> bool {
+        let reached = |limit: i64, needed: u64| {
+            u64::try_from(limit).is_ok_and(|limit| limit > 0 && needed > limit)
+        };
+        let average = self.bytes / self.messages.max(1);
+        self.found.discard == DiscardPolicy::New
+            && (reached(self.found.max_messages, self.messages.saturating_add(1))
+                || reached(self.found.max_bytes, self.bytes.saturating_add(average)))
+    }
+
+    /// Whether the stream belongs to a key-value bucket or an object store.
+    pub(super) fn is_bucket(&self) -> bool {
+        self.found.name.starts_with("KV_") || self.found.name.starts_with("OBJ_")
+    }
+
+    /// The limits on messages and bytes, for people; empty when there are none.
+    pub(super) fn limits(&self) -> String {
+        let limits = [
+            ("max_msgs", self.found.max_messages),
+            ("max_bytes", self.found.max_bytes),
+            ("max_msgs_per_subject", self.found.max_messages_per_subject),
+        ];
+        let limits = limits.into_iter().filter(|(_, limit)| *limit > 0);
+        limits.map(|(name, limit)| format!("{name} {limit}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// How long an event without an answer may be sent again: the grace, then the wait of a relay
+    /// that takes over, then one more try.
+    pub(super) fn span(&self) -> Duration {
+        span(self.config)
+    }
+
+    /// The window that the remedies set.
+    pub(super) fn wanted_window(&self) -> Duration {
+        self.config.stream.duplicate_window.max(needed_window(self.config))
+    }
+}
+
+fn span(config: &Config) -> Duration {
+    config.retry.outage_grace + config.lease.ttl + config.nats.ack_timeout
+}
+
+/// How long a stream must remember message ids.
+pub(crate) fn needed_window(config: &Config) -> Duration {
+    span(config).max(config.retry.max_delay)
+}
+
+/// Whether one of the patterns matches every subject that `subject` matches.
+pub(crate) fn any_covers(patterns: &[String], subject: &str) -> bool {
+    patterns.iter().any(|pattern| covers(pattern, subject))
+}
+
+/// Whether `pattern` matches every subject that `subject`, which may have wildcards, matches.
+fn covers(pattern: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for wanted in pattern.split('.') {
+        match (wanted, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(token)) if token != ">" => {}
+            (wanted, Some(token)) if wanted == token => {}
+            _ => return false,
+        }
+    }
+
+    tokens.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_pattern_covers_the_subjects_that_the_server_would_route_to_it() {
+        for (pattern, subject) in [
+            ("*", "ticket:created"),
+            (">", "a"),
+            (">", "a.b.>"),
+            ("a.*", "a.b"),
+            ("a.>", "a.b.c"),
+            ("a.b", "a.b"),
+            ("a.*", "a.*"),
+        ] {
+            assert!(covers(pattern, subject), "{pattern} covers {subject}");
+        }
+        for (pattern, subject) in [
+            ("*", "a.b"),
+            ("a.>", "a"),
+            ("a.*", "a.>"),
+            ("a.b", "a.*"),
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("*", ">"),
+            ("a.*", "b.c"),
+        ] {
+            assert!(!covers(pattern, subject), "{pattern} doesn't cover {subject}");
+        }
+    }
+}
