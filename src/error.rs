@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Nats,
     /// The migrations don't match what was applied, or are not applied.
     Migration,
+    /// MongoDB would lose events of the outbox, or keeps none; a person must change its collection.
+    Outbox,
     /// The JetStream stream isn't as the configuration describes it.
     Stream,
     /// A check failed; its findings are already printed.

@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 32] = [
+pub const CHECKS: [&str; 36] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
+    "mongodb.members",
     "mongodb.oplog",
     "mongodb.privileges",
     "mongodb.reachable",
@@ -20,8 +21,11 @@ pub const CHECKS: [&str; 32] = [
     "nats.tls",
     "nats.version",
     "outbox.biggest_event",
+    "outbox.collection",
+    "outbox.expiry",
     "outbox.index",
     "outbox.migrations",
+    "outbox.other_indexes",
     "outbox.sample",
     "outbox.subjects",
     "outbox.validators",

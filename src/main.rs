@@ -10,7 +10,7 @@ const OK: i32 = 0;
 const FAILED: i32 = 1;
 /// The command line is wrong (sysexits.h).
 const USAGE: i32 = 64;
-/// The configuration has mistakes (sysexits.h).
+/// The configuration has mistakes, or names an outbox that loses events (sysexits.h).
 const CONFIG: i32 = 78;
 
 /// One thread runs everything. A second one costs more in wake-ups than it saves, on cores that the
@@ -50,7 +50,7 @@ async fn run() -> i32 {
 fn exit_code(error: &Error) -> i32 {
     match error.kind() {
         ErrorKind::Usage => USAGE,
-        ErrorKind::Config => CONFIG,
+        ErrorKind::Config | ErrorKind::Outbox => CONFIG,
         _ => FAILED,
     }
 }

@@ -97,9 +97,14 @@ impl Role {
             .map(|(collection, actions)| on(collection, actions))
             .collect();
 
-        if self == Self::Relay {
-            // `outboxd check` reads the index and the validator.
-            privileges[0].actions.push("listIndexes");
+        if self != Self::Operator {
+            // What lies under the outbox: its options, validator and indexes.
+            let read = [outbox.as_str(), LEASE, AUDIT, MIGRATIONS];
+            for privilege in &mut privileges {
+                if read.contains(&privilege.resource.collection.as_str()) {
+                    privilege.actions.push("listIndexes");
+                }
+            }
             privileges.push(on("", &["listCollections"]));
         }
 

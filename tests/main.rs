@@ -15,6 +15,7 @@ mod docs; // links lead somewhere, commands are taken, what the pages name exist
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
+mod foundation; // what lies under the outbox is found, and refused where events would be lost
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod layers; // imports go down only, and no two files import each other
 mod layout; // an outbox that was there before: its documents, as they are

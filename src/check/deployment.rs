@@ -187,7 +187,7 @@ async fn oplog(database: &Database, at: &str, hello: &Document, timeout: Duratio
     );
 
     let remedy = "mongosh> db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})   \
-                  # on each member";
+                  // on each member";
     Finding::warn(CHECK, at, found, remedy)
 }
 

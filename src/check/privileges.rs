@@ -146,7 +146,7 @@ fn separate_user(config: &Config) -> String {
     let user = format!("{{user: {0}, pwd: passwordPrompt(), roles: [{0}]}}", json(&role));
 
     format!(
-        "{MAKE_ROLE}db.getSiblingDB({}).createUser({user})   # then name this user in MONGODB_URI",
+        "{MAKE_ROLE}db.getSiblingDB({}).createUser({user})   // then name this user in MONGODB_URI",
         json(database)
     )
 }

@@ -36,6 +36,11 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     );
 
     print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
+    if !args.status {
+        let notes = migrations.foundation().require_sound().await?;
+        notes.iter().try_for_each(|note| print(&format!("  note: {note}\n")))?;
+    }
+
     let statuses =
         if args.status { migrations.status().await? } else { migrations.apply().await? };
     for (migration, status) in statuses {

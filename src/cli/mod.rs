@@ -36,7 +36,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COM
     MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
     … the same three … outboxd run\n\n\
     Exit codes: 0 success, 1 a problem or something not found, 64 an invalid command line, 78 a mistake in the \
-    configuration."
+    configuration, or an outbox that loses events."
 )]
 pub struct Cli {
     /// A TOML file with settings; config/outboxd.toml lists all of them

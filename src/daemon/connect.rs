@@ -7,10 +7,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
 use super::connections::{Connections, OutboxSide, StreamSide};
+use super::sound::SoundStream;
 use super::stuck::Stuck;
 use crate::admin;
 use crate::backoff::Backoff;
@@ -47,8 +49,10 @@ pub(super) struct Relay {
     parts: Parts<Store, JetStream>,
     lease: Arc<Lease<LeaseDocument>>,
     alert_log: AlertLog,
-    /// Ends the watch for stuck events.
+    /// Ends the watches over outbox and stream.
     watching: DropGuard,
+    /// The watch over the stream.
+    looking: JoinHandle<()>,
 }
 
 impl Relay {
@@ -91,6 +95,7 @@ impl Relay {
         let lease = Arc::new(lease);
 
         let stuck = Stuck {
+            sound: clients.sound.reported(),
             store: BacklogStore::new(database, collection, layout.clone()),
             lease: document,
             alerts: alerts.clone(),
@@ -100,10 +105,10 @@ impl Relay {
             seen: None,
         };
 
-        let watching = CancellationToken::new();
-        tokio::spawn(stuck.watch(watching.clone()));
+        let stopped = CancellationToken::new();
+        tokio::spawn(stuck.watch(stopped.clone()));
 
-        let watching = watching.drop_guard();
+        let watching = stopped.clone().drop_guard();
 
         let Some(StreamSide { nats, risks }) =
             or_reached(stream, stop, health, || StreamSide::reach(&config, metrics)).await?
@@ -111,19 +116,18 @@ impl Relay {
             return Ok(None);
         };
 
-        for risk in risks {
-            warn!(stream = config.stream.name, "the stream is risky: {risk}");
-        }
-
         nats.measure(metrics);
         health.nats(true);
+
+        let stream = SoundStream::new(nats.clone(), &config, metrics, risks);
+        let looking = tokio::spawn(stream.watch(stopped));
 
         let bus = JetStream::new(nats, &config.stream.name);
         let follow = store.through(clients.follow);
         let (health, metrics) = (health.clone(), metrics.clone());
         let parts = Parts { follow, store, bus, health, alerts, metrics, config };
 
-        Ok(Some(Self { parts, lease, alert_log, watching }))
+        Ok(Some(Self { parts, lease, alert_log, watching, looking }))
     }
 
     /// Publishes while it holds the lease and stands by while another relay does, until `stop`.
@@ -144,6 +148,11 @@ impl Relay {
 
         // The alert log closes when nothing can raise an alert any more.
         drop((self.watching, self.parts));
+        // It holds the connection, whose metric the next one sets.
+        if let Err(error) = self.looking.await {
+            warn!(%error, "the watch over the stream did not stop");
+        }
+
         self.alert_log.close().await;
 
         ended

@@ -5,6 +5,7 @@
 
 use mongodb::Client;
 
+use super::sound::Sound;
 use crate::config::{Config, MongodbConfig};
 use crate::error::Result;
 use crate::jetstream::connection::Nats;
@@ -20,13 +21,14 @@ pub(super) struct Connections {
     pub(super) stream: StreamSide,
 }
 
-/// MongoDB, with the outbox's migrations applied. Each client has a pool of its own.
+/// MongoDB, with the outbox's migrations applied, in a collection that loses no events. Each client has a pool of its own.
 #[derive(Debug)]
 pub(super) struct OutboxSide {
     pub(super) follow: Client,
     pub(super) queries: Client,
     pub(super) lease: Client,
     pub(super) admin: Client,
+    pub(super) sound: Sound,
 }
 
 /// NATS, with a stream that can serve the outbox.
@@ -55,18 +57,19 @@ impl OutboxSide {
     /// # Errors
     /// [`ErrorKind::Mongodb`](crate::error::ErrorKind::Mongodb) when a name can't be resolved or no
     /// server can be used; [`ErrorKind::Migration`](crate::error::ErrorKind::Migration) when
-    /// migrations are missing.
+    /// migrations are missing; [`ErrorKind::Outbox`](crate::error::ErrorKind::Outbox) when the
+    /// collection loses events.
     pub(super) async fn reach(config: &Config) -> Result<Self> {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let queries = config.mongodb.client("outbox").await?;
         let migrations =
             Migrations::new(queries.database(database), collection, config.event.layout.clone());
-        migrations.require_applied().await?;
+        let sound = Sound::require(&migrations).await?;
 
         let [follow, lease, admin] =
             ["follow", "lease", "admin"].map(|role| config.mongodb.client(role));
         let (follow, lease, admin) = tokio::try_join!(follow, lease, admin)?;
-        Ok(Self { follow, queries, lease, admin })
+        Ok(Self { follow, queries, lease, admin, sound })
     }
 }
 

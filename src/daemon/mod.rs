@@ -14,6 +14,7 @@
 mod connect;
 mod connections;
 mod rotation;
+mod sound;
 mod stuck;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::sound::Sound;
 use crate::duration::for_people;
 use crate::error::mongodb_reason;
 use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
@@ -26,6 +27,8 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The watch over one outbox.
 pub(super) struct Stuck {
+    /// Looks at the collection on the same occasions.
+    pub(super) sound: Sound,
     pub(super) store: BacklogStore,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
@@ -45,6 +48,11 @@ impl Stuck {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+            }
+
+            let sounded = self.sound.look(&self.lease, &self.alerts).await;
+            if let Err(error) = sounded {
+                warn!(error = mongodb_reason(&error), "cannot look at the outbox's collection");
             }
 
             if let Err(error) = self.look().await {

@@ -11,6 +11,7 @@ use mongodb::{Collection, Database};
 use outboxd_client::field;
 
 use super::clock;
+use super::collation::simple;
 use super::collections::AUDIT;
 use super::selection::Selection;
 use crate::document::layout::Layout;
@@ -55,7 +56,8 @@ impl Act {
         let filter = selection.filter(&self.layout, clock::now(&self.database).await?);
 
         let found = self.events.find(filter).sort(doc! { field::TS: 1, field::ID: 1 });
-        let found = found.projection(doc! { field::ID: 1 }).allow_disk_use(true).await?;
+        let found = found.projection(doc! { field::ID: 1 }).allow_disk_use(true);
+        let found = found.collation(simple()).await?;
         found.try_filter_map(async |mut event| Ok(event.remove(field::ID))).try_collect().await
     }
 
@@ -76,7 +78,7 @@ impl Act {
         let tried_since = doc! { "$elemMatch": { "at": { "$gt": remembered } } };
 
         filter.insert(field::FAILURES, doc! { "$not": tried_since });
-        self.events.count_documents(filter).await
+        self.events.count_documents(filter).collation(simple()).await
     }
 
     /// Makes stuck events due now, dead ones included. A relay that runs sees it in its change
@@ -94,20 +96,22 @@ impl Act {
             doc! { "$unset": field::DEAD_AT },
         ];
 
-        Ok(self.events.update_many(self.among(ids, State::UNLOCKED), due).await?.modified_count)
+        let retry = self.events.update_many(self.among(ids, State::UNLOCKED), due);
+        Ok(retry.collation(simple()).await?.modified_count)
     }
 
     /// Removes dead events for good: no relay is publishing those. Returns how many.
     pub(crate) async fn discard_dead(&self, ids: &[Bson]) -> Result<u64> {
         let dead = self.among(ids, &[State::Dead]);
-        Ok(self.events.delete_many(dead).await?.deleted_count)
+        Ok(self.events.delete_many(dead).collation(simple()).await?.deleted_count)
     }
 
     /// Asks the relay to remove stuck events: it alone knows which of them it is publishing.
     /// Returns how many.
     pub(crate) async fn request_discard(&self, ids: &[Bson]) -> Result<u64> {
         let request = vec![doc! { "$set": { field::DISCARD_REQUESTED_AT: "$$NOW" } }];
-        Ok(self.events.update_many(self.among(ids, State::UNLOCKED), request).await?.modified_count)
+        let request = self.events.update_many(self.among(ids, State::UNLOCKED), request);
+        Ok(request.collation(simple()).await?.modified_count)
     }
 
     /// Removes the events for which that was requested. The caller holds the lease. Returns how
@@ -115,7 +119,7 @@ impl Act {
     pub(crate) async fn discard_requested(&self, ids: &[Bson]) -> Result<u64> {
         let mut requested = doc! { field::ID: { "$in": ids } };
         requested.extend(state::discard_requested());
-        Ok(self.events.delete_many(requested).await?.deleted_count)
+        Ok(self.events.delete_many(requested).collation(simple()).await?.deleted_count)
     }
 
     /// In a query: those of these events that are in one of these states.
@@ -127,7 +131,8 @@ impl Act {
 
     /// How many of these are still there.
     pub(crate) async fn left(&self, ids: &[Bson]) -> Result<u64> {
-        self.events.count_documents(doc! { field::ID: { "$in": ids } }).await
+        let those = self.events.count_documents(doc! { field::ID: { "$in": ids } });
+        those.collation(simple()).await
     }
 
     /// Adds an entry to the audit.
@@ -159,6 +164,6 @@ impl Act {
     pub(crate) async fn audit(&self, limit: i64) -> Result<Vec<Document>> {
         let of_this = doc! { "outbox": self.events.name() };
         let entries = self.audit.find(of_this).sort(doc! { "at": -1, "_id": -1 });
-        entries.limit(limit).await?.try_collect().await
+        entries.limit(limit).collation(simple()).await?.try_collect().await
     }
 }

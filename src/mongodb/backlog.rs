@@ -13,6 +13,7 @@ use mongodb::{Collection, Database};
 use outboxd_client::field;
 
 use super::clock;
+use super::collation::simple;
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
@@ -76,7 +77,7 @@ impl BacklogStore {
 
         Ok(Numbers {
             events: self.size().await?,
-            dead: self.events.count_documents(dead).limit(MAX_COUNTED).await?,
+            dead: self.count(dead).await?,
             oldest: self.oldest(clock::now(&self.database).await?).await?,
         })
     }
@@ -102,6 +103,7 @@ impl BacklogStore {
             .events
             .find(state::filter(State::NOT_DEAD, &self.layout))
             .limit(FIRST)
+            .collation(simple())
             .projection(doc! { field::TS: 1 });
 
         let first: Vec<_> = first.await?.try_collect().await?;
@@ -115,13 +117,19 @@ impl BacklogStore {
         Ok(ages.reduce(|old, new| if new.age_seconds > old.age_seconds { new } else { old }))
     }
 
+    /// How many events match, counted up to [`MAX_COUNTED`].
+    async fn count(&self, filter: Document) -> Result<u64> {
+        let count = self.events.count_documents(filter).limit(MAX_COUNTED);
+        count.collation(simple()).await
+    }
+
     /// How many events that are not dead are older than `age`, counted up to [`MAX_COUNTED`]. Reads
     /// the outbox until it has found that many.
     pub(crate) async fn older_than(&self, age: Duration) -> Result<u64> {
         let mut old = state::filter(State::NOT_DEAD, &self.layout);
         self.layout.before(&mut old, clock::before(clock::now(&self.database).await?, age));
 
-        self.events.count_documents(old).limit(MAX_COUNTED).await
+        self.count(old).await
     }
 
     /// An event in words. What of it can't be read is left out.
@@ -139,7 +147,8 @@ impl BacklogStore {
         let mut shown = doc! { field::ATTEMPTS: 1, field::FAILURES: { "$slice": -1 } };
         self.layout.project(&mut shown);
 
-        let event = self.events.find_one(doc! { field::ID: id }).projection(shown).await?;
+        let event = self.events.find_one(doc! { field::ID: id }).projection(shown);
+        let event = event.collation(simple()).await?;
         // It was published meanwhile.
         let Some(event) = event else { return Ok(described) };
 

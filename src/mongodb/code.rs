@@ -4,6 +4,10 @@ pub(super) const BAD_VALUE: i32 = 2;
 pub(super) const FAILED_TO_PARSE: i32 = 9;
 pub(super) const TYPE_MISMATCH: i32 = 14;
 pub(super) const PATH_NOT_VIABLE: i32 = 28;
+/// The user may not run the command.
+pub(super) const UNAUTHORIZED: i32 = 13;
+/// There is no collection of this name.
+pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// A collection of this name is there already.
 pub(super) const NAMESPACE_EXISTS: i32 = 48;
 pub(super) const IMMUTABLE_FIELD: i32 = 66;

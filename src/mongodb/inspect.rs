@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::backlog::BacklogStore;
 use super::clock;
+use super::collation::simple;
 use super::collections::LEASE;
 use super::selection::{Selection, ids};
 use crate::document::layout::Layout;
@@ -138,11 +139,11 @@ impl Inspect {
         };
 
         let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
-        let found = found.skip(skip).limit(limit).projection(shown).await?;
+        let found = found.skip(skip).limit(limit).projection(shown).collation(simple()).await?;
         let entries =
             found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
 
-        Ok((entries, self.events.count_documents(filter).await?))
+        Ok((entries, self.events.count_documents(filter).collation(simple()).await?))
     }
 
     /// The failed and dead events, grouped by how they failed last, the most first.
@@ -182,7 +183,7 @@ impl Inspect {
             doc! { "$limit": GROUPS },
         ];
 
-        let groups = self.events.aggregate(pipeline).await?;
+        let groups = self.events.aggregate(pipeline).collation(simple()).await?;
         groups.map_ok(|group| Group::read(&group)).try_collect().await
     }
 
@@ -191,7 +192,8 @@ impl Inspect {
         let now = clock::now(&self.database).await?;
         let mut stats = Stats::default();
 
-        let mut groups = self.events.aggregate(self.stuck_by_subject()).await?;
+        let groups = self.events.aggregate(self.stuck_by_subject()).collation(simple());
+        let mut groups = groups.await?;
         while let Some(group) = groups.try_next().await? {
             let stuck = Stuck::read(&group, now);
             stats.failed += stuck.failed;
@@ -239,7 +241,8 @@ impl Inspect {
 
     /// The whole document of this id.
     pub(crate) async fn whole(&self, id: &str) -> Result<Option<Document>> {
-        self.events.find_one(doc! { field::ID: { "$in": ids(id) } }).await
+        let event = self.events.find_one(doc! { field::ID: { "$in": ids(id) } });
+        event.collation(simple()).await
     }
 
     /// The oldest stuck event of the same key, if it is older than this one.
@@ -248,14 +251,14 @@ impl Inspect {
         let now = clock::now(&self.database).await?;
 
         let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
-        let head = head.projection(doc! { self.layout.payload(): 0 }).await?;
+        let head = head.projection(doc! { self.layout.payload(): 0 }).collation(simple()).await?;
         Ok(head.map(|head| Entry::read(&head, &self.layout, now)))
     }
 
     /// How many stuck events of the same key are younger than this one.
     pub(crate) async fn behind(&self, event: &Document) -> Result<u64> {
         let Some(later) = self.of_its_key(event, "$gt") else { return Ok(0) };
-        self.events.count_documents(later).await
+        self.events.count_documents(later).collation(simple()).await
     }
 
     fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
@@ -280,7 +283,7 @@ impl Inspect {
 
     async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
-        let lease = leases.find_one(doc! { "_id": self.events.name() }).await?;
+        let lease = leases.find_one(doc! { "_id": self.events.name() }).collation(simple()).await?;
         Ok(lease.map(|lease| Holder::read(&lease, now)))
     }
 }

@@ -6,6 +6,7 @@ use bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Client, Collection};
 
+use super::collation::simple;
 use super::collections::LEASE;
 use crate::relay::ports::{LeaseStore, StoreResult};
 
@@ -32,7 +33,7 @@ impl LeaseDocument {
             "holder": { "$ne": &self.holder },
             "$expr": { "$gt": ["$expiresAt", "$$NOW"] },
         };
-        Ok(self.collection.find_one(held).await?.is_some())
+        Ok(self.collection.find_one(held).collation(simple()).await?.is_some())
     }
 }
 
@@ -56,6 +57,7 @@ impl LeaseStore for LeaseDocument {
             .collection
             .find_one_and_update(doc! { "_id": &self.outbox }, vec![claim])
             .upsert(true)
+            .collation(simple())
             .return_document(ReturnDocument::After)
             .await?;
 
@@ -71,12 +73,14 @@ impl LeaseStore for LeaseDocument {
     async fn renew(&self, term: i64, ttl: Duration) -> StoreResult<bool> {
         let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(ttl)] } } };
         let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
-        Ok(self.collection.update_one(mine, vec![extend]).await?.matched_count == 1)
+        let renewed = self.collection.update_one(mine, vec![extend]).collation(simple()).await?;
+        Ok(renewed.matched_count == 1)
     }
 
     async fn release(&self, term: i64) -> StoreResult<()> {
         let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
-        self.collection.update_one(mine, vec![doc! { "$set": { "expiresAt": "$$NOW" } }]).await?;
+        let expire = vec![doc! { "$set": { "expiresAt": "$$NOW" } }];
+        self.collection.update_one(mine, expire).collation(simple()).await?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use bson::{Document, doc};
 use outboxd_client::field;
 
 use super::code;
+use super::collation::simple_document;
 use crate::document::state;
 use crate::relay::ports::{Mark, Next, Refused};
 
@@ -13,13 +14,14 @@ const FAILURES_KEPT: i32 = 20;
 
 /// The errors of an update that MongoDB will never make of this document, however often it is
 /// repeated.
-const NEVER: [i32; 10] = [
+const NEVER: [i32; 11] = [
     code::BAD_VALUE,
     code::FAILED_TO_PARSE,
     code::TYPE_MISMATCH,
     code::PATH_NOT_VIABLE,
     code::IMMUTABLE_FIELD,
     code::DOCUMENT_VALIDATION_FAILURE,
+    code::DUPLICATE_KEY,
     code::CANNOT_INDEX_PARALLEL_ARRAYS,
     code::BSON_OBJECT_TOO_LARGE,
     code::UPDATED_TOO_LARGE,
@@ -74,5 +76,6 @@ pub(super) fn mark_update(mark: &Mark) -> Document {
     doc! {
         "q": { field::ID: &mark.id, field::FAILURES: { "$not": made } },
         "u": [{ "$set": set }],
+        "collation": simple_document(),
     }
 }

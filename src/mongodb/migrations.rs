@@ -17,6 +17,8 @@ use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
 use outboxd_client::field;
 use sha2::{Digest, Sha256};
 
+use super::collation::{simple, simple_document};
+use super::foundation::Foundation;
 use super::{code, collections};
 use crate::document::layout::Layout;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
@@ -94,6 +96,7 @@ impl Migration {
             }
 
             *name = collection.into();
+            compare_bytes(command);
             if !layout.is_own() {
                 adapt(command, layout);
             }
@@ -120,6 +123,14 @@ impl Migration {
             }
         }
         Ok(())
+    }
+}
+
+/// Has new indexes compare texts as the relay's queries do, whatever the collection's collation is.
+fn compare_bytes(command: &mut Document) {
+    let indexes = command.get_array_mut("indexes").ok().into_iter().flatten();
+    for index in indexes.filter_map(|index| index.as_document_mut()) {
+        index.insert("collation", simple_document());
     }
 }
 
@@ -153,6 +164,11 @@ impl Migrations {
         Self { database, collection: collection.to_owned(), layout }
     }
 
+    /// What lies under the outbox.
+    pub(crate) fn foundation(&self) -> Foundation {
+        Foundation::new(self.database.clone(), &self.collection, self.layout.clone())
+    }
+
     /// Applies what is pending; returns each migration with whether it was pending.
     ///
     /// # Errors
@@ -183,6 +199,7 @@ impl Migrations {
             let record = self
                 .records()
                 .find_one(doc! { "_id": id })
+                .collation(simple())
                 .await
                 .during("reading outboxd_migrations")?;
 
@@ -254,8 +271,9 @@ impl Migrations {
         match self.records().insert_one(record).await {
             // Another `outboxd migrate` ran at the same time and has recorded the same.
             Err(error) if code_of(&error) == Some(code::DUPLICATE_KEY) => {
-                let theirs =
-                    self.records().find_one(doc! { "_id": self.record_id(migration) }).await;
+                let records = self.records();
+                let theirs = records.find_one(doc! { "_id": self.record_id(migration) });
+                let theirs = theirs.collation(simple()).await;
                 let theirs = theirs.during("reading outboxd_migrations")?;
                 theirs.map_or(Ok(()), |record| check(migration, &record).map(drop))
             }

@@ -3,6 +3,8 @@
 //! - `collections`: names of the collections beside the outbox
 //! - `code`, `error`: the server's error codes, and the driver's errors as the core knows them
 //! - `clock`: the server's clock
+//! - `collation`: compares texts by their bytes
+//! - `foundation`: what lies under an outbox: whether its collection keeps what writers insert
 //! - `migrations`: creates the collections, validators and indexes
 //! - `lease`: the lease's document
 //! - `snapshot`, `tail`, `mark`, `store`: the relay's consistent reads, its change stream, its
@@ -15,8 +17,10 @@ pub(crate) mod act;
 pub(crate) mod backlog;
 mod clock;
 mod code;
+pub(crate) mod collation;
 pub(crate) mod collections;
 mod error;
+pub(crate) mod foundation;
 pub(crate) mod inspect;
 pub(crate) mod lease;
 mod mark;

@@ -17,6 +17,7 @@ use mongodb::{Client, Collection, Database};
 use outboxd_client::{EventId, Key, field};
 
 use super::clock;
+use super::collation::{simple, simple_document};
 use super::mark::{mark_update, read_refused};
 use super::snapshot::{Snapshot, SweepCursor, Written};
 use super::tail::TailCursor;
@@ -116,6 +117,7 @@ impl Store {
         snapshot: &mut Snapshot,
     ) -> Result<Page> {
         let find = find.limit(limit(room.events + 1)).projection(without_most_failures());
+        let find = find.collation(simple());
         let mut cursor = find.session(&mut snapshot.session).await?;
         snapshot.time()?;
 
@@ -165,7 +167,8 @@ impl Store {
             doc! { "$limit": limit(most) },
         ];
 
-        let heads = self.collection.aggregate(pipeline).with_type::<RawDocumentBuf>();
+        let heads = self.collection.aggregate(pipeline).collation(simple());
+        let heads = heads.with_type::<RawDocumentBuf>();
         let mut cursor = heads.session(&mut snapshot.session).await?;
         snapshot.time()?;
 
@@ -213,6 +216,7 @@ impl EventStore for Store {
             .find(doc! {})
             .sort(doc! { field::TS: 1, field::ID: 1 })
             .projection(without_most_failures())
+            .collation(simple())
             .allow_disk_use(true)
             .batch_size(BATCH)
             .session(&mut snapshot.session)
@@ -232,6 +236,7 @@ impl EventStore for Store {
         let find = self.collection.find(doc! { field::ID: { "$in": ids } });
         // One reply: the moment may be too old for another.
         let find = find.projection(without_most_failures()).batch_size(one_more);
+        let find = find.collation(simple());
         let mut cursor = find.session(&mut snapshot.session).await?;
         snapshot.reaches(at)?;
 
@@ -254,7 +259,8 @@ impl EventStore for Store {
         let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
         // Without the hint, the server considers the other indexes too, each time.
         let by_id = Hint::Keys(doc! { field::ID: 1 });
-        self.collection.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id).await?;
+        let delete = self.collection.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id);
+        delete.collation(simple()).await?;
         Ok(())
     }
 
@@ -266,7 +272,11 @@ impl EventStore for Store {
         let park = |id: &EventId| {
             let mut locked = doc! { field::ID: Bson::from(id.clone()) };
             locked.extend(State::Locked.filter(&self.layout));
-            doc! { "q": locked, "u": { "$set": { field::IS_LOCKED: false } } }
+            doc! {
+                "q": locked,
+                "u": { "$set": { field::IS_LOCKED: false } },
+                "collation": simple_document(),
+            }
         };
         Ok(self.update(ids.iter().map(park), true).await?.pop())
     }
@@ -277,7 +287,7 @@ impl EventStore for Store {
         wanted.extend(state::filter(State::UNLOCKED, &self.layout));
         wanted.extend(state::discard_requested());
 
-        self.collection.delete_many(wanted).await?;
+        self.collection.delete_many(wanted).collation(simple()).await?;
         Ok(())
     }
 

@@ -50,6 +50,11 @@ pub(crate) enum Alert {
     Recovered,
     /// The stream went back in its sequence: it lost messages that it had acked.
     Rewound { stream: String, from: u64, to: u64 },
+    /// MongoDB began to delete events by itself, or the outbox is no collection any more.
+    Unsound {
+        /// What it is, and the lines that fix it.
+        fault: String,
+    },
 }
 
 /// An event that the broker refused, without its payload.
@@ -89,10 +94,12 @@ enum Kind {
     Stuck,
     Recovered,
     Rewound,
+    Unsound,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Failing, Self::Dead, Self::Stuck, Self::Recovered, Self::Rewound];
+    const ALL: [Self; 6] =
+        [Self::Failing, Self::Dead, Self::Stuck, Self::Recovered, Self::Rewound, Self::Unsound];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -101,6 +108,7 @@ impl Kind {
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
             Self::Rewound => "rewound",
+            Self::Unsound => "unsound",
         }
     }
 }
@@ -113,6 +121,7 @@ impl Alert {
             Self::Stuck { .. } => Kind::Stuck,
             Self::Recovered => Kind::Recovered,
             Self::Rewound { .. } => Kind::Rewound,
+            Self::Unsound { .. } => Kind::Unsound,
         }
     }
 
@@ -135,6 +144,7 @@ impl Alert {
                  or restored from an old copy, and has lost messages that it had acked; their \
                  events are no longer in the outbox"
             ),
+            Self::Unsound { fault } => format!("the outbox loses events: {fault}"),
         }
     }
 }
@@ -349,7 +359,7 @@ impl Origin {
             Alert::Stuck { oldest, oldest_seconds, .. } => {
                 (Some(Event::Stuck(oldest)), Some(*oldest_seconds))
             }
-            Alert::Recovered | Alert::Rewound { .. } => (None, None),
+            Alert::Recovered | Alert::Rewound { .. } | Alert::Unsound { .. } => (None, None),
         };
 
         let line = Line {
@@ -369,81 +379,4 @@ impl Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What consumers of the file and the webhook parse.
-    #[test]
-    fn each_kind_is_written_in_its_documented_form() {
-        let origin = Origin { outbox: "shop.outbox".to_owned(), relay: "r1".to_owned() };
-        let refused = |subject: Option<&str>, attempts| RefusedEvent {
-            id: "e1".to_owned(),
-            subject: subject.map(str::to_owned),
-            key: None,
-            attempts,
-            class: "config",
-            code: "no-responders".to_owned(),
-            error: "no \"subject\"\ncovers it".to_owned(),
-            remedy: "add it",
-        };
-
-        let oldest = StuckEvent {
-            id: "e2".to_owned(),
-            subject: Some("shop.made".to_owned()),
-            key: Some("k".to_owned()),
-            attempts: 0,
-            error: None,
-        };
-
-        for (alert, rest) in [
-            (
-                Alert::Failing(refused(Some("shop.made"), 3)),
-                concat!(
-                    r#""kind":"failing","text":"event e1 (shop.made) keeps failing after 3 "#,
-                    r#"refusals: no-responders: no \"subject\"\ncovers it; add it","#,
-                    r#""event":{"id":"e1","subject":"shop.made","attempts":3,"class":"config","#,
-                    r#""code":"no-responders","error":"no \"subject\"\ncovers it","#,
-                    r#""remedy":"add it"}}"#
-                ),
-            ),
-            (
-                Alert::Dead(refused(None, 1)),
-                concat!(
-                    r#""kind":"dead","text":"event e1 is dead after 1 refusal: no-responders: "#,
-                    r#"no \"subject\"\ncovers it; add it","event":{"id":"e1","attempts":1,"#,
-                    r#""class":"config","code":"no-responders","#,
-                    r#""error":"no \"subject\"\ncovers it","remedy":"add it"}}"#
-                ),
-            ),
-            (
-                Alert::Stuck { oldest, oldest_seconds: 390, events: 2 },
-                concat!(
-                    r#""kind":"stuck","text":"2 events have waited for longer than "#,
-                    r#"alerts.stuck_after; the oldest, e2, for 6m 30s","event":{"id":"e2","#,
-                    r#""subject":"shop.made","key":"k","attempts":0},"oldest_seconds":390}"#
-                ),
-            ),
-            (
-                Alert::Recovered,
-                concat!(
-                    r#""kind":"recovered","#,
-                    r#""text":"no event is older than alerts.stuck_after any more"}"#
-                ),
-            ),
-            (
-                Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1 },
-                concat!(
-                    r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
-                    r#"to 1: it was recreated or restored from an old copy, and has lost "#,
-                    r#"messages that it had acked; their events are no longer in the outbox"}"#
-                ),
-            ),
-        ] {
-            let line = origin.render(&alert).unwrap();
-            let (at, rest_of_line) = line.split_at(line.find(",\"outbox\"").unwrap());
-            assert!(at.starts_with("{\"at\":\"20") && at.ends_with("Z\""), "{line}");
-            let origin = r#","outbox":"shop.outbox","relay":"r1","#;
-            assert_eq!(rest_of_line, format!("{origin}{rest}"));
-        }
-    }
-}
+mod tests;
