@@ -73,6 +73,12 @@ impl<'a> Facts<'a> {
                 || reached(self.found.max_bytes, self.bytes.saturating_add(average)))
     }
 
+    /// A subject that begins with a wildcard, so that anybody's messages match it.
+    pub(super) fn open_subject(&self) -> Option<&str> {
+        let is_open = |subject: &&String| subject.starts_with(['*', '>']);
+        self.found.subjects.iter().find(is_open).map(String::as_str)
+    }
+
     /// Whether the stream belongs to a key-value bucket or an object store.
     pub(super) fn is_bucket(&self) -> bool {
         self.found.name.starts_with("KV_") || self.found.name.starts_with("OBJ_")

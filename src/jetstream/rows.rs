@@ -284,6 +284,25 @@ pub(super) const ROWS: &[Row] = &[
     warn(
         CONTENTS,
         |stream| {
+            stream.open_subject().map(|subject| {
+                format!(
+                    "subject {subject} takes what others publish: it stores that too, answers \
+                     their requests with its ack, and takes an event whose message id one of them \
+                     has for its duplicate"
+                )
+            })
+        },
+        |stream| {
+            let name = shell(&stream.found.name);
+            format!(
+                "$ nats stream subjects {name}   # lists what it holds; then edit it with \
+                 --subjects, and set stream.subjects to the same"
+            )
+        },
+    ),
+    warn(
+        CONTENTS,
+        |stream| {
             stream.found.subject_transform.as_ref().map(|transform| {
                 format!(
                     "subject_transform {} to {}: events are stored under other subjects than \
@@ -342,6 +361,14 @@ pub(super) const ROWS: &[Row] = &[
         |stream| {
             let is_single = stream.found.num_replicas == 1 && stream.is_clustered;
             is_single.then(|| "1 copy in a cluster: it is lost with its server".to_owned())
+        },
+        |stream| edit(stream, "--replicas 3"),
+    ),
+    warn(
+        REPLICAS,
+        |stream| {
+            let text = "2 copies: while either server is away, it accepts no event";
+            (stream.found.num_replicas == 2).then(|| text.to_owned())
         },
         |stream| edit(stream, "--replicas 3"),
     ),

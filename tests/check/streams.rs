@@ -171,6 +171,20 @@ async fn a_single_copy_in_a_cluster_is_away_with_its_server() {
     let more = super::check(&scene, &[("OUTBOXD_STREAM__REPLICAS", "3")]);
     more.has("warn", "stream.as_configured", "replicas is 1, but 3 is configured", "--replicas 3");
 
+    let found = scene.context.get_stream(&scene.stream).await.unwrap();
+    let two = Config { num_replicas: 2, ..found.cached_info().config.clone() };
+    scene.context.update_stream(&two).await.unwrap();
+    let checked = super::check(&scene, &[]);
+    checked.has("warn", "stream.replicas", "2 copies: while either", "--replicas 3");
+    let one = Config { num_replicas: 1, ..two };
+    scene.context.update_stream(&one).await.unwrap();
+
+    until("one copy is left", async || {
+        let found = scene.context.get_stream(&scene.stream).await.ok()?;
+        found.cached_info().cluster.as_ref()?.replicas.is_empty().then_some(())
+    })
+    .await;
+
     let leader = until("the stream has a leader", async || cluster.leader(&scene).await).await;
     cluster.kill(leader);
     until("nobody has the stream", async || {
@@ -190,6 +204,15 @@ async fn other_streams_messages_take_the_place_of_events() {
     assert!(stream.publish("shop.outbox.1", 2).await.unwrap().duplicate, "the event is not stored");
     let harm = format!("sources {}", other.scene.stream);
     stream.check().has("warn", CONTENTS, &harm, "jq '.config | del(.sources)'");
+}
+
+#[tokio::test]
+async fn a_subject_that_begins_with_a_wildcard_takes_what_others_publish() {
+    let stream = Judged::alone(|config| config.subjects.push("*".to_owned())).await;
+    let client = stream.scene.context.client();
+    let answer = client.request("echo", "hi".into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer.payload).contains("\"seq\":1"), "{answer:?}");
+    stream.check().has("warn", CONTENTS, "subject * takes what others publish", "--subjects");
 }
 
 #[tokio::test]
