@@ -31,6 +31,7 @@ mod privileges; // each verb needs what `outboxd privileges` prints, and may do 
 mod protocol; // every history of two relays and a lease, within bounds
 mod relay; // a committed event is published once, in order, and deleted
 mod support;
+mod sweeps; // a sweep ends, however large the backlog, and dead events cost nothing
 mod tickets; // the tickets service: its requests, and what an order does to a ticket
 mod tidy; // the rules of the house that a tool can check
 mod tls; // over TLS with every kind of credentials, never without, and on with secrets that were rotated

@@ -210,7 +210,7 @@ async fn indexes(
 
     let lacking: Vec<_> = wanted.iter().filter(|wanted| !is_there(wanted)).collect();
     let Some(first) = lacking.first() else {
-        return Finding::ok(CHECK, at, "the index of unlocked events is as migrated");
+        return Finding::ok(CHECK, at, "the indexes are as migrated");
     };
 
     let named = first.get_str("name").unwrap_or_default();
@@ -231,7 +231,7 @@ async fn indexes(
             Finding::fail(CHECK, at, text, format!("{drop}\n{create}"))
         }
         false => {
-            let text = format!("{named} is missing: retries scan the whole outbox");
+            let text = format!("{named} is missing: the relay reads the whole outbox instead");
             Finding::fail(CHECK, at, text, create)
         }
     }
@@ -354,8 +354,8 @@ mod tests {
         let (name, events) = &collections[0];
         assert_eq!(name, "events");
         assert!(events.options.to_string().contains("strLenBytes"), "{}", events.options);
-        assert_eq!(events.indexes.len(), 1);
-        assert_eq!(events.by.len(), 4);
+        assert_eq!(events.indexes.len(), 3);
+        assert_eq!(events.by.len(), 5);
         assert_eq!(collections[1].0, "outboxd_lease");
     }
 

@@ -21,7 +21,7 @@ use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
 use crate::mongodb::backlog::BacklogStore;
 use crate::mongodb::lease::LeaseDocument;
-use crate::mongodb::store::Store;
+use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
 use crate::relay::retry;

@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use bson::oid::ObjectId;
-use bson::{Bson, Document, RawBsonRef, Timestamp, doc};
-use outboxd_client::{EventError, Headers, field, payload};
+use bson::{Bson, Document, RawBsonRef, RawDocument, Timestamp, doc};
+use outboxd_client::{EventError, Headers, Key, field, payload};
 
 use super::cloudevents::{CloudEvents, Facts};
 use super::template::{Fields, LayoutError, Part, Template, Values, check_name};
@@ -125,6 +125,12 @@ impl Layout {
         &self.headers
     }
 
+    /// The key of a document, if it has one that an event may have.
+    pub(crate) fn key_of(&self, document: &RawDocument) -> Option<Key> {
+        let key = document.get(self.key()).ok().flatten()?;
+        Key::new(self.text(key).ok()?).ok()
+    }
+
     /// The place among the [`Values`] of a field that a template names.
     pub(super) fn place(&self, name: &str) -> Option<usize> {
         self.fields.place(name)
@@ -180,7 +186,15 @@ impl Layout {
     pub(super) fn locked(&self) -> Bson {
         match self.is_own {
             true => true.into(),
-            false => doc! { "$ne": false }.into(),
+            false => doc! { "$in": self.locked_values() }.into(),
+        }
+    }
+
+    /// In a query: what locked events have in `isLocked`, where null stands for no field.
+    pub(crate) fn locked_values(&self) -> Vec<Bson> {
+        match self.is_own {
+            true => vec![true.into()],
+            false => vec![true.into(), Bson::Null],
         }
     }
 

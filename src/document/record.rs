@@ -135,11 +135,9 @@ impl OutboxRecord {
 
 fn malformed(document: &RawDocument, layout: &Layout, fault: &Fault) -> Malformed {
     let get = |name: &str| document.get(name).ok().flatten();
-    let key = get(layout.key()).and_then(|key| layout.text(key).ok());
-
     Malformed {
         id: get(field::ID).and_then(small_id),
-        key: key.and_then(|key| Key::new(key).ok()),
+        key: layout.key_of(document),
         marked: matches!(get(field::DEAD_AT), Some(RawBsonRef::DateTime(_))),
         reason: fault.to_string(),
     }

@@ -28,6 +28,16 @@ fn second_of(id: bson::oid::ObjectId) -> Option<u32> {
     u32::try_from(id.timestamp().timestamp_millis() / 1000).ok()
 }
 
+/// In a query: the documents whose `ts` is a time.
+pub(crate) fn has_time() -> Document {
+    doc! { field::TS: { "$gte": FIRST_TIME } }
+}
+
+/// In a query: the others.
+pub(crate) fn has_no_time() -> Document {
+    doc! { field::TS: { "$not": { "$gte": FIRST_TIME } } }
+}
+
 /// When a document whose fields `get` returns was written, in seconds since 1970: its `ts`, or the
 /// time in an ObjectId `_id`. `None` if it has neither: the event is of unknown age.
 ///

@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
+use mongodb::action::Find;
 use mongodb::error::Result;
+use mongodb::options::Hint;
 use mongodb::{Collection, Database};
 use outboxd_client::field;
 
 use super::clock;
 use super::collation::simple;
+use super::index::{LOCKED, WAITING, lacks_index};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
-use crate::document::written::written_at;
+use crate::document::written::{has_no_time, has_time, written_at};
 
-/// Events among which the oldest is looked for. Inserts that overlap are stored within a few places
-/// of their order in time.
+/// Events of each kind among which the oldest is looked for.
 const FIRST: i64 = 20;
 /// Most events counted to say how many are dead, or stuck.
 const MAX_COUNTED: u64 = 10_000;
@@ -73,11 +75,10 @@ impl BacklogStore {
 
     /// The numbers now.
     pub(crate) async fn numbers(&self) -> Result<Numbers> {
-        let dead = state::by_index(State::Dead.filter(&self.layout), &self.layout);
-
+        let dead = State::Dead.filter(&self.layout);
         Ok(Numbers {
             events: self.size().await?,
-            dead: self.count(dead).await?,
+            dead: self.count(dead, WAITING).await?,
             oldest: self.oldest(clock::now(&self.database).await?).await?,
         })
     }
@@ -87,26 +88,18 @@ impl BacklogStore {
         self.events.estimated_document_count().await
     }
 
-    /// The oldest event that is not dead, by its `ts` or the time in an ObjectId `_id`.
+    /// The oldest event that is not dead, by its `ts` or the time in an ObjectId `_id`. An event of
+    /// unknown age is returned only if there is no other.
     ///
-    /// Neither sorts nor scans the outbox: it reads the first [`FIRST`] events that are not dead,
-    /// in the order in which MongoDB stores them, and the dead ones before those.
-    ///
-    /// MongoDB stores documents in the order of their inserts, and `ts` is the time of the insert.
-    /// So the age is exact for events that writers inserted through this member. A member that was
-    /// a secondary at the time applied inserts in batches: there the age may be too small by the
-    /// time that one batch spans. The age is a lower bound where documents with old times stand
-    /// behind younger ones, as after a restore: such an event counts once it is among the first.
-    /// An event of unknown age is returned only if no other is among the first.
+    /// Reads the first [`FIRST`] of those that are locked and of those that wait, by their `ts`, and
+    /// as many without a time there. So it neither sorts nor scans, and dead events cost nothing.
+    /// Without the indexes it reads the first [`FIRST`] in the order in which MongoDB stores them,
+    /// and the dead ones before those: the age is a lower bound then.
     pub(super) async fn oldest(&self, now: DateTime) -> Result<Option<Oldest>> {
-        let first = self
-            .events
-            .find(state::filter(State::NOT_DEAD, &self.layout))
-            .limit(FIRST)
-            .collation(simple())
-            .projection(doc! { field::TS: 1 });
-
-        let first: Vec<_> = first.await?.try_collect().await?;
+        let first = match self.first_by_time().await {
+            Err(error) if lacks_index(&error) => self.first_stored().await?,
+            first => first?,
+        };
 
         let ages = first.iter().map(|event| {
             let then = written_at(|name| get(event, name)).map(i64::from);
@@ -117,19 +110,57 @@ impl BacklogStore {
         Ok(ages.reduce(|old, new| if new.age_seconds > old.age_seconds { new } else { old }))
     }
 
-    /// How many events match, counted up to [`MAX_COUNTED`].
-    async fn count(&self, filter: Document) -> Result<u64> {
-        let count = self.events.count_documents(filter).limit(MAX_COUNTED);
-        count.collation(simple()).await
+    async fn first_by_time(&self) -> Result<Vec<RawDocumentBuf>> {
+        let mut first = Vec::new();
+        for (states, index) in self.not_dead() {
+            for times in [has_time(), has_no_time()] {
+                let events = states.clone().into_iter().chain(times).collect();
+                let events = self.first(events).sort(doc! { field::TS: 1, field::ID: 1 });
+                let events = events.hint(Hint::Name(index.to_owned())).await?;
+                first.extend(events.try_collect::<Vec<_>>().await?);
+            }
+        }
+        Ok(first)
     }
 
-    /// How many events that are not dead are older than `age`, counted up to [`MAX_COUNTED`]. Reads
-    /// the outbox until it has found that many.
-    pub(crate) async fn older_than(&self, age: Duration) -> Result<u64> {
-        let mut old = state::filter(State::NOT_DEAD, &self.layout);
-        self.layout.before(&mut old, clock::before(clock::now(&self.database).await?, age));
+    async fn first_stored(&self) -> Result<Vec<RawDocumentBuf>> {
+        self.first(state::filter(State::NOT_DEAD, &self.layout)).await?.try_collect().await
+    }
 
-        self.count(old).await
+    fn first(&self, states: Document) -> Find<'_, RawDocumentBuf> {
+        let first = self.events.find(states).limit(FIRST).projection(doc! { field::TS: 1 });
+        first.collation(simple())
+    }
+
+    /// The events that are not dead: those that are locked and those that wait, each with the index
+    /// that has them.
+    fn not_dead(&self) -> [(Document, &'static str); 2] {
+        let waiting = state::filter(State::WAITING, &self.layout);
+        [(State::Locked.filter(&self.layout), LOCKED), (waiting, WAITING)]
+    }
+
+    /// How many events that are not dead are older than `age`, counted up to [`MAX_COUNTED`] of
+    /// each kind.
+    pub(crate) async fn older_than(&self, age: Duration) -> Result<u64> {
+        let before = clock::before(clock::now(&self.database).await?, age);
+        let mut older = 0;
+        for (mut states, index) in self.not_dead() {
+            self.layout.before(&mut states, before);
+            older += self.count(states, index).await?;
+        }
+        Ok(older.min(MAX_COUNTED))
+    }
+
+    /// How many events these are, counted up to [`MAX_COUNTED`].
+    async fn count(&self, events: Document, index: &str) -> Result<u64> {
+        let count = || {
+            let count = self.events.count_documents(events.clone()).limit(MAX_COUNTED);
+            count.collation(simple())
+        };
+        match count().hint(Hint::Name(index.to_owned())).await {
+            Err(error) if lacks_index(&error) => count().await,
+            counted => counted,
+        }
     }
 
     /// An event in words. What of it can't be read is left out.

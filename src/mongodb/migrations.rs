@@ -61,6 +61,10 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0006_outbox_strict_validator",
         text: include_str!("../../migrations/0006_outbox_strict_validator.json"),
     },
+    Migration {
+        name: "0007_outbox_sweep_indexes",
+        text: include_str!("../../migrations/0007_outbox_sweep_indexes.json"),
+    },
 ];
 
 /// Where a migration stands in one database.

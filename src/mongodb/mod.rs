@@ -7,8 +7,9 @@
 //! - `foundation`: what lies under an outbox: whether its collection keeps what writers insert
 //! - `migrations`: creates the collections, validators and indexes
 //! - `lease`: the lease's document
-//! - `snapshot`, `tail`, `mark`, `store`: the relay's consistent reads, its change stream, its
-//!   updates, and its queries
+//! - `snapshot`, `index`: one moment of an outbox; the indexes that queries name
+//! - `outbox`, `sweep`, `tail`, `due`, `mark`, `store`: the relay's outbox, what its sweeps, its
+//!   change stream and its retrier read, its updates, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `selection`, `inspect`: which events an operator means, and what an operator reads
 //! - `act`: what an operator changes, and the record of it
@@ -19,13 +20,17 @@ mod clock;
 mod code;
 pub(crate) mod collation;
 pub(crate) mod collections;
+mod due;
 mod error;
 pub(crate) mod foundation;
+mod index;
 pub(crate) mod inspect;
 pub(crate) mod lease;
 mod mark;
 pub mod migrations;
+pub(crate) mod outbox;
 pub(crate) mod selection;
 mod snapshot;
-pub(crate) mod store;
+mod store;
+mod sweep;
 mod tail;

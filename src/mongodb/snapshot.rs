@@ -1,19 +1,21 @@
 //! Reads of the outbox as of one moment that is not from before the relay's own marks and parks.
 //!
+//! Such a read is a transaction that writes nothing. MongoDB has snapshot reads outside of
+//! transactions too, but it keeps their moment only for `minSnapshotHistoryWindowInSeconds`: a read
+//! that takes longer fails, and with a short window so does any that yields, which is one of more
+//! than a thousand documents. The snapshot of a transaction stays as long as the transaction does.
+//!
 //! A primary that was just elected has everything a majority had, but may not know yet that a
-//! majority had it: for a moment it shows snapshots from before writes that were acknowledged. In
-//! those an event that is parked doesn't show as unlocked, and a later one of its key could pass
-//! it. So the relay remembers when its newest write was and refuses what is older.
+//! majority had it. So the relay remembers when its newest write was, and the transaction waits
+//! until the primary has that. A transaction reads what the primary has, which a majority may not
+//! have yet; so it counts only once it is committed with a majority.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::{Document, Timestamp};
-use futures_util::StreamExt as _;
-use mongodb::error::{Error, Result};
-use mongodb::raw_batch_cursor::{RawBatch, SessionRawBatchCursor};
+use mongodb::error::Result;
+use mongodb::options::{ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, ClientSession};
-
-use crate::relay::ports::{EventSweep, StoreResult};
 
 /// The cluster time of the newest write that a majority has, shared by all that read and write one
 /// outbox.
@@ -31,8 +33,14 @@ impl Written {
         *newest = newest.max(Some(at));
     }
 
-    fn newest(&self) -> Option<Timestamp> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A session whose reads show all of these writes.
+    pub(super) async fn session(&self, client: &Client) -> Result<ClientSession> {
+        let newest = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut session = client.start_session().causal_consistency(true).await?;
+        if let Some(at) = newest {
+            session.advance_operation_time(at);
+        }
+        Ok(session)
     }
 }
 
@@ -40,69 +48,28 @@ impl Written {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) session: ClientSession,
-    /// What was written before the first read, and must be in it. What is written during it need
-    /// not.
-    written: Option<Timestamp>,
 }
 
 impl Snapshot {
-    pub(super) async fn begin(client: &Client, written: &Written) -> Result<Self> {
-        let written = written.newest();
-        Ok(Self { session: client.start_session().snapshot(true).await?, written })
+    /// Begins a snapshot that has everything the session has seen so far.
+    pub(super) async fn of(mut session: ClientSession) -> Result<Self> {
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        session
+            .start_transaction()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(WriteConcern::majority())
+            .selection_criteria(primary)
+            .await?;
+
+        Ok(Self { session })
     }
 
-    /// Whether the first read, once it is answered, shows what was committed at `at`.
+    /// Ends the snapshot. Until then nothing that was read from it counts.
     ///
     /// # Errors
-    /// When it doesn't: the caller must repeat the read.
-    pub(super) fn reaches(&self, at: Timestamp) -> Result<()> {
-        let shown = self.time()?;
-        if shown < at {
-            let message = format!("the server showed the moment {shown}, before {at}");
-            return Err(Error::custom(message));
-        }
-        Ok(())
-    }
-
-    /// The moment, once the first read is answered.
-    ///
-    /// # Errors
-    /// When it is from before this relay's own writes: the caller must repeat the read.
-    pub(super) fn time(&self) -> Result<Timestamp> {
-        match (self.session.snapshot_time(), self.written) {
-            (None, _) => Err(Error::custom("the server answered a snapshot read without its time")),
-            (Some(at), Some(written)) if at < written => {
-                let message = format!(
-                    "the server showed the moment {at}, before this relay's own write at {written}"
-                );
-                Err(Error::custom(message))
-            }
-            (Some(at), _) => Ok(at),
-        }
-    }
-}
-
-/// The outbox as of one moment, oldest event first.
-pub(crate) struct SweepCursor {
-    snapshot: Snapshot,
-    cursor: SessionRawBatchCursor,
-    at: Timestamp,
-}
-
-impl SweepCursor {
-    pub(super) fn new(snapshot: Snapshot, cursor: SessionRawBatchCursor) -> Result<Self> {
-        Ok(Self { at: snapshot.time()?, snapshot, cursor })
-    }
-}
-
-impl EventSweep for SweepCursor {
-    type Page = RawBatch;
-
-    fn at(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn next(&mut self) -> StoreResult<Option<RawBatch>> {
-        Ok(self.cursor.stream(&mut self.snapshot.session).next().await.transpose()?)
+    /// When a majority may not have what was read.
+    pub(super) async fn end(mut self) -> Result<ClientSession> {
+        self.session.commit_transaction().await?;
+        Ok(self.session)
     }
 }

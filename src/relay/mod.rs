@@ -14,7 +14,7 @@
 //! In the order that data passes them:
 //!
 //! - [`lease`]: which relay publishes
-//! - [`follow`]: finds what is unpublished (sweep, then tail)
+//! - [`follow`]: finds what is unpublished (sweep, then tail); [`listing`]: ids that a sweep found
 //! - [`retry`]: reads what is unlocked and due
 //! - [`dispatch`]: decides what may be published now
 //! - [`publish`]: one event becomes one message
@@ -28,6 +28,7 @@ pub(crate) mod dispatch;
 pub(crate) mod follow;
 pub(crate) mod leadership;
 pub(crate) mod lease;
+pub(crate) mod listing;
 pub(crate) mod ports;
 pub(crate) mod publish;
 pub(crate) mod retry;

@@ -14,6 +14,7 @@ use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::listing::Listing;
 use super::publish::outcome::Acked;
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
@@ -22,16 +23,16 @@ use crate::failure::Rejection;
 /// that decides about order shows one moment, which is never older than the relay's own marks and
 /// parks.
 pub(crate) trait EventStore: Clone + Send + Sync + 'static {
-    /// See [`EventStore::sweep`].
-    type Sweep: EventSweep;
+    /// See [`EventStore::fetch`].
+    type Page: EventPage;
     /// See [`EventStore::tail`].
     type Tail: EventTail;
 
     /// Parses a document of the outbox.
     fn parse(&self, document: &RawDocument) -> Parsed;
 
-    /// Starts to read the whole outbox as of one moment, the oldest event of a key first.
-    fn sweep(&self) -> impl Future<Output = StoreResult<Self::Sweep>> + Send;
+    /// Lists the oldest locked events as of one moment, at most so many.
+    fn list(&self, most: usize) -> impl Future<Output = StoreResult<Listing>> + Send;
 
     /// Follows the inserts and the operators' requests that commit after `at`, and what else
     /// transactions do to events. The relay's own marks and deletes are left out.
@@ -59,6 +60,10 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// The unlocked events that an operator asked to remove.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
+    /// The oldest unlocked events of one key, oldest first. Events that are not due are included,
+    /// and so are dead ones unless the configuration skips them.
+    fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
+
     /// The locked events that are older than `age` by the server's clock, oldest first. Sweep and
     /// tail have passed them over, but the tail may still bring one.
     fn passed_over(
@@ -66,10 +71,6 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         age: Duration,
         room: Room,
     ) -> impl Future<Output = StoreResult<Page>> + Send;
-
-    /// The oldest unlocked events of one key, oldest first. Events that are not due are included,
-    /// and so are dead ones unless the configuration skips them.
-    fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// Reads the documents with these ids, as they are at the cluster time `at` or later. Leaves
     /// out what is gone, and has no order.
@@ -79,6 +80,21 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         at: Timestamp,
         room: Room,
     ) -> impl Future<Output = StoreResult<Documents>> + Send;
+
+    /// The keys that have unlocked events which hold up later ones, as they are at `since` or
+    /// later. Those of dead events may be left out if they were returned at `before`.
+    fn held(
+        &self,
+        since: Timestamp,
+        before: Option<Timestamp>,
+    ) -> impl Future<Output = StoreResult<Vec<Key>>> + Send;
+
+    /// The documents of listed events in any order, none older than at `since`; not what is gone.
+    fn fetch(
+        &self,
+        ids: &[&[u8]],
+        since: Timestamp,
+    ) -> impl Future<Output = StoreResult<Fetched<Self::Page>>> + Send;
 }
 
 /// The documents of one reply, not parsed yet.
@@ -86,16 +102,12 @@ pub(crate) trait EventPage: Send + Sync {
     fn documents(&self) -> StoreResult<&RawArray>;
 }
 
-/// The outbox as of one moment.
-pub(crate) trait EventSweep: Send {
-    type Page: EventPage;
-
-    /// The moment. Everything committed up to and including it is in the sweep, everything after it
-    /// is in the tail.
-    fn at(&self) -> Timestamp;
-
-    /// The next page of documents, or `None` at the end.
-    fn next(&mut self) -> impl Future<Output = StoreResult<Option<Self::Page>>> + Send;
+/// What [`EventStore::fetch`] read.
+#[derive(Debug)]
+pub(crate) struct Fetched<P> {
+    pub(crate) page: P,
+    /// Whether some documents didn't fit in the reply. One document always fits.
+    pub(crate) is_cut: bool,
 }
 
 /// A change stream.

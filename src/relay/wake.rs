@@ -22,11 +22,19 @@ pub(crate) enum Reason {
     Discarded,
     /// The last look left due events where they are, for want of room.
     MoreDue,
+    /// A sweep is over, which left unlocked events to the retrier.
+    Swept,
 }
 
 impl Reason {
-    const ALL: [Self; 5] =
-        [Self::Schedule, Self::BrokerAnswers, Self::Requested, Self::Discarded, Self::MoreDue];
+    const ALL: [Self; 6] = [
+        Self::Schedule,
+        Self::BrokerAnswers,
+        Self::Requested,
+        Self::Discarded,
+        Self::MoreDue,
+        Self::Swept,
+    ];
 
     const fn bit(self) -> u8 {
         match self {
@@ -35,6 +43,7 @@ impl Reason {
             Self::Requested => 1 << 2,
             Self::Discarded => 1 << 3,
             Self::MoreDue => 1 << 4,
+            Self::Swept => 1 << 5,
         }
     }
 
@@ -45,6 +54,7 @@ impl Reason {
             Self::Requested => "requested",
             Self::Discarded => "discarded",
             Self::MoreDue => "more due",
+            Self::Swept => "swept",
         }
     }
 }

@@ -20,8 +20,8 @@ impl SweepConfig {
                     "interval",
                     "How often the relay looks for locked events older than a minute that neither \
                      the sweep nor the tail has delivered, for example because they were restored \
-                     from a backup or locked by hand. The query scans the outbox, which is nearly \
-                     empty while the relay keeps up.",
+                     from a backup or locked by hand. The query reads an index of the locked \
+                     events.",
                 )
                 .within(secs(300), secs(1)..=secs(86_400)),
         }

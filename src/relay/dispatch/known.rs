@@ -17,7 +17,7 @@ use outboxd_client::{EventId, field};
 /// Which read brought an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The sweep with this number.
+    /// The round of a sweep with this number.
     Sweep(u64),
     /// The change stream.
     Tail,
@@ -55,7 +55,7 @@ pub(super) struct Known {
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
     /// the next sweep.
     before_the_tail: HashSet<EventId>,
-    /// Number and beginning of the sweep under way.
+    /// Number and beginning of the latest round of the sweep under way.
     sweep: Option<(u64, Began)>,
     /// Whether a sweep has ended.
     swept: bool,
@@ -76,7 +76,7 @@ impl Known {
         self.malformed.len()
     }
 
-    /// A sweep with this number begins.
+    /// A sweep, or another round of it, begins.
     pub(super) fn begin_sweep(&mut self, number: u64) {
         self.before_the_tail.clear();
         self.sweep = Some((number, Began(self.settlements)));
@@ -164,8 +164,8 @@ impl Known {
             self.before_the_tail.insert(id.clone());
         }
 
-        // A sweep brings each event once: its own can't come again in it. That keeps the memory of
-        // a long sweep small.
+        // A round brings each event once: its own can't come again in it. That keeps the memory of
+        // a long one small.
         let from_this_sweep = |number| origin == Some(Origin::Sweep(number));
 
         if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number))

@@ -74,6 +74,11 @@ pub(crate) struct Dispatch {
     /// Marks and parks written so far, of all keys.
     writes_settled: u64,
     parks: Vec<Park>,
+    /// Events whose park was begun, and settled, so far.
+    parks_begun: u64,
+    parks_settled: u64,
+    /// How many parks were begun when the sweep ended, until those are settled.
+    parks_of_sweep: Option<u64>,
     /// Keys whose read is asked for.
     wanted_reads: VecDeque<Key>,
     /// Reads of keys under way.
@@ -92,6 +97,9 @@ impl Dispatch {
             buffered_bytes: 0,
             writes_settled: 0,
             parks: Vec::new(),
+            parks_begun: 0,
+            parks_settled: 0,
+            parks_of_sweep: None,
             wanted_reads: VecDeque::new(),
             key_reads: 0,
         }
@@ -137,14 +145,23 @@ impl Dispatch {
         self.known.events()
     }
 
-    /// A sweep began; what settles from now on may still come in one of its pages.
+    /// A round of a sweep began; what settles from now on may still come in one of its pages.
     pub(crate) fn sweep_began(&mut self, number: u64) {
         self.known.begin_sweep(number);
     }
 
-    /// The sweep has offered everything.
+    /// The sweep has offered everything that is locked. What is unlocked comes from reads, and may
+    /// be newer than what is being parked: those reads wait for it.
     pub(crate) fn sweep_ended(&mut self) {
         self.known.end_sweep();
+        self.lanes.values_mut().for_each(Lane::await_parks);
+        self.parks_of_sweep = Some(self.parks_begun);
+    }
+
+    /// Whether the latest sweep has ended and everything parked until then is settled. Once for
+    /// each sweep: a read that begins now may bring what is due of every key.
+    pub(crate) fn settles_the_sweep(&mut self) -> bool {
+        self.parks_of_sweep.take_if(|begun| *begun <= self.parks_settled).is_some()
     }
 
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is

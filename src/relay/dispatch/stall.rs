@@ -17,7 +17,7 @@ use crate::relay::ports::Next;
 /// Events found in the database.
 impl Dispatch {
     /// An event of this key waits in the database: what is offered after it waits behind it.
-    pub(super) fn hold(&mut self, key: Option<&Key>) {
+    pub(crate) fn hold(&mut self, key: Option<&Key>) {
         self.await_parks(key);
         if let Some(key) = key {
             self.lanes.entry(key.clone()).or_default().hold();
@@ -111,6 +111,7 @@ impl Dispatch {
     pub(crate) fn parked(&mut self, park: &Park) {
         park.ids.iter().for_each(|id| self.known.settle(id));
 
+        self.parks_settled += park.ids.len() as u64;
         self.writes_settled += 1;
         let number = self.writes_settled;
         let then = self.lane(&park.key).settle_parks(number, park.ids.len());
@@ -134,6 +135,7 @@ impl Dispatch {
     /// The server refused a park for good, or it wasn't tried because it follows a write of its key
     /// that was refused.
     pub(crate) fn park_refused(&mut self, key: &Key, id: &EventId) {
+        self.parks_settled += 1;
         self.known.remove(id);
         self.lane(key).block();
     }
@@ -141,6 +143,7 @@ impl Dispatch {
     pub(super) fn park_one(&mut self, pending: Pending, key: Key) {
         let id = pending.record.id;
         self.known.insert(id.clone(), pending.origin);
+        self.parks_begun += 1;
         self.lane(&key).begin_parks(1);
         self.parks.push(Park { key, ids: vec![id] });
     }
@@ -165,6 +168,7 @@ impl Dispatch {
             return None;
         }
 
+        self.parks_begun += ids.len() as u64;
         self.lane(key).begin_parks(ids.len());
         Some(Park { key: key.clone(), ids })
     }

@@ -276,3 +276,25 @@ fn nothing_is_remembered_of_a_key_that_recovered() {
     assert_eq!((dispatch.load(), dispatch.unsettled()), ((0, 0, 0), 0));
     assert_eq!(dispatch.known.remembered(), 0);
 }
+
+#[test]
+fn what_is_due_is_looked_for_once_the_parks_of_a_sweep_are_written() {
+    let mut dispatch = Dispatch::new(LIMITS);
+    dispatch.sweep_began(0);
+    dispatch.hold(Some(&key(1)));
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Sweep(0)), 0);
+    assert!(!dispatch.settles_the_sweep(), "it is under way");
+
+    let parks = dispatch.take_parks();
+    dispatch.sweep_ended();
+    assert!(!dispatch.settles_the_sweep(), "a park is on its way");
+    let read = dispatch.begin_read();
+    let due = || [pending(1, Some(key(1)), State::Failed, Origin::Retry)];
+    assert_eq!(dispatch.end_due_read(read, due()), 0, "the read may miss the park");
+
+    parks.iter().for_each(|park| dispatch.parked(park));
+    assert!(dispatch.settles_the_sweep());
+    assert!(!dispatch.settles_the_sweep(), "once for each sweep");
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, due()), 1);
+}

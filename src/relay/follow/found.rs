@@ -1,6 +1,7 @@
 //! What sweep and tail hand over, and how.
 
 use bson::{RawBsonRef, RawDocument};
+use outboxd_client::Key;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::document::record::Malformed;
@@ -15,9 +16,11 @@ const BIG: usize = 64 << 10;
 /// What sweep and tail hand to the relay, in the order they found it.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A sweep with this number begins as soon as this is answered. By then the relay has taken
-    /// everything found before. An event that settles afterwards may still be in the sweep.
+    /// A round of a sweep, with this number, begins as soon as this is answered. By then the relay has taken
+    /// everything found before. An event that settles afterwards may still be in the round.
     SweepBegan(u64, oneshot::Sender<()>),
+    /// Keys that have unlocked events in the database.
+    Held(Vec<Key>),
     /// An event, and the time (ms since the epoch) that decides whether it is due.
     Event(Pending, i64),
     /// A document that doesn't follow the contract.

@@ -1,10 +1,9 @@
 //! Finds unpublished events: a sweep, then a tail. After any error both start again.
 //!
-//! The sweep reads the outbox as of one cluster time and the tail begins just after it, so together
-//! they leave no gap and never overlap. There is no resume token to store, lose or outlive: the
-//! outbox itself shows what is unpublished.
+//! The tail begins where the sweep ends, so together they leave no gap and bring nothing twice.
+//! There is no resume token to store, lose or outlive: the outbox itself shows what is unpublished.
 //!
-//! - `sweep`: the outbox as of one moment
+//! - `sweep`: what is in the outbox, in rounds
 //! - `tail`: what commits after it
 //! - `change`, `transaction`: a change, and what a transaction left of what it inserted
 //! - [`found`]: what both hand over
@@ -35,9 +34,10 @@ const RESTARTS: Backoff = Backoff::new(Duration::from_millis(100), Duration::fro
 pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>, metrics: Metrics) {
     let restarts = metrics.stream_restarts(REASONS.map(|kind| (kind, reason(kind))));
     let mut backoff = RESTARTS;
+    let mut numbers = 0..;
 
-    for number in 0.. {
-        match sweep_then_tail(&store, number, &found, &mut backoff).await {
+    loop {
+        match sweep_then_tail(&store, &mut numbers, &found, &mut backoff).await {
             Ok(Closed) => return,
             Err(error) => {
                 warn!(%error, "following the outbox failed; sweeping again");
@@ -55,17 +55,17 @@ pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>, m
 
 async fn sweep_then_tail(
     store: &impl EventStore,
-    number: u64,
+    numbers: &mut impl Iterator<Item = u64>,
     found: &mpsc::Sender<Found>,
     backoff: &mut Backoff,
 ) -> StoreResult<Closed> {
-    let at = match sweep::sweep(store, number, found).await? {
-        Ok(at) => at,
+    let swept = match sweep::sweep(store, numbers, found).await? {
+        Ok(swept) => swept,
         Err(closed) => return Ok(closed),
     };
 
-    debug!(sweep = number, at = at.time, "swept; tailing");
-    tail::tail(store, at, found, || backoff.reset()).await
+    debug!(after = swept.after.time, "swept; tailing");
+    tail::tail(store, swept, found, || backoff.reset()).await
 }
 
 /// Why a sweep or the tail can fail.

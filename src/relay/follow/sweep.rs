@@ -1,40 +1,221 @@
-//! Reads the whole outbox as of one moment, oldest first: everything that was committed before the
-//! tail begins.
+//! Hands over everything that was committed before the tail begins, however much it is and however
+//! long it takes.
+//!
+//! A server shows one moment only for a while, so a sweep can't read all documents as of one. It
+//! goes in rounds. Each lists the ids of the oldest locked events as of one moment, then fetches
+//! the documents of those, a page at a time, each page at its own moment:
+//!
+//! ```text
+//!        ┌──────────────── the list was cut ─────────────┐
+//!        ▼                                               │
+//!   SweepBegan ──▶ list ──▶ held keys ──▶ fetch, hand over ──▶ SweepEnded
+//! ```
+//!
+//! Each list begins with the oldest event again. So an event that was committed late, by a
+//! transaction that was open for long, is in the same list as the later events of its key or in an
+//! earlier one, and none of them passes it. What was handed over before is left out by its id; it
+//! leaves the outbox meanwhile, and so the lists move on.
+//!
+//! An event only ever goes from locked to unlocked. The keys of unlocked events are read after the
+//! list, so an event that is unlocked meanwhile, by a relay that lost the lease, is in one of the
+//! two. Its documents aren't: the retrier reads those that are due once the sweep is over, and dead
+//! ones nobody does.
+//!
+//! A list that isn't cut has everything, and the tail begins where it was read. The server doesn't
+//! say exactly when that was, so the two overlap by a few milliseconds, and [`Overlap`] leaves out
+//! of the tail what the list has.
 
-use bson::Timestamp;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bson::{RawDocument, Timestamp};
+use outboxd_client::Key;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 use super::found::{Closed, Found, as_document, hand_over};
+use crate::backoff::Backoff;
 use crate::relay::dispatch::known::Origin;
-use crate::relay::ports::{EventPage as _, EventStore, EventSweep as _, StoreResult};
+use crate::relay::listing::{IdSet, Ids, Moment, id_of};
+use crate::relay::ports::{EventPage as _, EventStore, StoreResult};
 
-/// Sweeps and returns the moment after which the tail begins. Waits while the relay has no room.
+/// Most events in a list, unless about as many can't leave. In memory they come to a few MB.
+const LIST: usize = 50_000;
+/// Most documents in a page: typical ones come to half a megabyte.
+const PAGE: usize = 1000;
+/// Bytes of ids in a page: the command that asks for them must stay below 16 MB, and an id may come
+/// near that by itself.
+const PAGE_BYTES: usize = 1 << 20;
+/// Keys handed over at once.
+const KEYS: usize = 1000;
+/// Waits after a list that brought nothing new, for what was handed over to leave.
+const WAITS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+
+/// A sweep that is over.
+pub(super) struct Swept {
+    /// The tail begins after this time.
+    pub(super) after: Timestamp,
+    pub(super) overlap: Overlap,
+}
+
+/// What the sweep has handed over and the tail brings once more.
+pub(super) struct Overlap {
+    listed: IdSet,
+    /// What was committed later isn't among them.
+    pub(super) until: Timestamp,
+}
+
+impl Overlap {
+    pub(super) fn has(&self, event: &RawDocument) -> bool {
+        id_of(event).is_some_and(|id| self.listed.contains(id))
+    }
+}
+
+/// Sweeps, in rounds with numbers of their own. Waits while the relay has no room.
 pub(super) async fn sweep(
     store: &impl EventStore,
-    number: u64,
+    numbers: &mut impl Iterator<Item = u64>,
     found: &mpsc::Sender<Found>,
-) -> StoreResult<Result<Timestamp, Closed>> {
-    let (taken, is_taken) = oneshot::channel();
-    if found.send(Found::SweepBegan(number, taken)).await.is_err() || is_taken.await.is_err() {
-        return Ok(Err(Closed));
-    }
+) -> StoreResult<Result<Swept, Closed>> {
+    let mut handed_over = IdSet::default();
+    let mut held_at = None;
+    let (mut most, mut waits) = (LIST, WAITS);
 
-    let mut cursor = store.sweep().await?;
-    // The server's clock decides whether an event is due. It counts whole seconds, so this is the
-    // end of its second.
-    let now_ms = i64::from(cursor.at().time) * 1000 + 999;
+    for number in numbers {
+        let (taken, is_taken) = oneshot::channel();
+        if found.send(Found::SweepBegan(number, taken)).await.is_err() || is_taken.await.is_err() {
+            return Ok(Err(Closed));
+        }
 
-    while let Some(page) = cursor.next().await? {
-        for document in page.documents()? {
-            let document = as_document(document)?;
-            if let Err(closed) =
-                hand_over(store, document, Origin::Sweep(number), now_ms, None, found).await
-            {
-                return Ok(Err(closed));
-            }
+        let list = store.list(most).await?;
+        let Moment { after, until } = list.moment;
+        if hold(store.held(until, held_at).await?, found).await.is_err() {
+            return Ok(Err(Closed));
+        }
+        held_at = Some(until);
+
+        let round = Round { store, number, until, found };
+        let new = match round.hand_over(&list.ids, &handed_over).await? {
+            Ok(new) => new,
+            Err(closed) => return Ok(Err(closed)),
+        };
+
+        let listed = list.ids.len();
+        handed_over = list.ids.into_set();
+        if !list.is_cut {
+            let ended = found.send(Found::SweepEnded).await;
+            let swept = Swept { after, overlap: Overlap { listed: handed_over, until } };
+            return Ok(ended.map(|()| swept).map_err(|_| Closed));
+        }
+
+        // Many of these don't leave for now, or never: events that can't be marked, and those
+        // behind them. The next list looks beyond them.
+        if new <= listed / 2 {
+            most = most.saturating_mul(2);
+        }
+
+        if new > 0 {
+            waits.reset();
+            continue;
+        }
+
+        tokio::select! {
+            biased;
+            () = found.closed() => return Ok(Err(Closed)),
+            () = sleep(waits.next_wait()) => {}
         }
     }
 
-    let ended = found.send(Found::SweepEnded).await;
-    Ok(ended.map(|()| cursor.at()).map_err(|_| Closed))
+    Ok(Err(Closed))
+}
+
+async fn hold(keys: Vec<Key>, found: &mpsc::Sender<Found>) -> Result<(), Closed> {
+    let mut keys = keys.into_iter().peekable();
+    while keys.peek().is_some() {
+        let some = keys.by_ref().take(KEYS).collect();
+        found.send(Found::Held(some)).await.map_err(|_| Closed)?;
+    }
+    Ok(())
+}
+
+/// One round of a sweep, once its list is read.
+struct Round<'a, S> {
+    store: &'a S,
+    number: u64,
+    /// The list has nothing that was committed later.
+    until: Timestamp,
+    found: &'a mpsc::Sender<Found>,
+}
+
+impl<S: EventStore> Round<'_, S> {
+    /// Hands over the events of the list, in its order, that are not among those handed over
+    /// before. Returns how many that are.
+    async fn hand_over(&self, list: &Ids, before: &IdSet) -> StoreResult<Result<usize, Closed>> {
+        let ids = (0..list.len()).map(|place| list.get(place));
+        let new: Vec<&[u8]> = ids.filter(|id| !before.contains(id)).collect();
+
+        let (mut left, mut page) = (&new[..], PAGE);
+        while !left.is_empty() {
+            let wanted = &left[..page_of(left, page)];
+            let fetched = self.store.fetch(wanted, self.until).await?;
+            // The reply is full of large documents, and some are missing.
+            let is_cut = fetched.is_cut && wanted.len() > 1;
+
+            let handed_over = match self.hand_over_page(wanted, &fetched.page, is_cut).await? {
+                Ok(handed_over) => handed_over,
+                Err(closed) => return Ok(Err(closed)),
+            };
+
+            page = if is_cut { wanted.len() / 2 } else { (wanted.len() * 2).min(PAGE) };
+            left = &left[handed_over..];
+        }
+
+        Ok(Ok(new.len()))
+    }
+
+    /// Hands over a page in the order of its ids, those of a cut one up to the first that is
+    /// missing. Elsewhere what is missing is settled. Returns how many ids that are.
+    async fn hand_over_page(
+        &self,
+        ids: &[&[u8]],
+        page: &S::Page,
+        is_cut: bool,
+    ) -> StoreResult<Result<usize, Closed>> {
+        // The server's clock decides whether an event is due. It counts whole seconds, so this is
+        // the end of its second.
+        let now_ms = i64::from(self.until.time) * 1000 + 999;
+
+        let mut events = HashMap::with_capacity(ids.len());
+        for event in page.documents()? {
+            let event = as_document(event)?;
+            events.extend(id_of(event).map(|id| (id, event)));
+        }
+
+        let origin = Origin::Sweep(self.number);
+        for (place, id) in ids.iter().enumerate() {
+            let Some(event) = events.get(id) else {
+                if is_cut {
+                    return Ok(Ok(place));
+                }
+                continue;
+            };
+
+            let handed = hand_over(self.store, event, origin, now_ms, None, self.found).await;
+            if let Err(closed) = handed {
+                return Ok(Err(closed));
+            }
+        }
+
+        Ok(Ok(ids.len()))
+    }
+}
+
+/// How many of these ids fit in a page of at most so many.
+fn page_of(ids: &[&[u8]], most: usize) -> usize {
+    let mut bytes = 0;
+    let fit = ids.iter().take(most).take_while(|id| {
+        bytes += id.len();
+        bytes <= PAGE_BYTES
+    });
+    fit.count().max(1)
 }

@@ -9,13 +9,14 @@
 
 use std::time::Duration;
 
-use bson::{RawArray, RawDocument, Timestamp};
+use bson::{RawArray, RawDocument};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::change::Change;
 use super::found::{Closed, Found, hand_over};
+use super::sweep::{Overlap, Swept};
 use super::transaction::{Committed, Continued, Step, Survey};
 use crate::relay::clock;
 use crate::relay::dispatch::known::Origin;
@@ -32,14 +33,15 @@ const SMALL: usize = 32;
 /// were measured at 0.87 of their rate without a relay; without the pause, at 0.81.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Tails from just after `at`. Calls `reached` with each reply of the stream.
+/// Tails from where the sweep ended. Calls `reached` with each reply of the stream.
 pub(super) async fn tail(
     store: &impl EventStore,
-    at: Timestamp,
+    swept: Swept,
     found: &mpsc::Sender<Found>,
     mut reached: impl FnMut(),
 ) -> StoreResult<Closed> {
-    let mut stream = store.tail(at).await?;
+    let mut stream = store.tail(swept.after).await?;
+    let mut overlap = Some(swept.overlap);
     let mut pace = Pace::new();
     let mut continued = Continued::default();
     let mut has_warned = false;
@@ -58,11 +60,11 @@ pub(super) async fn tail(
         let is_cut = stream.may_be_cut(survey.changes, survey.bytes);
 
         let taken = match survey.is_plain && !is_cut && !continued.may_repeat() {
-            true => take_inserts(store, changes, found).await?,
+            true => take_inserts(store, changes, &mut overlap, found).await?,
             false => {
                 let steps = continued.steps(changes, is_cut)?;
                 warn_of_withdrawn(&steps, &mut has_warned);
-                take_steps(store, &steps, found).await?
+                take_steps(store, &steps, &mut overlap, found).await?
             }
         };
 
@@ -82,13 +84,14 @@ pub(super) async fn tail(
 async fn take_inserts(
     store: &impl EventStore,
     page: &RawArray,
+    overlap: &mut Option<Overlap>,
     found: &mpsc::Sender<Found>,
 ) -> StoreResult<Result<(), Closed>> {
     for change in page {
         let change = Change::new(change)?;
         let Some(document) = change.document() else { continue };
 
-        if let Err(closed) = insert(store, change, document, found).await {
+        if let Err(closed) = insert(store, change, document, overlap, found).await? {
             return Ok(Err(closed));
         }
     }
@@ -100,15 +103,18 @@ async fn take_inserts(
 async fn take_steps(
     store: &impl EventStore,
     steps: &[Step<'_>],
+    overlap: &mut Option<Overlap>,
     found: &mpsc::Sender<Found>,
 ) -> StoreResult<Result<(), Closed>> {
     let mut committed = Committed::new(steps);
 
     for (index, step) in steps.iter().enumerate() {
         let taken = match *step {
-            Step::Inserted(change, document) => insert(store, change, document, found).await,
+            Step::Inserted(change, document) => {
+                insert(store, change, document, overlap, found).await?
+            }
             Step::Committed(change) => match committed.event(store, index, change).await? {
-                Some(document) => insert(store, change, &document, found).await,
+                Some(document) => insert(store, change, &document, overlap, found).await?,
                 None => Ok(()),
             },
             Step::Withdrawn | Step::Nothing => Ok(()),
@@ -127,15 +133,25 @@ async fn take_steps(
     Ok(Ok(()))
 }
 
-/// Hands over an event that this change inserted.
+/// Hands over an event that this change inserted, unless the sweep had it.
 async fn insert(
     store: &impl EventStore,
     change: Change<'_>,
     document: &RawDocument,
+    overlap: &mut Option<Overlap>,
     found: &mpsc::Sender<Found>,
-) -> Result<(), Closed> {
+) -> StoreResult<Result<(), Closed>> {
+    if let Some(swept) = overlap {
+        // Beyond the sweep, it had none of what follows.
+        if change.at()? > swept.until {
+            *overlap = None;
+        } else if swept.has(document) {
+            return Ok(Ok(()));
+        }
+    }
+
     let now_ms = clock::now().timestamp_millis();
-    hand_over(store, document, Origin::Tail, now_ms, change.committed_ms(), found).await
+    Ok(hand_over(store, document, Origin::Tail, now_ms, change.committed_ms(), found).await)
 }
 
 /// A writer made for a relay that reads the oplog deletes each event in the transaction that

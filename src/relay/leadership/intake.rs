@@ -30,6 +30,7 @@ impl<B: EventBus> Leadership<B> {
                 // A reader that is gone doesn't sweep.
                 _ = taken.send(());
             }
+            Found::Held(keys) => keys.iter().for_each(|key| self.dispatch.hold(Some(key))),
             Found::Event(pending, now_ms) => {
                 self.look.wants_discards |= pending.record.discard_requested;
                 self.dispatch.offer(pending, now_ms);
@@ -39,7 +40,19 @@ impl<B: EventBus> Leadership<B> {
                 self.wake.because(Reason::Requested);
             }
             Found::Malformed(malformed) => self.malformed(*malformed),
-            Found::SweepEnded => self.dispatch.sweep_ended(),
+            Found::SweepEnded => {
+                self.dispatch.sweep_ended();
+                // The sweep brings no unlocked event, so it has seen no request either.
+                self.look.wants_discards = true;
+                self.look_after_sweep();
+            }
+        }
+    }
+
+    /// Looks for what the latest sweep left to the retrier, once what it parked is written.
+    pub(super) fn look_after_sweep(&mut self) {
+        if self.dispatch.settles_the_sweep() {
+            self.wake.because(Reason::Swept);
         }
     }
 

@@ -118,9 +118,13 @@ impl<B: EventBus> Leadership<B> {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.events.parked.increment(park.ids.len() as u64);
                 self.dispatch.parked(&park);
+                self.look_after_sweep();
             }
             Settled::MarkRefused(unmarked) => self.dispatch.mark_refused(&unmarked),
-            Settled::ParkRefused(key, id) => self.dispatch.park_refused(&key, &id),
+            Settled::ParkRefused(key, id) => {
+                self.dispatch.park_refused(&key, &id);
+                self.look_after_sweep();
+            }
         }
     }
 }

@@ -115,7 +115,7 @@ struct Publishing {
 impl Publishing {
     fn begin(world: &World, life: usize, event: u32) -> Self {
         let mut state = world.lock();
-        let key = state.committed.get(&event).copied().flatten();
+        let key = state.committed.get(&event).and_then(|event| event.key);
         let of = key.map(|key| (life, key));
 
         if of.is_some_and(|of| !state.publishing.insert(of)) {

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::bus::Bus;
 use super::connection::Store;
+use super::lease::LeaseRow;
 use super::services::SUBJECTS;
-use super::store::LeaseRow;
 use super::world::{Change, Life, Row, State, World};
 use crate::config::Config;
 use crate::error::Result;

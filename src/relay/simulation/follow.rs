@@ -1,6 +1,5 @@
-//! What sweep and tail read of the outbox in memory.
+//! What the tail reads of the outbox in memory.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bson::raw::cstr;
@@ -9,39 +8,12 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Store;
 use super::world::Change;
-use crate::relay::ports::{EventSweep, EventTail, StoreError, StoreResult};
+use crate::relay::ports::{EventTail, StoreError, StoreResult};
 
 /// How long the server waits for something to happen before it answers a quiet tail.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
-/// Documents in a page of a sweep.
-const PAGE: usize = 4;
 /// Most changes in a page of the tail. A transaction may have more.
 const TAIL_PAGE: usize = 3;
-
-/// The outbox as of one moment.
-pub(super) struct Sweep {
-    pub(super) store: Store,
-    pub(super) rows: VecDeque<RawDocumentBuf>,
-    pub(super) at: Timestamp,
-}
-
-impl EventSweep for Sweep {
-    type Page = RawArrayBuf;
-
-    fn at(&self) -> Timestamp {
-        self.at
-    }
-
-    async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        self.store.command("page", |_| ()).await?;
-        let page = self.rows.drain(..self.rows.len().min(PAGE));
-        let page = page.fold(RawArrayBuf::new(), |mut page, row| {
-            page.push(row);
-            page
-        });
-        Ok((!page.is_empty()).then_some(page))
-    }
-}
 
 /// The changes from one on.
 pub(super) struct Tail {

@@ -1,13 +1,13 @@
 //! What the services do: they commit events, one at a time and in bursts, and some transactions
 //! touch the events that they have just inserted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::time::sleep;
 
-use super::world::{Change, Row, State, World, document};
+use super::world::{Change, Committed, Row, State, World, document};
 use crate::config::OnDead;
 
 /// Subjects of the services.
@@ -15,19 +15,39 @@ pub(super) const SUBJECTS: u8 = 3;
 /// Numbers of events that are withdrawn begin here: those are never committed.
 const WITHDRAWN: u32 = 1_000_000;
 
-/// Services commit so many events.
+/// A transaction that is not committed yet.
+struct Open {
+    /// What it did, in this order.
+    changes: Vec<Change>,
+    rows: Vec<(u32, Row)>,
+}
+
+/// Services commit so many events. Some transactions stay open while others are committed.
 pub(super) async fn commit(world: World, events: u32) {
-    let mut left = events;
-    while left > 0 {
+    let (mut left, mut open) = (events, VecDeque::new());
+    while left > 0 || !open.is_empty() {
         let wait = {
             let mut state = world.lock();
             let burst =
                 if state.chance(0.1) { state.random.random_range(5..25) } else { 1 }.min(left);
             left -= burst;
 
-            let mut committed = 0;
-            while committed < burst {
-                committed += state.transaction(burst - committed);
+            let mut begun = 0;
+            while begun < burst {
+                let transaction = state.begin(burst - begun);
+                begun += u32::try_from(transaction.rows.len()).expect("few events");
+
+                if state.chance(0.1) {
+                    state.count("transactions open for long");
+                    open.push_back(transaction);
+                } else {
+                    state.commit(transaction);
+                }
+            }
+
+            let is_time = left == 0 || state.chance(0.3);
+            if is_time && let Some(late) = open.pop_front() {
+                state.commit(late);
             }
             state.random.random_range(1..600)
         };
@@ -38,15 +58,17 @@ pub(super) async fn commit(world: World, events: u32) {
 }
 
 impl State {
-    /// A service commits some events, at most as many as it may. Returns how many.
-    fn transaction(&mut self, most: u32) -> u32 {
+    /// A service inserts some events, at most as many as it may.
+    fn begin(&mut self, most: u32) -> Open {
         let touches = self.chance(0.3);
         let events = if touches { self.random.random_range(1..6).min(most) } else { 1 };
         let mut changes = Vec::new();
         let mut touched = Vec::new();
+        let mut rows = Vec::new();
 
         for _ in 0..events {
-            let number = u32::try_from(self.committed.len()).expect("few events") + 1;
+            self.inserted += 1;
+            let number = self.inserted;
             let row = self.row();
             let insert = |row: &Row| Change::Insert(number, document(number, row));
 
@@ -69,30 +91,39 @@ impl State {
             if !matches!(kind, 1..=3) {
                 changes.push(insert(&row));
             }
-
-            if row.malformed && self.on_dead == OnDead::Skip {
-                self.excused.insert(number);
-            }
-            self.committed.insert(number, row.key);
-            self.subjects.insert(number, row.subject);
-            self.rows.insert(number, row);
+            rows.push((number, row));
         }
 
         if touches {
             self.count("transactions that touch their events");
         }
-
-        let at = self.tick();
         changes.extend(touched);
-        self.changes.extend(changes.into_iter().map(|change| (at, change)));
+        Open { changes, rows }
+    }
+
+    /// What the transaction did is seen by others.
+    fn commit(&mut self, transaction: Open) {
+        let at = self.tick();
+        for (number, row) in transaction.rows {
+            if row.malformed && self.on_dead == OnDead::Skip {
+                self.excused.insert(number);
+            }
+
+            let (key, subject, begun) = (row.key, row.subject, row.ts.increment);
+            let committed = Committed { key, subject, begun, at: at.increment };
+            self.committed.insert(number, committed);
+            self.rows.insert(number, row);
+        }
+
+        self.changes.extend(transaction.changes.into_iter().map(|change| (at, change)));
         self.remember();
-        events
     }
 
     /// An event that its transaction deletes again, now or after everything else.
     fn withdraw(&mut self, changes: &mut Vec<Change>, touched: &mut Vec<Change>) {
         self.count("events withdrawn");
-        let number = WITHDRAWN + u32::try_from(self.changes.len() + changes.len()).expect("few");
+        self.withdrawn += 1;
+        let number = WITHDRAWN + self.withdrawn;
         let row = self.row();
         changes.push(Change::Insert(number, document(number, &row)));
 

@@ -1,19 +1,20 @@
-//! An outbox and a lease in memory.
+//! An outbox in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bson::{Bson, RawDocument, Timestamp};
-use tokio::time::Instant;
+use bson::{Bson, RawArrayBuf, RawDocument, Timestamp, rawdoc};
 
 use super::connection::Store;
-use super::follow::{Sweep, Tail};
-use super::world::{Lease, Row, document, number};
+use super::follow::Tail;
+use super::world::{Row, State, document, number};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
+use crate::relay::listing::{Ids, Listing, Moment, id_of, only_id};
 use crate::relay::ports::{
-    Documents, EventStore, LeaseStore, Mark, Next, Page, Parsed, Refused, Room, StoreResult,
+    Documents, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
+    StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 use outboxd_client::{EventId, Key};
@@ -21,6 +22,8 @@ use outboxd_client::{EventId, Key};
 /// Most events in a read of a key, so that a few of a key take more than one.
 const KEY_PAGE: usize = 3;
 
+/// A list has this many times fewer events than it is asked for, so that some are cut.
+const LISTED: usize = 10_000;
 /// Most documents in a read of what was committed.
 const COMMITTED_PAGE: usize = 2;
 
@@ -52,6 +55,11 @@ impl Store {
     }
 }
 
+fn number_of(id: &[u8]) -> u32 {
+    let event = only_id(id).expect("an id of this store");
+    number(event.get_str("_id").expect("ids are strings"))
+}
+
 fn of(rows: &BTreeMap<u32, Row>, which: impl Fn(&Row) -> bool) -> Vec<u32> {
     rows.iter().filter(|(_, row)| which(row)).map(|(number, _)| *number).collect()
 }
@@ -61,21 +69,67 @@ fn is_due(row: &Row, now_ms: i64) -> bool {
 }
 
 impl EventStore for Store {
-    type Sweep = Sweep;
+    type Page = RawArrayBuf;
     type Tail = Tail;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         OutboxRecord::parse(document, &Layout::default())
     }
 
-    async fn sweep(&self) -> StoreResult<Sweep> {
-        let (rows, at) = self
-            .command("sweep", |state| {
-                let rows = state.rows.iter().map(|(number, row)| document(*number, row)).collect();
-                (rows, state.tick())
-            })
-            .await?;
-        Ok(Sweep { store: self.clone(), rows, at })
+    async fn list(&self, most: usize) -> StoreResult<Listing> {
+        let most = most / LISTED;
+        let after = self.command("time", State::tick).await?;
+        let listed = self.command("list", |state| {
+            if state.chance(0.05) {
+                state.count("lists too old");
+                return Err(StoreError::new(StoreErrorKind::Refused, "snapshot too old"));
+            }
+            Ok(state.locked())
+        });
+
+        let listed = listed.await??;
+        // Until that is answered, more is committed.
+        let until = self.command("time", State::tick).await?;
+
+        let is_cut = listed.len() > most;
+        if is_cut {
+            self.world.lock().count("lists cut");
+        }
+
+        let mut ids = Ids::default();
+        for number in listed.into_iter().take(most) {
+            let event = rawdoc! { "_id": format!("e{number}") };
+            ids.push(id_of(&event).expect("an id"));
+        }
+        Ok(Listing { ids, is_cut, moment: Moment { after, until } })
+    }
+
+    async fn held(&self, _since: Timestamp, _before: Option<Timestamp>) -> StoreResult<Vec<Key>> {
+        self.command("held", |state| {
+            let held = state.on_dead == OnDead::Hold;
+            let rows = state.rows.values().filter(|row| !row.locked && (held || !row.dead));
+            let keys: BTreeSet<_> = rows.filter_map(|row| row.key).collect();
+            keys.into_iter().map(|key| Key::new(format!("k{key}")).expect("a short key")).collect()
+        })
+        .await
+    }
+
+    async fn fetch(&self, ids: &[&[u8]], _since: Timestamp) -> StoreResult<Fetched<RawArrayBuf>> {
+        let mut numbers: Vec<_> = ids.iter().map(|id| number_of(id)).collect();
+        self.command("fetch", move |state| {
+            let is_cut = numbers.len() > 1 && state.chance(0.2);
+            if is_cut {
+                state.count("pages cut");
+                numbers.pop();
+            }
+
+            let mut page = RawArrayBuf::new();
+            for number in numbers.into_iter().rev() {
+                state.rows.get(&number).iter().for_each(|row| page.push(document(number, row)));
+            }
+            Fetched { page, is_cut }
+        })
+        .await
     }
 
     async fn tail(&self, at: Timestamp) -> StoreResult<Tail> {
@@ -242,56 +296,5 @@ impl EventStore for Store {
             })
         })
         .await
-    }
-}
-
-/// The lease's document, as one life of a relay sees it.
-#[derive(Clone)]
-pub(super) struct LeaseRow {
-    pub(super) store: Store,
-    pub(super) holder: String,
-}
-
-impl LeaseStore for LeaseRow {
-    fn holder(&self) -> &str {
-        &self.holder
-    }
-
-    async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
-        let holder = self.holder.clone();
-        let claim = self.store.command("claim", move |state| {
-            let now = Instant::now();
-            let term = match &state.lease {
-                None => 1,
-                Some(lease) if lease.until <= now || lease.holder == holder => lease.term + 1,
-                Some(_) => return None,
-            };
-            if state.lease.as_ref().is_some_and(|lease| lease.holder != holder) {
-                state.count("take-overs");
-            }
-            state.lease = Some(Lease { holder, term, until: now + ttl });
-            Some(term)
-        });
-        claim.await
-    }
-
-    async fn renew(&self, term: i64, ttl: Duration) -> StoreResult<bool> {
-        let holder = self.holder.clone();
-        let renew = self.store.command("renew", move |state| {
-            let mine =
-                state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
-            mine.map(|lease| lease.until = Instant::now() + ttl).is_some()
-        });
-        renew.await
-    }
-
-    async fn release(&self, term: i64) -> StoreResult<()> {
-        let holder = self.holder.clone();
-        let release = self.store.command("release", move |state| {
-            let mine =
-                state.lease.as_mut().filter(|lease| lease.holder == holder && lease.term == term);
-            mine.into_iter().for_each(|lease| lease.until = Instant::now());
-        });
-        release.await
     }
 }

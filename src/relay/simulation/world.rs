@@ -32,6 +32,18 @@ pub(super) enum Lie {
     Forget,
     /// Reads show the outbox as it was a while ago.
     Stale,
+    /// A list shows its first events as they were a while ago, and the others as they are.
+    Torn,
+}
+
+/// An event that was committed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Committed {
+    pub(super) key: Option<u8>,
+    pub(super) subject: u8,
+    /// When its transaction began, and when it was committed, in ticks of the cluster's time.
+    pub(super) begun: u32,
+    pub(super) at: u32,
 }
 
 /// An event as the outbox has it.
@@ -96,7 +108,12 @@ pub(super) struct State {
     pub(super) keys: u8,
     pub(super) began: Instant,
     increment: u32,
-    /// By the number in their id; a later number was committed later.
+    /// Events inserted, committed or not.
+    pub(super) inserted: u32,
+    /// Events whose transaction deleted them again.
+    pub(super) withdrawn: u32,
+    /// By the number in their id, which is their order by `ts`. One that was inserted earlier may
+    /// have been committed later.
     pub(super) rows: BTreeMap<u32, Row>,
     /// The rows as they were a few changes ago.
     past: Vec<BTreeMap<u32, Row>>,
@@ -109,10 +126,8 @@ pub(super) struct State {
     /// Message ids that the stream remembers, and since when.
     remembered: BTreeMap<String, Instant>,
     pub(super) window: Duration,
-    /// Every event ever committed, and its key.
-    pub(super) committed: BTreeMap<u32, Option<u8>>,
-    /// The subject of each.
-    pub(super) subjects: BTreeMap<u32, u8>,
+    /// Every event ever committed.
+    pub(super) committed: BTreeMap<u32, Committed>,
     /// How often the stream has each event.
     pub(super) stream: BTreeMap<u32, u32>,
     /// Events whose ack a relay has seen, and in which term.
@@ -144,6 +159,8 @@ impl World {
             random,
             began: now,
             increment: 0,
+            inserted: 0,
+            withdrawn: 0,
             rows: BTreeMap::new(),
             past: Vec::new(),
             changes: Vec::new(),
@@ -162,7 +179,6 @@ impl World {
             remembered: BTreeMap::new(),
             window,
             committed: BTreeMap::new(),
-            subjects: BTreeMap::new(),
             stream: BTreeMap::new(),
             acked: BTreeSet::new(),
             publishing: BTreeSet::new(),
@@ -248,7 +264,7 @@ impl State {
 
     /// Keeps the outbox as it is now, for stale reads.
     pub(super) fn remember(&mut self) {
-        if self.lie == Some(Lie::Stale) {
+        if matches!(self.lie, Some(Lie::Stale | Lie::Torn)) {
             self.past.push(self.rows.clone());
         }
     }
@@ -264,9 +280,24 @@ impl State {
         }
     }
 
+    /// The locked events, the oldest first, as a list shows them.
+    pub(super) fn locked(&mut self) -> Vec<u32> {
+        let of = |rows: &BTreeMap<u32, Row>| -> Vec<u32> {
+            rows.iter().filter(|(_, row)| row.locked).map(|(number, _)| *number).collect()
+        };
+
+        let mut locked = of(&self.rows);
+        if self.lie == Some(Lie::Torn) && self.past.len() > 3 {
+            let middle = locked.get(locked.len() / 2).copied().unwrap_or(0);
+            let past = of(&self.past[self.past.len() - 3]);
+            locked.retain(|number| *number >= middle || past.contains(number));
+        }
+        locked
+    }
+
     /// A message comes to the stream. Returns whether the stream had it already.
     pub(super) fn arrive(&mut self, message_id: &str, number: u32, subject: u8) -> bool {
-        if self.subjects.get(&number).is_some_and(|committed| *committed != subject) {
+        if self.committed.get(&number).is_some_and(|committed| committed.subject != subject) {
             self.wrong.push(format!("e{number} was published as it never was committed"));
         }
 
@@ -291,24 +322,23 @@ impl State {
             return false;
         }
 
-        match self.committed.get(&number) {
-            None => self.wrong.push(format!("e{number} was published and never committed")),
-            Some(None) => {}
-            Some(key) => {
-                let earlier = self
-                    .committed
-                    .range(..number)
-                    .filter(|(_, of)| *of == key)
-                    .map(|(number, _)| *number);
+        let Some(event) = self.committed.get(&number) else {
+            self.wrong.push(format!("e{number} was published and never committed"));
+            return false;
+        };
 
-                let passed = |earlier: &u32| {
-                    !self.stream.contains_key(earlier) && !self.excused.contains(earlier)
-                };
+        // Transactions that overlap have no order.
+        let comes_before = |other: &Committed| {
+            event.key.is_some() && other.key == event.key && other.at < event.begun
+        };
+        let passed = self.committed.range(..number).find(|(earlier, other)| {
+            comes_before(other)
+                && !self.stream.contains_key(earlier)
+                && !self.excused.contains(earlier)
+        });
 
-                if let Some(passed) = earlier.filter(passed).min() {
-                    self.wrong.push(format!("e{number} passed e{passed} of its key"));
-                }
-            }
+        if let Some((passed, _)) = passed {
+            self.wrong.push(format!("e{number} passed e{passed} of its key"));
         }
 
         false

@@ -1,0 +1,137 @@
+//! The outbox collection as the relay uses it, and reads of it from one moment.
+
+use std::sync::Arc;
+
+use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::action::Find;
+use mongodb::error::Result;
+use mongodb::{Client, ClientSession, Collection, Database};
+use outboxd_client::field;
+
+use super::collation::simple;
+use super::snapshot::{Snapshot, Written};
+use crate::config::{DispatchConfig, OnDead, Ordering};
+use crate::document::layout::Layout;
+use crate::document::record::OutboxRecord;
+use crate::document::state::{self, State};
+use crate::relay::ports::{Page, Parsed, Room};
+
+/// The outbox collection, as the relay uses it.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    client: Client,
+    pub(super) collection: Collection<RawDocumentBuf>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) ordering: Ordering,
+    pub(super) on_dead: OnDead,
+    /// The cluster time of this relay's newest mark or park.
+    pub(super) written: Written,
+}
+
+impl Store {
+    /// Of the outbox in `collection` of `database`.
+    pub(crate) fn new(
+        database: &Database,
+        collection: &str,
+        layout: Arc<Layout>,
+        dispatch: &DispatchConfig,
+    ) -> Self {
+        Self {
+            client: database.client().clone(),
+            collection: database.collection(collection),
+            layout,
+            ordering: dispatch.ordering,
+            on_dead: dispatch.on_dead,
+            written: Written::default(),
+        }
+    }
+
+    /// The same outbox, over connections of its own.
+    pub(crate) fn through(&self, client: Client) -> Self {
+        let database = client.database(&self.collection.namespace().db);
+        let collection = database.collection(self.collection.name());
+        Self { client, collection, ..self.clone() }
+    }
+
+    pub(super) fn database(&self) -> Database {
+        self.client.database(&self.collection.namespace().db)
+    }
+
+    /// A session whose reads show everything that the relay has written so far.
+    pub(super) async fn session(&self) -> Result<ClientSession> {
+        self.written.session(&self.client).await
+    }
+
+    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::of(self.session().await?).await
+    }
+
+    /// Reads an event of this outbox.
+    pub(super) fn record(&self, document: &RawDocument) -> Parsed {
+        let mut parsed = OutboxRecord::parse(document, &self.layout);
+        if self.ordering == Ordering::None {
+            match &mut parsed {
+                Ok(record) => record.key = None,
+                Err(malformed) => malformed.key = None,
+            }
+        }
+
+        parsed
+    }
+
+    /// Reads from a snapshot of its own.
+    pub(super) async fn read_once(
+        &self,
+        find: Find<'_, RawDocumentBuf>,
+        room: Room,
+    ) -> Result<Page> {
+        let mut snapshot = self.snapshot().await?;
+        let page = self.read(find, room, &mut snapshot).await?;
+        snapshot.end().await?;
+        Ok(page)
+    }
+
+    /// Parses while it reads, so that no more is in memory than was asked for.
+    pub(super) async fn read(
+        &self,
+        find: Find<'_, RawDocumentBuf>,
+        room: Room,
+        snapshot: &mut Snapshot,
+    ) -> Result<Page> {
+        let find = find.limit(limit(room.events + 1)).projection(without_most_failures());
+        let mut cursor = find.collation(simple()).session(&mut snapshot.session).await?;
+
+        let (mut page, mut bytes) = (Page::default(), 0);
+        while cursor.advance(&mut snapshot.session).await? {
+            if page.events.len() >= room.events || bytes >= room.bytes {
+                page.more = true;
+                break;
+            }
+
+            let document = cursor.current();
+            bytes += document.as_bytes().len();
+            page.events.push(self.record(document));
+        }
+
+        Ok(page)
+    }
+
+    /// In a query: the unlocked events that hold up later ones of their key. Dead ones do, unless
+    /// they are skipped.
+    pub(super) fn unlocked_in_order(&self) -> Document {
+        let states = match self.on_dead {
+            OnDead::Hold => State::UNLOCKED,
+            OnDead::Skip => State::WAITING,
+        };
+        state::filter(states, &self.layout)
+    }
+}
+
+/// One failure is enough to tell a failed event from a parked one.
+pub(super) fn without_most_failures() -> Document {
+    doc! { field::FAILURES: { "$slice": 1 } }
+}
+
+pub(super) fn limit(events: usize) -> i64 {
+    i64::try_from(events).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,347 @@
+//! What a sweep asks: which events are locked, which keys have unlocked ones, and the documents of
+//! some events.
+//!
+//! None of this reads more than it returns, whatever else is in the outbox, as long as the outbox
+//! has its indexes: the list and the keys are read from the indexes alone. Without them a list
+//! reads every document, and sorts nothing of it but `ts` and `_id`.
+
+use std::collections::HashSet;
+
+use bson::spec::ElementType;
+use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use mongodb::ClientSession;
+use mongodb::action::Find;
+use mongodb::error::{Error, Result};
+use mongodb::options::{Hint, ReadConcern};
+use mongodb::raw_batch_cursor::{RawBatch, SessionRawBatchCursor};
+use outboxd_client::{Key, field};
+
+use super::collation::{simple, simple_document};
+use super::index::{By, LOCKED, lacks_index};
+use super::outbox::{Store, limit, without_most_failures};
+use super::snapshot::Snapshot;
+use crate::config::{OnDead, Ordering};
+use crate::document::state::{self, State};
+use crate::relay::listing::{self, Ids, Listing, Moment, id_of};
+use crate::relay::ports::{Documents, Fetched, Page, Room};
+
+/// Ids or keys per reply.
+const BATCH: u32 = 10_000;
+/// Seconds by which the clocks of two members may differ.
+const SKEW: u32 = 3600;
+/// Bytes of ids for each event that a list is asked for, at which it ends: ids that were made for
+/// events are shorter.
+const ID_BYTES: usize = 160;
+
+impl Store {
+    pub(super) async fn read_list(&self, most: usize) -> Result<Listing> {
+        match self.read_list_by(By::Index, most).await {
+            Err(error) if lacks_index(&error) => self.read_list_by(By::Scan, most).await,
+            read => read,
+        }
+    }
+
+    async fn read_list_by(&self, by: By, most: usize) -> Result<Listing> {
+        let mut session = self.session().await?;
+        // Its reply has the time of the newest write, and the snapshot waits until it has that.
+        self.database().run_command(doc! { "ping": 1 }).session(&mut session).await?;
+        let after = time(&session)?;
+
+        let mut list = List { ids: Ids::default(), most };
+        let mut snapshot = Snapshot::of(session).await?;
+        let session = &mut snapshot.session;
+        match by {
+            By::Index => {
+                for filter in self.locked_in_parts() {
+                    let events = self.locked(filter).projection(doc! { field::ID: 1 });
+                    let events = events.limit(list.limit()).batch_size(BATCH);
+                    let cursor = events.session(&mut *session).batch().await?;
+                    list.take(cursor, session).await?;
+                }
+            }
+            By::Scan => {
+                let locked = doc! { field::IS_LOCKED: { "$ne": false } };
+                let events = self.collection.aggregate(scan(locked, list.limit()));
+                let cursor = events
+                    .allow_disk_use(true)
+                    .batch_size(BATCH)
+                    .collation(simple())
+                    .session(&mut *session)
+                    .batch()
+                    .await?;
+                list.take(cursor, session).await?;
+            }
+        }
+
+        let session = snapshot.end().await?;
+        let moment = Moment { after, until: time(&session)? };
+        let is_cut = list.is_full();
+        list.ids.truncate(most);
+        Ok(Listing { ids: list.ids, is_cut, moment })
+    }
+
+    /// In queries: every event that isn't unlocked. The index has the first field's values one
+    /// after the other, so a query for more than a few values would sort. What no writer should
+    /// have written there is a query of its own, and comes first: there is hardly any.
+    fn locked_in_parts(&self) -> [Document; 2] {
+        let usual = self.layout.locked_values();
+        let unusual: Vec<_> = usual.iter().cloned().chain([false.into()]).collect();
+        let is = |condition: Document| doc! { field::IS_LOCKED: condition };
+        [is(doc! { "$nin": unusual }), is(doc! { "$in": usual })]
+    }
+
+    fn locked(&self, filter: Document) -> Find<'_, RawDocumentBuf> {
+        let by_index = Hint::Name(LOCKED.to_owned());
+        let in_order = doc! { field::TS: 1, field::ID: 1 };
+        self.collection.find(filter).sort(in_order).hint(by_index).collation(simple())
+    }
+
+    /// See [`EventStore::passed_over`](crate::relay::ports::EventStore::passed_over).
+    pub(super) async fn read_passed_over(&self, before: Timestamp, room: Room) -> Result<Page> {
+        let mut passed_over = State::Locked.filter(&self.layout);
+        self.layout.before(&mut passed_over, before);
+
+        match self.read_once(self.locked(passed_over.clone()), room).await {
+            Err(error) if lacks_index(&error) => {}
+            read => return read,
+        }
+
+        let mut snapshot = self.snapshot().await?;
+        let list = self.collection.aggregate(scan(passed_over, limit(room.events + 1)));
+        let list = list.allow_disk_use(true).collation(simple());
+        let mut list = list.session(&mut snapshot.session).await?;
+        let list: Vec<_> = list.stream(&mut snapshot.session).try_collect().await?;
+        let ids = list.into_iter().filter_map(|mut event| event.remove(field::ID));
+
+        let passed_over = doc! { field::ID: { "$in": ids.collect::<Vec<_>>() } };
+        let passed_over = self.collection.find(passed_over);
+        let passed_over = passed_over.sort(doc! { field::TS: 1, field::ID: 1 });
+        let page = self.read(passed_over, room, &mut snapshot).await?;
+        snapshot.end().await?;
+        Ok(page)
+    }
+
+    /// See [`EventStore::held`](crate::relay::ports::EventStore::held).
+    pub(super) async fn read_held(
+        &self,
+        since: Timestamp,
+        before: Option<Timestamp>,
+    ) -> Result<Vec<Key>> {
+        if self.ordering == Ordering::None {
+            return Ok(Vec::new());
+        }
+
+        match self.read_held_by(By::Index, since, before).await {
+            Err(error) if lacks_index(&error) => self.read_held_by(By::Scan, since, before).await,
+            read => read,
+        }
+    }
+
+    async fn read_held_by(
+        &self,
+        by: By,
+        since: Timestamp,
+        before: Option<Timestamp>,
+    ) -> Result<Vec<Key>> {
+        let mut session = self.session().await?;
+        session.advance_operation_time(since);
+
+        let mut keys = HashSet::new();
+        for events in self.holding(before) {
+            let events = by
+                .find(&self.collection, events, &self.layout)
+                .projection(doc! { field::ID: 0, self.layout.key(): 1 })
+                .read_concern(ReadConcern::majority())
+                .batch_size(BATCH);
+            let mut cursor = events.session(&mut session).batch().await?;
+
+            while let Some(batch) = cursor.stream(&mut session).next().await.transpose()? {
+                for event in documents(&batch)? {
+                    keys.extend(self.layout.key_of(event?));
+                }
+            }
+        }
+
+        Ok(keys.into_iter().collect())
+    }
+
+    /// In queries: the unlocked events that hold up later ones of their key. Of dead ones, those
+    /// that may have died after `before`, by the clock of any member.
+    fn holding(&self, before: Option<Timestamp>) -> Vec<Document> {
+        let Some(before) = before.filter(|_| self.on_dead == OnDead::Hold) else {
+            return vec![self.unlocked_in_order()];
+        };
+
+        let died = i64::from(before.time.saturating_sub(SKEW)) * 1000;
+        let mut dead = state::filter(State::UNLOCKED, &self.layout);
+        dead.insert(field::DEAD_AT, doc! { "$gte": DateTime::from_millis(died) });
+        vec![state::filter(State::WAITING, &self.layout), dead]
+    }
+
+    /// See [`EventStore::committed`](crate::relay::ports::EventStore::committed).
+    pub(super) async fn read_committed(
+        &self,
+        ids: Vec<Bson>,
+        at: Timestamp,
+        room: Room,
+    ) -> Result<Documents> {
+        let mut session = self.session().await?;
+        session.advance_operation_time(at);
+
+        let find = self.collection.find(doc! { field::ID: { "$in": ids } });
+        let find = find.projection(without_most_failures()).read_concern(ReadConcern::majority());
+        let find = find.collation(simple());
+        let mut cursor = find.session(&mut session).await?;
+
+        let (mut found, mut bytes) = (Documents::default(), 0);
+        while cursor.advance(&mut session).await? {
+            if bytes >= room.bytes {
+                found.more = true;
+                break;
+            }
+
+            let document = cursor.current().to_owned();
+            bytes += document.as_bytes().len();
+            found.documents.push(document);
+        }
+
+        Ok(found)
+    }
+
+    pub(super) async fn read_documents(
+        &self,
+        ids: &[&[u8]],
+        since: Timestamp,
+    ) -> Result<Fetched<RawBatch>> {
+        let most = i32::try_from(ids.len()).unwrap_or(i32::MAX).saturating_add(1);
+        let find = rawdoc! {
+            "find": self.collection.name(),
+            "filter": with_ids(ids)?,
+            "projection": RawDocumentBuf::try_from(&without_most_failures())?,
+            "hint": RawDocumentBuf::try_from(&doc! { field::ID: 1 })?,
+            "collation": RawDocumentBuf::try_from(&simple_document())?,
+            // With one more, a reply that has all of them also ends the cursor.
+            "batchSize": most,
+            "readConcern": { "level": "majority", "afterClusterTime": since },
+        };
+
+        let mut cursor = self.database().run_raw_cursor_command(find).batch().await?;
+        let page = cursor.next().await.transpose()?;
+        let page = page.ok_or_else(|| Error::custom("the server sent no documents and no end"))?;
+        let left = page.as_raw_document().get_document("cursor")?.get_i64("id")?;
+        Ok(Fetched { page, is_cut: left != 0 })
+    }
+}
+
+/// A list while it is read.
+struct List {
+    ids: Ids,
+    /// How many events are wanted.
+    most: usize,
+}
+
+impl List {
+    /// How many more may be read: with one more than is wanted, it shows whether that was all.
+    fn limit(&self) -> i64 {
+        limit((self.most.saturating_add(1)).saturating_sub(self.ids.len()).max(1))
+    }
+
+    fn is_full(&self) -> bool {
+        self.ids.len() > self.most || self.ids.bytes() / ID_BYTES > self.most
+    }
+
+    async fn take(
+        &mut self,
+        mut cursor: SessionRawBatchCursor,
+        session: &mut ClientSession,
+    ) -> Result<()> {
+        while !self.is_full()
+            && let Some(batch) = cursor.stream(session).next().await.transpose()?
+        {
+            for event in documents(&batch)? {
+                let id = id_of(event?).ok_or_else(|| Error::custom("an event without an _id"))?;
+                if !self.is_full() {
+                    self.ids.push(id);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ids of the oldest of these events, for a server that has to read every document. The
+/// projection comes before the sort, so the payloads are not sorted.
+fn scan(events: Document, limit: i64) -> [Document; 5] {
+    [
+        doc! { "$match": events },
+        doc! { "$project": { field::TS: 1 } },
+        doc! { "$sort": { field::TS: 1, field::ID: 1 } },
+        doc! { "$limit": limit },
+        doc! { "$project": { field::ID: 1 } },
+    ]
+}
+
+/// In a query: the documents with these ids, which may be of any type and need not be UTF-8.
+fn with_ids(ids: &[&[u8]]) -> Result<RawDocumentBuf> {
+    let mut elements = Vec::new();
+    for (place, id) in ids.iter().enumerate() {
+        // An element of an array has its place for its name.
+        let (kind, value) = (id[0], &id[1 + field::ID.len() + 1..]);
+        add(&mut elements, kind, &place.to_string(), value);
+    }
+
+    let array = document(elements)?;
+    let among = document(element(ElementType::Array, "$in", array.as_bytes()))?;
+    document(element(ElementType::EmbeddedDocument, field::ID, among.as_bytes()))
+}
+
+fn element(kind: ElementType, name: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    add(&mut bytes, kind as u8, name, value);
+    bytes
+}
+
+fn add(elements: &mut Vec<u8>, kind: u8, name: &str, value: &[u8]) {
+    elements.push(kind);
+    elements.extend_from_slice(name.as_bytes());
+    elements.push(0);
+    elements.extend_from_slice(value);
+}
+
+fn document(elements: Vec<u8>) -> Result<RawDocumentBuf> {
+    Ok(listing::document(&elements)?)
+}
+
+fn documents(batch: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocument>>> {
+    let not_document =
+        || Error::custom("a page of the server holds something other than documents");
+    Ok(batch
+        .doc_slices()?
+        .into_iter()
+        .map(move |value| value?.as_document().ok_or_else(not_document)))
+}
+
+/// The newest time that the session has seen.
+fn time(session: &ClientSession) -> Result<Timestamp> {
+    session.operation_time().ok_or_else(|| Error::custom("the server answered without its time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_has_ids_of_any_type() {
+        let ids = [Bson::from("text"), Bson::from(3.5), Bson::from(doc! { "a": [1] }), Bson::Null];
+        let events: Vec<_> = ids
+            .iter()
+            .map(|id| RawDocumentBuf::try_from(&doc! { "a": 1, "_id": id }).expect("a document"))
+            .collect();
+        let raw: Vec<_> = events.iter().map(|event| id_of(event).expect("an id")).collect();
+
+        let filter = with_ids(&raw).expect("a filter");
+        let filter = Document::try_from(filter).expect("a filter");
+        assert_eq!(filter, doc! { "_id": { "$in": ids.to_vec() } });
+    }
+}

@@ -1,0 +1,176 @@
+//! What a sweep knows of the events that wait: their ids, in their order, and nothing else.
+//!
+//! A list may have a hundred thousand of them, so they are kept as the bytes of their BSON, one
+//! behind the other: 21 bytes for an ObjectId. An id may be of any type and need not be UTF-8.
+
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
+use outboxd_client::field;
+
+/// The oldest locked events as of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// The oldest first.
+    pub(crate) ids: Ids,
+    /// Whether there were more than were asked for.
+    pub(crate) is_cut: bool,
+    pub(crate) moment: Moment,
+}
+
+/// When a list was read. The server doesn't say exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// The list has everything that was committed up to this time.
+    pub(crate) after: Timestamp,
+    /// It has nothing that was committed after this time.
+    pub(crate) until: Timestamp,
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        let zero = Timestamp { time: 0, increment: 0 };
+        Self { after: zero, until: zero }
+    }
+}
+
+/// The `_id`s of documents, in an order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ids {
+    /// Each id as [`id_of`] returns it.
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Ids {
+    /// Adds an id.
+    pub(crate) fn push(&mut self, id: &[u8]) {
+        self.bytes.extend_from_slice(id);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Bytes of all ids.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Keeps the first of them.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    pub(crate) fn get(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+
+    /// The same ids, to be looked up.
+    pub(crate) fn into_set(self) -> IdSet {
+        let mut sorted: Vec<usize> = (0..self.len()).collect();
+        sorted.sort_unstable_by(|a, b| self.get(*a).cmp(self.get(*b)));
+        IdSet { ids: self, sorted }
+    }
+}
+
+/// Ids in no order.
+#[derive(Debug, Default)]
+pub(crate) struct IdSet {
+    ids: Ids,
+    /// Their places, by their bytes.
+    sorted: Vec<usize>,
+}
+
+impl IdSet {
+    pub(crate) fn contains(&self, id: &[u8]) -> bool {
+        self.sorted.binary_search_by(|place| self.ids.get(*place).cmp(id)).is_ok()
+    }
+}
+
+/// The `_id` of a document: its type, the field's name and its value, as they stand there.
+pub(crate) fn id_of(document: &RawDocument) -> Option<&[u8]> {
+    let mut start = size_of::<i32>();
+    for element in document.iter_elements() {
+        let element = element.ok()?;
+        let name = element.key();
+        let end = start + 1 + name.len() + 1 + element.size();
+        if name.as_str() == field::ID {
+            return document.as_bytes().get(start..end);
+        }
+        start = end;
+    }
+
+    None
+}
+
+/// The document that has this `_id`, as [`id_of`] returned it, and nothing else.
+#[cfg(test)]
+pub(crate) fn only_id(id: &[u8]) -> bson::error::Result<RawDocumentBuf> {
+    document(id)
+}
+
+/// A document or an array of these elements.
+pub(crate) fn document(elements: &[u8]) -> bson::error::Result<RawDocumentBuf> {
+    // A length over 2 GB doesn't fit the bytes, so it is refused below.
+    let length = i32::try_from(elements.len() + 5).unwrap_or(i32::MAX);
+    RawDocumentBuf::from_bytes([&length.to_le_bytes()[..], elements, &[0]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::oid::ObjectId;
+    use bson::{Bson, Document, RawDocumentBuf, doc};
+
+    use super::*;
+
+    fn raw(document: &Document) -> RawDocumentBuf {
+        RawDocumentBuf::try_from(document).expect("a document")
+    }
+
+    /// One id of each type that MongoDB allows.
+    fn ids() -> Vec<Bson> {
+        let embedded = doc! { "a": 1, "b": { "c": [1, 2] } };
+        vec![
+            Bson::from("text"),
+            Bson::from(ObjectId::from_bytes([7; 12])),
+            Bson::from(bson::Uuid::from_bytes([9; 16])),
+            Bson::from(3_i32),
+            Bson::from(3_i64),
+            Bson::from(3.5),
+            Bson::from(embedded),
+            Bson::from(true),
+            Bson::Null,
+            Bson::MinKey,
+            Bson::from(bson::DateTime::from_millis(5)),
+            Bson::from(Timestamp { time: 1, increment: 2 }),
+            Bson::from("x".repeat(100_000)),
+        ]
+    }
+
+    #[test]
+    fn ids_of_every_type_are_kept_and_found() {
+        let mut list = Ids::default();
+        for id in ids() {
+            let event = raw(&doc! { "first": 1, "_id": id, "last": [1] });
+            list.push(id_of(&event).expect("an id"));
+        }
+
+        for (place, id) in ids().into_iter().enumerate() {
+            let only = only_id(list.get(place)).expect("a document");
+            assert_eq!(Document::try_from(only).expect("a document"), doc! { "_id": id });
+        }
+
+        let set = list.clone().into_set();
+        for id in ids() {
+            assert!(set.contains(id_of(&raw(&doc! { "_id": id })).expect("an id")));
+        }
+        assert!(!set.contains(id_of(&raw(&doc! { "_id": 4_i32 })).expect("an id")));
+
+        list.truncate(2);
+        assert_eq!((list.len(), list.get(1)[0]), (2, 0x07));
+        assert!(id_of(&raw(&doc! { "id": 1 })).is_none());
+    }
+}
