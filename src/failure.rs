@@ -3,6 +3,9 @@
 //! The relay decides by it, `failures` in the outbox name its codes, and `outboxd explain` prints
 //! it. A code that isn't listed is [`Class::Unknown`] while the relay retries it in place, and
 //! [`Class::Config`] once the event is marked, so that a person looks at it.
+//!
+//! Some of JetStream's codes have several meanings, and the text of the error tells them apart. Each
+//! meaning has a code of its own here, which begins with JetStream's.
 
 /// What an outcome other than an ack means for the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,8 @@ impl Class {
 /// One line of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// JetStream's error code, or outboxd's own word for an error of the client or the relay.
+    /// JetStream's error code, with a word behind it for one of several meanings; or outboxd's own
+    /// word for an error of the client or the relay.
     pub code: &'static str,
     /// What the relay does with the event.
     pub class: Class,
@@ -82,8 +86,29 @@ pub const HEADER: &str = "header";
 pub const NO_PERMISSION: &str = "no-permission";
 /// Code of an ack from another stream than the one named.
 pub const OTHER_STREAM: &str = "other-stream";
+/// Code of an ack of a duplicate whose message the relay may not read.
+pub const DUPLICATE_UNCHECKED: &str = "duplicate-unchecked";
+/// Code of an event of which the stream acks every message id as another's.
+pub const FALSE_DUPLICATE: &str = "false-duplicate";
 /// Code of an event that waited for a connection.
 pub const DISCONNECTED: &str = "disconnected";
+
+/// JetStream's code of a store that took no message, and ours of a stream that is full.
+pub const STREAM_FULL: &str = "10077";
+/// Code of a message that is larger than the whole stream may become.
+pub const LARGER_THAN_STREAM: &str = "10077-larger-than-stream";
+
+/// The meanings of JetStream's codes that have several: the code, what the error's text contains, and
+/// the code in [`TABLE`]. The first that fits counts, and an empty text always fits. The texts are
+/// those of nats-server 2.10 to 2.15, `server/store.go`.
+const MEANINGS: &[(&str, &str, &str)] = &[
+    ("10077", "maximum messages per subject exceeded", "10077-subject"),
+    ("10077", "maximum messages exceeded", STREAM_FULL),
+    ("10077", "maximum bytes exceeded", STREAM_FULL),
+    ("10077", "message too large", "10077-message"),
+    // It is being closed, or an error of the disk.
+    ("10077", "", "10077-store"),
+];
 
 /// The table.
 #[rustfmt::skip]
@@ -95,7 +120,9 @@ pub const TABLE: &[Rule] = &[
     rule(NO_RESPONDERS, Class::Transient, "no stream answers for the subject right now", "nothing during a leader election; otherwise check that the stream exists and JetStream is enabled"),
     rule(NOT_COVERED, Class::Config, "no subject of the stream covers the event's subject", "add the subject to the stream (`outboxd check` prints the command), or correct the writer's subject and discard the event"),
     rule(NO_PERMISSION, Class::Config, "the account has no permission to publish to the subject", "allow the subject in the account's publish permissions; the next retry publishes the event"),
-    rule(OTHER_STREAM, Class::Config, "another stream stored the message", "two streams or a plain subscriber share the subject: keep the outbox's subjects to one stream"),
+    rule(OTHER_STREAM, Class::Config, "another stream stored the message, and stream.name does not take its subject", "add the subject to stream.name or correct the writer; check nats.domain, and keep the outbox's subjects to one stream"),
+    rule(DUPLICATE_UNCHECKED, Class::Config, "the stream acked the event as a duplicate, and the user may not read the stored message to confirm it", "allow $JS.API.STREAM.MSG.GET.<stream> in the user's publish permissions (`outboxd privileges --role relay` prints them all); the next retry publishes the event"),
+    rule(FALSE_DUPLICATE, Class::Config, "the stream has other messages under all message ids of the event", "wait for the end of the stream's duplicate_window, then run `outboxd retry-now`; give each event an _id of its own"),
     rule("max-payload", Class::Poison, "the message is larger than the server's max_payload", "raise max_payload and restart outboxd, which reads it when it connects; or store the content elsewhere and publish a reference"),
     rule(HEADER, Class::Poison, "a header can't be sent", "correct the writer's headers and discard the event"),
     rule(MALFORMED, Class::Poison, "the document violates the contract", "correct the writer; then repair the document's fields or discard the event"),
@@ -109,23 +136,38 @@ pub const TABLE: &[Rule] = &[
     rule("10047", Class::Transient, "the server lacks storage for the stream", "raise max_file_store of the server, or free disk space"),
     rule("10053", Class::Transient, "the stream has reached a limit", "raise the stream's limits or purge it"),
     rule("10054", Class::Poison, "the message is larger than the stream's max_msg_size", "raise max_msg_size of the stream, or publish a reference to the content"),
+    rule("10063", Class::Transient, "the copies of the stream disagree about its last sequence", "nothing during a leader election; if it persists, check the cluster's health"),
     rule("10060", Class::Config, "the subject belongs to another stream than stream.name", "correct stream.name, or the streams' subjects"),
     rule("10070", Class::Config, "the server expected another last message id", "find the proxy or subject mapping that adds this header: outboxd never sends it"),
     rule("10071", Class::Config, "the server expected another last sequence", "find the proxy or subject mapping that adds this header: outboxd never sends it"),
     rule("10076", Class::Transient, "JetStream is not enabled on the server", "start the server with JetStream"),
-    rule("10077", Class::Transient, "the stream is full, or its store failed", "raise the stream's max_bytes or max_msgs, purge it, or repair the server's disk"),
+    rule(STREAM_FULL, Class::Transient, "the stream is full", "raise the stream's max_bytes or max_msgs, or purge it"),
+    rule("10077-subject", Class::Config, "the event's subject is full: the stream has max_msgs_per_subject messages of it and takes no more (discard_new_per_subject)", "raise max_msgs_per_subject of the stream, remove old messages of the subject (nats stream purge --subject), or give the events other subjects"),
+    rule(LARGER_THAN_STREAM, Class::Poison, "the message is larger than the stream's max_bytes", "raise max_bytes of the stream, or publish a reference to the content"),
+    rule("10077-message", Class::Poison, "the message is larger than a stream can store", "publish a reference to the content"),
+    rule("10077-store", Class::Transient, "the stream's store failed or is being closed", "nothing if the stream is being moved or deleted; otherwise check the server's log and repair its disk"),
     rule("10097", Class::Poison, "the headers are larger than 64 KiB", "correct the writer's headers and discard the event"),
     rule("10109", Class::Config, "the stream is sealed", "name another stream: a sealed stream never accepts messages again"),
+    rule("10120", Class::Transient, "the account has no JetStream limits for a stream with this number of copies", "give the account limits for the stream's tier, such as R3"),
     rule("10118", Class::Transient, "the stream is offline", "start the stream's servers"),
     rule("10158", Class::Unknown, "the server is already storing a message with this id", "nothing: the next try shows whether the message was stored"),
     rule("10163", Class::Unknown, "the subject's sequence is not ready", "nothing; if it persists, check the cluster's health"),
     rule("10167", Class::Transient, "the server has too many requests", "nothing; if it persists, lower dispatch.max_in_flight"),
+    rule("10169", Class::Config, "the stream counts (allow_msg_counter) and accepts no other messages", "name another stream: a counter stream never accepts events"),
     rule("10194", Class::Transient, "the stream is offline: its servers do not know its features", "start the stream's servers in a version that knows the stream's features"),
 ];
 
 /// The line for a code.
 pub fn look_up(code: &str) -> Option<&'static Rule> {
     TABLE.iter().find(|rule| rule.code == code)
+}
+
+/// The lines for a code and, if it is JetStream's, for its other meanings.
+pub fn meanings(code: &str) -> impl Iterator<Item = &'static Rule> {
+    TABLE.iter().filter(move |rule| {
+        rule.code.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            && (rule.code == code || code.bytes().all(|byte| byte.is_ascii_digit()))
+    })
 }
 
 /// A publish that was not acked.
@@ -148,6 +190,13 @@ impl Rejection {
             code,
             error: error.into(),
         }
+    }
+
+    /// A refusal by JetStream, of the meaning that its code and text have together.
+    pub fn of_jetstream(code: u64, error: String) -> Self {
+        let code = code.to_string();
+        let meaning = MEANINGS.iter().find(|(of, text, _)| *of == code && error.contains(text));
+        Self::new(meaning.map_or(code, |(_, _, code)| (*code).to_owned()), error)
     }
 
     /// What the operator should do, in one sentence.
@@ -178,6 +227,39 @@ mod tests {
             assert!(TABLE[..i].iter().all(|other| other.code != rule.code), "{} twice", rule.code);
             assert!(!rule.remedy.is_empty() && !rule.meaning.is_empty(), "{}", rule.code);
         }
+    }
+
+    #[test]
+    fn code_and_text_decide_together() {
+        for (code, text, meaning, class) in [
+            (10077, "maximum messages exceeded", "10077", Class::Transient),
+            (10077, "maximum bytes exceeded", "10077", Class::Transient),
+            (10077, "maximum messages per subject exceeded", "10077-subject", Class::Config),
+            (10077, "message too large", "10077-message", Class::Poison),
+            (10077, "store is closed", "10077-store", Class::Transient),
+            (10077, "write /data/1.blk: no space left on device", "10077-store", Class::Transient),
+            (10054, "message size exceeds maximum allowed", "10054", Class::Poison),
+            (10999, "maximum messages per subject exceeded", "10999", Class::Unknown),
+        ] {
+            // As async-nats prints an error.
+            let error = format!("{text} (code 503, error code {code})");
+            let rejection = Rejection::of_jetstream(code, error);
+            assert_eq!((&*rejection.code, rejection.class), (meaning, class), "{text}");
+        }
+
+        for (_, _, code) in MEANINGS {
+            assert!(look_up(code).is_some(), "{code}");
+        }
+    }
+
+    #[test]
+    fn jetstreams_code_has_all_its_meanings() {
+        let codes = |code: &str| meanings(code).map(|rule| rule.code).collect::<Vec<_>>();
+        assert_eq!(codes("10077").len(), 5, "{:?}", codes("10077"));
+        assert_eq!(codes("10077-subject"), ["10077-subject"]);
+        assert_eq!(codes("10054"), ["10054"]);
+        assert_eq!(codes("no"), [""; 0]);
+        assert_eq!(codes("duplicate"), [""; 0]);
     }
 
     #[test]

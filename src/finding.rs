@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 36] = [
+pub const CHECKS: [&str; 37] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -17,6 +17,7 @@ pub const CHECKS: [&str; 36] = [
     "mongodb.writes",
     "nats.auth",
     "nats.jetstream",
+    "nats.privileges",
     "nats.reachable",
     "nats.tls",
     "nats.version",

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::jetstream::stored;
 use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
 
 /// The user of the privileges.
@@ -118,11 +119,15 @@ impl Role {
     /// The permissions for NATS; `None` for a role that doesn't use it.
     pub(crate) fn nats(self, config: &Config) -> Option<NatsPermissions> {
         let stream = &config.stream.name;
-        let info = format!("$JS.API.STREAM.INFO.{stream}");
+        let api = config.nats.api_prefix();
+        let info = format!("{api}.STREAM.INFO.{stream}");
         let publish = match self {
-            Self::Relay => config.stream.subjects.get().iter().cloned().chain([info]).collect(),
+            Self::Relay => {
+                let read = format!("{api}.{}", stored::request(stream));
+                config.stream.subjects.get().iter().cloned().chain([info, read]).collect()
+            }
             Self::Operator => return None,
-            Self::Migrate => vec![info, format!("$JS.API.STREAM.CREATE.{stream}")],
+            Self::Migrate => vec![info, format!("{api}.STREAM.CREATE.{stream}")],
         };
 
         Some(NatsPermissions {

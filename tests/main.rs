@@ -12,6 +12,8 @@ mod checker; // what the fault tests judge by finds each kind of fault, and only
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing
 mod docs; // links lead somewhere, commands are taken, what the pages name exists
+mod domains; // of two streams on a subject only the expected one, in its domain, answers
+mod duplicates; // what the stream acks as a duplicate is in it, or is published under another id
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
@@ -29,6 +31,7 @@ mod outages; // the broker stops answering under load: nothing is lost, counted 
 mod pins; // facts about the servers that the design stands on
 mod privileges; // each verb needs what `outboxd privileges` prints, and may do nothing else
 mod protocol; // every history of two relays and a lease, within bounds
+mod refusals; // one subject's or message's refusal is not a full stream
 mod relay; // a committed event is published once, in order, and deleted
 mod support;
 mod sweeps; // a sweep ends, however large the backlog, and dead events cost nothing

@@ -9,12 +9,14 @@
 //! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
 //! | `mongodb` | all of MongoDB, in this order |
 //! | `nats` | nats-server, JetStream and the stream |
+//! | `domain` | the JetStream domains in which a missing stream may be |
 //!
 //! MongoDB and NATS are checked independently: a fault of one hides no finding of the other. What
 //! needs both is compared here, at the end. A check writes nothing.
 
 mod ask;
 mod deployment;
+mod domain;
 mod hosts;
 mod mongodb;
 mod nats;

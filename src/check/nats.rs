@@ -5,19 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{ContextBuilder, RequestError, RequestErrorKind};
+use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::stream::{Config as StreamFound, Info};
 use async_nats::{ConnectErrorKind, Event};
 use bson::DateTime;
+use serde_json::json;
+use tokio::sync::Notify;
 
 use super::ask::{Clock, within};
+use super::domain;
 use crate::config::Config;
 use crate::driver_words::TlsFault;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
 use crate::jetstream::facts::Facts;
 use crate::jetstream::requirements::review;
-use crate::jetstream::stream;
+use crate::jetstream::stored;
+use crate::jetstream::stream::{Described, describe};
 use crate::tls;
 
 /// A cluster of older servers loses messages that it has acknowledged.
@@ -80,16 +84,23 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     checked.findings = vec![reachable, auth(&at, info.auth_required), version(&at, &info.version)];
     checked.max_payload = Some(info.max_payload);
 
-    let context = ContextBuilder::new().timeout(timeout).build(client);
+    let context = config.nats.context(client, timeout);
+    let asked = SystemTime::now();
     match stream_info(config, &context, &at, timeout, &denials).await {
         Err(finding) => checked.findings.push(finding),
         Ok(found) => {
             checked.findings.push(Finding::ok(JETSTREAM, &at, "on"));
-            checked.findings.extend(stream(config, found.as_ref(), info.max_payload));
-            if let Some(found) = found {
-                checked.stream = Some(found.config);
-                checked.clock = clock(&context, &config.stream.name, timeout).await;
-            }
+            let of = format!("stream {}", config.stream.name);
+            let Some(Described { info: found, at: clock, .. }) = found else {
+                let missing = domain::missing(config, &context.client(), &of, timeout).await;
+                checked.findings.push(missing);
+                return checked;
+            };
+
+            checked.clock = clock.and_then(|clock| server_clock(&clock, asked));
+            checked.findings.extend(may_read(config, &context, &at, timeout, &denials).await);
+            checked.findings.extend(stream(config, &of, &found, info.max_payload));
+            checked.stream = Some(found.config);
         }
     }
 
@@ -99,22 +110,39 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 /// The last error that the server sent for the connection. A denied request gets no reply of its
 /// own.
 #[derive(Debug, Clone, Default)]
-struct Denials(Arc<Mutex<Option<String>>>);
+struct Denials(Arc<Denial>);
+
+#[derive(Debug, Default)]
+struct Denial {
+    last: Mutex<Option<String>>,
+    came: Notify,
+}
 
 impl Denials {
     fn callback(&self) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
         let denials = self.clone();
         move |event| {
             if let Event::ServerError(error) = event {
-                let mut last = denials.0.lock().unwrap_or_else(PoisonError::into_inner);
-                *last = Some(error.to_string());
+                denials.with(|last| *last = Some(error.to_string()));
+                denials.0.came.notify_one();
             }
             ready(())
         }
     }
 
+    fn with<T>(&self, then: impl FnOnce(&mut Option<String>) -> T) -> T {
+        then(&mut self.0.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|last| last.clone())
+    }
+
+    /// Waits for an error about this subject.
+    async fn of(&self, subject: &str) {
+        while !self.last().is_some_and(|error| error.contains(subject)) {
+            self.0.came.notified().await;
+        }
     }
 }
 
@@ -160,9 +188,9 @@ async fn stream_info(
     at: &str,
     timeout: Duration,
     denials: &Denials,
-) -> Result<Option<Info>, Finding> {
+) -> Result<Option<Described>, Finding> {
     // Longer than the client's own timeout, which has a better reason.
-    let asked = within(timeout + timeout / 10, stream::info(context, &config.stream.name)).await;
+    let asked = within(timeout + timeout / 10, describe(context, &config.stream.name)).await;
     let reason = match asked {
         Ok(Ok(info)) => return Ok(info),
         Ok(Err(error)) if jetstream_is_off(&error) => {
@@ -199,37 +227,52 @@ fn jetstream_is_off(error: &Error) -> bool {
     error.kind() == ErrorKind::Stream || no_responders
 }
 
-fn stream(config: &Config, info: Option<&Info>, max_payload: usize) -> Vec<Finding> {
-    const EXISTS: &str = "stream.exists";
-    let at = format!("stream {}", config.stream.name);
-    let Some(info) = info else {
-        return vec![Finding::fail(EXISTS, &at, "doesn't exist", "$ outboxd migrate")];
-    };
-    let mut findings = vec![Finding::ok(EXISTS, &at, format!("messages: {}", info.state.messages))];
+/// Whether the user may read the stream's messages, which confirms duplicates. No finding if so, or
+/// if there was no answer: then nothing else of this server answers.
+async fn may_read(
+    config: &Config,
+    context: &Context,
+    at: &str,
+    timeout: Duration,
+    denials: &Denials,
+) -> Option<Finding> {
+    let subject = format!("{}.{}", config.nats.api_prefix(), stored::request(&config.stream.name));
+    // No stream has a message there, so the reply is small.
+    let request = json!({ "seq": u64::MAX }).to_string();
+    let client = context.client();
+
+    tokio::select! {
+        _ = within(timeout, client.request(subject.clone(), request.into())) => None,
+        () = denials.of(&subject) => {
+            let found = format!(
+                "the user may not publish to {subject}: no duplicate can be confirmed, and its \
+                 event stays in the outbox"
+            );
+            let remedy = "$ outboxd privileges --role relay   # prints the user; paste it into \
+                          nats-server.conf";
+            Some(Finding::fail("nats.privileges", at, found, remedy))
+        }
+    }
+}
+
+fn stream(config: &Config, at: &str, info: &Info, max_payload: usize) -> Vec<Finding> {
+    let found = format!("messages: {}", info.state.messages);
+    let mut findings = vec![Finding::ok("stream.exists", at, found)];
 
     let cluster = info.cluster.as_ref().filter(|cluster| cluster.name.is_some());
     if cluster.is_some_and(|cluster| cluster.leader.is_none()) {
         let found = "has no leader, so it accepts no messages";
         let remedy = format!("$ nats stream cluster step-down {}", shell(&config.stream.name));
-        findings.push(Finding::fail("stream.leader", &at, found, remedy));
+        findings.push(Finding::fail("stream.leader", at, found, remedy));
     }
 
     findings.extend(review(&Facts::new(info, config, max_payload)));
     findings
 }
 
-/// The server's clock. Servers since 2.10 send their time with a stream's state; the client drops
-/// it.
-async fn clock(context: &Context, stream: &str, timeout: Duration) -> Option<Clock> {
-    let asked = SystemTime::now();
-    let info = within(
-        timeout,
-        context.request::<_, _, serde_json::Value>(format!("STREAM.INFO.{stream}"), &()),
-    )
-    .await;
-
-    let at = DateTime::parse_rfc3339_str(info.ok()?.ok()?.get("ts")?.as_str()?).ok()?;
-
+/// The server's clock, which it sent with a stream's state.
+fn server_clock(at: &str, asked: SystemTime) -> Option<Clock> {
+    let at = DateTime::parse_rfc3339_str(at).ok()?;
     Some(Clock::new(at.timestamp_millis(), asked))
 }
 

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::output::print;
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::{Rule, TABLE, look_up};
+use crate::failure::{Rule, TABLE, meanings};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -17,11 +17,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.code {
         None => print(&TABLE.iter().fold(
-            format!("{:<16} {:<10} MEANING\n", "CODE", "CLASS"),
+            format!("{:<24} {:<10} MEANING\n", "CODE", "CLASS"),
             |mut table, rule| {
                 let _ = writeln!(
                     table,
-                    "{:<16} {:<10} {}",
+                    "{:<24} {:<10} {}",
                     rule.code,
                     rule.class.as_str(),
                     rule.meaning
@@ -29,15 +29,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 table
             },
         )),
-        Some(code) => match look_up(code) {
-            Some(rule) => print(&explain(rule)),
-            None => {
+        Some(code) => {
+            let explained: Vec<_> = meanings(code).map(explain).collect();
+            if explained.is_empty() {
                 let message = format!(
                     "{code} is not in the table; `outboxd explain` lists it. The relay retries an unlisted error, then marks and counts it"
                 );
-                Err(Error::new(ErrorKind::NotFound, message))
+                return Err(Error::new(ErrorKind::NotFound, message));
             }
-        },
+
+            print(&explained.join("\n"))
+        }
     }
 }
 

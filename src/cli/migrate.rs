@@ -54,7 +54,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         print(&format!("  {:<32} {out}\n", migration.name))?;
     }
 
-    let nats = Nats::connect(&config.nats).await?;
+    let nats = Nats::connect(&config.nats, &config.stream.name).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
 
     let (state, differences) = if args.status {
@@ -62,7 +62,10 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     } else {
         let ensured = stream::ensure(&nats, &config).await?;
         let done = if ensured.created { "created" } else { "exists, unchanged" };
-        (format!("{done}; subjects {:?}", ensured.config.subjects), ensured.differences)
+        let place = nats.domain().map(|domain| format!(" in JetStream domain {domain}"));
+        let subjects = &ensured.config.subjects;
+        let state = format!("{done}{}; subjects {subjects:?}", place.unwrap_or_default());
+        (state, ensured.differences)
     };
     print(&format!("  {state}\n"))?;
     differences.iter().try_for_each(|difference| print(&format!("  note: {difference}\n")))

@@ -9,7 +9,7 @@ use super::sound::Sound;
 use crate::config::{Config, MongodbConfig};
 use crate::error::Result;
 use crate::jetstream::connection::Nats;
-use crate::jetstream::stream;
+use crate::jetstream::{stored, stream};
 use crate::mongodb::migrations::Migrations;
 use crate::telemetry::alerts;
 use crate::telemetry::metrics::Metrics;
@@ -79,8 +79,18 @@ impl StreamSide {
     /// [`ErrorKind::Stream`](crate::error::ErrorKind::Stream) when the stream can't serve an
     /// outbox.
     pub(super) async fn reach(config: &Config, metrics: &Metrics) -> Result<Self> {
-        let nats = Nats::connect(&config.nats).await?;
-        let risks = stream::verify(&nats, config, metrics).await?;
+        let nats = Nats::connect(&config.nats, &config.stream.name).await?;
+        let mut risks = stream::verify(&nats, config, metrics).await?;
+
+        if stored::may_read(&nats, &config.stream.name).await == Some(false) {
+            risks.push(
+                "the user may not read its messages, so no duplicate can be confirmed and its \
+                 event stays in the outbox: run `outboxd privileges --role relay` and grant what \
+                 it prints"
+                    .to_owned(),
+            );
+        }
+
         Ok(Self { nats, risks })
     }
 }

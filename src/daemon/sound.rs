@@ -16,7 +16,8 @@ use crate::jetstream::stream;
 use crate::mongodb::foundation::{Foundation, Soundness};
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::migrations::Migrations;
-use crate::telemetry::alerts::{Alert, Alerts};
+use crate::telemetry::alert::Alert;
+use crate::telemetry::alerts::Alerts;
 use crate::telemetry::metrics::Metrics;
 
 /// Looks per `alerts.stuck_after`.

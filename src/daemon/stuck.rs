@@ -17,7 +17,8 @@ use crate::duration::for_people;
 use crate::error::mongodb_reason;
 use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
 use crate::mongodb::lease::LeaseDocument;
-use crate::telemetry::alerts::{Alert, Alerts, StuckEvent};
+use crate::telemetry::alert::{Alert, StuckEvent};
+use crate::telemetry::alerts::Alerts;
 use crate::telemetry::metrics::Backlog;
 
 /// Looks per `alerts.stuck_after`: an alert is at most a quarter of it late.

@@ -1,5 +1,10 @@
 //! One subscription for the acks of all publishes of a client.
 //!
+//! A publish may have several replies: a second stream on its subject, in a leaf node or behind an
+//! import, replies as well, and so may a subscriber that is no stream. Only the expected stream, in
+//! the expected domain, answers a publish. Another's reply is handed over beside the wait for the
+//! answer, so that a publish without one can name who did reply.
+//!
 //! The client's own publish costs an inbox name, a permit, a timer and a reply parsed twice for
 //! each event, and it never frees a publish that is never answered (nats.rs#1617). Here a publish
 //! is a number that is known only while somebody waits for its ack, and a waiting publish is small.
@@ -12,17 +17,20 @@ use std::time::Duration;
 
 use async_nats::client::{PublishError, PublishErrorKind, SubscribeError};
 use async_nats::jetstream::Error as JetStreamError;
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::reply::{Expected, ForeignReply, Read};
 use crate::crash::{self, Point};
 use crate::relay::ports::Ack;
 
+/// How long a reply that is no answer, or may be none, waits for the answer. Servers far apart reply
+/// within a few hundred milliseconds, and only a refused event pays for it.
+pub(super) const SECOND_REPLY: Duration = Duration::from_millis(500);
 /// Digits of the largest number.
 const MAX_DIGITS: usize = 20;
 
@@ -37,14 +45,25 @@ pub(crate) enum NoAck {
     NoResponders,
     /// The client refused a message over the server's `max_payload`.
     TooLarge(PublishError),
-    /// JetStream replied with an error.
+    /// The stream replied with an error.
     Refused(JetStreamError),
-    /// The client refused for another reason, or the reply is no ack.
+    /// Another replied. The answer may still come.
+    Foreign(Box<Foreign>),
+    /// The client refused for another reason.
     Other(String),
 }
 
-/// The reply to a publish, not parsed yet.
-type Answer = Result<Message, NoAck>;
+/// The answer to a publish.
+type Answer = Result<Ack, NoAck>;
+
+/// A reply that is no answer, and the wait for one.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    pub(crate) reply: ForeignReply,
+    rest: oneshot::Receiver<Answer>,
+    /// See [`Acks::publish`].
+    acks: Option<Arc<Acks>>,
+}
 
 /// Publishes over one client and waits for the acks.
 #[derive(Debug)]
@@ -53,6 +72,20 @@ pub(crate) struct Acks {
     outgoing: mpsc::UnboundedSender<Outgoing>,
     timeout: Duration,
     tasks: [AbortHandle; 2],
+}
+
+impl Foreign {
+    /// Waits for the next reply: the answer, or another's.
+    pub(crate) async fn rest(&mut self) -> Answer {
+        let answer = (&mut self.rest).await.unwrap_or(Err(NoAck::ConnectionLost));
+        match answer {
+            Err(NoAck::Foreign(mut foreign)) => {
+                foreign.acks = self.acks.take();
+                Err(NoAck::Foreign(foreign))
+            }
+            answer => answer,
+        }
+    }
 }
 
 /// A message on its way to the client. The bound is dispatch's: it limits the events in flight.
@@ -112,6 +145,17 @@ impl Waiting {
         }
     }
 
+    /// Another than the expected stream replied: the publish learns of it and waits on.
+    fn foreign(&self, number: u64, reply: ForeignReply) {
+        self.with(|numbered| {
+            let Some(publish) = numbered.publishes.get_mut(&number) else { return };
+            let (answer, rest) = oneshot::channel();
+            let foreign = Box::new(Foreign { reply, rest, acks: None });
+            let _ =
+                std::mem::replace(&mut publish.answer, answer).send(Err(NoAck::Foreign(foreign)));
+        });
+    }
+
     /// Ends the publishes whose timeout is over. Returns when the next one times out.
     fn expire(&self, now: Instant) -> Option<Instant> {
         self.with(|numbered| {
@@ -134,6 +178,7 @@ impl Acks {
     pub(crate) async fn subscribe(
         client: Client,
         timeout: Duration,
+        expected: Arc<Expected>,
     ) -> Result<Self, SubscribeError> {
         // The client subscribes again after each reconnect.
         let inbox = format!("{}.", client.new_inbox());
@@ -141,7 +186,9 @@ impl Acks {
 
         let waiting = Arc::<Waiting>::default();
         let (outgoing, messages) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(replies, inbox.len(), waiting.clone(), timeout));
+        let reading =
+            Reading { number_at: inbox.len(), waiting: waiting.clone(), timeout, expected };
+        let reading = tokio::spawn(reading.run(replies));
         let writing = tokio::spawn(write(client, messages, inbox, waiting.clone()));
 
         Ok(Self {
@@ -168,11 +215,14 @@ impl Acks {
                 return Err(NoAck::ConnectionLost);
             }
 
-            let answer = answer.await.map_err(|_| NoAck::ConnectionLost)?;
-
-            // Held until here: a client that has been replaced ends with the last of its acks.
-            drop(self);
-            parse(&answer?)
+            // A client that has been replaced ends with the last of its acks.
+            match answer.await.map_err(|_| NoAck::ConnectionLost)? {
+                Err(NoAck::Foreign(mut foreign)) => {
+                    foreign.acks = Some(self);
+                    Err(NoAck::Foreign(foreign))
+                }
+                answer => answer,
+            }
         }
     }
 }
@@ -210,55 +260,64 @@ fn not_sent(error: PublishError) -> NoAck {
     }
 }
 
-/// Hands replies to the publishes that wait for them, until the client ends. The number of a
-/// publish begins at `number_at` in the subject of its reply.
-async fn read(mut replies: Subscriber, number_at: usize, waiting: Arc<Waiting>, timeout: Duration) {
-    let mut expiry = pin!(tokio::time::sleep(timeout));
-    loop {
-        tokio::select! {
-            biased;
-            reply = replies.next() => {
-                let Some(reply) = reply else { break };
-                let number = reply.subject.get(number_at..);
-                if let Some(number) = number.and_then(|number| number.parse().ok()) {
-                    waiting.answer(number, Ok(reply));
+/// Hands replies to the publishes that wait for them.
+struct Reading {
+    /// Where the number of a publish begins in the subject of its reply.
+    number_at: usize,
+    waiting: Arc<Waiting>,
+    timeout: Duration,
+    expected: Arc<Expected>,
+}
+
+impl Reading {
+    /// Runs until the client ends.
+    async fn run(self, mut replies: Subscriber) {
+        let mut expiry = pin!(tokio::time::sleep(self.timeout));
+        loop {
+            tokio::select! {
+                biased;
+                reply = replies.next() => {
+                    let Some(reply) = reply else { break };
+                    let number = reply.subject.get(self.number_at..);
+                    if let Some(number) = number.and_then(|number| number.parse().ok()) {
+                        self.take(number, &reply);
+                    }
+                }
+                // A publish that is added later times out later than this.
+                () = &mut expiry => {
+                    let now = Instant::now();
+                    expiry.as_mut().reset(self.waiting.expire(now).unwrap_or(now + self.timeout));
                 }
             }
-            // A publish that is added later times out later than this.
-            () = &mut expiry => {
-                let now = Instant::now();
-                expiry.as_mut().reset(waiting.expire(now).unwrap_or(now + timeout));
+        }
+
+        self.waiting.with(|numbered| numbered.publishes.clear());
+    }
+
+    fn take(&self, number: u64, reply: &Message) {
+        match self.expected.read(reply) {
+            Read::Ack(ack) => self.waiting.answer(number, Ok(ack)),
+            Read::NoResponders => self.waiting.answer(number, Err(NoAck::NoResponders)),
+            Read::Refused(error) => self.refused(number, error),
+            Read::Foreign(reply) => {
+                self.expected.has_others();
+                self.waiting.foreign(number, reply);
             }
         }
     }
 
-    waiting.with(|numbered| numbered.publishes.clear());
-}
+    /// A stream of the expected name refused. If it may be another domain's, the ack of the expected
+    /// one gets a moment to arrive.
+    fn refused(&self, number: u64, error: JetStreamError) {
+        if self.expected.is_alone() {
+            return self.waiting.answer(number, Err(NoAck::Refused(error)));
+        }
 
-/// JetStream's reply to a publish: an ack or an error.
-#[derive(Debug, Deserialize)]
-struct Reply {
-    #[serde(default)]
-    stream: String,
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    error: Option<JetStreamError>,
-}
-
-fn parse(reply: &Message) -> Result<Ack, NoAck> {
-    if reply.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err(NoAck::NoResponders);
-    }
-
-    let Reply { stream, seq, duplicate, error } = serde_json::from_slice(&reply.payload)
-        .map_err(|error| NoAck::Other(format!("the reply is no ack: {error}")))?;
-    match error {
-        Some(error) => Err(NoAck::Refused(error)),
-        // The reply is not JetStream's, or the message isn't stored yet.
-        None if seq == 0 => Err(NoAck::Other("the ack has no sequence".to_owned())),
-        None => Ok(Ack { stream, sequence: seq, duplicate }),
+        let (waiting, wait) = (self.waiting.clone(), SECOND_REPLY.min(self.timeout / 2));
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            waiting.answer(number, Err(NoAck::Refused(error)));
+        });
     }
 }
 
@@ -293,32 +352,16 @@ mod tests {
         assert!(waiting.with(|numbered| numbered.publishes.is_empty()));
     }
 
-    #[test]
-    fn a_reply_is_an_ack_only_with_a_sequence() {
-        let reply = |payload: &str, status| Message {
-            subject: "_INBOX.1".into(),
-            reply: None,
-            payload: payload.to_owned().into(),
-            headers: None,
-            status,
-            description: None,
-            length: payload.len(),
-        };
+    #[tokio::test]
+    async fn a_publish_waits_on_after_anothers_reply() {
+        let waiting = Waiting::default();
+        let (number, answer) = waiting.add(Instant::now() + Duration::from_secs(1));
+        waiting.foreign(number, ForeignReply::of_no_stream());
+        waiting.foreign(number, ForeignReply::of_no_stream());
+        waiting.answer(number, Ok(Ack { sequence: 7, duplicate: false }));
 
-        let ack = parse(&reply(r#"{"stream":"SHOP","seq":7,"duplicate":true}"#, None));
-        let expected = Ack { stream: "SHOP".to_owned(), sequence: 7, duplicate: true };
-        assert_eq!(ack.expect("an ack"), expected);
-
-        let refused = r#"{"error":{"code":503,"err_code":10077,"description":"full"}}"#;
-        let answer = parse(&reply(refused, None));
-        assert!(matches!(answer, Err(NoAck::Refused(_))), "{answer:?}");
-
-        let answer = parse(&reply("", Some(StatusCode::NO_RESPONDERS)));
-        assert!(matches!(answer, Err(NoAck::NoResponders)), "{answer:?}");
-
-        for no_ack in [r#"{"stream":"SHOP"}"#, "+OK", ""] {
-            let answer = parse(&reply(no_ack, None));
-            assert!(matches!(answer, Err(NoAck::Other(_))), "{no_ack}: {answer:?}");
-        }
+        let Ok(Err(NoAck::Foreign(mut foreign))) = answer.await else { panic!("a foreign reply") };
+        let Err(NoAck::Foreign(mut second)) = foreign.rest().await else { panic!("the second") };
+        assert!(second.rest().await.is_ok(), "the answer is the last");
     }
 }

@@ -7,19 +7,20 @@
 //! it are dropped with it, so none leaves minutes after its caller gave up.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Event, ServerError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::acks::Acks;
+use super::reply::Expected;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 use crate::driver_words::denied_subject;
@@ -52,6 +53,14 @@ pub(crate) struct Nats {
     /// Whether the connection is up.
     pub(crate) connected: watch::Receiver<bool>,
     pub(crate) denied: Arc<Denied>,
+    /// The stream whose acks count.
+    pub(super) expected: Arc<Expected>,
+    /// `nats.domain`.
+    configured_domain: Option<String>,
+    /// What the subjects of API requests begin with.
+    pub(super) api_prefix: Arc<str>,
+    /// How long a publish or an API request waits for its reply.
+    pub(super) ack_timeout: Duration,
     /// The metric of `connected` once it is measured, zero when this connection is dropped.
     level: Arc<OnceLock<Level>>,
 }
@@ -65,44 +74,74 @@ struct Current {
 
 /// The subjects that the server denied, and when it last denied each.
 #[derive(Debug, Default)]
-pub(crate) struct Denied(Mutex<HashMap<Box<str>, Instant>>);
+pub(crate) struct Denied {
+    subjects: Mutex<HashMap<Box<str>, Instant>>,
+    learned: Notify,
+}
 
 impl Denied {
     /// Whether the server denied this subject after `since`.
     pub(crate) fn since(&self, subject: &str, since: Instant) -> bool {
-        let denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let denied = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
         denied.get(subject).is_some_and(|at| *at >= since)
+    }
+
+    /// Waits until the server denies this subject.
+    pub(super) async fn after(&self, subject: &str, since: Instant) {
+        loop {
+            let mut learned = pin!(self.learned.notified());
+            // Registers before the look, so that no notification falls between the two.
+            learned.as_mut().enable();
+            if self.since(subject, since) {
+                return;
+            }
+            learned.await;
+        }
     }
 
     fn learn(&self, error: &str) {
         let Some(subject) = denied_subject(error) else { return };
-        let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut denied = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
 
         if denied.len() >= MAX_DENIED {
             denied.clear();
         }
 
         denied.insert(subject.into(), Instant::now());
+        self.learned.notify_waiters();
     }
 }
 
 impl Nats {
-    /// Connects.
+    /// Connects, to publish to this stream.
     ///
     /// # Errors
     /// [`ErrorKind::Nats`]. The message names the servers' addresses and never credentials.
-    pub(crate) async fn connect(nats: &NatsConfig) -> Result<Self> {
+    pub(crate) async fn connect(nats: &NatsConfig, stream: &str) -> Result<Self> {
         let (up, connected) = watch::channel(true);
         let level = Arc::<OnceLock<Level>>::default();
-        let signals =
-            Signals { up: Arc::new(up), denied: Arc::default(), level: Arc::downgrade(&level) };
-        let denied = signals.denied.clone();
+        let signals = Signals {
+            up: Arc::new(up),
+            denied: Arc::default(),
+            expected: Arc::new(Expected::new(stream)),
+            level: Arc::downgrade(&level),
+        };
+        let (denied, expected) = (signals.denied.clone(), signals.expected.clone());
 
         let (client, ended) = start_client(nats, &signals).await?;
         let (replace, current) = watch::channel(client);
         tokio::spawn(keep(nats.clone(), replace, ended, signals));
 
-        Ok(Self { current, connected, denied, level })
+        Ok(Self {
+            current,
+            connected,
+            denied,
+            expected,
+            configured_domain: nats.domain.clone(),
+            api_prefix: nats.api_prefix().into(),
+            ack_timeout: nats.ack_timeout,
+            level,
+        })
     }
 
     /// Shows in the metrics whether the connection is up. A connection that is only tried does not
@@ -122,6 +161,11 @@ impl Nats {
         self.current.borrow().context.client().server_info().max_payload
     }
 
+    /// The JetStream domain in which the stream is looked for.
+    pub(crate) fn domain(&self) -> Option<String> {
+        self.configured_domain.clone().or_else(|| self.context().client().server_info().domain)
+    }
+
     /// The acks of the current client, which publish.
     pub(crate) fn acks(&self) -> Arc<Acks> {
         self.current.borrow().acks.clone()
@@ -133,6 +177,7 @@ impl Nats {
 struct Signals {
     up: Arc<watch::Sender<bool>>,
     denied: Arc<Denied>,
+    expected: Arc<Expected>,
     /// Gone with the last [`Nats`]: a client outlives it for a while and must not set the metric of
     /// the next connection.
     level: Weak<OnceLock<Level>>,
@@ -180,7 +225,8 @@ async fn start_client(
 
     // The client drops the callback, and with it the guard, when it ends.
     let ended = CancellationToken::new();
-    let (guard, signals) = (ended.clone().drop_guard(), signals.clone());
+    let (guard, expected) = (ended.clone().drop_guard(), signals.expected.clone());
+    let signals = signals.clone();
     let options = nats
         .options()
         .await?
@@ -194,10 +240,13 @@ async fn start_client(
         });
 
     let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
-    let acks = Acks::subscribe(client.clone(), nats.ack_timeout)
+    if client.server_info().domain.is_some() {
+        expected.has_others();
+    }
+    let acks = Acks::subscribe(client.clone(), nats.ack_timeout, expected)
         .await
         .map_err(|error| unreachable(error.to_string()))?;
-    let context = ContextBuilder::new().timeout(nats.ack_timeout).build(client);
+    let context = nats.context(client, nats.ack_timeout);
 
     Ok((Current { context, acks: Arc::new(acks) }, ended))
 }

@@ -2,7 +2,9 @@
 //!
 //! - `connection`: a client that is replaced when it has given up
 //! - `acks`: one subscription for the acks of all publishes
+//! - `reply`: whether a reply is the expected stream's answer
 //! - `bus`: publishes, and classifies errors
+//! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
 //! - `facts`: what is known of a stream when it is judged
 //! - `rows`: the table of what harms events
@@ -14,6 +16,8 @@ pub(crate) mod bus;
 pub(crate) mod connection;
 pub(crate) mod facts;
 mod remedies;
+mod reply;
 pub(crate) mod requirements;
 mod rows;
+pub(crate) mod stored;
 pub(crate) mod stream;

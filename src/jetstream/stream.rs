@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info};
 use async_nats::jetstream::{Context, ErrorCode};
 
@@ -46,7 +47,7 @@ pub(crate) fn wanted(stream: &StreamConfig) -> Config {
 /// [`ErrorKind::Stream`] when it can't be created or can't serve an outbox.
 pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
     let stream = &config.stream;
-    if let Some(info) = info(&nats.context(), &stream.name).await? {
+    if let Some(info) = of(nats, &stream.name).await? {
         let differences = judge(nats, &info, config)?;
         return Ok(Ensured { created: false, config: info.config, differences });
     }
@@ -60,9 +61,8 @@ pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensure
         // Another `outboxd migrate` was faster, with other settings.
         Err(error) if exists_already(&error.kind()) => {
             let differences = verify(nats, config, &Metrics::none()).await?;
-            let config = info(&nats.context(), &stream.name)
-                .await?
-                .map_or_else(|| wanted(stream), |info| info.config);
+            let config =
+                of(nats, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
             Ok(Ensured { created: false, config, differences })
         }
         Err(error) => {
@@ -94,16 +94,24 @@ pub(crate) async fn verify(
     metrics: &Metrics,
 ) -> Result<Vec<String>> {
     let stream = &config.stream;
-    match info(&nats.context(), &stream.name).await? {
+    match of(nats, &stream.name).await? {
         Some(info) => {
             metrics.dedupe_window(info.config.duplicate_window, needed_window(config));
             judge(nats, &info, config)
         }
         None => {
-            let message = format!(
-                "the stream {} doesn't exist; run `outboxd migrate` with this configuration",
-                stream.name
-            );
+            let message = match nats.domain() {
+                None => format!(
+                    "the stream {} doesn't exist; run `outboxd migrate` with this configuration",
+                    stream.name
+                ),
+                Some(domain) => format!(
+                    "the stream {} doesn't exist in the JetStream domain {domain}; if it is in \
+                     another, set nats.domain (`outboxd check` looks for it), otherwise run \
+                     `outboxd migrate` with this configuration",
+                    stream.name
+                ),
+            };
             Err(Error::new(ErrorKind::Stream, message))
         }
     }
@@ -127,28 +135,51 @@ fn judge(nats: &Nats, info: &Info, config: &OutboxdConfig) -> Result<Vec<String>
     Ok(notes)
 }
 
+/// The stream, or `None` when it doesn't exist. From now on, acks count that name its domain.
+pub(super) async fn of(nats: &Nats, name: &str) -> Result<Option<Info>> {
+    let described = describe(&nats.context(), name).await?;
+    if let Some(Described { domain, .. }) = &described {
+        nats.expected.in_domain(domain.as_deref());
+    }
+
+    Ok(described.map(|described| described.info))
+}
+
+/// A stream as it describes itself.
+pub(crate) struct Described {
+    pub(crate) info: Info,
+    /// The JetStream domain of its servers.
+    pub(crate) domain: Option<String>,
+    /// The server's clock. Servers since 2.10 send it.
+    pub(crate) at: Option<String>,
+}
+
 /// The stream, or `None` when it doesn't exist.
-pub(crate) async fn info(context: &Context, name: &str) -> Result<Option<Info>> {
-    let error = match context.get_stream(name).await {
-        Ok(stream) => return Ok(Some(stream.cached_info().clone())),
-        Err(error) => error,
+pub(crate) async fn describe(context: &Context, name: &str) -> Result<Option<Described>> {
+    let failed = || format!("NATS: asking for stream {name}");
+    let reply = context
+        .request::<_, _, Response<serde_json::Value>>(format!("STREAM.INFO.{name}"), &())
+        .await
+        .map_err(|error| Error::with_source(ErrorKind::Nats, failed(), error))?;
+
+    let error = match reply {
+        Response::Ok(value) => {
+            let text = |name: &str| value.get(name)?.as_str().map(str::to_owned);
+            let (domain, at) = (text("domain"), text("ts"));
+            let info = serde_json::from_value(value)
+                .map_err(|error| Error::with_source(ErrorKind::Nats, failed(), error))?;
+            return Ok(Some(Described { info, domain, at }));
+        }
+        Response::Err { error } => error,
     };
 
-    let code = match error.kind() {
-        GetStreamErrorKind::JetStream(error) => Some(error.error_code()),
-        _ => None,
-    };
-
-    match code {
-        Some(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
-        Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) => {
+    match error.error_code() {
+        ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
             let message = "JetStream is off on this server or for this account; \
                 start nats-server with `-js` or enable it";
             Err(Error::with_source(ErrorKind::Stream, message, error))
         }
-        _ => {
-            let message = format!("NATS: asking for stream {name}");
-            Err(Error::with_source(ErrorKind::Nats, message, error))
-        }
+        _ => Err(Error::with_source(ErrorKind::Nats, failed(), error)),
     }
 }

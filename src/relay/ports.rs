@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::listing::Listing;
-use super::publish::outcome::Acked;
+use super::publish::outcome::{Acked, Held};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
@@ -236,8 +236,20 @@ impl std::error::Error for StoreError {}
 
 /// The stream that events are published to.
 pub(crate) trait EventBus: Clone + Send + Sync + 'static {
-    /// Publishes, and waits for the ack.
+    /// Publishes, and waits for the ack of that very stream: nobody else's reply counts.
     fn publish(&self, message: Message<'_>) -> impl Future<Output = Result<Ack, Rejection>> + Send;
+
+    /// What the stream has at the sequence that it named in the ack of a duplicate of `message`.
+    /// Bounded in number and time: after a crash, a thousand duplicates are ordinary.
+    fn holds(
+        &self,
+        sequence: u64,
+        message: Message<'_>,
+    ) -> impl Future<Output = Result<Held, Rejection>> + Send;
+
+    /// Whether the stream could store this message if it were empty, or `None` if its
+    /// configuration is unknown.
+    fn fits(&self, message: Message<'_>) -> impl Future<Output = Option<bool>> + Send;
 
     /// Whether the connection is up.
     fn connected(&self) -> &watch::Receiver<bool>;
@@ -263,11 +275,9 @@ pub(crate) struct Message<'a> {
 }
 
 /// The stream's answer to a publish.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ack {
-    /// The stream that has the message.
-    pub(crate) stream: String,
-    /// The message's sequence in it.
+    /// The message's sequence in the stream.
     pub(crate) sequence: u64,
     /// Whether the stream had a message with this id already.
     pub(crate) duplicate: bool,

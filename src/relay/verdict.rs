@@ -9,12 +9,13 @@ use tracing::{error, warn};
 
 use super::clock;
 use super::ports::{Mark, Next};
-use super::publish::outcome::Rewound;
+use super::publish::outcome::{FalseDuplicate, Rewound};
 use super::retry;
 use crate::config::RetryConfig;
 use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
-use crate::telemetry::alerts::{Alert, Alerts, RefusedEvent};
+use crate::telemetry::alert::{Alert, MistakenEvent, RefusedEvent};
+use crate::telemetry::alerts::Alerts;
 
 /// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
@@ -49,6 +50,8 @@ pub(super) struct Verdicts {
     alerts: Alerts,
     /// What isn't logged yet: one entry per code and state, however many events fail alike.
     unlogged: Vec<FailedAlike>,
+    /// The events that got another message id and aren't logged yet: the first and their number.
+    mistaken: Option<MistakenEvent>,
 }
 
 /// Events that failed alike.
@@ -71,11 +74,27 @@ impl Verdicts {
             relay: relay.to_owned(),
             alerts: alerts.clone(),
             unlogged: Vec::new(),
+            mistaken: None,
         }
     }
 
-    /// Logs what failed since the last time.
+    /// Logs what failed since the last time, and raises the alert for what got another message id: a
+    /// restored outbox may hold a hundred thousand such events.
     pub(super) fn log(&mut self) {
+        if let Some(mistaken) = self.mistaken.take() {
+            let MistakenEvent { events, id, message_id, sequence, found, .. } = &mistaken;
+            warn!(
+                events,
+                id,
+                message_id,
+                sequence,
+                found,
+                "the stream took events for duplicates that they are not; \
+                 they were published under other message ids"
+            );
+            self.alerts.raise(Alert::FalseDuplicate(mistaken));
+        }
+
         for FailedAlike { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..)
         {
             match dead {
@@ -116,6 +135,23 @@ impl Verdicts {
             from, to, "the stream has gone back: it has lost messages that it had acked"
         );
         self.alerts.raise(Alert::Rewound { stream: stream.to_owned(), from, to });
+    }
+
+    /// Keeps for the log that an event got another message id.
+    pub(super) fn false_duplicate(&mut self, record: &OutboxRecord, mistaken: &FalseDuplicate) {
+        if let Some(first) = &mut self.mistaken {
+            first.events += 1;
+            return;
+        }
+
+        self.mistaken = Some(MistakenEvent {
+            events: 1,
+            id: shown_id(&record.id.clone().into()),
+            subject: record.subject.as_str().to_owned(),
+            message_id: mistaken.id.clone(),
+            sequence: mistaken.sequence,
+            found: mistaken.held.describe(),
+        });
     }
 
     /// The mark to write. Raises an alert when the event enters a state that an operator should

@@ -11,18 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bson::DateTime;
 use secrecy::ExposeSecret;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use super::alert::{Alert, Kind, Origin};
 use super::alert_file::{AlertFile, newest_kind};
 use super::metrics::{Counters, Metrics};
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
-use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Alerts on their way to the file: a burst of failing events fits, in a few hundred bytes each.
@@ -31,133 +29,6 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 256;
 /// How long the last alerts may take to be written and posted when the relay stops.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-
-/// What happened, and to whom.
-#[derive(Debug, Clone)]
-pub(crate) enum Alert {
-    /// An event was refused `alerts.after_failures` times.
-    Failing(RefusedEvent),
-    /// An event is dead.
-    Dead(RefusedEvent),
-    /// The oldest event is older than `alerts.stuck_after`.
-    Stuck {
-        oldest: StuckEvent,
-        oldest_seconds: u64,
-        /// How many events are older than that.
-        events: u64,
-    },
-    /// No event is older than `alerts.stuck_after` any more.
-    Recovered,
-    /// The stream went back in its sequence: it lost messages that it had acked.
-    Rewound { stream: String, from: u64, to: u64 },
-    /// MongoDB began to delete events by itself, or the outbox is no collection any more.
-    Unsound {
-        /// What it is, and the lines that fix it.
-        fault: String,
-    },
-}
-
-/// An event that the broker refused, without its payload.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct RefusedEvent {
-    pub(crate) id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<String>,
-    pub(crate) attempts: u32,
-    pub(crate) class: &'static str,
-    pub(crate) code: String,
-    pub(crate) error: String,
-    pub(crate) remedy: &'static str,
-}
-
-/// An event that waits, without its payload.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct StuckEvent {
-    pub(crate) id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<String>,
-    pub(crate) attempts: u32,
-    /// The error of its newest failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
-}
-
-/// The word for what happened: in the file, at the webhook and as a label of the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Failing,
-    Dead,
-    Stuck,
-    Recovered,
-    Rewound,
-    Unsound,
-}
-
-impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Failing, Self::Dead, Self::Stuck, Self::Recovered, Self::Rewound, Self::Unsound];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Failing => "failing",
-            Self::Dead => "dead",
-            Self::Stuck => "stuck",
-            Self::Recovered => "recovered",
-            Self::Rewound => "rewound",
-            Self::Unsound => "unsound",
-        }
-    }
-}
-
-impl Alert {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Failing(_) => Kind::Failing,
-            Self::Dead(_) => Kind::Dead,
-            Self::Stuck { .. } => Kind::Stuck,
-            Self::Recovered => Kind::Recovered,
-            Self::Rewound { .. } => Kind::Rewound,
-            Self::Unsound { .. } => Kind::Unsound,
-        }
-    }
-
-    /// The whole alert in one sentence, which chat webhooks show.
-    fn text(&self) -> String {
-        match self {
-            Self::Failing(event) => event.text("keeps failing"),
-            Self::Dead(event) => event.text("is dead"),
-            Self::Stuck { oldest, oldest_seconds, events } => {
-                let age = for_people(Duration::from_secs(*oldest_seconds));
-                format!(
-                    "{events} events have waited for longer than alerts.stuck_after; the oldest, \
-                     {}, for {age}",
-                    oldest.id
-                )
-            }
-            Self::Recovered => "no event is older than alerts.stuck_after any more".to_owned(),
-            Self::Rewound { stream, from, to } => format!(
-                "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
-                 or restored from an old copy, and has lost messages that it had acked; their \
-                 events are no longer in the outbox"
-            ),
-            Self::Unsound { fault } => format!("the outbox loses events: {fault}"),
-        }
-    }
-}
-
-impl RefusedEvent {
-    fn text(&self, state: &str) -> String {
-        let Self { id, subject, attempts, code, error, remedy, .. } = self;
-        let s = if *attempts == 1 { "" } else { "s" };
-        // A malformed event may have no subject.
-        let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
-        format!("event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}")
-    }
-}
 
 /// Where alerts of one outbox are raised.
 #[derive(Debug, Clone)]
@@ -323,60 +194,3 @@ impl Writer {
         }
     }
 }
-
-/// The outbox that alerts are about, and the relay that raises them.
-#[derive(Debug)]
-struct Origin {
-    outbox: String,
-    relay: String,
-}
-
-impl Origin {
-    /// The alert as a line of JSON, without the line break.
-    fn render(&self, alert: &Alert) -> Option<String> {
-        #[derive(Serialize)]
-        #[serde(untagged)]
-        enum Event<'a> {
-            Refused(&'a RefusedEvent),
-            Stuck(&'a StuckEvent),
-        }
-
-        #[derive(Serialize)]
-        struct Line<'a> {
-            at: String,
-            outbox: &'a str,
-            relay: &'a str,
-            kind: &'static str,
-            text: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            event: Option<Event<'a>>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            oldest_seconds: Option<u64>,
-        }
-
-        let (event, oldest_seconds) = match alert {
-            Alert::Failing(event) | Alert::Dead(event) => (Some(Event::Refused(event)), None),
-            Alert::Stuck { oldest, oldest_seconds, .. } => {
-                (Some(Event::Stuck(oldest)), Some(*oldest_seconds))
-            }
-            Alert::Recovered | Alert::Rewound { .. } | Alert::Unsound { .. } => (None, None),
-        };
-
-        let line = Line {
-            at: DateTime::now().try_to_rfc3339_string().unwrap_or_default(),
-            outbox: &self.outbox,
-            relay: &self.relay,
-            kind: alert.kind().as_str(),
-            text: alert.text(),
-            event,
-            oldest_seconds,
-        };
-
-        serde_json::to_string(&line)
-            .inspect_err(|error| warn!(%error, "cannot write an alert as JSON"))
-            .ok()
-    }
-}
-
-#[cfg(test)]
-mod tests;

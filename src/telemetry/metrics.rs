@@ -88,6 +88,7 @@ pub(crate) struct Metrics {
 pub(crate) struct Events {
     pub(crate) published: Counter,
     pub(crate) duplicates: Counter,
+    pub(crate) false_duplicates: Counter,
     pub(crate) retried: Counter,
     pub(crate) parked: Counter,
     pub(crate) dead: Counter,
@@ -169,6 +170,7 @@ impl Metrics {
         Events {
             published: self.counter("outboxd_events_published_total"),
             duplicates: self.counter("outboxd_duplicate_acks_total"),
+            false_duplicates: self.counter("outboxd_false_duplicates_total"),
             retried: self.counter("outboxd_events_retried_total"),
             parked: self.counter("outboxd_events_parked_total"),
             dead: self.counter("outboxd_events_dead_total"),
@@ -290,6 +292,7 @@ fn describe() {
     for (name, meaning) in [
         ("outboxd_events_published_total", "Events acked by the stream."),
         ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
+        ("outboxd_false_duplicates_total", "Events published under another id, as no duplicates."),
         (
             "outboxd_events_retried_total",
             "Publishes of events that had failed, or had waited behind a failed one.",

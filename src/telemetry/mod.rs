@@ -1,5 +1,6 @@
 //! What the daemon reports about itself: logs, metrics, health, alerts and traces.
 
+pub(crate) mod alert;
 mod alert_file;
 pub(crate) mod alerts;
 pub(crate) mod health;

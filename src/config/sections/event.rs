@@ -13,7 +13,12 @@ use crate::document::layout::Layout;
 pub struct EventConfig {
     /// Where the parts of an event stand, and what is made of them.
     pub layout: Arc<Layout>,
+    /// Prefix of every message id.
+    pub id_prefix: String,
 }
+
+/// Longest `event.id_prefix`: a name of a cluster or region fits.
+const MAX_ID_PREFIX: usize = 64;
 
 /// The defaults of `[event]` for one `event.layout`.
 struct Preset {
@@ -63,8 +68,31 @@ impl EventConfig {
             Layout::default()
         });
 
-        Self { layout: layout.into() }
+        Self { layout: layout.into(), id_prefix: id_prefix(reader) }
     }
+}
+
+fn id_prefix(reader: &mut Reader<'_>) -> String {
+    let prefix: Option<String> = reader
+        .setting(
+            "id_prefix",
+            "Prefix of every message id, such as \"eu.\". The stream drops a message whose id it has \
+             stored, so two outboxes with the same database, collection and ids, such as those of \
+             two clusters, need different prefixes in one stream. Change it only while the outbox \
+             is empty: with another prefix, an event under way is another event to the stream.",
+        )
+        .example("\"eu.\"")
+        .read();
+
+    let prefix = prefix.unwrap_or_default();
+    if prefix.len() > MAX_ID_PREFIX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+        reader.mistake(
+            "id_prefix",
+            format!("is not {MAX_ID_PREFIX} or fewer printable ASCII characters without spaces"),
+        );
+    }
+
+    prefix
 }
 
 impl Fields {

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use nkeys::{KeyPair, KeyPairType};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +21,8 @@ pub struct NatsConfig {
     pub url: SecretString,
     /// Name of the connection and of the lease's holder: the pod's name.
     pub client_id: String,
+    /// The JetStream domain of the stream; `None` for that of the server.
+    pub domain: Option<String>,
     /// How outboxd proves who it is.
     pub credentials: Credentials,
     /// The files for TLS.
@@ -82,6 +86,7 @@ impl NatsConfig {
                 .computed("outboxd-<process id>")
                 .example("\"tickets-7d4b9\"")
                 .or(format!("outboxd-{}", std::process::id())),
+            domain: domain(reader),
             credentials: Credentials::read(reader),
             tls: TlsFiles::read(reader),
             inbox_prefix: inbox_prefix(reader, stream),
@@ -111,6 +116,19 @@ impl NatsConfig {
         }
 
         nats
+    }
+
+    /// What the subjects of JetStream's API begin with.
+    pub(crate) fn api_prefix(&self) -> String {
+        match &self.domain {
+            Some(domain) => format!("$JS.{domain}.API"),
+            None => "$JS.API".to_owned(),
+        }
+    }
+
+    /// JetStream's API over this client. A request without an answer fails after `timeout`.
+    pub(crate) fn context(&self, client: Client, timeout: Duration) -> Context {
+        ContextBuilder::new().timeout(timeout).api_prefix(self.api_prefix()).build(client)
     }
 
     /// The server addresses, or `None` when one isn't a URL.
@@ -295,6 +313,27 @@ impl TlsFiles {
 
         tls
     }
+}
+
+fn domain(reader: &mut Reader<'_>) -> Option<String> {
+    let domain: Option<String> = reader
+        .setting(
+            "domain",
+            "JetStream domain of the stream. It is needed when outboxd connects to a leaf node and \
+             the stream is in the hub, or the reverse. Without it, outboxd uses the JetStream of \
+             the server that it connects to.",
+        )
+        .example("\"hub\"")
+        .read();
+
+    let is_token = |domain: &String| {
+        domain.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>".contains(&byte))
+    };
+    if domain.as_ref().is_some_and(|domain| !is_token(domain)) {
+        reader.mistake("domain", "is not one name such as hub, without dots and wildcards");
+    }
+
+    domain
 }
 
 fn inbox_prefix(reader: &mut Reader<'_>, stream: &str) -> String {

@@ -148,7 +148,11 @@ impl<B: EventBus> Leadership<B> {
         let publisher = Publisher {
             bus,
             stream: config.stream.name.as_str().into(),
-            id_prefix: format!("{}.{}.", config.mongodb.database, config.mongodb.collection).into(),
+            id_prefix: format!(
+                "{}{}.{}.",
+                config.event.id_prefix, config.mongodb.database, config.mongodb.collection
+            )
+            .into(),
             grace: config.retry.outage_grace,
             breaker: Breaker::new(wake.clone(), metrics.breaker()),
             newest: AtomicU64::new(0),

@@ -78,6 +78,11 @@ impl<B: EventBus> Leadership<B> {
             self.verdicts.rewound(&self.config.stream.name, rewound);
         }
 
+        if let Some(mistaken) = &acked.mistaken {
+            self.events.false_duplicates.increment(1);
+            self.verdicts.false_duplicate(&dispatched.record, mistaken);
+        }
+
         self.dispatch.delivered(dispatched);
         self.settle(Settlement::Delivered(acked));
     }

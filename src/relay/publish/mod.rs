@@ -1,8 +1,7 @@
 //! Publishes one event as one message and returns its [`Outcome`].
 //!
-//! `Nats-Msg-Id` is `<db>.<collection>.<_id>`, the same on every try and from every relay. A string
-//! `_id` is quoted where it could be mistaken for another event's. `Nats-Expected-Stream` keeps
-//! other streams from acking.
+//! `Nats-Msg-Id` is the same on every try and from every relay. `Nats-Expected-Stream` keeps other
+//! streams from acking. An ack that says *duplicate* is checked against the stored message.
 //!
 //! While no definite answer comes, the same event is tried again in place, so its key waits and
 //! keeps its order. After `retry.outage_grace` it is given up for now and marked. Nothing is sent
@@ -11,10 +10,16 @@
 //! - [`breaker`]: whether the broker answers, and how many publishes may be in flight
 //! - `span`: the producer span of a publish
 //! - this file: the tries
+//! - `publication`: an event, its message and the message id that it has now
+//! - `message_id`: the message ids of an event
+//! - `duplicate`: whether the stream has what it acked as a duplicate
 //! - [`outcome`]: how a publish ended, and the proof of an ack
 
 pub(crate) mod breaker;
+mod duplicate;
+mod message_id;
 pub(crate) mod outcome;
+mod publication;
 mod span;
 
 use std::sync::Arc;
@@ -23,23 +28,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry_sdk::trace::SdkTracer;
-use outboxd_client::EventId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::breaker::{Breaker, TryingAgain};
+use self::duplicate::{Duplicate, check};
 use self::outcome::{Acked, Outcome, Rewound};
+use self::publication::Publication;
 use self::span::Publishing;
 use super::clock;
 use super::dispatch::pending::Dispatched;
 use super::lease::Term;
-use super::ports::{Ack, EventBus, Message};
+use super::ports::{Ack, EventBus};
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
 use crate::failure::{
-    Class, DISCONNECTED, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection,
+    Class, DISCONNECTED, LARGER_THAN_STREAM, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, Rejection,
+    STREAM_FULL,
 };
 
 /// Waits between tries of the same event in place. A leader election takes one to two seconds.
@@ -51,7 +58,7 @@ const TRIES_IN_PLACE: Backoff = Backoff::new(Duration::from_millis(100), Duratio
 pub(crate) struct Publisher<B> {
     pub(crate) bus: B,
     pub(crate) stream: Box<str>,
-    /// `<db>.<collection>.`
+    /// `<event.id_prefix><db>.<collection>.`
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
@@ -65,19 +72,12 @@ pub(crate) struct Publisher<B> {
     pub(crate) stop: CancellationToken,
 }
 
-/// An event on its way to the stream.
-struct Publication<'a> {
-    record: &'a OutboxRecord,
-    message_id: String,
-    payload: Bytes,
-    /// When the first try began.
-    began: Instant,
-}
-
 /// The result of one try.
 enum Try {
     /// There is a definite answer, or no try may begin.
     Ended(Outcome),
+    /// The publication has another message id now.
+    Renamed,
     /// There is no definite answer yet, or no connection.
     Unanswered(Option<Rejection>),
 }
@@ -113,18 +113,17 @@ impl<B: EventBus> Publisher<B> {
     }
 
     async fn publish_until_answered(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
-        let message_id = message_id(&self.id_prefix, &record.id);
-        let publication = Publication { record, message_id, payload, began: Instant::now() };
+        let mut publication = Publication::new(&self.id_prefix, record, payload);
 
-        match self.try_once(&publication).await {
+        match self.try_once(&mut publication).await {
             Try::Ended(outcome) => outcome,
             // Boxed to keep the future of a publish that is acked at once small.
-            Try::Unanswered(last) => Box::pin(self.try_again(&publication, last)).await,
+            unanswered => Box::pin(self.try_again(&mut publication, unanswered)).await,
         }
     }
 
     /// Publishes once, if a try may begin and there is a connection.
-    async fn try_once(&self, publication: &Publication<'_>) -> Try {
+    async fn try_once(&self, publication: &mut Publication<'_>) -> Try {
         if self.stop.is_cancelled() || !self.term.is_trusted() {
             return Try::Ended(Outcome::Abandoned);
         }
@@ -134,9 +133,13 @@ impl<B: EventBus> Publisher<B> {
         }
 
         match self.send(publication).await {
-            Ok(acked) => {
+            Ok(Some(acked)) => {
                 self.breaker.answered();
                 Try::Ended(Outcome::Acked(acked))
+            }
+            Ok(None) => {
+                self.breaker.answered();
+                Try::Renamed
             }
             Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
                 self.breaker.answered();
@@ -154,28 +157,35 @@ impl<B: EventBus> Publisher<B> {
         }
     }
 
-    /// Repeats a try that had no definite answer. `last` is the newest reason.
-    async fn try_again(
-        &self,
-        publication: &Publication<'_>,
-        mut last: Option<Rejection>,
-    ) -> Outcome {
-        let _trying_again = TryingAgain::new(&self.breaker);
+    /// Repeats a try that did not end the publish.
+    async fn try_again(&self, publication: &mut Publication<'_>, mut tried: Try) -> Outcome {
+        let (mut trying_again, mut last) = (None, None);
         let mut backoff = TRIES_IN_PLACE;
 
-        while publication.began.elapsed() < self.grace {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Outcome::Abandoned,
-                () = tokio::time::sleep(backoff.next_wait()) => {}
-            }
-
-            match self.try_once(publication).await {
+        loop {
+            match tried {
                 Try::Ended(outcome) => return outcome,
-                Try::Unanswered(rejection) => last = rejection.or(last),
+                // The broker answers, so this try needs no wait.
+                Try::Renamed => trying_again = None,
+                Try::Unanswered(rejection) => {
+                    last = rejection.or(last);
+
+                    self.breaker.trouble();
+                    trying_again.get_or_insert_with(|| TryingAgain::new(&self.breaker));
+
+                    if publication.began.elapsed() >= self.grace {
+                        break;
+                    }
+
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return Outcome::Abandoned,
+                        () = tokio::time::sleep(backoff.next_wait()) => {}
+                    }
+                }
             }
 
-            self.breaker.trouble();
+            tried = self.try_once(publication).await;
         }
 
         let rejection =
@@ -183,36 +193,36 @@ impl<B: EventBus> Publisher<B> {
         Outcome::Rejected(rejection.given_up())
     }
 
-    /// Publishes, waits for the ack and checks it.
-    async fn send(&self, publication: &Publication<'_>) -> Result<Acked, Rejection> {
-        let Publication { record, message_id, payload, began } = publication;
+    /// Publishes, waits for the ack and checks it. Returns `None` when the stream took the event for
+    /// a duplicate of another message, and the publication has another id now.
+    async fn send(&self, publication: &mut Publication<'_>) -> Result<Option<Acked>, Rejection> {
+        let record = publication.record;
         let sent = Instant::now();
         let newest = self.newest.load(Ordering::Relaxed);
 
-        let message = Message {
-            subject: &record.subject,
-            headers: &record.headers,
-            id: message_id,
-            stream: &self.stream,
-            payload: payload.clone(),
-        };
-
-        let ack = match self.bus.publish(message).await {
+        let ack = match self.bus.publish(publication.message(&self.stream)).await {
             Ok(ack) => ack,
             // Boxed to keep the future of a publish that is acked small.
-            Err(rejection) => return Err(Box::pin(self.explain(record, sent, rejection)).await),
+            Err(rejection) => {
+                return Err(Box::pin(self.explain(publication, sent, rejection)).await);
+            }
         };
-
-        if *ack.stream != *self.stream {
-            let error =
-                format!("the ack came from stream {}, not from {}", ack.stream, self.stream);
-            return Err(Rejection::new(OTHER_STREAM, error));
-        }
 
         crash::here(Point::Acked);
 
+        // Boxed to keep the future of a publish that is no duplicate small.
+        if ack.duplicate
+            && let Duplicate::Renamed =
+                Box::pin(check(&self.bus, &self.stream, publication, ack)).await?
+        {
+            return Ok(None);
+        }
+
+        let took = publication.began.elapsed();
         let rewound = self.went_back(newest, &ack);
-        Ok(Acked::new(record.id.clone(), began.elapsed(), ack.duplicate, rewound))
+        // An earlier relay has stored it under this id, and has reported that.
+        let mistaken = publication.mistaken.take().filter(|_| !ack.duplicate);
+        Ok(Some(Acked::new(record.id.clone(), took, ack.duplicate, rewound, mistaken)))
     }
 
     /// Reports, once for each loss, that the stream lost messages it had acked. A message sent
@@ -239,13 +249,13 @@ impl<B: EventBus> Publisher<B> {
     /// Replaces a rejection by its cause if that can be found out before the relay stops.
     async fn explain(
         &self,
-        record: &OutboxRecord,
+        publication: &Publication<'_>,
         sent: Instant,
         rejection: Rejection,
     ) -> Rejection {
         tokio::select! {
             biased;
-            cause = self.cause(record.subject.as_str(), sent, &rejection) => {
+            cause = self.cause(publication, sent, &rejection) => {
                 cause.unwrap_or(rejection)
             }
             () = self.stop.cancelled() => rejection,
@@ -254,16 +264,29 @@ impl<B: EventBus> Publisher<B> {
 
     /// Why no ack came. After a timeout, the server may have denied the subject. Without
     /// responders, either the stream has no leader just now or no subject of the stream covers this
-    /// one; the stream's own subjects tell the two apart.
+    /// one; the stream's own subjects tell the two apart. A stream may be full for one message only,
+    /// which is larger than the stream may become.
     async fn cause(
         &self,
-        subject: &str,
+        publication: &Publication<'_>,
         sent: Instant,
         rejection: &Rejection,
     ) -> Option<Rejection> {
+        let subject = publication.record.subject.as_str();
         if self.bus.denied(subject, sent) {
             let error = format!("the server denied a publish to {subject}");
             return Some(Rejection::new(NO_PERMISSION, error));
+        }
+
+        if rejection.code == STREAM_FULL
+            && self.bus.fits(publication.message(&self.stream)).await == Some(false)
+        {
+            let error = format!(
+                "a message with a payload of {} bytes is larger than max_bytes of stream {}",
+                publication.payload.len(),
+                self.stream
+            );
+            return Some(Rejection::new(LARGER_THAN_STREAM, error));
         }
 
         let is_uncovered =
@@ -272,57 +295,5 @@ impl<B: EventBus> Publisher<B> {
             let error = format!("no subject of stream {} covers {subject}", self.stream);
             Rejection::new(NOT_COVERED, error)
         })
-    }
-}
-
-/// `<db>.<collection>.<_id>`, different for every event of every outbox. A string id is quoted if
-/// it could be read as a longer collection's name and a shorter id, as a quoted id, or as the text
-/// of an ObjectId or UUID.
-fn message_id(prefix: &str, id: &EventId) -> String {
-    match id {
-        EventId::String(text) if text.contains(['.', '"']) || [24, 36].contains(&text.len()) => {
-            let escaped = text.replace('\\', r"\\").replace('"', r#"\""#);
-            format!("{prefix}\"{escaped}\"")
-        }
-        _ => format!("{prefix}{id}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bson::oid::ObjectId;
-
-    use super::*;
-
-    #[test]
-    fn no_two_events_of_a_database_share_a_message_id() {
-        let hex = "6745f0a1b2c3d4e5f6a7b8c9";
-        let uuid = bson::Uuid::from_bytes([7; 16]);
-        let texts = [
-            "order-1",
-            "b",
-            "a.b",
-            "a",
-            "\"a\"",
-            "a\"",
-            "\\",
-            "a\\\".\"b",
-            "b\"",
-            hex,
-            &uuid.to_string(),
-            "\".\"a",
-        ];
-
-        let mut ids: Vec<_> = texts.iter().map(|text| EventId::string(*text).unwrap()).collect();
-        ids.push(EventId::ObjectId(ObjectId::parse_str(hex).unwrap()));
-        ids.push(EventId::Uuid(uuid));
-
-        let mut made = std::collections::HashSet::new();
-        for prefix in ["d.outbox.", "d.outbox.a.", "d.outbox.\"a.", "d.outbox.\"a\"."] {
-            assert!(ids.iter().all(|id| made.insert(message_id(prefix, id))), "{prefix}: {made:?}");
-        }
-
-        assert!(made.contains("d.outbox.order-1") && made.contains(&format!("d.outbox.{hex}")));
-        assert!(made.contains("d.outbox.\"a.b\"") && made.contains(&format!("d.outbox.\"{hex}\"")));
     }
 }

@@ -16,17 +16,21 @@ pub(crate) struct Acked {
     pub(crate) duplicate: bool,
     /// Set when this ack shows that messages acked before are gone.
     pub(crate) rewound: Option<Rewound>,
+    /// Set when the event got another message id, because the stream had acked it as a duplicate of
+    /// a message that isn't this event.
+    pub(crate) mistaken: Option<Box<FalseDuplicate>>,
 }
 
 impl Acked {
-    /// Requires an ack of the right stream.
+    /// Requires an ack of the right stream, and of this event if it is a duplicate's.
     pub(super) fn new(
         id: EventId,
         took: Duration,
         duplicate: bool,
         rewound: Option<Rewound>,
+        mistaken: Option<Box<FalseDuplicate>>,
     ) -> Self {
-        Self { id, took, duplicate, rewound }
+        Self { id, took, duplicate, rewound, mistaken }
     }
 
     pub(crate) fn id(&self) -> &EventId {
@@ -41,6 +45,45 @@ pub(crate) struct Rewound {
     pub(crate) from: u64,
     /// The sequence it gave to a message that was sent after that.
     pub(crate) to: u64,
+}
+
+/// A stored message, compared with the one that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It has the same subject, message id and payload.
+    This,
+    /// It has another subject.
+    OtherSubject(String),
+    /// It has another payload.
+    OtherPayload,
+    /// It has another message id, or none.
+    OtherId,
+    /// The sequence is empty: the message was purged, consumed or evicted.
+    Nothing,
+}
+
+impl Held {
+    /// The end of a sentence about the sequence.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::This => "has this event".to_owned(),
+            Self::OtherSubject(subject) => format!("has another event, of subject {subject}"),
+            Self::OtherPayload => "has another event, with another payload".to_owned(),
+            Self::OtherId => "has a message with another id".to_owned(),
+            Self::Nothing => "is empty: the message was purged, consumed or evicted".to_owned(),
+        }
+    }
+}
+
+/// A message that the stream took an event for, and that isn't this event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FalseDuplicate {
+    /// The message id under which the event was published.
+    pub(crate) id: String,
+    /// The sequence that the ack named.
+    pub(crate) sequence: u64,
+    /// What the stream has there.
+    pub(crate) held: Held,
 }
 
 /// The outcome of a publish.

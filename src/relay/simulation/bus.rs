@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::world::{World, number};
 use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Message};
+use crate::relay::publish::outcome::Held;
 
 /// How long a publish waits for its ack.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -85,6 +86,13 @@ impl Bus {
         }
     }
 
+    /// The relay knows that the stream has an event.
+    fn saw_stored(&self, term: i64, event: u32) {
+        let mut state = self.world.lock();
+        state.acked.insert((term, event));
+        state.seen_stored.insert((self.life, event));
+    }
+
     /// A relay that begins to publish must hold the lease, by the server's clock, and must not have
     /// seen the event's ack in this term. Returns the term.
     fn check_lease(&self, event: u32) -> i64 {
@@ -151,12 +159,7 @@ impl EventBus for Bus {
         let subject = subject_number(message.subject.as_str());
         let fate = self.fate(subject);
         let acked = match fate {
-            Fate::Acked => {
-                let mut state = world.lock();
-                let duplicate = state.arrive(&message_id, event, subject);
-                let sequence = state.stream.values().map(|times| u64::from(*times)).sum();
-                Some(Ack { stream: STREAM.to_owned(), sequence, duplicate })
-            }
+            Fate::Acked => Some(world.lock().arrive(&message_id, event, subject)),
             Fate::AckLost => {
                 world.lock().arrive(&message_id, event, subject);
                 None
@@ -181,7 +184,9 @@ impl EventBus for Bus {
             Some(ack) => {
                 world.travel().await;
                 world.alive(*life).await;
-                world.lock().acked.insert((term, event));
+                if !ack.duplicate {
+                    self.saw_stored(term, event);
+                }
                 Ok(ack)
             }
             None => {
@@ -190,6 +195,52 @@ impl EventBus for Bus {
                 Err(Rejection::new(TIMEOUT, "timed out"))
             }
         }
+    }
+
+    async fn holds(&self, sequence: u64, message: Message<'_>) -> Result<Held, Rejection> {
+        let Self { world, life, .. } = self;
+        world.alive(*life).await;
+        world.travel().await;
+
+        let is_lost = {
+            let mut state = world.lock();
+            let lossy = if state.weather.lossy > Instant::now() { 0.15 } else { 0.003 };
+            state.chance(lossy) || !*self.connected.borrow()
+        };
+        if is_lost {
+            sleep(ACK_TIMEOUT).await;
+            world.alive(*life).await;
+            return Err(Rejection::new(TIMEOUT, "timed out"));
+        }
+
+        let event = number(message.id.rsplit('.').next().expect("an id"));
+        let (held, term) = {
+            let mut state = world.lock();
+            let held = match state.log.get(&sequence) {
+                None => Held::Nothing,
+                Some((id, _)) if id != message.id => Held::OtherId,
+                Some((_, stored)) if *stored != event => Held::OtherPayload,
+                Some(_) => Held::This,
+            };
+            match held {
+                Held::This => state.count("duplicates confirmed"),
+                Held::Nothing => state.count("duplicates of nothing"),
+                _ => state.count("duplicates of another event"),
+            }
+            (held, state.lease.as_ref().map_or(0, |lease| lease.term))
+        };
+
+        world.travel().await;
+        world.alive(*life).await;
+
+        if held == Held::This {
+            self.saw_stored(term, event);
+        }
+        Ok(held)
+    }
+
+    async fn fits(&self, _message: Message<'_>) -> Option<bool> {
+        Some(true)
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {

@@ -108,7 +108,7 @@ pub(super) async fn inject(world: &World, config: &Config, relays: &mut [Relay],
             let mut state = world.lock();
             let long = Duration::from_millis(state.random.random_range(20..8000));
             let victim = state.random.random_range(0..relays.len());
-            (state.random.random_range(20..2500), state.random.random_range(0..15), victim, long)
+            (state.random.random_range(20..2500), state.random.random_range(0..18), victim, long)
         };
         sleep(Duration::from_millis(wait)).await;
 
@@ -191,18 +191,30 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
                 false => state.weather.slow = until,
             }
         }
-        _ => {
-            state.count("operators at work");
-            let mut unlocked = of(state, |row| !row.locked);
-            unlocked.retain(|_| state.chance(0.5));
-
-            match state.chance(0.5) {
-                true => retry(state, unlocked),
-                false => discard(state, unlocked),
-            }
-
+        14 | 15 => {
+            state.count("messages removed");
+            state.remove_messages();
+        }
+        16 => {
+            state.restore();
             world.changed.notify_waiters();
         }
+        _ => {
+            intervene(state);
+            world.changed.notify_waiters();
+        }
+    }
+}
+
+/// An operator has some of what is stuck published or removed.
+fn intervene(state: &mut State) {
+    state.count("operators at work");
+    let mut unlocked = of(state, |row| !row.locked);
+    unlocked.retain(|_| state.chance(0.5));
+
+    match state.chance(0.5) {
+        true => retry(state, unlocked),
+        false => discard(state, unlocked),
     }
 }
 

@@ -6,7 +6,8 @@
 //! the retrier, sweep and tail, and the lease. The world checks at every step that nothing is
 //! published without the lease, before what comes earlier in its key, beside another event of its
 //! key, after its ack or as it never was committed, and that nothing is deleted that isn't in the
-//! stream. At the end it checks that everything has arrived and the outbox is empty.
+//! stream, though the stream acks as a duplicate what it doesn't have. At the end it checks that
+//! everything has arrived and the outbox is empty.
 //!
 //! `OUTBOXD_SIMULATE=<seed>` plays one seed, `OUTBOXD_SIMULATE=<from>..<to>` others than the usual.
 //! `OUTBOXD_SIMULATE_TRACE=1` prints every step.
@@ -18,6 +19,7 @@ mod follow;
 mod lease;
 mod services;
 mod store;
+mod stream;
 mod world;
 
 use std::collections::BTreeMap;
@@ -154,7 +156,10 @@ fn end(world: &World) -> Played {
         state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")),
     );
 
-    let copies = state.stream.iter().filter(|(_, times)| **times > 1 && state.window == LONG);
+    let copies = state.stream.iter().filter(|(number, times)| {
+        let repeats = state.repeatable.get(number).copied().unwrap_or(0);
+        **times > 1 + repeats && state.window == LONG
+    });
     wrong.extend(copies.map(|(number, times)| format!("e{number} is in the stream {times} times")));
 
     let published = u64::try_from(state.stream.len()).expect("few events");
@@ -219,7 +224,7 @@ fn whatever_a_seed_brings_nothing_is_lost_reordered_or_left() {
     counts.iter().for_each(|(what, count)| println!("{count:>9} {what}"));
 
     if seeds == SEEDS {
-        assert!(counts.len() >= 40, "some trouble never came: {counts:#?}");
+        assert!(counts.len() >= 42, "some trouble never came: {counts:#?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the services do: they commit events, one at a time and in bursts, and some transactions
 //! touch the events that they have just inserted.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -113,6 +113,12 @@ impl State {
             let committed = Committed { key, subject, begun, at: at.increment };
             self.committed.insert(number, committed);
             self.rows.insert(number, row);
+
+            // The id was used before, or is used by another outbox.
+            if self.chance(0.04) {
+                self.count("message ids of another event");
+                self.occupy_id(number);
+            }
         }
 
         self.changes.extend(transaction.changes.into_iter().map(|change| (at, change)));
@@ -136,18 +142,11 @@ impl State {
     /// An event of some key.
     fn row(&mut self) -> Row {
         let key = self.random.random_range(0..=self.keys);
+        let (ts, subject) = (self.tick(), self.random.random_range(0..SUBJECTS));
         Row {
-            key: (key > 0).then_some(key),
-            ts: self.tick(),
-            subject: self.random.random_range(0..SUBJECTS),
-            locked: true,
-            attempts: 0,
-            due_ms: None,
-            dead: false,
-            discard: false,
             malformed: self.chance(0.03),
             cursed: self.chance(0.02),
-            marks: BTreeSet::new(),
+            ..Row::new((key > 0).then_some(key), ts, subject)
         }
     }
 }

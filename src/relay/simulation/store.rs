@@ -159,8 +159,11 @@ impl EventStore for Store {
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.trace(|| format!("to delete {ids:?}"));
-        self.command("delete", move |state| ids.into_iter().for_each(|number| state.delete(number)))
-            .await
+        let life = self.life;
+        self.command("delete", move |state| {
+            ids.into_iter().for_each(|number| state.delete(number, life))
+        })
+        .await
     }
 
     async fn mark(&self, marks: &[Mark]) -> StoreResult<Vec<Refused>> {

@@ -64,6 +64,25 @@ pub(super) struct Row {
     pub(super) marks: BTreeSet<i64>,
 }
 
+impl Row {
+    /// As a service inserts it.
+    pub(super) fn new(key: Option<u8>, ts: Timestamp, subject: u8) -> Self {
+        Self {
+            key,
+            ts,
+            subject,
+            locked: true,
+            attempts: 0,
+            due_ms: None,
+            dead: false,
+            discard: false,
+            malformed: false,
+            cursed: false,
+            marks: BTreeSet::new(),
+        }
+    }
+}
+
 /// A change as the change stream reports it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
@@ -123,15 +142,28 @@ pub(super) struct State {
     pub(super) lease: Option<Lease>,
     pub(super) lives: Vec<Life>,
     pub(super) weather: Weather,
-    /// Message ids that the stream remembers, and since when.
-    remembered: BTreeMap<String, Instant>,
+    /// The messages of the stream by their sequence: message id and event.
+    pub(super) log: BTreeMap<u64, (String, u32)>,
+    pub(super) newest: u64,
+    /// Message ids that the stream remembers, since when and of which message. It remembers them
+    /// when the message is gone.
+    pub(super) remembered: BTreeMap<String, (Instant, u64)>,
     pub(super) window: Duration,
     /// Every event ever committed.
     pub(super) committed: BTreeMap<u32, Committed>,
     /// How often the stream has each event.
     pub(super) stream: BTreeMap<u32, u32>,
-    /// Events whose ack a relay has seen, and in which term.
+    /// How often more the stream may have an event, because its message was removed while the event
+    /// was in the outbox.
+    pub(super) repeatable: BTreeMap<u32, u32>,
+    /// Events that were delivered, removed from the stream, and put back into the outbox.
+    pub(super) restored: BTreeSet<u32>,
+    /// When each event left the outbox.
+    pub(super) deleted: BTreeMap<u32, Instant>,
+    /// Events that a relay has seen stored, and in which term.
     pub(super) acked: BTreeSet<(i64, u32)>,
+    /// The same by the life of the relay.
+    pub(super) seen_stored: BTreeSet<(usize, u32)>,
     /// Publishes under way, by the life of their relay and their key.
     pub(super) publishing: BTreeSet<(usize, u8)>,
     /// What an operator had removed, and, where dead events are skipped, what was dead.
@@ -176,11 +208,17 @@ impl World {
                 uncovered: None,
                 too_large: None,
             },
+            log: BTreeMap::new(),
+            newest: 0,
             remembered: BTreeMap::new(),
             window,
             committed: BTreeMap::new(),
             stream: BTreeMap::new(),
+            repeatable: BTreeMap::new(),
+            restored: BTreeSet::new(),
+            deleted: BTreeMap::new(),
             acked: BTreeSet::new(),
+            seen_stored: BTreeSet::new(),
             publishing: BTreeSet::new(),
             excused: BTreeSet::new(),
             on_dead,
@@ -295,60 +333,13 @@ impl State {
         locked
     }
 
-    /// A message comes to the stream. Returns whether the stream had it already.
-    pub(super) fn arrive(&mut self, message_id: &str, number: u32, subject: u8) -> bool {
-        if self.committed.get(&number).is_some_and(|committed| committed.subject != subject) {
-            self.wrong.push(format!("e{number} was published as it never was committed"));
-        }
-
-        let now = Instant::now();
-        if self.remembered.get(message_id).is_some_and(|since| now - *since < self.window) {
-            self.count("duplicates dropped");
-            return true;
-        }
-
-        if self.lie == Some(Lie::Ack) && self.chance(0.1) {
-            return false;
-        }
-
-        if self.lie != Some(Lie::Forget) {
-            self.remembered.insert(message_id.to_owned(), now);
-        }
-
-        let times = self.stream.entry(number).or_default();
-        *times += 1;
-
-        if *times > 1 {
-            return false;
-        }
-
-        let Some(event) = self.committed.get(&number) else {
-            self.wrong.push(format!("e{number} was published and never committed"));
-            return false;
-        };
-
-        // Transactions that overlap have no order.
-        let comes_before = |other: &Committed| {
-            event.key.is_some() && other.key == event.key && other.at < event.begun
-        };
-        let passed = self.committed.range(..number).find(|(earlier, other)| {
-            comes_before(other)
-                && !self.stream.contains_key(earlier)
-                && !self.excused.contains(earlier)
-        });
-
-        if let Some((passed, _)) = passed {
-            self.wrong.push(format!("e{number} passed e{passed} of its key"));
-        }
-
-        false
-    }
-
-    /// Events leave the outbox.
-    pub(super) fn delete(&mut self, number: u32) {
-        if self.lie != Some(Lie::Ack) && !self.stream.contains_key(&number) {
+    /// An event leaves the outbox: the stream has it, or had it when the relay saw it there.
+    pub(super) fn delete(&mut self, number: u32, life: usize) {
+        let is_stored = self.log.values().any(|(_, stored)| *stored == number);
+        if self.lie != Some(Lie::Ack) && !is_stored && !self.seen_stored.contains(&(life, number)) {
             self.wrong.push(format!("e{number} was deleted and is not in the stream"));
         }
+        self.deleted.insert(number, Instant::now());
         self.rows.remove(&number);
         self.remember();
     }
@@ -384,7 +375,8 @@ pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
     RawDocumentBuf::try_from(&event).expect("a document")
 }
 
-/// The number in an event's id.
+/// The number in an event's id, or in what follows the prefix of a message id.
 pub(super) fn number(id: &str) -> u32 {
+    let (id, _) = id.split_once('"').unwrap_or((id, ""));
     id.trim_start_matches('e').parse().expect("ids are e and a number")
 }
