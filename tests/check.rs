@@ -172,6 +172,40 @@ async fn a_user_with_too_many_rights_or_wrong_credentials_is_found() {
 }
 
 #[tokio::test]
+async fn a_member_whose_name_cannot_be_resolved_is_named() {
+    let (scene, _mongod, admin_uri) = scene_with_users().await;
+    let admin = mongodb::Client::with_uri_str(&admin_uri).await.unwrap().database("admin");
+    let reply = admin.run_command(doc! { "replSetGetConfig": 1 }).await.unwrap();
+    let mut config = reply.get_document("config").unwrap().clone();
+    let member = doc! { "_id": 1, "host": "nowhere.invalid:27017", "priority": 0, "votes": 0 };
+    config.get_array_mut("members").unwrap().push(member.into());
+    config.insert("version", config.get_i32("version").unwrap() + 1);
+    admin.run_command(doc! { "replSetReconfig": config, "force": true }).await.unwrap();
+
+    let checked = check(&scene, &[("MONGODB_URI", &admin_uri)]);
+    checked.has(
+        "warn",
+        "mongodb.members",
+        "doesn't reach nowhere.invalid:27017: failed to lookup address",
+        "c.members[1].host",
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_resolved_is_found_with_the_line_that_looks_it_up() {
+    let scene = Scene::new().await;
+    let uri = "mongodb+srv://u:p@cluster0.example.invalid/shop";
+    let checked = check(&scene, &[("MONGODB_URI", uri)]);
+    assert_eq!(checked.code, Some(1));
+    checked.has(
+        "fail",
+        "mongodb.reachable",
+        "the SRV name cluster0.example.invalid can't be resolved",
+        "$ nslookup -type=SRV _mongodb._tcp.cluster0.example.invalid",
+    );
+}
+
+#[tokio::test]
 async fn the_role_that_the_remedy_grants_is_enough_for_the_relay() {
     let (scene, mongod, admin_uri) = scene_with_users().await;
     let relay_uri = mongod.uri("relay", PASSWORD, "shop");

@@ -44,8 +44,9 @@ async fn a_relay_whose_lease_was_taken_stops_publishing() {
     let relay = Relay::leading(&scene, &[]).await;
     let lease = scene.database.collection::<bson::Document>("outboxd_lease");
     let far = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 3_600_000);
-    let other =
-        doc! { "$set": { "holder": "someone else", "expiresAt": far }, "$inc": { "term": 1 } };
+    // Someone with a long lease, which does not count as let go by.
+    let lease_of = doc! { "holder": "someone else", "expiresAt": far, "ttlMs": 300_000_i64 };
+    let other = doc! { "$set": lease_of, "$inc": { "term": 1 } };
     lease.update_one(doc! { "_id": "outbox" }, other).await.unwrap();
     relay.says("lost the lease").await;
     scene.commit([scene.event("k", 1)]).await;
@@ -55,4 +56,23 @@ async fn a_relay_whose_lease_was_taken_stops_publishing() {
     let free = doc! { "$set": { "expiresAt": bson::DateTime::from_millis(0) } };
     lease.update_one(doc! { "_id": "outbox" }, free).await.unwrap();
     until("it leads again", async || (scene.messages().await.len() == 1).then_some(())).await;
+}
+
+/// As after a reboot of a host whose clock was an hour ahead.
+#[tokio::test]
+async fn a_lease_that_nobody_renews_is_free_after_its_ttl_whatever_the_servers_clock_shows() {
+    let scene = Scene::new().await;
+    let lease = scene.database.collection::<bson::Document>("outboxd_lease");
+    let ahead = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 3_600_000);
+    let gone = doc! {
+        "_id": "outbox", "holder": "gone 1", "term": 7, "expiresAt": ahead, "ttlMs": 2000_i64,
+    };
+    lease.insert_one(gone).await.unwrap();
+
+    let relay = Relay::start(&scene, &[]);
+    relay.says("standing by").await;
+    relay.says("holding the lease; relaying term=8").await;
+    scene.commit([scene.event("k", 1)]).await;
+    scene.drained().await;
+    assert_eq!(relay.stop(), Some(0));
 }

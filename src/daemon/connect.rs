@@ -24,7 +24,7 @@ use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::{Parts, Totals};
 use crate::relay::lease::Lease;
-use crate::relay::retry;
+use crate::relay::schedule::Schedule;
 use crate::telemetry::alerts::{AlertLog, Alerts};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -86,7 +86,7 @@ impl Relay {
         endpoint.follow(&config, &clients.admin);
 
         let (database, layout) = (clients.queries.database(database), &config.event.layout);
-        let store = Store::new(&database, collection, layout.clone(), &config.dispatch);
+        let store = Store::new(&database, collection, layout.clone(), &config);
 
         // A restarted process of the same name is another holder: the old one may still run.
         let holder = format!("{} {:08x}", config.nats.client_id, rand::random::<u32>());
@@ -138,13 +138,11 @@ impl Relay {
     /// [`ErrorKind::Config`] when the retrier's schedule cannot start; [`ErrorKind::Internal`] when
     /// a stage ended before its time, after everything that could drain did.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (mut scheduler, wake) = retry::schedule(&self.parts.config.retry).await?;
+        let (schedule, wake) = Schedule::start(&self.parts.config.retry).await?;
 
         let ended = self.parts.relay(&self.lease, &wake, &stop).await;
 
-        if let Err(error) = scheduler.shutdown().await {
-            warn!(%error, "the retrier's schedule did not stop");
-        }
+        schedule.stop().await;
 
         // The alert log closes when nothing can raise an alert any more.
         drop((self.watching, self.parts));

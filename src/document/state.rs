@@ -17,6 +17,7 @@
 //! it into the sets of [`State`] that it belongs to.
 
 use std::fmt;
+use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use outboxd_client::field;
@@ -221,9 +222,18 @@ pub(crate) fn word_of_document() -> Document {
 }
 
 /// In a query on events that wait: the time of their next attempt has come. An event without such a
-/// time is due: a missing field compares below every date.
-pub(crate) fn is_due() -> Document {
-    doc! { "$expr": { "$lte": [path(field::NEXT_ATTEMPT_AT), "$$NOW"] } }
+/// time is due: a missing field compares below every date. So is one whose time is further away
+/// than `longest`, the longest wait: the server's clock was set back since, or a primary took over
+/// whose clock is behind.
+pub(crate) fn is_due(longest: Duration) -> Document {
+    let next = path(field::NEXT_ATTEMPT_AT);
+    let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+    let latest = doc! { "$add": ["$$NOW", longest] };
+
+    doc! { "$expr": { "$or": [
+        { "$lte": [&next, "$$NOW"] },
+        { "$gt": [&next, latest] },
+    ] } }
 }
 
 /// In a query: an operator asked to remove the event. That is a request, not a state: the relay

@@ -21,6 +21,11 @@ pub(super) fn before(now: DateTime, age: Duration) -> Timestamp {
     Timestamp { time: u32::try_from(then).unwrap_or(0), increment: 0 }
 }
 
+/// The end of a cluster time's second, in ms since 1970: a cluster time counts whole seconds.
+pub(super) fn end_of_second(at: Timestamp) -> i64 {
+    i64::from(at.time) * 1000 + 999
+}
+
 /// Seconds from `then`, in seconds since 1970, to `now`; 0 if `then` is in the future, as it is when
 /// a writer made it up. `None` when `then` is not known.
 pub(super) fn age(then: Option<i64>, now: DateTime) -> Option<u64> {

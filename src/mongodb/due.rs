@@ -41,7 +41,7 @@ impl Store {
     async fn read_due_by(&self, by: By, room: Room) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
         let mut due = state::filter(State::WAITING, &self.layout);
-        due.extend(state::is_due());
+        due.extend(state::is_due(self.longest_wait));
 
         // Without an order, each event stands for itself.
         if self.ordering == Ordering::None {
@@ -95,7 +95,7 @@ impl Store {
             heads,
             // A document with a huge `_id` is no event.
             doc! { "$match": is_small },
-            doc! { "$match": state::is_due() },
+            doc! { "$match": state::is_due(self.longest_wait) },
         ];
         if self.on_dead == OnDead::Hold {
             pipeline.extend(self.unless_behind_a_dead_one());

@@ -1,6 +1,7 @@
 //! The outbox collection as the relay uses it, and reads of it from one moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::action::Find;
@@ -8,9 +9,10 @@ use mongodb::error::Result;
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::field;
 
+use super::clock;
 use super::collation::simple;
 use super::snapshot::{Snapshot, Written};
-use crate::config::{DispatchConfig, OnDead, Ordering};
+use crate::config::{Config, OnDead, Ordering};
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::document::state::{self, State};
@@ -24,6 +26,8 @@ pub(crate) struct Store {
     pub(super) layout: Arc<Layout>,
     pub(super) ordering: Ordering,
     pub(super) on_dead: OnDead,
+    /// The longest wait between two attempts.
+    pub(super) longest_wait: Duration,
     /// The cluster time of this relay's newest mark or park.
     pub(super) written: Written,
 }
@@ -34,14 +38,15 @@ impl Store {
         database: &Database,
         collection: &str,
         layout: Arc<Layout>,
-        dispatch: &DispatchConfig,
+        config: &Config,
     ) -> Self {
         Self {
             client: database.client().clone(),
             collection: database.collection(collection),
             layout,
-            ordering: dispatch.ordering,
-            on_dead: dispatch.on_dead,
+            ordering: config.dispatch.ordering,
+            on_dead: config.dispatch.on_dead,
+            longest_wait: config.retry.max_delay,
             written: Written::default(),
         }
     }
@@ -101,7 +106,8 @@ impl Store {
         let find = find.limit(limit(room.events + 1)).projection(without_most_failures());
         let mut cursor = find.collation(simple()).session(&mut snapshot.session).await?;
 
-        let (mut page, mut bytes) = (Page::default(), 0);
+        let at_ms = clock::end_of_second(snapshot.newest()?);
+        let (mut page, mut bytes) = (Page { at_ms, ..Page::default() }, 0);
         while cursor.advance(&mut snapshot.session).await? {
             if page.events.len() >= room.events || bytes >= room.bytes {
                 page.more = true;

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::{Document, Timestamp};
-use mongodb::error::Result;
+use mongodb::error::{Error, Result};
 use mongodb::options::{ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, ClientSession};
 
@@ -62,6 +62,13 @@ impl Snapshot {
             .await?;
 
         Ok(Self { session })
+    }
+
+    /// The newest time that the session has seen: once a read is answered, that of the snapshot or
+    /// a little later.
+    pub(super) fn newest(&self) -> Result<Timestamp> {
+        let newest = self.session.operation_time();
+        newest.ok_or_else(|| Error::custom("the server answered without its time"))
     }
 
     /// Ends the snapshot. Until then nothing that was read from it counts.

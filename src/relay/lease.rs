@@ -52,6 +52,10 @@
 //!                applied                        expires
 //! ```
 //!
+//! The server's clock may be set back, and a dead holder's lease then seems to last. A standby that
+//! has seen the lease unchanged for the whole ttl of its holder, on its own monotonic clock, claims
+//! it all the same: the holder's deadline has passed.
+//!
 //! A renewal is applied after it was sent, so the holder stops before another relay can begin, as
 //! long as its clock runs no slower than four fifths of the server's. After a lost reply the holder
 //! trusts the lease for less time than the server grants, never for more.

@@ -20,7 +20,8 @@
 //! - [`publish`]: one event becomes one message
 //! - [`verdict`]: what becomes of an event that failed
 //! - [`settle`]: deletes, marks and parks
-//! - [`wake`]: why the retrier looks
+//! - [`schedule`]: when the retrier looks
+//! - [`wake`]: why it looks
 //! - [`leadership`]: the loop that joins them, one for each term of the lease
 
 pub(crate) mod clock;
@@ -32,6 +33,7 @@ pub(crate) mod listing;
 pub(crate) mod ports;
 pub(crate) mod publish;
 pub(crate) mod retry;
+pub(crate) mod schedule;
 pub(crate) mod settle;
 #[cfg(test)]
 mod simulation;

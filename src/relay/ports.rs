@@ -151,6 +151,9 @@ pub(crate) struct Page {
     pub(crate) events: Vec<Parsed>,
     /// Whether there may be more than there was room for.
     pub(crate) more: bool,
+    /// The moment that the read shows, by the server's clock, in ms since 1970. What is due is
+    /// decided by it.
+    pub(crate) at_ms: i64,
 }
 
 /// The result of a bounded read of documents that are not parsed yet.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use outboxd_client::Key;
 use tokio::sync::mpsc;
-use tokio_cron_scheduler::{Job, JobScheduler};
 use tracing::warn;
 
 use super::clock;
@@ -20,12 +19,10 @@ use super::dispatch::known::Origin;
 use super::dispatch::pending::Pending;
 use super::dispatch::read::{Behind, Read};
 use super::ports::{EventStore, Page, Parsed, Room, StoreResult};
-use super::wake::{Reason, Wake};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
-use crate::error::{Error, ErrorKind, Result};
 
 /// Most events that one read returns. When there are more, the next read follows as soon as these
 /// are settled.
@@ -108,9 +105,8 @@ async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>
         crash::here(Point::Unparking);
     }
 
-    let now_ms = clock::now().timestamp_millis();
     for parsed in page.events {
-        match due(parsed, now_ms) {
+        match due(parsed, page.at_ms) {
             Some(record) => events.push(Pending {
                 record: record.into(),
                 origin: Origin::Retry,
@@ -126,27 +122,6 @@ async fn of_key(store: &impl EventStore, key: &Key, room: Room) -> (Vec<Pending>
 /// The event, if it is unlocked and due.
 fn due(parsed: Parsed, now_ms: i64) -> Option<OutboxRecord> {
     parsed.ok().filter(|record| record.is_due(now_ms))
-}
-
-/// Starts the cron schedule, which wakes through the returned handle.
-///
-/// # Errors
-/// [`ErrorKind::Config`] when the expression is refused.
-pub(crate) async fn schedule(retry: &RetryConfig) -> Result<(JobScheduler, Wake)> {
-    let refused = |error| {
-        Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
-    };
-
-    let wake = Wake::default();
-    let scheduled = wake.clone();
-    let job = Job::new(retry.cron.as_str(), move |_, _| scheduled.because(Reason::Schedule))
-        .map_err(refused)?;
-
-    let scheduler = JobScheduler::new().await.map_err(refused)?;
-    scheduler.add(job).await.map_err(refused)?;
-    scheduler.start().await.map_err(refused)?;
-
-    Ok((scheduler, wake))
 }
 
 /// How long an event waits after this many counted attempts. Jitter spreads events that failed

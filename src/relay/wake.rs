@@ -24,16 +24,19 @@ pub(crate) enum Reason {
     MoreDue,
     /// A sweep is over, which left unlocked events to the retrier.
     Swept,
+    /// The wall clock jumped, or the time zone changed its offset: the schedule begins anew.
+    ClocksChanged,
 }
 
 impl Reason {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Schedule,
         Self::BrokerAnswers,
         Self::Requested,
         Self::Discarded,
         Self::MoreDue,
         Self::Swept,
+        Self::ClocksChanged,
     ];
 
     const fn bit(self) -> u8 {
@@ -44,6 +47,7 @@ impl Reason {
             Self::Discarded => 1 << 3,
             Self::MoreDue => 1 << 4,
             Self::Swept => 1 << 5,
+            Self::ClocksChanged => 1 << 6,
         }
     }
 
@@ -55,6 +59,7 @@ impl Reason {
             Self::Discarded => "discarded",
             Self::MoreDue => "more due",
             Self::Swept => "swept",
+            Self::ClocksChanged => "clocks changed",
         }
     }
 }

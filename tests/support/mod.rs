@@ -11,6 +11,7 @@ mod privileges;
 mod process;
 mod proxy;
 mod ticketing;
+mod wall;
 mod writers;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub(crate) use self::privileges::NatsUsers;
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Ticketing, token};
+pub(crate) use self::wall::WallClock;
 pub(crate) use self::writers::{Ledger, Outcome, Writers};
 
 /// Long enough for a lease to expire on a busy machine; a test that waits this long fails.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use chrono_tz::Tz;
+use tokio_cron_scheduler::Job;
+
 use crate::config::reader::Reader;
 use crate::config::setting::{millis, secs, to_u32};
 
@@ -10,6 +13,8 @@ use crate::config::setting::{millis, secs, to_u32};
 pub struct RetryConfig {
     /// When the retrier looks for due events, as a cron expression with seconds.
     pub cron: String,
+    /// The time zone of the schedule.
+    pub time_zone: Tz,
     /// Wait after the first failure. It doubles with each further failure.
     pub base_delay: Duration,
     /// Longest wait.
@@ -31,6 +36,7 @@ impl RetryConfig {
                      seconds. Each time costs one index scan of the failed events only.",
                 )
                 .or("*/10 * * * * *".to_owned()),
+            time_zone: time_zone(reader),
             base_delay: reader
                 .setting(
                     "base_delay",
@@ -68,13 +74,36 @@ impl RetryConfig {
             reader.mistake("max_delay", "is shorter than retry.base_delay");
         }
 
-        if tokio_cron_scheduler::Job::new(retry.cron.as_str(), |_, _| {}).is_err() {
-            reader.mistake(
+        let job = Job::new_tz(retry.cron.as_str(), retry.time_zone, |_, _| {});
+        match job.and_then(|mut job| job.job_data()) {
+            Ok(job) if job.next_tick > 0 => {}
+            Ok(_) => reader.mistake("cron", "names a time that never comes"),
+            Err(_) => reader.mistake(
                 "cron",
                 "is not a cron expression with seconds, such as \"*/10 * * * * *\" for every ten seconds",
-            );
+            ),
         }
 
         retry
     }
+}
+
+fn time_zone(reader: &mut Reader<'_>) -> Tz {
+    let name = reader
+        .setting(
+            "time_zone",
+            "Time zone of `cron`, by its name in the IANA database. At a change to or from \
+             daylight-saving time, a look in the hour that is left out or comes twice may come an \
+             hour off, or twice; a look costs little.",
+        )
+        .example("\"Europe/Berlin\"")
+        .or("UTC".to_owned());
+
+    name.parse().unwrap_or_else(|_| {
+        reader.mistake(
+            "time_zone",
+            format!("{name:?} is not a time zone such as \"UTC\" or \"Europe/Berlin\""),
+        );
+        Tz::UTC
+    })
 }

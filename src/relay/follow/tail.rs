@@ -18,7 +18,6 @@ use super::change::Change;
 use super::found::{Closed, Found, hand_over};
 use super::sweep::{Overlap, Swept};
 use super::transaction::{Committed, Continued, Step, Survey};
-use crate::relay::clock;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventTail as _, StoreError, StoreResult};
 
@@ -150,8 +149,10 @@ async fn insert(
         }
     }
 
-    let now_ms = clock::now().timestamp_millis();
-    Ok(hand_over(store, document, Origin::Tail, now_ms, change.committed_ms(), found).await)
+    // By the server's clock. An unlocked event that is not due by then is the retrier's.
+    let committed_ms = change.committed_ms();
+    let now_ms = committed_ms.unwrap_or(i64::MIN);
+    Ok(hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await)
 }
 
 /// A writer made for a relay that reads the oplog deletes each event in the transaction that

@@ -39,9 +39,10 @@ impl Store {
         let found = self.command(name, move |state| {
             let (rows, now_ms) = (state.shown(), state.now_ms());
             let found = which(&rows, now_ms);
-            found.into_iter().map(|number| document(number, &rows[&number])).collect::<Vec<_>>()
+            let found = found.into_iter().map(|number| document(number, &rows[&number]));
+            (found.collect::<Vec<_>>(), now_ms)
         });
-        let mut found = found.await?;
+        let (mut found, at_ms) = found.await?;
         self.trace(|| {
             format!(
                 "{name} found {:?}",
@@ -51,7 +52,8 @@ impl Store {
 
         let more = found.len() > room.events;
         found.truncate(room.events);
-        Ok(Page { events: found.iter().map(|document| self.parse(document)).collect(), more })
+        let events = found.iter().map(|document| self.parse(document)).collect();
+        Ok(Page { events, more, at_ms })
     }
 }
 
