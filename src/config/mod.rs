@@ -39,9 +39,9 @@ pub use self::info::{SettingInfo, Unset};
 pub use self::named_file::NamedFile;
 use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
-    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, LeaseConfig, LogConfig, LogFormat,
-    MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig, ShutdownConfig, StreamConfig,
-    SweepConfig,
+    AdminConfig, AlertsConfig, DiscoveredServers, DispatchConfig, EventConfig, LeaseConfig,
+    LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig, ShutdownConfig,
+    StreamConfig, SweepConfig,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;

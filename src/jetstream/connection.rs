@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::acks::Acks;
 use super::reply::Expected;
+use super::servers::Turns;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
 use crate::driver_words::denied_subject;
@@ -33,8 +34,8 @@ use crate::tls;
 /// long after its caller gave up on it.
 const CLIENT_CAPACITY: usize = 256;
 /// Attempts to reconnect before the client is replaced. They take half a minute when connections
-/// are refused and three minutes when they time out, far less than the 30 minutes for which the
-/// stream remembers message ids by default.
+/// are refused and a bit over a minute when they time out, far less than the 30 minutes for which
+/// the stream remembers message ids by default.
 const MAX_RECONNECTS: usize = 20;
 /// Waits between attempts to reconnect. Jitter spreads the relays of many services.
 const RECONNECTS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2))
@@ -226,15 +227,20 @@ async fn start_client(
     // The client drops the callback, and with it the guard, when it ends.
     let ended = CancellationToken::new();
     let (guard, expected) = (ended.clone().drop_guard(), signals.expected.clone());
-    let signals = signals.clone();
+    let (signals, turns) = (signals.clone(), Turns::default());
+    let begins = turns.clone();
     let options = nats
         .options()
         .await?
         .client_capacity(CLIENT_CAPACITY)
         .max_reconnects(MAX_RECONNECTS)
         .reconnect_delay_callback(reconnect_wait)
+        .reconnect_to_server_callback(move |servers, _| std::future::ready(turns.next(&servers)))
         .event_callback(move |event| {
             let _ = &guard;
+            if let Event::Connected = event {
+                begins.begin();
+            }
             signals.take(&event);
             std::future::ready(())
         });

@@ -1,6 +1,7 @@
 //! The adapter to NATS JetStream.
 //!
 //! - `connection`: a client that is replaced when it has given up
+//! - `servers`: which server a client tries when it reconnects
 //! - `acks`: one subscription for the acks of all publishes
 //! - `reply`: whether a reply is the expected stream's answer
 //! - `bus`: publishes, and classifies errors
@@ -20,4 +21,5 @@ mod reply;
 pub(crate) mod requirements;
 mod rows;
 pub(crate) mod stored;
+mod servers;
 pub(crate) mod stream;

@@ -204,25 +204,37 @@ fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
 pub(crate) struct NatsCluster {
     members: Vec<Member>,
     routes: Vec<u16>,
+    /// What each member's configuration has besides.
+    besides: [String; 3],
     /// Who may do what.
     pub(crate) users: NatsUsers,
 }
 
 impl NatsCluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Default::default()).await
+    }
+
+    /// Whose members advertise these addresses to clients.
+    pub(crate) async fn advertising(addresses: [String; 3]) -> Self {
+        Self::start_with(addresses.map(|address| format!("client_advertise: \"{address}\"\n")))
+            .await
+    }
+
+    async fn start_with(besides: [String; 3]) -> Self {
         let ports = free_ports(6);
         let (ports, routes) = ports.split_at(3);
         let users = NatsUsers::new(None);
-        let config = users.config();
         let members = (0..3).map(|i| {
             let data = tempfile::tempdir().expect("a folder for the data");
+            let config = users.config() + &besides[i];
             Member {
                 child: nats_server(i, ports[i], routes, &config, data.path()),
                 port: ports[i],
                 data,
             }
         });
-        let cluster = Self { members: members.collect(), routes: routes.to_vec(), users };
+        let cluster = Self { members: members.collect(), routes: routes.to_vec(), besides, users };
         let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
         let client = client
             .connect(cluster.url().split(',').collect::<Vec<_>>())
@@ -243,14 +255,19 @@ impl NatsCluster {
         urls.join(",")
     }
 
+    /// Of one member alone.
+    pub(crate) fn url_of(&self, member: usize) -> String {
+        format!("nats://127.0.0.1:{}", self.members[member].port)
+    }
+
     pub(crate) fn kill(&mut self, member: usize) {
         self.members[member].kill();
     }
 
     pub(crate) fn start_again(&mut self, member: usize) {
         let Member { port, data, .. } = &self.members[member];
-        self.members[member].child =
-            nats_server(member, *port, &self.routes, &self.users.config(), data.path());
+        let config = self.users.config() + &self.besides[member];
+        self.members[member].child = nats_server(member, *port, &self.routes, &config, data.path());
     }
 
     pub(crate) fn pause(&self, member: usize) {

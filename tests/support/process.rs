@@ -295,9 +295,19 @@ impl Relay {
         status.signal()
     }
 
+    /// Sends it a signal, such as `-HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
     /// SIGTERM; returns its exit code.
-    pub(crate) fn stop(mut self) -> Option<i32> {
-        signal(&self.child, "-TERM");
+    pub(crate) fn stop(self) -> Option<i32> {
+        self.stop_by("-TERM")
+    }
+
+    /// Sends it a signal that stops it; returns its exit code.
+    pub(crate) fn stop_by(mut self, name: &str) -> Option<i32> {
+        signal(&self.child, name);
         self.child.wait().expect("the relay has ended").code()
     }
 }

@@ -29,10 +29,23 @@ pub struct NatsConfig {
     pub tls: TlsFiles,
     /// Prefix of the subjects that the server replies to.
     pub inbox_prefix: String,
+    /// Whether outboxd also connects to servers that a server advertises.
+    pub discovered_servers: DiscoveredServers,
+    /// How long an attempt to connect to one address may take.
+    pub connect_timeout: Duration,
     /// How often outboxd probes the connection. After two probes without an answer it is lost.
     pub ping_interval: Duration,
     /// How long one publish waits for its ack.
     pub ack_timeout: Duration,
+}
+
+/// What outboxd does with the servers that a server advertises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscoveredServers {
+    /// It connects to them, too.
+    Use,
+    /// It connects to those of the settings only.
+    Ignore,
 }
 
 /// How outboxd proves to NATS who it is: with one of these, or with a user and password in the URL.
@@ -90,6 +103,26 @@ impl NatsConfig {
             credentials: Credentials::read(reader),
             tls: TlsFiles::read(reader),
             inbox_prefix: inbox_prefix(reader, stream),
+            discovered_servers: reader
+                .setting(
+                    "discovered_servers",
+                    "\"use\": outboxd also connects to the servers that a server advertises, so that \
+                     one URL is enough for a cluster. \"ignore\": it connects to those in `url` \
+                     only; for clusters that advertise addresses which outboxd can't reach.",
+                )
+                .one_of(&[
+                    ("use", DiscoveredServers::Use),
+                    ("ignore", DiscoveredServers::Ignore),
+                ]),
+            connect_timeout: reader
+                .setting(
+                    "connect_timeout",
+                    "How long an attempt to connect to one address may take, TLS and credentials \
+                     included. Every second attempt to reconnect goes to a server in `url`, so an \
+                     advertised address that can't be reached delays that by no more than this and \
+                     2 s.",
+                )
+                .within(secs(2), millis(100)..=secs(60)),
             ping_interval: reader
                 .setting(
                     "ping_interval",
@@ -158,8 +191,13 @@ impl NatsConfig {
         let options = ConnectOptions::new()
             .name(&self.client_id)
             .custom_inbox_prefix(&self.inbox_prefix)
+            .connection_timeout(self.connect_timeout)
             .ping_interval(self.ping_interval);
 
+        let options = match self.discovered_servers {
+            DiscoveredServers::Use => options,
+            DiscoveredServers::Ignore => options.ignore_discovered_servers(),
+        };
         let options = self.with_credentials(options).await?;
         Ok(self.with_tls(options))
     }
