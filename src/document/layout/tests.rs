@@ -105,3 +105,48 @@ fn cloudevents_attributes_are_headers() {
     let text = order_with(doc! { "payload": "text", "headers": { "Content-Type": "text/plain" } });
     assert_eq!(read(text, &layout).unwrap().headers.get("ce-datacontenttype"), Some("text/plain"));
 }
+
+#[test]
+fn an_event_with_as_many_headers_as_it_may_have_can_be_a_cloudevent() {
+    let layout = Layout::default().with_cloudevents("/shop/orders", None).unwrap();
+    let headers: Document = (0..64).map(|i| (format!("h{i:03}"), "x".repeat(508).into())).collect();
+    let event = doc! {
+        "_id": "e1", "ts": Timestamp { time: 5, increment: 1 }, "subject": "made", "key": "é".repeat(127),
+        "payload": {}, "headers": headers, "isLocked": true, "failures": [],
+    };
+    let record = read(event, &layout).unwrap();
+    assert_eq!(record.headers.get("ce-id"), Some("e1"));
+    assert_eq!(record.headers.iter().count(), 64 + 7);
+}
+
+#[test]
+fn a_whole_double_is_the_key_that_json_stringify_makes_of_it() {
+    let key = |value: Bson| {
+        let record = read(order_with(doc! { "aggregateid": value }), &orders());
+        record.map(|record| record.key.map(|key| key.as_str().to_owned()))
+    };
+    for (number, text) in [
+        (5e9, "5000000000"),
+        (-0.0, "0"),
+        (-7.0, "-7"),
+        (9_007_199_254_740_992.0, "9007199254740992"),
+        (1e21, "1e+21"),
+        (1.234_567_890_123_456_8e18, "1234567890123456800"),
+    ] {
+        assert_eq!(key(number.into()), Ok(Some(text.to_owned())));
+        // What a query for the key looks for has the number among it, by its value.
+        let forms = orders().of_key(text);
+        let forms = forms.as_document().unwrap().get_array("$in").unwrap();
+        let has = |form: &Bson| match form {
+            Bson::Int64(form) => *form as f64 == number && form.to_string() == text,
+            Bson::Double(form) => *form == number,
+            _ => false,
+        };
+        assert!(forms.iter().any(has), "{text}: {forms:?}");
+    }
+
+    assert_eq!(key(Bson::Null), Ok(None));
+    for refused in [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert!(key(refused.into()).is_err(), "{refused}");
+    }
+}
