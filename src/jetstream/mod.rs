@@ -20,6 +20,6 @@ mod remedies;
 mod reply;
 pub(crate) mod requirements;
 mod rows;
-pub(crate) mod stored;
 mod servers;
+pub(crate) mod stored;
 pub(crate) mod stream;
