@@ -161,8 +161,8 @@ fn collation(found: &Found) -> Vec<Fault> {
     when(locale.is_some_and(|locale| locale != "simple"), || Fault {
         found: format!(
             "its collation ({}) makes two ids one that are not: the insert of the second fails in \
-             its writer's transaction (E11000). Deletes of events with string ids scan the whole \
-             outbox",
+             its writer's transaction (E11000). With string ids, each read and delete by id scans \
+             the whole outbox",
             locale.unwrap_or_default()
         ),
         remedy: recreate(found),
