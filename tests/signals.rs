@@ -89,7 +89,6 @@ async fn a_reload_takes_settings_that_work_and_leaves_others_alone() {
 #[tokio::test]
 async fn alerts_go_to_a_new_file_when_theirs_was_renamed_or_removed() {
     let scene = Scene::new().await;
-    scene.cover(&["made"]).await;
     let settings =
         [("OUTBOXD_ALERTS__AFTER_FAILURES", "1"), ("OUTBOXD_RETRY__MAX_ATTEMPTS", "100")];
     let relay = Relay::leading(&scene, &settings).await;
