@@ -236,6 +236,42 @@ pub(crate) fn is_due(longest: Duration) -> Document {
     ] } }
 }
 
+/// Every type but dates and null, and arrays: what is in one has its own type here.
+const NO_DATE: [&str; 18] = [
+    "double",
+    "string",
+    "object",
+    "binData",
+    "undefined",
+    "objectId",
+    "bool",
+    "regex",
+    "dbPointer",
+    "javascript",
+    "symbol",
+    "javascriptWithScope",
+    "int",
+    "timestamp",
+    "long",
+    "decimal",
+    "minKey",
+    "maxKey",
+];
+
+/// In queries: unlocked documents that the retrier never finds, because a field that decides when
+/// they are due is neither a date nor left out. They are malformed, and not marked as dead yet. The
+/// types are named one by one, so that the server looks for those alone in an index.
+pub(crate) fn unlocked_by_mistake() -> [Document; 4] {
+    let wrong = || doc! { "$type": NO_DATE.to_vec() }.into();
+    let empty = || Bson::Array(Vec::new());
+    let dead_at = |is: Bson| doc! { field::IS_LOCKED: false, field::DEAD_AT: is };
+    let next_attempt_at = |is: Bson| {
+        doc! { field::IS_LOCKED: false, field::DEAD_AT: Bson::Null, field::NEXT_ATTEMPT_AT: is }
+    };
+
+    [dead_at(wrong()), dead_at(empty()), next_attempt_at(wrong()), next_attempt_at(empty())]
+}
+
 /// In a query: an operator asked to remove the event. That is a request, not a state: the relay
 /// grants it to an event that waits.
 pub(crate) fn discard_requested() -> Document {

@@ -131,7 +131,11 @@ impl Store {
             "as": "oldest",
         } };
 
-        let is_oldest = doc! { "$eq": [{ "$first": "$oldest._id" }, "$id"] };
+        // An array is no key of an event, and has none of its own here.
+        let is_oldest = doc! { "$or": [
+            { "$isArray": "$_id" },
+            { "$eq": [{ "$first": "$oldest._id" }, "$id"] },
+        ] };
         [oldest, doc! { "$match": { "$expr": is_oldest } }]
     }
 }

@@ -53,6 +53,14 @@ impl Store {
         let session = &mut snapshot.session;
         match by {
             By::Index => {
+                for filter in state::unlocked_by_mistake() {
+                    let events = By::Index.find(&self.collection, filter, &self.layout);
+                    let events = events.projection(doc! { field::ID: 1 });
+                    let events = events.limit(list.limit()).batch_size(BATCH);
+                    let cursor = events.session(&mut *session).batch().await?;
+                    list.take(cursor, session).await?;
+                }
+
                 for filter in self.locked_in_parts() {
                     let events = self.locked(filter).projection(doc! { field::ID: 1 });
                     let events = events.limit(list.limit()).batch_size(BATCH);
@@ -61,8 +69,10 @@ impl Store {
                 }
             }
             By::Scan => {
-                let locked = doc! { field::IS_LOCKED: { "$ne": false } };
-                let events = self.collection.aggregate(scan(locked, list.limit()));
+                let mut wanted = vec![doc! { field::IS_LOCKED: { "$ne": false } }];
+                wanted.extend(state::unlocked_by_mistake());
+                let wanted = doc! { "$or": wanted };
+                let events = self.collection.aggregate(scan(wanted, list.limit()));
                 let cursor = events
                     .allow_disk_use(true)
                     .batch_size(BATCH)

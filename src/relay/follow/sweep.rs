@@ -19,7 +19,7 @@
 //! An event only ever goes from locked to unlocked. The keys of unlocked events are read after the
 //! list, so an event that is unlocked meanwhile, by a relay that lost the lease, is in one of the
 //! two. Its documents aren't: the retrier reads those that are due once the sweep is over, and dead
-//! ones nobody does.
+//! ones nobody does. Unlocked documents that the retrier would never find are listed too.
 //!
 //! A list that isn't cut has everything, and the tail begins where it was read. The server doesn't
 //! say exactly when that was, so the two overlap by a few milliseconds, and [`Overlap`] leaves out
