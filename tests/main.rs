@@ -34,6 +34,7 @@ mod privileges; // each verb needs what `outboxd privileges` prints, and may do 
 mod protocol; // every history of two relays and a lease, within bounds
 mod refusals; // one subject's or message's refusal is not a full stream
 mod relay; // a committed event is published once, in order, and deleted
+mod shares; // a key with a large backlog has its share of the buffer, and the others leave
 mod signals; // SIGHUP reloads, others stop or mean nothing; a log that was renamed is left behind
 mod support;
 mod sweeps; // a sweep ends, however large the backlog, and dead events cost nothing

@@ -36,9 +36,11 @@ fn long_functions(text: &str) -> Vec<(usize, usize)> {
             .skip_while(|word| word.starts_with("pub") || ["async", "const", "in"].contains(word));
         words.next() == Some("fn")
     };
+    // A declaration over several lines has no body.
+    let is_end = |line: &str| line == "}" || (line.starts_with(')') && line.ends_with(';'));
     let length = |start: usize| {
         let end = (start + 1..lines.len())
-            .find(|&at| indent(lines[at]) == indent(lines[start]) && lines[at].trim() == "}");
+            .find(|&at| indent(lines[at]) == indent(lines[start]) && is_end(lines[at].trim()));
         end.map_or(0, |end| end - start + 1)
     };
 
@@ -110,6 +112,8 @@ fn a_long_function_is_found() {
 
     assert_eq!(long_functions(&text), [(2, MAX_FUNCTION + 3)]);
     assert_eq!(long_functions("fn a() {\n    b()\n}\n"), []);
+    let declared = format!("trait A {{\n    fn a(\n    ) -> u8;\n{}}}\n", text);
+    assert_eq!(long_functions(&declared), [(5, MAX_FUNCTION + 3)], "only the one with a body");
 }
 
 #[test]

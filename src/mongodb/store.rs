@@ -22,7 +22,8 @@ use super::tail::TailCursor;
 use crate::document::state::{self, State};
 use crate::relay::listing::Listing;
 use crate::relay::ports::{
-    Documents, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
+    Dated, Documents, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room,
+    StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 
@@ -66,20 +67,29 @@ impl EventStore for Store {
         self.record(document)
     }
 
-    async fn list(&self, most: usize) -> StoreResult<Listing> {
-        Ok(self.read_list(most).await?)
+    async fn list(&self, most: usize, without: &[Key]) -> StoreResult<Listing> {
+        Ok(self.read_list(most, without).await?)
     }
 
     async fn held(&self, since: Timestamp, before: Option<Timestamp>) -> StoreResult<Vec<Key>> {
         Ok(self.read_held(since, before).await?)
     }
 
-    async fn fetch(&self, ids: &[&[u8]], since: Timestamp) -> StoreResult<Fetched<RawBatch>> {
-        Ok(self.read_documents(ids, since).await?)
+    async fn fetch(
+        &self,
+        ids: &[&[u8]],
+        since: Timestamp,
+        without: &[Key],
+    ) -> StoreResult<Fetched<RawBatch>> {
+        Ok(self.read_documents(ids, since, without).await?)
     }
 
     async fn tail(&self, at: Timestamp) -> StoreResult<Self::Tail> {
         Ok(TailCursor::open(&self.collection, at).await?)
+    }
+
+    async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {
+        Ok(self.read_rest(key, from, room).await?)
     }
 
     async fn committed(&self, ids: Vec<Bson>, at: Timestamp, room: Room) -> StoreResult<Documents> {
@@ -130,9 +140,9 @@ impl EventStore for Store {
         Ok(self.read_discards(room).await?)
     }
 
-    async fn passed_over(&self, age: Duration, room: Room) -> StoreResult<Page> {
+    async fn passed_over(&self, age: Duration, room: Room, without: &[Key]) -> StoreResult<Page> {
         let now = clock::now(&self.database()).await?;
-        Ok(self.read_passed_over(clock::before(now, age), room).await?)
+        Ok(self.read_passed_over(clock::before(now, age), room, without).await?)
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {

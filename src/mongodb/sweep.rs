@@ -7,8 +7,11 @@
 
 use std::collections::HashSet;
 
+use bson::raw::CString;
 use bson::spec::ElementType;
-use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bson::{
+    Bson, DateTime, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc,
+};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mongodb::ClientSession;
 use mongodb::action::Find;
@@ -24,7 +27,7 @@ use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
 use crate::relay::listing::{self, Ids, Listing, Moment, id_of};
-use crate::relay::ports::{Documents, Fetched, Page, Room};
+use crate::relay::ports::{Dated, Documents, Fetched, Page, Room};
 
 /// Ids or keys per reply.
 const BATCH: u32 = 10_000;
@@ -35,25 +38,66 @@ const SKEW: u32 = 3600;
 const ID_BYTES: usize = 160;
 
 impl Store {
-    pub(super) async fn read_list(&self, most: usize) -> Result<Listing> {
-        match self.read_list_by(By::Index, most).await {
-            Err(error) if lacks_index(&error) => self.read_list_by(By::Scan, most).await,
+    pub(super) async fn read_list(&self, most: usize, without: &[Key]) -> Result<Listing> {
+        match self.read_list_by(By::Index, most, without).await {
+            Err(error) if lacks_index(&error) => self.read_list_by(By::Scan, most, without).await,
             read => read,
         }
     }
 
-    async fn read_list_by(&self, by: By, most: usize) -> Result<Listing> {
+    /// A session, and the time of the newest write. A snapshot of the session has that.
+    async fn session_now(&self) -> Result<(ClientSession, Timestamp)> {
         let mut session = self.session().await?;
-        // Its reply has the time of the newest write, and the snapshot waits until it has that.
         self.database().run_command(doc! { "ping": 1 }).session(&mut session).await?;
-        let after = time(&session)?;
+        let now = time(&session)?;
+        Ok((session, now))
+    }
 
+    /// In a query: not the events of these keys.
+    fn without(&self, keys: &[Key]) -> Document {
+        if keys.is_empty() {
+            return Document::new();
+        }
+
+        let of = |key: &Key| doc! { self.layout.key(): self.layout.of_key(key.as_str()) };
+        doc! { "$nor": keys.iter().map(of).collect::<Vec<_>>() }
+    }
+
+    /// See [`EventStore::locked`](crate::relay::ports::EventStore::locked).
+    pub(super) async fn read_rest(&self, key: &Key, from: Timestamp, room: Room) -> Result<Dated> {
+        let mut locked = State::Locked.filter(&self.layout);
+        locked.insert(self.layout.key(), self.layout.of_key(key.as_str()));
+        if from.time > 0 {
+            locked.insert(field::TS, doc! { "$gte": from });
+        }
+
+        match self.read_rest_by(self.locked(locked.clone()), room).await {
+            Err(error) if lacks_index(&error) => {}
+            read => return read,
+        }
+
+        let in_order = self.collection.find(locked).sort(doc! { field::TS: 1, field::ID: 1 });
+        self.read_rest_by(in_order.allow_disk_use(true), room).await
+    }
+
+    async fn read_rest_by(&self, find: Find<'_, RawDocumentBuf>, room: Room) -> Result<Dated> {
+        let (session, after) = self.session_now().await?;
+        let mut snapshot = Snapshot::of(session).await?;
+        let page = self.read(find, room, &mut snapshot).await?;
+
+        let session = snapshot.end().await?;
+        Ok(Dated { page, moment: Moment { after, until: time(&session)? } })
+    }
+
+    async fn read_list_by(&self, by: By, most: usize, without: &[Key]) -> Result<Listing> {
+        let (session, after) = self.session_now().await?;
         let mut list = List { ids: Ids::default(), most };
         let mut snapshot = Snapshot::of(session).await?;
         let session = &mut snapshot.session;
         match by {
             By::Index => {
-                for filter in state::unlocked_by_mistake() {
+                for mut filter in state::unlocked_by_mistake() {
+                    filter.extend(self.without(without));
                     let events = By::Index.find(&self.collection, filter, &self.layout);
                     let events = events.projection(doc! { field::ID: 1 });
                     let events = events.limit(list.limit()).batch_size(BATCH);
@@ -61,7 +105,8 @@ impl Store {
                     list.take(cursor, session).await?;
                 }
 
-                for filter in self.locked_in_parts() {
+                for mut filter in self.locked_in_parts() {
+                    filter.extend(self.without(without));
                     let events = self.locked(filter).projection(doc! { field::ID: 1 });
                     let events = events.limit(list.limit()).batch_size(BATCH);
                     let cursor = events.session(&mut *session).batch().await?;
@@ -71,7 +116,8 @@ impl Store {
             By::Scan => {
                 let mut wanted = vec![doc! { field::IS_LOCKED: { "$ne": false } }];
                 wanted.extend(state::unlocked_by_mistake());
-                let wanted = doc! { "$or": wanted };
+                let mut wanted = doc! { "$or": wanted };
+                wanted.extend(self.without(without));
                 let events = self.collection.aggregate(scan(wanted, list.limit()));
                 let cursor = events
                     .allow_disk_use(true)
@@ -108,8 +154,14 @@ impl Store {
     }
 
     /// See [`EventStore::passed_over`](crate::relay::ports::EventStore::passed_over).
-    pub(super) async fn read_passed_over(&self, before: Timestamp, room: Room) -> Result<Page> {
+    pub(super) async fn read_passed_over(
+        &self,
+        before: Timestamp,
+        room: Room,
+        without: &[Key],
+    ) -> Result<Page> {
         let mut passed_over = State::Locked.filter(&self.layout);
+        passed_over.extend(self.without(without));
         self.layout.before(&mut passed_over, before);
 
         match self.read_once(self.locked(passed_over.clone()), room).await {
@@ -223,11 +275,17 @@ impl Store {
         &self,
         ids: &[&[u8]],
         since: Timestamp,
+        without: &[Key],
     ) -> Result<Fetched<RawBatch>> {
+        let mut wanted = with_ids(ids)?;
+        for (name, keys) in self.without(without) {
+            wanted.append(CString::try_from(name)?, RawBson::try_from(keys)?);
+        }
+
         let most = i32::try_from(ids.len()).unwrap_or(i32::MAX).saturating_add(1);
         let find = rawdoc! {
             "find": self.collection.name(),
-            "filter": with_ids(ids)?,
+            "filter": wanted,
             "projection": RawDocumentBuf::try_from(&without_most_failures())?,
             "hint": RawDocumentBuf::try_from(&doc! { field::ID: 1 })?,
             "collation": RawDocumentBuf::try_from(&simple_document())?,

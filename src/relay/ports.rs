@@ -14,7 +14,7 @@ use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::listing::Listing;
+use super::listing::{Listing, Moment};
 use super::publish::outcome::{Acked, Held};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
@@ -31,8 +31,13 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// Parses a document of the outbox.
     fn parse(&self, document: &RawDocument) -> Parsed;
 
-    /// Lists the oldest locked events as of one moment, at most so many.
-    fn list(&self, most: usize) -> impl Future<Output = StoreResult<Listing>> + Send;
+    /// Lists the oldest locked events as of one moment, at most so many, without those of some
+    /// keys.
+    fn list(
+        &self,
+        most: usize,
+        without: &[Key],
+    ) -> impl Future<Output = StoreResult<Listing>> + Send;
 
     /// Follows the inserts and the operators' requests that commit after `at`, and what else
     /// transactions do to events. The relay's own marks and deletes are left out.
@@ -65,12 +70,22 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The locked events that are older than `age` by the server's clock, oldest first. Sweep and
-    /// tail have passed them over, but the tail may still bring one.
+    /// tail have passed them over, but the tail may still bring one. Leaves out those of some keys.
     fn passed_over(
         &self,
         age: Duration,
         room: Room,
+        without: &[Key],
     ) -> impl Future<Output = StoreResult<Page>> + Send;
+
+    /// The oldest locked events of one key whose `ts` is not before `from`, oldest first. From the
+    /// time zero on, those without a `ts` are included.
+    fn locked(
+        &self,
+        key: &Key,
+        from: Timestamp,
+        room: Room,
+    ) -> impl Future<Output = StoreResult<Dated>> + Send;
 
     /// Reads the documents with these ids, as they are at the cluster time `at` or later. Leaves
     /// out what is gone, and has no order.
@@ -89,11 +104,13 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         before: Option<Timestamp>,
     ) -> impl Future<Output = StoreResult<Vec<Key>>> + Send;
 
-    /// The documents of listed events in any order, none older than at `since`; not what is gone.
+    /// The documents of listed events in any order, none older than at `since`; not what is gone,
+    /// and not those of some keys.
     fn fetch(
         &self,
         ids: &[&[u8]],
         since: Timestamp,
+        without: &[Key],
     ) -> impl Future<Output = StoreResult<Fetched<Self::Page>>> + Send;
 }
 
@@ -154,6 +171,13 @@ pub(crate) struct Page {
     /// The moment that the read shows, by the server's clock, in ms since 1970. What is due is
     /// decided by it.
     pub(crate) at_ms: i64,
+}
+
+/// The result of a bounded read, and when that was.
+#[derive(Debug)]
+pub(crate) struct Dated {
+    pub(crate) page: Page,
+    pub(crate) moment: Moment,
 }
 
 /// The result of a bounded read of documents that are not parsed yet.

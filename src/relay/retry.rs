@@ -2,6 +2,7 @@
 //!
 //! - unlocked events that are due: on a cron schedule, and for every other reason in `wake`
 //! - the rest of a key, once the key's oldest event has been published
+//! - the locked events of a key that has had its share of the buffer
 //! - events that an operator wants discarded
 //! - for the safety sweep, events that nothing else has brought
 //!
@@ -10,6 +11,7 @@
 
 use std::time::Duration;
 
+use bson::Timestamp;
 use outboxd_client::Key;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -18,7 +20,7 @@ use super::clock;
 use super::dispatch::known::Origin;
 use super::dispatch::pending::Pending;
 use super::dispatch::read::{Behind, Read};
-use super::ports::{EventStore, Page, Parsed, Room, StoreResult};
+use super::ports::{Dated, EventStore, Page, Parsed, Room, StoreResult};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
@@ -39,10 +41,12 @@ pub(crate) enum Ask {
     Due(Read, Room),
     /// Events that an operator wants removed.
     Discards(Read, Room),
-    /// Locked events that should have been published long ago.
-    PassedOver(Read, Room),
+    /// Locked events that should have been published long ago, without those of some keys.
+    PassedOver(Read, Room, Vec<Key>),
     /// The unlocked events of this key.
     Key(Key, Read, Room),
+    /// The locked events of this key, from a `ts` on.
+    Rest(Key, Read, Timestamp, Room),
 }
 
 /// The result of an [`Ask`].
@@ -52,6 +56,7 @@ pub(crate) enum Answer {
     Discards(Read, Page),
     PassedOver(Read, Page),
     Key(Key, Read, Vec<Pending>, Behind),
+    Rest(Key, Read, Timestamp, Option<Dated>),
 }
 
 /// Reads until `asks` closes.
@@ -71,14 +76,19 @@ pub(crate) async fn run(
                 let discards = or_warn(discards, "events to discard");
                 Answer::Discards(read, discards.unwrap_or(Page { more: true, ..Page::default() }))
             }
-            Ask::PassedOver(read, room) => {
-                let passed_over = store.passed_over(PASSED_OVER_AGE, room.at_most(MAX_READ)).await;
+            Ask::PassedOver(read, room, without) => {
+                let room = room.at_most(MAX_READ);
+                let passed_over = store.passed_over(PASSED_OVER_AGE, room, &without).await;
                 let passed_over = or_warn(passed_over, "events that were passed over");
                 Answer::PassedOver(read, passed_over.unwrap_or_default())
             }
             Ask::Key(key, read, room) => {
                 let (events, behind) = of_key(&store, &key, room).await;
                 Answer::Key(key, read, events, behind)
+            }
+            Ask::Rest(key, read, from, room) => {
+                let rest = or_warn(store.locked(&key, from, room).await, "the rest of a key");
+                Answer::Rest(key, read, from, rest)
             }
         };
 
@@ -88,7 +98,7 @@ pub(crate) async fn run(
     }
 }
 
-fn or_warn(page: StoreResult<Page>, what: &str) -> Option<Page> {
+fn or_warn<T>(page: StoreResult<T>, what: &str) -> Option<T> {
     page.inspect_err(|error| warn!(%error, "could not read {what}; the next read or sweep does"))
         .ok()
 }

@@ -21,9 +21,12 @@ pub(crate) enum Toxic {
     BlackHole,
     /// What the server says takes 300 ms.
     Slow,
+    /// What the server says takes 4 ms, as from another region.
+    Far,
 }
 
 const SLOW: Duration = Duration::from_millis(300);
+const FAR: Duration = Duration::from_millis(4);
 
 struct Shared {
     target: String,
@@ -121,6 +124,9 @@ async fn admit(shared: &Shared, is_reply: bool) -> bool {
             if toxic == Toxic::Slow as u8 && is_reply {
                 shared.harmed.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(SLOW).await;
+            }
+            if toxic == Toxic::Far as u8 && is_reply {
+                tokio::time::sleep(FAR).await;
             }
             return true;
         }

@@ -10,7 +10,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bson::{Bson, doc};
+use bson::{Bson, Timestamp, doc};
 use foldhash::fast::RandomState;
 use outboxd_client::{EventId, field};
 
@@ -19,10 +19,12 @@ use outboxd_client::{EventId, field};
 pub(crate) enum Origin {
     /// The round of a sweep with this number.
     Sweep(u64),
-    /// The change stream.
-    Tail,
+    /// The change stream, and when the event was committed.
+    Tail(Timestamp),
     /// The retrier.
     Retry,
+    /// The retrier, from the rest of a key.
+    Rest,
     /// The safety sweep.
     SafetySweep,
 }
@@ -125,6 +127,11 @@ impl Known {
     pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
         !self.events.contains_key(id)
             && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
+    }
+
+    /// How many have settled.
+    pub(super) fn settlements(&self) -> u64 {
+        self.settlements
     }
 
     /// How many of the known events the retrier brought.

@@ -43,6 +43,7 @@ use std::collections::VecDeque;
 
 use super::pending::Pending;
 use super::read::Behind;
+use super::rest::Rest;
 
 /// See the module. Only [`Dispatch`](super::Dispatch) changes it.
 #[derive(Debug, Default)]
@@ -52,6 +53,10 @@ pub(super) struct Lane {
     turn: Turn,
     /// Number of the key's latest write that a read for due events must show, among all writes.
     last_write: u64,
+    /// Bytes of what is in the queue.
+    pub(super) bytes: usize,
+    /// Locked events of the key that stay in the database: see [`rest`](super::rest).
+    pub(super) rest: Option<Box<Rest>>,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +119,15 @@ impl Lane {
 
     /// Whether there is nothing to remember about the key.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.state, LaneState::Open) && self.turn == Turn::Idle && self.queue.is_empty()
+        matches!(self.state, LaneState::Open)
+            && self.turn == Turn::Idle
+            && self.queue.is_empty()
+            && self.rest.is_none()
+    }
+
+    /// Events in the queue.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -135,6 +148,7 @@ impl Lane {
 
     /// Puts an event at the end of the queue.
     pub(super) fn push(&mut self, pending: Pending) {
+        self.bytes += pending.size();
         self.queue.push_back(pending);
     }
 
@@ -153,6 +167,7 @@ impl Lane {
         debug_assert_eq!(self.turn, Turn::Ready, "one event of a key is in flight");
 
         let head = self.queue.pop_front().expect("a ready lane has something in its queue");
+        self.bytes -= head.size();
         self.turn = Turn::InFlight;
 
         // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
@@ -173,10 +188,24 @@ impl Lane {
         }
     }
 
+    /// Reads the key of a stalled lane in which nothing moves.
+    pub(super) fn look_again(&mut self) -> Then {
+        let is_empty = self.is_empty();
+        match &mut self.state {
+            LaneState::Stalled(stall)
+                if is_empty && matches!(stall.read, KeyRead::No) && stall.unsettled() == 0 =>
+            {
+                stall.ask_read()
+            }
+            _ => Then::Nothing,
+        }
+    }
+
     /// The publish of the event in flight failed. Returns what waited behind it, to be parked.
     pub(super) fn fail(&mut self) -> VecDeque<Pending> {
         self.turn = Turn::Idle;
         self.hold();
+        self.bytes = 0;
         std::mem::take(&mut self.queue)
     }
 

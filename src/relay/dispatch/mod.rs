@@ -15,6 +15,7 @@
 //! - [`known`]: whether the relay already has it
 //! - [`lane`]: the state of one key, with the diagram of its transitions
 //! - this file: offers, turns, and the bounds across lanes
+//! - [`share`], [`rest`]: what one key may have of the buffer, and what stays in the database
 //! - [`stall`]: what a failure holds up, and how that leaves again
 //! - [`debt`], [`read`]: what must be written for a failure; a read from its beginning to its end
 
@@ -23,20 +24,24 @@ pub(crate) mod known;
 mod lane;
 pub(crate) mod pending;
 pub(crate) mod read;
+pub(crate) mod rest;
+mod share;
 mod stall;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
+use bson::Timestamp;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use outboxd_client::{EventId, Key};
 
 use self::debt::Park;
-use self::known::Known;
+use self::known::{Known, Origin};
 use self::lane::{Lane, LaneState, Then};
 use self::pending::{Dispatched, Pending};
+use self::rest::{ReadAhead, START};
 use super::ports::Room;
 use crate::config::DispatchConfig;
 use crate::document::record::OutboxRecord;
@@ -49,8 +54,6 @@ const MAX_UNSETTLED: usize = 8192;
 pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
 /// Reads of keys under way at once. Each may bring [`KEY_READ`] beyond the bounds of the buffer.
 const MAX_KEY_READS: usize = 4;
-/// Memory of an event besides its payload and headers.
-const OVERHEAD: usize = 256;
 
 #[derive(Debug)]
 enum Ready {
@@ -83,6 +86,17 @@ pub(crate) struct Dispatch {
     wanted_reads: VecDeque<Key>,
     /// Reads of keys under way.
     key_reads: usize,
+    /// Sweeps begun so far.
+    sweeps: u64,
+    /// Keys with a rest, in the order in which theirs are read.
+    rests: VecDeque<Key>,
+    rests_changed: bool,
+    /// Whether the read of a rest is under way.
+    rest_read: bool,
+    /// The tail has brought everything that was committed before this time.
+    tailed: Timestamp,
+    /// What rests had that the tail hasn't passed yet.
+    read_ahead: HashMap<Key, ReadAhead, RandomState>,
 }
 
 impl Dispatch {
@@ -102,6 +116,12 @@ impl Dispatch {
             parks_of_sweep: None,
             wanted_reads: VecDeque::new(),
             key_reads: 0,
+            sweeps: 0,
+            rests: VecDeque::new(),
+            rests_changed: false,
+            rest_read: false,
+            tailed: START,
+            read_ahead: HashMap::default(),
         }
     }
 
@@ -147,6 +167,7 @@ impl Dispatch {
 
     /// A round of a sweep began; what settles from now on may still come in one of its pages.
     pub(crate) fn sweep_began(&mut self, number: u64) {
+        self.sweeps += 1;
         self.known.begin_sweep(number);
     }
 
@@ -154,6 +175,7 @@ impl Dispatch {
     /// be newer than what is being parked: those reads wait for it.
     pub(crate) fn sweep_ended(&mut self) {
         self.known.end_sweep();
+        self.end_rests();
         self.lanes.values_mut().for_each(Lane::await_parks);
         self.parks_of_sweep = Some(self.parks_begun);
     }
@@ -167,9 +189,22 @@ impl Dispatch {
     /// Takes what sweep or tail read. `now_ms` is the server's time, by which an unlocked event is
     /// due or not.
     pub(crate) fn offer(&mut self, pending: Pending, now_ms: i64) {
-        if self.known.is_new_to_follow(&pending.record.id, pending.origin) {
-            self.admit(pending, now_ms);
+        if let Origin::Tail(at) = pending.origin {
+            self.tailed = self.tailed.max(at);
         }
+
+        if !self.known.is_new_to_follow(&pending.record.id, pending.origin) {
+            return;
+        }
+
+        if let Origin::Tail(at) = pending.origin
+            && !self.read_ahead.is_empty()
+            && self.was_read_ahead(&pending, at)
+        {
+            return;
+        }
+
+        self.admit(pending, now_ms);
     }
 
     fn admit(&mut self, pending: Pending, now_ms: i64) {
@@ -182,6 +217,10 @@ impl Dispatch {
         };
 
         let lane = key.and_then(|key| self.lanes.get(key));
+        if !unlocked && lane.is_some_and(|lane| lane.is_full(self.share())) {
+            return self.leave_out(&pending);
+        }
+
         match (lane.map(Lane::state), key) {
             (Some(LaneState::Blocked), _) => {}
             // The retrier has what is unlocked.
@@ -208,10 +247,10 @@ impl Dispatch {
     }
 
     fn send(&mut self, pending: Pending) -> Dispatched {
+        let size = pending.size();
         let Pending { mut record, origin, committed_ms } = pending;
         self.in_flight += 1;
 
-        let size = size(&record);
         let payload = Bytes::from(std::mem::take(&mut record.payload));
         Dispatched { record, payload, origin, committed_ms, size }
     }
@@ -251,7 +290,7 @@ impl Dispatch {
     fn buffer(&mut self, pending: Pending) {
         self.known.insert(pending.record.id.clone(), pending.origin);
         self.buffered += 1;
-        self.buffered_bytes += size(&pending.record);
+        self.buffered_bytes += pending.size();
         // Reads under way were asked for when there was room.
         debug_assert!(
             self.buffered <= 2 * self.limits.max_buffered_events + MAX_KEY_READS * KEY_READ.events,
@@ -268,9 +307,4 @@ impl Dispatch {
             }
         }
     }
-}
-
-/// What an event counts against the bound on bytes.
-fn size(record: &OutboxRecord) -> usize {
-    record.payload.len() + record.headers.bytes() + OVERHEAD
 }

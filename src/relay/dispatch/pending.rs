@@ -5,6 +5,9 @@ use bytes::Bytes;
 use super::known::Origin;
 use crate::document::record::OutboxRecord;
 
+/// Memory of an event besides its payload and headers.
+pub(super) const OVERHEAD: usize = 256;
+
 /// An event that waits.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -13,6 +16,13 @@ pub(crate) struct Pending {
     pub(crate) origin: Origin,
     /// When the event was committed, by MongoDB's clock, if the change stream brought it.
     pub(crate) committed_ms: Option<i64>,
+}
+
+impl Pending {
+    /// What the event counts against the bounds on bytes.
+    pub(super) fn size(&self) -> usize {
+        self.record.payload.len() + self.record.headers.bytes() + OVERHEAD
+    }
 }
 
 /// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes

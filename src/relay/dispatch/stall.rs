@@ -8,7 +8,7 @@ use super::known::{Origin, RawId};
 use super::lane::{Lane, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
-use super::{Dispatch, MAX_KEY_READS, size};
+use super::{Dispatch, MAX_KEY_READS};
 use crate::config::OnDead;
 use crate::document::record::OutboxRecord;
 use crate::document::state::State;
@@ -153,7 +153,7 @@ impl Dispatch {
         let mut ids = Vec::new();
         for pending in queue {
             self.buffered -= 1;
-            self.buffered_bytes -= size(&pending.record);
+            self.buffered_bytes -= pending.size();
 
             match pending.record.state {
                 State::Locked => ids.push(pending.record.id),

@@ -5,10 +5,13 @@ use std::time::Duration;
 use bson::Timestamp;
 use outboxd_client::{Headers, Subject};
 
+use super::pending::OVERHEAD;
 use super::*;
 use crate::config::{OnDead, Ordering};
 use crate::relay::dispatch::known::Origin;
-use crate::relay::dispatch::read::Behind;
+use crate::relay::dispatch::read::{Behind, Read};
+use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
+use crate::relay::listing::Moment;
 use crate::relay::ports::Next;
 
 const LIMITS: DispatchConfig = DispatchConfig {
@@ -19,6 +22,9 @@ const LIMITS: DispatchConfig = DispatchConfig {
     on_dead: OnDead::Hold,
 };
 
+/// What the change stream brings, whenever it was committed.
+const TAIL: Origin = Origin::Tail(Timestamp { time: 1, increment: 1 });
+
 fn key(number: u8) -> Key {
     Key::new(format!("k{number}")).expect("a short key")
 }
@@ -26,7 +32,7 @@ fn key(number: u8) -> Key {
 fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
     OutboxRecord {
         id: EventId::string(format!("e{seq}")).expect("a short id"),
-        ts: Timestamp { time: seq, increment: 0 },
+        ts: Timestamp { time: seq, increment: 1 },
         subject: Subject::new("a").expect("a subject"),
         key,
         payload: vec![0; 10],
@@ -58,7 +64,7 @@ fn swept(limits: DispatchConfig) -> Dispatch {
 fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
     let mut dispatch = swept(LIMITS);
     for (seq, number) in [(1, 1), (2, 1), (3, 2)] {
-        dispatch.offer(pending(seq, Some(key(number)), State::Locked, Origin::Tail), 0);
+        dispatch.offer(pending(seq, Some(key(number)), State::Locked, TAIL), 0);
     }
 
     let first = dispatch.next().expect("the head of k1");
@@ -72,12 +78,12 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
 #[test]
 fn what_comes_behind_a_failure_is_parked() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
     let head = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(head);
-    dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(3, Some(key(1)), State::Locked, TAIL), 0);
 
     let parks = debt.behind.into_iter().chain(dispatch.take_parks());
     let parked: Vec<u32> =
@@ -93,9 +99,9 @@ fn intake_stops_at_each_bound() {
         Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
 
     for dispatch in [&mut by_count, &mut by_bytes] {
-        dispatch.offer(pending(1, None, State::Locked, Origin::Tail), 0);
+        dispatch.offer(pending(1, None, State::Locked, TAIL), 0);
         assert!(!dispatch.room().is_none());
-        dispatch.offer(pending(2, None, State::Locked, Origin::Tail), 0);
+        dispatch.offer(pending(2, None, State::Locked, TAIL), 0);
         assert!(dispatch.room().is_none());
     }
 }
@@ -103,7 +109,7 @@ fn intake_stops_at_each_bound() {
 #[test]
 fn an_event_found_twice_is_published_once() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, None, State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, None, State::Locked, TAIL), 0);
     dispatch.offer(pending(1, None, State::Locked, Origin::Sweep(1)), 0);
     assert!(dispatch.next().is_some());
     assert!(dispatch.next().is_none());
@@ -113,8 +119,8 @@ fn an_event_found_twice_is_published_once() {
 fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
     for (on_dead, wanted) in [(OnDead::Hold, None), (OnDead::Skip, Some(key(1)))] {
         let mut dispatch = swept(DispatchConfig { on_dead, ..LIMITS });
-        dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
-        dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+        dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
+        dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
         let head = dispatch.next().expect("the head");
         let (_, debt) = dispatch.failed(head);
@@ -129,8 +135,8 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
 #[test]
 fn an_event_that_was_repaired_does_not_pass_what_waits_in_its_lane() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
     let read = dispatch.begin_read();
     let repaired = pending(3, Some(key(1)), State::Failed, Origin::Retry);
@@ -148,8 +154,8 @@ fn an_event_that_was_repaired_does_not_pass_what_waits_in_its_lane() {
 #[test]
 fn an_event_that_was_repaired_does_not_pass_what_is_being_parked() {
     let mut dispatch = swept(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
-    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
     let head = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(head);
     let parks = debt.behind.expect("what waited behind it");
@@ -203,7 +209,7 @@ fn what_is_due_waits_until_everything_older_is_offered() {
 fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
     let mut dispatch = swept(LIMITS);
     let due = || [pending(2, Some(key(1)), State::Parked, Origin::Retry)];
-    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
 
     let first = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(first);
@@ -229,9 +235,9 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     dispatch.end_due_read(read, [due]);
 
     // There is always one more on its way to the database.
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
     let first = dispatch.take_parks();
-    dispatch.offer(pending(3, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(3, Some(key(1)), State::Locked, TAIL), 0);
     first.iter().for_each(|park| dispatch.parked(park));
 
     let head = dispatch.next().expect("the head");
@@ -248,8 +254,8 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
 #[test]
 fn nothing_is_remembered_of_a_key_that_recovered() {
     let mut dispatch = swept(LIMITS);
-    dispatch.offer(pending(1, Some(key(1)), State::Locked, Origin::Tail), 0);
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail), 0);
+    dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
     let head = dispatch.next().expect("the head");
     let (_, debt) = dispatch.failed(head);
@@ -297,4 +303,137 @@ fn what_is_due_is_looked_for_once_the_parks_of_a_sweep_are_written() {
     assert!(!dispatch.settles_the_sweep(), "once for each sweep");
     let read = dispatch.begin_read();
     assert_eq!(dispatch.end_due_read(read, due()), 1);
+}
+
+/// An event of k1 from the change stream, committed when its number says.
+fn tailed(seq: u32) -> Pending {
+    let at = Timestamp { time: seq, increment: 1 };
+    pending(seq, Some(key(1)), State::Locked, Origin::Tail(at))
+}
+
+/// Offers what a read of the rest of k1 returned, which was between these times.
+fn end_rest(dispatch: &mut Dispatch, read: Read, seqs: &[u32], more: bool, moment: [u32; 2]) {
+    for seq in seqs {
+        let event = pending(*seq, Some(key(1)), State::Locked, Origin::Rest);
+        dispatch.offer_rest(&key(1), &read, event);
+    }
+
+    let [after, until] = moment.map(|time| Timestamp { time, increment: 1 });
+    let ids = seqs.iter().map(|seq| record(*seq, None, State::Locked).id).collect();
+    let ahead = ReadAhead {
+        from: Timestamp { time: 3, increment: 1 },
+        moment: Moment { after, until },
+        ids,
+    };
+    dispatch.end_rest_read(&key(1), read, Some(RestEnd { more, ahead }));
+}
+
+/// Delivers what leaves next, and returns its number.
+fn leave(dispatch: &mut Dispatch) -> u32 {
+    let next = dispatch.next().expect("an event that may leave");
+    let id = next.record.id.clone();
+    dispatch.delivered(next);
+    dispatch.deleted(&id);
+    seq_of(&id)
+}
+
+#[test]
+fn a_key_with_its_share_leaves_room_for_others() {
+    let mut dispatch = swept(LIMITS);
+    (1..=9).for_each(|seq| dispatch.offer(tailed(seq), 0));
+    assert_eq!((dispatch.load().0, dispatch.resting()), (2, vec![key(1)]));
+    assert!(dispatch.begin_rest_read().is_none(), "its queue is not half empty");
+    dispatch.offer(pending(20, Some(key(2)), State::Locked, TAIL), 0);
+
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (1, 20));
+    let (of, from, room, read) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!((of, from.time, room.events), (key(1), 3, 1));
+    assert!(dispatch.begin_rest_read().is_none(), "one at a time");
+
+    end_rest(&mut dispatch, read, &[3], true, [9, 9]);
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (2, 3));
+    let (_, from, _, read) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!(from.time, 3, "from the last event on");
+    end_rest(&mut dispatch, read, &[4, 5], true, [9, 9]);
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (4, 5));
+}
+
+#[test]
+fn a_rest_ends_with_a_read_of_everything_and_the_tail_brings_nothing_twice() {
+    let mut dispatch = swept(LIMITS);
+    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (1, 2));
+
+    // The read has one that the change stream didn't bring yet: an earlier one may be unknown, that
+    // was committed before that began.
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    dispatch.offer(tailed(6), 0);
+    end_rest(&mut dispatch, read, &[3, 4], false, [3, 7]);
+    assert_eq!(dispatch.resting(), [key(1)]);
+    assert_eq!(leave(&mut dispatch), 3);
+    assert!(dispatch.next().is_none(), "the read ran ahead of the change stream");
+
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    end_rest(&mut dispatch, read, &[4, 6], false, [6, 9]);
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (4, 6));
+    assert_eq!(dispatch.resting(), []);
+
+    for seq in [4, 6, 7, 4, 10] {
+        dispatch.offer(tailed(seq), 0);
+    }
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (7, 10), "the read had the others");
+    assert!(dispatch.next().is_none());
+    assert_eq!(dispatch.load(), (0, 0, 0), "nothing is remembered");
+    assert!(dispatch.read_ahead.is_empty());
+}
+
+#[test]
+fn what_was_numbered_long_before_it_was_committed_is_read_once_more() {
+    let mut dispatch = swept(LIMITS);
+    (3..=5).for_each(|seq| dispatch.offer(tailed(seq), 0));
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (3, 4));
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    end_rest(&mut dispatch, read, &[5], false, [9, 9]);
+    assert_eq!((leave(&mut dispatch), dispatch.resting()), (5, vec![]));
+
+    let at = Timestamp { time: 8, increment: 1 };
+    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail(at)), 0);
+    assert!(dispatch.next().is_none(), "a read may have brought it");
+    let (_, from, _, _) = dispatch.begin_rest_read().expect("a read that tells");
+    assert_eq!(from.time, 2);
+}
+
+#[test]
+fn a_rest_stays_while_a_sweep_may_pass_it_over() {
+    let mut dispatch = swept(LIMITS);
+    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
+    assert_eq!(leave(&mut dispatch), 1);
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    dispatch.sweep_began(1);
+    end_rest(&mut dispatch, read, &[3], false, [9, 9]);
+
+    assert_eq!(dispatch.resting(), [key(1)]);
+    assert!(dispatch.begin_rest_read().is_none(), "there was no more");
+    dispatch.sweep_ended();
+    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (2, 3));
+
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    end_rest(&mut dispatch, read, &[], false, [9, 9]);
+    assert_eq!((dispatch.resting(), dispatch.load()), (vec![], (0, 0, 0)));
+}
+
+#[test]
+fn what_fails_leaves_its_rest_alone() {
+    let mut dispatch = swept(LIMITS);
+    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
+    let first = dispatch.next().expect("the head");
+    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
+    let (_, debt) = dispatch.failed(first);
+    assert_eq!(debt.behind.as_ref().map(|park| park.ids.len()), Some(1), "what was queued");
+
+    end_rest(&mut dispatch, read, &[3], false, [9, 9]);
+    dispatch.offer(tailed(4), 0);
+    assert!(dispatch.take_parks().is_empty());
+    assert!(dispatch.begin_rest_read().is_none(), "what is unlocked is older");
+    assert!(dispatch.leaves_out_malformed(Some(&key(1))));
 }

@@ -16,7 +16,8 @@ mod transaction;
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use outboxd_client::Key;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use self::found::{Closed, Found};
@@ -31,13 +32,20 @@ const RESTARTS: Backoff = Backoff::new(Duration::from_millis(100), Duration::fro
 
 /// Follows the outbox until the receiver is closed. Runs as a task of its own: a read that is
 /// dropped half-way costs its connection.
-pub(crate) async fn follow(store: impl EventStore, found: mpsc::Sender<Found>, metrics: Metrics) {
+///
+/// A sweep leaves out the events of `resting` keys: dispatch has those read when it has room.
+pub(crate) async fn follow(
+    store: impl EventStore,
+    found: mpsc::Sender<Found>,
+    resting: watch::Receiver<Vec<Key>>,
+    metrics: Metrics,
+) {
     let restarts = metrics.stream_restarts(REASONS.map(|kind| (kind, reason(kind))));
     let mut backoff = RESTARTS;
     let mut numbers = 0..;
 
     loop {
-        match sweep_then_tail(&store, &mut numbers, &found, &mut backoff).await {
+        match sweep_then_tail(&store, &mut numbers, &found, &resting, &mut backoff).await {
             Ok(Closed) => return,
             Err(error) => {
                 warn!(%error, "following the outbox failed; sweeping again");
@@ -57,9 +65,10 @@ async fn sweep_then_tail(
     store: &impl EventStore,
     numbers: &mut impl Iterator<Item = u64>,
     found: &mpsc::Sender<Found>,
+    resting: &watch::Receiver<Vec<Key>>,
     backoff: &mut Backoff,
 ) -> StoreResult<Closed> {
-    let swept = match sweep::sweep(store, numbers, found).await? {
+    let swept = match sweep::sweep(store, numbers, found, resting).await? {
         Ok(swept) => swept,
         Err(closed) => return Ok(closed),
     };

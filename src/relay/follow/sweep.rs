@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use bson::{RawDocument, Timestamp};
 use outboxd_client::Key;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::found::{Closed, Found, as_document, hand_over};
@@ -76,6 +76,7 @@ pub(super) async fn sweep(
     store: &impl EventStore,
     numbers: &mut impl Iterator<Item = u64>,
     found: &mpsc::Sender<Found>,
+    resting: &watch::Receiver<Vec<Key>>,
 ) -> StoreResult<Result<Swept, Closed>> {
     let mut handed_over = IdSet::default();
     let mut held_at = None;
@@ -87,14 +88,15 @@ pub(super) async fn sweep(
             return Ok(Err(Closed));
         }
 
-        let list = store.list(most).await?;
+        let without = resting.borrow().clone();
+        let list = store.list(most, &without).await?;
         let Moment { after, until } = list.moment;
         if hold(store.held(until, held_at).await?, found).await.is_err() {
             return Ok(Err(Closed));
         }
         held_at = Some(until);
 
-        let round = Round { store, number, until, found };
+        let round = Round { store, number, until, found, resting };
         let new = match round.hand_over(&list.ids, &handed_over).await? {
             Ok(new) => new,
             Err(closed) => return Ok(Err(closed)),
@@ -145,6 +147,7 @@ struct Round<'a, S> {
     /// The list has nothing that was committed later.
     until: Timestamp,
     found: &'a mpsc::Sender<Found>,
+    resting: &'a watch::Receiver<Vec<Key>>,
 }
 
 impl<S: EventStore> Round<'_, S> {
@@ -157,7 +160,8 @@ impl<S: EventStore> Round<'_, S> {
         let (mut left, mut page) = (&new[..], PAGE);
         while !left.is_empty() {
             let wanted = &left[..page_of(left, page)];
-            let fetched = self.store.fetch(wanted, self.until).await?;
+            let without = self.resting.borrow().clone();
+            let fetched = self.store.fetch(wanted, self.until, &without).await?;
             // The reply is full of large documents, and some are missing.
             let is_cut = fetched.is_cut && wanted.len() > 1;
 

@@ -152,7 +152,8 @@ async fn insert(
     // By the server's clock. An unlocked event that is not due by then is the retrier's.
     let committed_ms = change.committed_ms();
     let now_ms = committed_ms.unwrap_or(i64::MIN);
-    Ok(hand_over(store, document, Origin::Tail, now_ms, committed_ms, found).await)
+    let origin = Origin::Tail(change.at()?);
+    Ok(hand_over(store, document, origin, now_ms, committed_ms, found).await)
 }
 
 /// A writer made for a relay that reads the oplog deletes each event in the transaction that

@@ -1,6 +1,9 @@
 //! What comes in from the readers: found events, the retrier's answers, and what can't be published
 //! at all.
 
+use std::collections::HashSet;
+
+use bson::Timestamp;
 use outboxd_client::Key;
 use tracing::{debug, error, info};
 
@@ -10,8 +13,9 @@ use crate::failure::{MALFORMED, Rejection};
 use crate::relay::dispatch::known::{Origin, RawId};
 use crate::relay::dispatch::pending::Pending;
 use crate::relay::dispatch::read::Read;
+use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
 use crate::relay::follow::found::Found;
-use crate::relay::ports::{EventBus, Page, Parsed, Room};
+use crate::relay::ports::{Dated, EventBus, Page, Parsed, Room};
 use crate::relay::retry::{Answer, Ask};
 use crate::relay::settle::Settlement;
 use crate::relay::verdict::Failed;
@@ -39,7 +43,12 @@ impl<B: EventBus> Leadership<B> {
                 self.look.wants_discards = true;
                 self.wake.because(Reason::Requested);
             }
-            Found::Malformed(malformed) => self.malformed(*malformed),
+            Found::Malformed(malformed) => {
+                let key = malformed.key.as_ref();
+                if malformed.marked || !self.dispatch.leaves_out_malformed(key) {
+                    self.malformed(*malformed);
+                }
+            }
             Found::SweepEnded => {
                 self.dispatch.sweep_ended();
                 // The sweep brings no unlocked event, so it has seen no request either.
@@ -66,10 +75,11 @@ impl<B: EventBus> Leadership<B> {
 
     /// Asks for locked events that nothing has brought.
     pub(super) fn look_for_passed_over(&mut self, room: Room) {
-        self.begin_look(Ask::PassedOver, room);
+        let resting = self.dispatch.resting();
+        self.begin_look(|read, room| Ask::PassedOver(read, room, resting), room);
     }
 
-    fn begin_look(&mut self, ask: fn(Read, Room) -> Ask, room: Room) {
+    fn begin_look(&mut self, ask: impl FnOnce(Read, Room) -> Ask, room: Room) {
         self.look.under_way = true;
         let read = self.dispatch.begin_read();
         self.ask(ask(read, room));
@@ -84,6 +94,7 @@ impl<B: EventBus> Leadership<B> {
             Answer::Key(key, read, events, behind) => {
                 self.dispatch.end_key_read(&key, read, events, behind);
             }
+            Answer::Rest(key, read, from, rest) => self.rest(&key, read, from, rest),
         }
     }
 
@@ -145,6 +156,31 @@ impl<B: EventBus> Leadership<B> {
         if events > 0 {
             info!(events, "the safety sweep found locked events that nothing had brought yet");
         }
+    }
+
+    /// Takes what a key had left in the database.
+    fn rest(&mut self, key: &Key, read: Read, from: Timestamp, rest: Option<Dated>) {
+        let Some(Dated { page, moment }) = rest else {
+            return self.dispatch.end_rest_read(key, read, None);
+        };
+
+        let (events, more) = (page.events.len(), page.more);
+        debug!(key = key.as_str(), %from, events, more, "read the rest of a key");
+        let mut ids = HashSet::with_capacity(page.events.len());
+        for parsed in page.events {
+            match parsed {
+                Ok(record) => {
+                    ids.insert(record.id.clone());
+                    self.dispatch.offer_rest(key, &read, pending(record, Origin::Rest));
+                }
+                Err(malformed) if self.dispatch.takes_rest(key) => self.malformed(*malformed),
+                // It comes behind what waits in the database.
+                Err(_) => {}
+            }
+        }
+
+        let ahead = ReadAhead { from, moment, ids };
+        self.dispatch.end_rest_read(key, read, Some(RestEnd { more: page.more, ahead }));
     }
 
     /// Takes the malformed events out of a page.

@@ -31,7 +31,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use outboxd_client::Key;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +97,8 @@ pub(super) struct Leadership<B> {
     publisher: Arc<Publisher<B>>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
     found: mpsc::Receiver<Found>,
+    /// Keys that a sweep leaves out: what there is of them stays in the database for now.
+    resting: watch::Sender<Vec<Key>>,
     answers: mpsc::UnboundedReceiver<Answer>,
     asks: mpsc::UnboundedSender<Ask>,
     settlements: mpsc::UnboundedSender<Settlement>,
@@ -130,6 +133,7 @@ impl<B: EventBus> Leadership<B> {
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
 
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
+        let (resting, rests) = watch::channel(Vec::new());
         // Bounded by what dispatch knows: each event is settled once, and at most one look and
         // `MAX_KEY_READS` key reads are under way.
         let (settlements, inbox) = mpsc::unbounded_channel();
@@ -139,7 +143,7 @@ impl<B: EventBus> Leadership<B> {
 
         let give_up = CancellationToken::new();
         let stages = Stages {
-            following: tokio::spawn(follow(follow_from, found_tx, metrics.clone())),
+            following: tokio::spawn(follow(follow_from, found_tx, rests, metrics.clone())),
             retrying: tokio::spawn(retry::run(store.clone(), asked, answer)),
             settling: tokio::spawn(settle::run(store, inbox, reports, give_up.clone())),
             give_up,
@@ -171,6 +175,7 @@ impl<B: EventBus> Leadership<B> {
             publisher: Arc::new(publisher),
             in_flight: FuturesUnordered::new(),
             found,
+            resting,
             answers,
             asks,
             settlements,
@@ -301,8 +306,16 @@ impl<B: EventBus> Leadership<B> {
             self.settle(Settlement::Park(park));
         }
 
+        if let Some(keys) = self.dispatch.take_changed_rests() {
+            self.resting.send_replace(keys);
+        }
+
         while let Some((key, read)) = self.dispatch.begin_key_read() {
             self.ask(Ask::Key(key, read, KEY_READ));
+        }
+
+        if let Some((key, from, room, read)) = self.dispatch.begin_rest_read() {
+            self.ask(Ask::Rest(key, read, from, room));
         }
     }
 
@@ -318,6 +331,7 @@ impl<B: EventBus> Leadership<B> {
     /// Reports load and health, and logs what failed.
     fn report(&mut self) {
         self.verdicts.log();
+        self.dispatch.retry_rests();
         self.health.turned();
         self.health.nats(self.publisher.is_connected());
 

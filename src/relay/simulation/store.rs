@@ -7,13 +7,13 @@ use bson::{Bson, RawArrayBuf, RawDocument, Timestamp, rawdoc};
 
 use super::connection::Store;
 use super::follow::Tail;
-use super::world::{Row, State, document, number};
+use super::world::{Row, State, document, number, of};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::relay::listing::{Ids, Listing, Moment, id_of, only_id};
 use crate::relay::ports::{
-    Documents, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
+    Dated, Documents, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
     StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
@@ -62,8 +62,13 @@ fn number_of(id: &[u8]) -> u32 {
     number(event.get_str("_id").expect("ids are strings"))
 }
 
-fn of(rows: &BTreeMap<u32, Row>, which: impl Fn(&Row) -> bool) -> Vec<u32> {
-    rows.iter().filter(|(_, row)| which(row)).map(|(number, _)| *number).collect()
+fn is_of_others(rows: &BTreeMap<u32, Row>, number: u32, keys: &[u8]) -> bool {
+    let key = rows.get(&number).and_then(|row| row.key);
+    key.is_none_or(|key| !keys.contains(&key))
+}
+
+fn key_number(key: &Key) -> u8 {
+    key.as_str().trim_start_matches('k').parse().expect("keys are k and a number")
 }
 
 fn is_due(row: &Row, now_ms: i64) -> bool {
@@ -78,15 +83,18 @@ impl EventStore for Store {
         OutboxRecord::parse(document, &Layout::default())
     }
 
-    async fn list(&self, most: usize) -> StoreResult<Listing> {
+    async fn list(&self, most: usize, without: &[Key]) -> StoreResult<Listing> {
+        let without: Vec<_> = without.iter().map(key_number).collect();
         let most = most / LISTED;
         let after = self.command("time", State::tick).await?;
-        let listed = self.command("list", |state| {
+        let listed = self.command("list", move |state| {
             if state.chance(0.05) {
                 state.count("lists too old");
                 return Err(StoreError::new(StoreErrorKind::Refused, "snapshot too old"));
             }
-            Ok(state.locked())
+            let mut locked = state.locked();
+            locked.retain(|number| is_of_others(&state.rows, *number, &without));
+            Ok(locked)
         });
 
         let listed = listed.await??;
@@ -116,9 +124,16 @@ impl EventStore for Store {
         .await
     }
 
-    async fn fetch(&self, ids: &[&[u8]], _since: Timestamp) -> StoreResult<Fetched<RawArrayBuf>> {
+    async fn fetch(
+        &self,
+        ids: &[&[u8]],
+        _since: Timestamp,
+        without: &[Key],
+    ) -> StoreResult<Fetched<RawArrayBuf>> {
+        let without: Vec<_> = without.iter().map(key_number).collect();
         let mut numbers: Vec<_> = ids.iter().map(|id| number_of(id)).collect();
         self.command("fetch", move |state| {
+            numbers.retain(|number| is_of_others(&state.rows, *number, &without));
             let is_cut = numbers.len() > 1 && state.chance(0.2);
             if is_cut {
                 state.count("pages cut");
@@ -141,6 +156,21 @@ impl EventStore for Store {
             })
             .await?;
         Ok(Tail { store: self.clone(), next, cuts })
+    }
+
+    async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {
+        let key = key_number(key);
+        let page = self.read("locked", room.at_most(KEY_PAGE), move |rows, _| {
+            of(rows, |row| row.key == Some(key) && row.locked && row.ts >= from)
+        });
+        self.trace(|| format!("rest of k{key} from {from}"));
+        // The server says only roughly when a read was.
+        let before = self.world.lock().newest_change();
+        let page = page.await?;
+        let mut until = self.world.lock().tick();
+        until.increment += 2;
+        self.world.lock().count("reads of a rest");
+        Ok(Dated { page, moment: Moment { after: before, until } })
     }
 
     async fn committed(&self, ids: Vec<Bson>, _: Timestamp, _: Room) -> StoreResult<Documents> {
@@ -260,11 +290,11 @@ impl EventStore for Store {
         let on_dead = self.world.lock().on_dead;
         self.read("due", Room { events: half * 2, ..room }, move |rows, now_ms| {
             let mut heads = BTreeMap::new();
-            for (number, row) in
-                rows.iter().filter(|(_, row)| !row.locked && (on_dead == OnDead::Hold || !row.dead))
-            {
+            let unlocked = |row: &Row| !row.locked && (on_dead == OnDead::Hold || !row.dead);
+            for number in of(rows, unlocked) {
+                let row = &rows[&number];
                 if let Some(key) = row.key {
-                    heads.entry(key).or_insert((*number, is_due(row, now_ms)));
+                    heads.entry(key).or_insert((number, is_due(row, now_ms)));
                 }
             }
             let heads =
@@ -282,18 +312,19 @@ impl EventStore for Store {
         .await
     }
 
-    async fn passed_over(&self, age: Duration, room: Room) -> StoreResult<Page> {
+    async fn passed_over(&self, age: Duration, room: Room, without: &[Key]) -> StoreResult<Page> {
+        let without: Vec<_> = without.iter().map(key_number).collect();
         let age = u32::try_from(age.as_secs()).expect("an age");
         self.read("passed_over", room, move |rows, now_ms| {
             let before = u32::try_from(now_ms / 1000).expect("a time") - age;
-            of(rows, |row| row.locked && !row.dead && row.ts.time < before)
+            let is_without = |row: &Row| row.key.is_some_and(|key| without.contains(&key));
+            of(rows, |row| row.locked && !row.dead && row.ts.time < before && !is_without(row))
         })
         .await
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {
-        let key =
-            key.as_str().trim_start_matches('k').parse::<u8>().expect("keys are k and a number");
+        let key = key_number(key);
         let on_dead = self.world.lock().on_dead;
         self.read("unlocked", room.at_most(KEY_PAGE), move |rows, _| {
             of(rows, |row| {

@@ -131,8 +131,8 @@ pub(super) struct State {
     pub(super) inserted: u32,
     /// Events whose transaction deleted them again.
     pub(super) withdrawn: u32,
-    /// By the number in their id, which is their order by `ts`. One that was inserted earlier may
-    /// have been committed later.
+    /// By the number in their id, which is their order by `ts` unless they were restored. One that
+    /// was inserted earlier may have been committed later.
     pub(super) rows: BTreeMap<u32, Row>,
     /// The rows as they were a few changes ago.
     past: Vec<BTreeMap<u32, Row>>,
@@ -300,6 +300,11 @@ impl State {
         }
     }
 
+    /// When the newest change was committed.
+    pub(super) fn newest_change(&self) -> Timestamp {
+        self.changes.last().map_or(Timestamp { time: 0, increment: 0 }, |(at, _)| *at)
+    }
+
     /// Keeps the outbox as it is now, for stale reads.
     pub(super) fn remember(&mut self) {
         if matches!(self.lie, Some(Lie::Stale | Lie::Torn)) {
@@ -320,14 +325,10 @@ impl State {
 
     /// The locked events, the oldest first, as a list shows them.
     pub(super) fn locked(&mut self) -> Vec<u32> {
-        let of = |rows: &BTreeMap<u32, Row>| -> Vec<u32> {
-            rows.iter().filter(|(_, row)| row.locked).map(|(number, _)| *number).collect()
-        };
-
-        let mut locked = of(&self.rows);
+        let mut locked = of(&self.rows, |row| row.locked);
         if self.lie == Some(Lie::Torn) && self.past.len() > 3 {
             let middle = locked.get(locked.len() / 2).copied().unwrap_or(0);
-            let past = of(&self.past[self.past.len() - 3]);
+            let past = of(&self.past[self.past.len() - 3], |row| row.locked);
             locked.retain(|number| *number >= middle || past.contains(number));
         }
         locked
@@ -343,6 +344,14 @@ impl State {
         self.rows.remove(&number);
         self.remember();
     }
+}
+
+/// The events that `which` wants, the oldest by `ts` first, as the server sorts them. A restored one
+/// has a new `ts` and its old number.
+pub(super) fn of(rows: &BTreeMap<u32, Row>, which: impl Fn(&Row) -> bool) -> Vec<u32> {
+    let mut found: Vec<_> = rows.iter().filter(|(_, row)| which(row)).collect();
+    found.sort_by_key(|(number, row)| (row.ts, **number));
+    found.into_iter().map(|(number, _)| *number).collect()
 }
 
 /// A row as the document that it is in the outbox.
