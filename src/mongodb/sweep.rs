@@ -1,9 +1,10 @@
 //! What a sweep asks: which events are locked, which keys have unlocked ones, and the documents of
 //! some events.
 //!
-//! None of this reads more than it returns, whatever else is in the outbox, as long as the outbox
-//! has its indexes: the list and the keys are read from the indexes alone. Without them a list
-//! reads every document, and sorts nothing of it but `ts` and `_id`.
+//! As long as the outbox has its indexes, the list and the keys are read from those alone. Without
+//! them a list reads every document, and sorts nothing of it but `ts` and `_id`. Two reads look at
+//! more documents than they return, because no index of locked events has the key: a list that
+//! leaves out the keys with a rest, and the rest of a key, which passes over the other keys' events.
 
 use std::collections::HashSet;
 

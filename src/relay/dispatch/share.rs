@@ -19,6 +19,7 @@ const SHARE: usize = 8;
 const SMALL_SHARE: usize = 64;
 /// Most events in one read.
 const MAX_READ: usize = 1000;
+
 /// The share of a key, and what is left out.
 impl Dispatch {
     /// How much of the buffer a key may have.
