@@ -22,8 +22,7 @@ use super::tail::TailCursor;
 use crate::document::state::{self, State};
 use crate::relay::listing::Listing;
 use crate::relay::ports::{
-    Dated, Documents, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room,
-    StoreResult,
+    Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 
@@ -90,10 +89,6 @@ impl EventStore for Store {
 
     async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {
         Ok(self.read_rest(key, from, room).await?)
-    }
-
-    async fn committed(&self, ids: Vec<Bson>, at: Timestamp, room: Room) -> StoreResult<Documents> {
-        Ok(self.read_committed(ids, at, room).await?)
     }
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {

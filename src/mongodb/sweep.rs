@@ -10,9 +10,7 @@ use std::collections::HashSet;
 
 use bson::raw::CString;
 use bson::spec::ElementType;
-use bson::{
-    Bson, DateTime, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc,
-};
+use bson::{DateTime, Document, RawBson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mongodb::ClientSession;
 use mongodb::action::Find;
@@ -28,7 +26,7 @@ use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
 use crate::relay::listing::{self, Ids, Listing, Moment, id_of};
-use crate::relay::ports::{Dated, Documents, Fetched, Page, Room};
+use crate::relay::ports::{Dated, Fetched, Page, Room};
 
 /// Ids or keys per reply.
 const BATCH: u32 = 10_000;
@@ -242,36 +240,7 @@ impl Store {
         vec![state::filter(State::WAITING, &self.layout), dead]
     }
 
-    /// See [`EventStore::committed`](crate::relay::ports::EventStore::committed).
-    pub(super) async fn read_committed(
-        &self,
-        ids: Vec<Bson>,
-        at: Timestamp,
-        room: Room,
-    ) -> Result<Documents> {
-        let mut session = self.session().await?;
-        session.advance_operation_time(at);
-
-        let find = self.collection.find(doc! { field::ID: { "$in": ids } });
-        let find = find.projection(without_most_failures()).read_concern(ReadConcern::majority());
-        let find = find.collation(simple());
-        let mut cursor = find.session(&mut session).await?;
-
-        let (mut found, mut bytes) = (Documents::default(), 0);
-        while cursor.advance(&mut session).await? {
-            if bytes >= room.bytes {
-                found.more = true;
-                break;
-            }
-
-            let document = cursor.current().to_owned();
-            bytes += document.as_bytes().len();
-            found.documents.push(document);
-        }
-
-        Ok(found)
-    }
-
+    /// See [`EventStore::fetch`](crate::relay::ports::EventStore::fetch).
     pub(super) async fn read_documents(
         &self,
         ids: &[&[u8]],
@@ -398,6 +367,8 @@ fn time(session: &ClientSession) -> Result<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use bson::Bson;
+
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use bson::{Bson, DateTime, RawArray, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{Bson, DateTime, RawArray, RawDocument, Timestamp};
 use bytes::Bytes;
 use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
@@ -87,15 +87,6 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         room: Room,
     ) -> impl Future<Output = StoreResult<Dated>> + Send;
 
-    /// Reads the documents with these ids, as they are at the cluster time `at` or later. Leaves
-    /// out what is gone, and has no order.
-    fn committed(
-        &self,
-        ids: Vec<Bson>,
-        at: Timestamp,
-        room: Room,
-    ) -> impl Future<Output = StoreResult<Documents>> + Send;
-
     /// The keys that have unlocked events which hold up later ones, as they are at `since` or
     /// later. Those of dead events may be left out if they were returned at `before`.
     fn held(
@@ -104,7 +95,7 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         before: Option<Timestamp>,
     ) -> impl Future<Output = StoreResult<Vec<Key>>> + Send;
 
-    /// The documents of listed events in any order, none older than at `since`; not what is gone,
+    /// The documents with these ids in any order, none older than at `since`; not what is gone,
     /// and not those of some keys.
     fn fetch(
         &self,
@@ -178,14 +169,6 @@ pub(crate) struct Page {
 pub(crate) struct Dated {
     pub(crate) page: Page,
     pub(crate) moment: Moment,
-}
-
-/// The result of a bounded read of documents that are not parsed yet.
-#[derive(Debug, Default)]
-pub(crate) struct Documents {
-    pub(crate) documents: Vec<RawDocumentBuf>,
-    /// Whether there may be more than there was room for.
-    pub(crate) more: bool,
 }
 
 /// The mark of a failed publish.

@@ -1,10 +1,11 @@
 //! One change, as the change stream shows it.
 
-use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
+use bson::{RawBsonRef, RawDocument, Timestamp};
 use outboxd_client::field;
 
 use super::found::as_document;
 use crate::document::record::MAX_ANY_ID_BYTES;
+use crate::relay::listing::id_of;
 use crate::relay::ports::{StoreError, StoreResult};
 
 /// A change of the outbox. Its fields are read when they are asked for.
@@ -52,12 +53,11 @@ impl<'a> Change<'a> {
         Ok(key.as_bytes())
     }
 
-    /// The `_id` of the event. `None` if no event can have it: it is huge or not UTF-8.
-    pub(super) fn id(self) -> Option<Bson> {
+    /// The `_id` of the event, as [`EventStore::fetch`](crate::relay::ports::EventStore::fetch)
+    /// takes it. `None` if it is so large that no event has it.
+    pub(super) fn id(self) -> Option<&'a [u8]> {
         let key = self.0.get_document("documentKey").ok()?;
-        let is_small = key.as_bytes().len() <= MAX_ANY_ID_BYTES;
-        let id = key.get(field::ID).ok().flatten().filter(|_| is_small)?;
-        Bson::try_from(id).ok()
+        id_of(key).filter(|id| id.len() <= MAX_ANY_ID_BYTES)
     }
 
     /// Whether this update is an operator's request to publish or remove the event.

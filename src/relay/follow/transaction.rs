@@ -14,13 +14,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bson::{Bson, RawArray, RawDocument, RawDocumentBuf, Timestamp};
+use bson::{RawArray, RawDocument, RawDocumentBuf, Timestamp};
 use foldhash::fast::RandomState;
-use outboxd_client::field;
 
 use super::change::Change;
-use crate::relay::dispatch::known::RawId;
-use crate::relay::ports::{EventStore, Room, StoreError, StoreErrorKind, StoreResult};
+use super::found::as_document;
+use crate::relay::listing::id_of;
+use crate::relay::ports::{
+    EventPage as _, EventStore, Room, StoreError, StoreErrorKind, StoreResult,
+};
 
 /// What one read of touched events may bring.
 const READ: Room = Room { events: 200, bytes: 4 << 20 };
@@ -201,7 +203,7 @@ impl Step<'_> {
 pub(super) struct Committed<'a> {
     steps: &'a [Step<'a>],
     /// What was read and is not handed over yet.
-    read: HashMap<RawId, RawDocumentBuf, RandomState>,
+    read: HashMap<Box<[u8]>, RawDocumentBuf, RandomState>,
     /// The steps before this one are read.
     until: usize,
     /// The steps before this one are read one by one: together they were too large.
@@ -231,7 +233,7 @@ impl<'a> Committed<'a> {
             self.read_from(store, index).await?;
         }
 
-        Ok(self.read.remove(&RawId::new(&id)))
+        Ok(self.read.remove(id))
     }
 
     /// Reads the event of the step with this index and, unless they are too large together, those
@@ -253,18 +255,21 @@ impl<'a> Committed<'a> {
             }
         }
 
-        let committed = store.committed(ids, at, READ).await?;
-        if committed.more && most > 1 {
+        let fetched = store.fetch(&ids, at, &[]).await?;
+        let page = fetched.page.documents()?;
+        let is_too_large = fetched.is_cut || page.as_bytes().len() > READ.bytes;
+        if is_too_large && most > 1 {
             self.singly = until;
             return Ok(());
         }
 
-        let by_id = committed.documents.into_iter().filter_map(|document| {
-            let id = Bson::try_from(document.get(field::ID).ok()??).ok()?;
-            Some((RawId::new(&id), document))
-        });
+        self.read.clear();
+        for document in page {
+            let document = as_document(document)?;
+            let id = id_of(document).map(Box::from);
+            self.read.extend(id.map(|id| (id, document.to_owned())));
+        }
 
-        self.read = by_id.collect();
         self.until = until;
         Ok(())
     }

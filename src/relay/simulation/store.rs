@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bson::{Bson, RawArrayBuf, RawDocument, Timestamp, rawdoc};
+use bson::{RawArrayBuf, RawDocument, Timestamp, rawdoc};
 
 use super::connection::Store;
 use super::follow::Tail;
@@ -13,7 +13,7 @@ use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::relay::listing::{Ids, Listing, Moment, id_of, only_id};
 use crate::relay::ports::{
-    Dated, Documents, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
+    Dated, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
     StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
@@ -24,8 +24,6 @@ const KEY_PAGE: usize = 3;
 
 /// A list has this many times fewer events than it is asked for, so that some are cut.
 const LISTED: usize = 10_000;
-/// Most documents in a read of what was committed.
-const COMMITTED_PAGE: usize = 2;
 
 impl Store {
     /// A read of one moment: of the rows that `which` finds, in their order, as many as there is
@@ -171,21 +169,6 @@ impl EventStore for Store {
         until.increment += 2;
         self.world.lock().count("reads of a rest");
         Ok(Dated { page, moment: Moment { after: before, until } })
-    }
-
-    async fn committed(&self, ids: Vec<Bson>, _: Timestamp, _: Room) -> StoreResult<Documents> {
-        let ids = ids.into_iter().map(|id| number(id.as_str().expect("ids are strings")));
-        let ids: Vec<_> = ids.collect();
-        self.command("committed", move |state| {
-            let rows = state.shown();
-            let found = ids.iter().filter_map(|number| rows.get_key_value(number));
-            let mut documents: Vec<_> =
-                found.map(|(number, row)| document(*number, row)).rev().collect();
-            let more = documents.len() > COMMITTED_PAGE;
-            documents.truncate(COMMITTED_PAGE);
-            Documents { documents, more }
-        })
-        .await
     }
 
     async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
