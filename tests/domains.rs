@@ -1,8 +1,6 @@
 //! Two streams on one subject: in the hub and in a leaf node, or beside a subscriber that is no
 //! stream. Only the ack of the expected stream in its domain counts, and nobody else's refusal.
 
-use std::net::TcpListener;
-
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
@@ -10,7 +8,7 @@ use bson::doc;
 use futures_util::StreamExt as _;
 use outboxd_client::Event;
 
-use crate::support::{NatsServer, Relay, Scene, outboxd_with, until};
+use crate::support::{NatsServer, Relay, Scene, free_ports, outboxd_with, until};
 
 const EVENTS: u32 = 200;
 
@@ -23,7 +21,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_ports(1)[0];
         let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let config = |name: &str, data: &tempfile::TempDir, leafnodes: &str| {
             format!(

@@ -7,6 +7,7 @@ use bson::{Bson, Document, doc};
 use mongodb::Client;
 
 use super::mongod::of_a_set;
+use super::ports::free_ports;
 use super::privileges::NatsUsers;
 use super::process::signal;
 use super::until;
@@ -14,18 +15,14 @@ use super::until;
 /// Who may do everything on every member, as on the tests' own mongod.
 const ROOT: &str = "root:root@";
 
+/// What a mongod says that has its set's configuration.
+const ALREADY_INITIALIZED: i32 = 23;
+
 /// A server that can be taken away.
 struct Member {
     child: Child,
     port: u16,
     data: tempfile::TempDir,
-}
-
-/// Ports that nobody has right now.
-fn free_ports(count: usize) -> Vec<u16> {
-    let bind = |_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let bound: Vec<_> = (0..count).map(bind).collect();
-    bound.iter().map(|listener| listener.local_addr().expect("its address").port()).collect()
 }
 
 impl Member {
@@ -73,7 +70,15 @@ impl ReplicaSet {
         let settings = doc! { "electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 500 };
         let config = doc! { "_id": "rs0", "members": hosts, "settings": settings };
         until("the set is initiated", async || {
-            first.run_command(doc! { "replSetInitiate": config.clone() }).await.ok()
+            let initiated = first.run_command(doc! { "replSetInitiate": config.clone() }).await;
+            match initiated.map_err(|error| (code(&error), error)) {
+                // Also an answer to a try before, whose own answer was lost.
+                Ok(_) | Err((Some(ALREADY_INITIALIZED), _)) => Some(()),
+                Err((_, error)) => {
+                    println!("the set isn't initiated: {error}");
+                    None
+                }
+            }
         })
         .await;
         let user = doc! { "createUser": "root", "pwd": "root", "roles": ["root"] };
@@ -176,6 +181,14 @@ impl ReplicaSet {
             self.0[member].port
         );
         Client::with_uri_str(uri).await.expect("a client").database("admin")
+    }
+}
+
+/// Of a command that the server has refused.
+fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        mongodb::error::ErrorKind::Command(refused) => Some(refused.code),
+        _ => None,
     }
 }
 

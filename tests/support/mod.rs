@@ -7,6 +7,7 @@ mod mongod;
 pub(crate) mod oplog;
 pub(crate) mod otlp;
 pub(crate) mod pki;
+mod ports;
 mod privileges;
 mod process;
 mod proxy;
@@ -25,6 +26,7 @@ use outboxd_client::{Event, Outbox};
 
 pub(crate) use self::cluster::{NatsCluster, ReplicaSet};
 pub(crate) use self::mongod::{Mongod, PASSWORD};
+pub(crate) use self::ports::free_ports;
 pub(crate) use self::privileges::NatsUsers;
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::proxy::{Proxy, Toxic};

@@ -7,6 +7,7 @@ use bson::doc;
 use mongodb::Client;
 
 use super::pki::{Authority, Identity};
+use super::ports::free_ports;
 use super::until;
 
 /// The administrator's password on [`Mongod::with_users`].
@@ -100,9 +101,7 @@ impl Mongod {
         let binary = std::env::var("OUTBOXD_MONGOD")
             .expect("run the tests with `make test`, which finds mongod");
         let data = tempfile::tempdir().expect("a folder for the data");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
+        let port = free_ports(1)[0];
         let child = Command::new(binary)
             .args([
                 "--bind_ip",
@@ -112,13 +111,13 @@ impl Mongod {
                 "--wiredTigerCacheSizeGB",
                 "0.25",
             ])
-            .args(["--port", &address.port().to_string(), "--dbpath"])
+            .args(["--port", &port.to_string(), "--dbpath"])
             .arg(data.path())
             .args(args(data.path()))
             .stdout(Stdio::null())
             .spawn()
             .expect("mongod starts");
-        Self { child, address: address.to_string(), _data: data }
+        Self { child, address: format!("127.0.0.1:{port}"), _data: data }
     }
 }
 

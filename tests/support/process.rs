@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use super::ports::free_ports;
 use super::privileges::NatsUsers;
 use super::{Scene, until};
 
@@ -69,7 +70,7 @@ impl NatsServer {
     async fn with(users: Option<NatsUsers>, config: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder for the data");
         configure(data.path(), users.as_ref(), config);
-        let child = nats_server(data.path(), "-1");
+        let child = nats_server(data.path(), &free_ports(1)[0].to_string());
         let url = until("nats-server says its port", async || {
             // The file is named after the binary and the process.
             let mut files =
