@@ -39,7 +39,7 @@ async fn drain_once(peer: Peer, events: u32, keys: u32, bytes: usize) -> [f64; 4
     peer.prepare(&stage);
 
     let since = epoch_seconds();
-    stage.insert(events, keys, bytes).await;
+    stage.insert(0..events, keys, bytes).await;
 
     let mut running = peer.start(&stage, since);
     let end = stage.delivered(&mut running, events.into()).await;
@@ -75,7 +75,7 @@ async fn follow_once(peer: Peer, events: u32) -> [f64; 4] {
     let all = before + u64::from(events);
 
     let processor_before = running.processor_us();
-    stage.insert(events, KEYS, BYTES).await;
+    stage.insert(0..events, KEYS, BYTES).await;
     let end = stage.delivered(&mut running, all).await;
 
     let processor_us = (running.processor_us() - processor_before) / f64::from(events);

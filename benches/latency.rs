@@ -26,7 +26,7 @@ const COMMON: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The first events aren't counted: caches are still empty.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 pub(crate) fn title(rate: u32) -> String {
     format!("latency at {rate} transactions/s")
@@ -58,53 +58,82 @@ async fn latency_once(peer: Peer, rate: u32, seconds: u32) -> [f64; 7] {
     let during = Duration::from_secs(seconds.into()) + WARM_UP;
     let committed = service.at_rate(rate, during).await;
 
-    let arrived = collect(&mut arrivals, committed.len()).await;
+    let arrived = collect(&mut arrivals, committed.len(), |_| true).await;
     drop(running);
     stage.tear_down().await;
 
-    let skipped = (WARM_UP.as_secs_f64() * f64::from(rate)) as u32;
-    figures(committed.iter().filter(|transaction| transaction.number >= skipped), &arrived)
+    let latencies = Latencies::of(&committed, &arrived, rate);
+    [
+        latencies.from_start(0.5),
+        latencies.from_start(0.9),
+        latencies.from_start(0.99),
+        latencies.from_start(1.0),
+        percentile(&latencies.from_return, 0.5),
+        percentile(&latencies.from_return, 0.99),
+        f64::from(latencies.missing),
+    ]
 }
 
-/// Receives messages until each event has arrived, or until none arrives for [`PATIENCE`].
-async fn collect(arrivals: &mut Arrivals, events: usize) -> HashMap<u32, Instant> {
+/// Receives messages until so many events that count have arrived, or until none arrives for
+/// [`PATIENCE`].
+pub(crate) async fn collect(
+    arrivals: &mut Arrivals,
+    events: usize,
+    counts: impl Fn(u32) -> bool,
+) -> HashMap<u32, Instant> {
     let mut arrived = HashMap::with_capacity(events);
+    let mut last = Instant::now();
+
     while arrived.len() < events
+        && last.elapsed() < PATIENCE
         && let Ok(Some((number, at))) = tokio::time::timeout(PATIENCE, arrivals.recv()).await
     {
         // If an event arrives twice, the first counts.
-        arrived.entry(number).or_insert(at);
+        if counts(number) {
+            arrived.entry(number).or_insert(at);
+            last = Instant::now();
+        }
     }
     arrived
 }
 
-/// The figures in the order of [`COLUMNS`].
-fn figures<'a>(
-    committed: impl Iterator<Item = &'a Committed>,
-    arrived: &HashMap<u32, Instant>,
-) -> [f64; 7] {
-    let (mut from_start, mut from_return, mut missing) = (Vec::new(), Vec::new(), 0);
-    for transaction in committed {
-        match arrived.get(&transaction.number) {
-            Some(at) => {
-                from_start.push(millis(*at, transaction.began));
-                from_return.push(millis(*at, transaction.returned));
+/// What the events of one turn took, in milliseconds, sorted.
+pub(crate) struct Latencies {
+    from_start: Vec<f64>,
+    from_return: Vec<f64>,
+    missing: u32,
+}
+
+impl Latencies {
+    /// Without those of the first second.
+    pub(crate) fn of(committed: &[Committed], arrived: &HashMap<u32, Instant>, rate: u32) -> Self {
+        let skipped = (WARM_UP.as_secs_f64() * f64::from(rate)) as u32;
+        let (mut from_start, mut from_return, mut missing) = (Vec::new(), Vec::new(), 0);
+
+        for transaction in committed.iter().filter(|transaction| transaction.number >= skipped) {
+            match arrived.get(&transaction.number) {
+                Some(at) => {
+                    from_start.push(millis(*at, transaction.began));
+                    from_return.push(millis(*at, transaction.returned));
+                }
+                None => missing += 1,
             }
-            None => missing += 1,
         }
+
+        from_start.sort_by(f64::total_cmp);
+        from_return.sort_by(f64::total_cmp);
+        Self { from_start, from_return, missing }
     }
 
-    from_start.sort_by(f64::total_cmp);
-    from_return.sort_by(f64::total_cmp);
-    [
-        percentile(&from_start, 0.5),
-        percentile(&from_start, 0.9),
-        percentile(&from_start, 0.99),
-        percentile(&from_start, 1.0),
-        percentile(&from_return, 0.5),
-        percentile(&from_return, 0.99),
-        f64::from(missing),
-    ]
+    /// Since the service sent the commit.
+    pub(crate) fn from_start(&self, part: f64) -> f64 {
+        percentile(&self.from_start, part)
+    }
+
+    /// Events that didn't arrive.
+    pub(crate) fn missing(&self) -> u32 {
+        self.missing
+    }
 }
 
 /// Negative if `later` is before `earlier`: a message can arrive before the commit returns.

@@ -18,7 +18,8 @@
 //! bare      the bare loops, which this program runs when it is started as a peer
 //! load      the service whose transactions write events
 //! report    collects the figures of each peer and round
-//! drain  latency  outage  idle  writers
+//! proxy     a network between the peer and NATS
+//! drain  latency  hot  outage  idle  writers
 //!           the measurements: start peers, load them, add figures to the report
 //! ratios    compares the figures with the bounds
 //! builds    compares the figures with those of other builds of outboxd
@@ -29,6 +30,7 @@
 mod bare;
 mod builds;
 mod drain;
+mod hot;
 mod idle;
 mod latency;
 mod load;
@@ -37,6 +39,9 @@ mod peer;
 mod picture;
 mod print;
 mod process;
+#[allow(dead_code, reason = "the tests' own, which do more with it")]
+#[path = "../tests/support/proxy.rs"]
+mod proxy;
 mod ratios;
 mod report;
 mod stage;
@@ -98,6 +103,18 @@ enum Mode {
         #[arg(long, default_value_t = 10)]
         seconds: u32,
     },
+    /// The same for other keys, without and with a backlog of one hot key; NATS is 4 ms away.
+    Hot {
+        /// Events of the hot key.
+        #[arg(long, default_value_t = 1_000_000)]
+        backlog: u32,
+        /// Transactions per second.
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+        /// Duration in seconds.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+    },
     /// Memory during an outage of NATS, and the drain after it.
     Outage {
         /// Duration of the outage in seconds.
@@ -141,6 +158,9 @@ async fn main() {
         }
         Some(Mode::Follow { events }) => drain::follow(&mut report, events).await,
         Some(Mode::Latency { rate, seconds }) => latency::latency(&mut report, rate, seconds).await,
+        Some(Mode::Hot { backlog, rate, seconds }) => {
+            hot::hot(&mut report, backlog, rate, seconds).await
+        }
         Some(Mode::Outage { seconds, rate }) => outage::outage(&mut report, seconds, rate).await,
         Some(Mode::Idle { seconds }) => idle::idle(&mut report, seconds).await,
         Some(Mode::Writers { seconds }) => writers::writers(&mut report, seconds).await,
@@ -169,6 +189,7 @@ async fn everything(report: &mut Report) {
         latency::latency(report, rate, 10).await;
     }
 
+    hot::hot(report, 1_000_000, 200, 10).await;
     outage::outage(report, 60, 500).await;
     idle::idle(report, 30).await;
     writers::writers(report, 10).await;

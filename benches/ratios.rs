@@ -6,7 +6,7 @@ use super::peer::Peer::{
 };
 use super::report::{Report, short};
 use super::stage::{BYTES, KEYS};
-use super::{idle, latency, outage, writers};
+use super::{hot, idle, latency, outage, writers};
 
 use Bound::{AtLeast, AtMost, Within};
 
@@ -54,6 +54,7 @@ pub(crate) fn of(report: &Report) -> Vec<Ratio> {
         one_key: drain_title(10_000, 1, BYTES),
         follow: follow_title(100_000),
         latency: latency::title(500),
+        hot: hot::title(1_000_000, 200),
         outage: outage::title(60, 500),
     };
 
@@ -78,6 +79,7 @@ struct Measurements<'a> {
     one_key: String,
     follow: String,
     latency: String,
+    hot: String,
     outage: String,
 }
 
@@ -129,7 +131,7 @@ impl Measurements<'_> {
     }
 
     fn of_outboxd(&self) -> Vec<Ratio> {
-        let Self { drain, small_drain, large_drain, latency, outage, .. } = self;
+        let Self { drain, small_drain, large_drain, latency, hot, outage, .. } = self;
         let (end, half_way) = ("MB at the end of it", "MB half-way");
         vec![
             Ratio {
@@ -143,6 +145,7 @@ impl Measurements<'_> {
                 reached: quotient(self.median(outage, end), self.median(outage, half_way)),
             },
             self.alone("latency p50 after return, ms", AtMost(0.5), latency, "p50 ms after return"),
+            self.alone("latency p99 beside a hot key / alone", AtMost(2.0), hot, "p99 ratio"),
             self.alone("peak memory of a drain of 1,000,000, MB", AtMost(32.0), large_drain, PEAK),
             self.alone("drain, CPU µs/event", AtMost(8.0), drain, CPU),
             self.alone("idle, % of a core", AtMost(0.5), idle::TITLE, "% of a core"),

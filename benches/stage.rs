@@ -1,6 +1,7 @@
 //! The stage of one measurement: a database with an outbox, a stream, and the events in them. The
 //! stage also knows when a peer has delivered them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -116,12 +117,12 @@ impl Stage {
     }
 
     /// Inserts events like those of a service, in bulk and without transactions.
-    pub(crate) async fn insert(&self, events: u32, keys: u32, bytes: usize) {
+    pub(crate) async fn insert(&self, numbers: Range<u32>, keys: u32, bytes: usize) {
         let padding = "x".repeat(bytes.saturating_sub(40));
 
-        let mut next = 0;
-        while next < events {
-            let batch = (next..events.min(next + BATCH))
+        let mut next = numbers.start;
+        while next < numbers.end {
+            let batch = (next..numbers.end.min(next + BATCH))
                 .map(|number| event(&self.name, number, keys, &padding));
             self.outbox.insert_many(batch).await.expect("the events are inserted");
             next += BATCH;
@@ -152,7 +153,7 @@ impl Stage {
 
         loop {
             // A peer that starts with the changes after its start may miss the first of these.
-            self.insert(1, 1, BYTES).await;
+            self.insert(0..1, 1, BYTES).await;
             tokio::time::sleep(QUIET / 2).await;
             if self.messages().await > 0 {
                 break;
@@ -168,6 +169,20 @@ impl Stage {
             if self.messages().await == before {
                 return before;
             }
+        }
+    }
+
+    /// Waits until the peer has published something of what was there before its start.
+    ///
+    /// # Panics
+    /// If the peer ends, or publishes nothing within [`PATIENCE`].
+    pub(crate) async fn begun(&mut self, running: &mut Running) {
+        let began = Instant::now();
+
+        while self.messages().await == 0 {
+            tokio::time::sleep(LOOK).await;
+            assert!(running.is_alive(), "the peer ended without a message");
+            assert!(began.elapsed() < PATIENCE, "the peer published nothing in {PATIENCE:?}");
         }
     }
 
@@ -204,6 +219,11 @@ impl Stage {
     /// Whether the outbox is empty.
     pub(crate) async fn is_empty(&self) -> bool {
         self.outbox.find_one(doc! {}).await.expect("the outbox is read").is_none()
+    }
+
+    /// The number of events in the outbox.
+    pub(crate) async fn waiting(&self) -> u64 {
+        self.outbox.estimated_document_count().await.expect("the events are counted")
     }
 
     /// Events per second, from when the stream stored message `first` until `end`, the time at
