@@ -230,7 +230,7 @@ async fn an_event_too_big_to_be_marked_holds_up_no_other() {
     let payload = "x".repeat(16 * 1024 * 1024 - 200);
     let huge = doc! { "_id": "huge", "subject": "a b", "payload": payload, "isLocked": true, "failures": [] };
     scene.events.insert_one(huge).bypass_document_validation(true).await.unwrap();
-    relay.says("an event can't be marked as failed").await;
+    relay.says("MongoDB can't mark events").await;
     scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
     until("only it is left", async || {
         (scene.events.count_documents(doc! {}).await.unwrap() == 1).then_some(())
@@ -250,7 +250,7 @@ async fn events_behind_one_that_cannot_be_marked_hold_up_no_other_key() {
     scene.commit((0..3).map(|n| scene.event("held", n))).await;
 
     let relay = Relay::leading(&scene, &[]).await;
-    relay.says("an event can't be marked as failed").await;
+    relay.says("MongoDB can't mark events").await;
     scene.commit((0..20).map(|n| scene.event(&format!("k{n}"), n))).await;
 
     until("only the held key is left", async || {

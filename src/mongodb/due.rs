@@ -8,18 +8,19 @@ use mongodb::error::Result;
 use outboxd_client::field;
 
 use super::index::{By, lacks_index};
-use super::outbox::{Store, limit};
+use super::outbox::{self, Store, limit};
 use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::record::MAX_ANY_ID_BYTES;
 use crate::document::state::{self, State};
+use crate::relay::listing::RawId;
 use crate::relay::ports::{Page, Room};
 
 impl Store {
     /// See [`EventStore::due`](crate::relay::ports::EventStore::due).
-    pub(super) async fn read_due(&self, room: Room) -> Result<Page> {
-        match self.read_due_by(By::Index, room).await {
-            Err(error) if lacks_index(&error) => self.read_due_by(By::Scan, room).await,
+    pub(super) async fn read_due(&self, room: Room, except: &[RawId]) -> Result<Page> {
+        match self.read_due_by(By::Index, room, except).await {
+            Err(error) if lacks_index(&error) => self.read_due_by(By::Scan, room, except).await,
             read => read,
         }
     }
@@ -38,10 +39,11 @@ impl Store {
         }
     }
 
-    async fn read_due_by(&self, by: By, room: Room) -> Result<Page> {
+    async fn read_due_by(&self, by: By, room: Room, except: &[RawId]) -> Result<Page> {
         let mut snapshot = self.snapshot().await?;
         let mut due = state::filter(State::WAITING, &self.layout);
         due.extend(state::is_due(self.longest_wait));
+        due.extend(outbox::except(except)?);
 
         // Without an order, each event stands for itself.
         if self.ordering == Ordering::None {
@@ -56,7 +58,7 @@ impl Store {
 
         // With a key: which events may go is known from the heads of the keys, one more than there
         // is room for to know whether there are more. Then those are read in whole.
-        let heads = self.due_heads(half.events + 1, by, &mut snapshot).await?;
+        let heads = self.due_heads(half.events + 1, by, except, &mut snapshot).await?;
         let keyed = self.collection.find(doc! { field::ID: { "$in": heads } });
         let mut page = self.read(keyed, half, &mut snapshot).await?;
 
@@ -73,7 +75,13 @@ impl Store {
     /// Of each key that has unlocked events, the id of the oldest one, if that one is due. Looks at
     /// the events that are not dead, then at the oldest event of each key that may go: dead events
     /// cost nothing, however many there are.
-    async fn due_heads(&self, most: usize, by: By, snapshot: &mut Snapshot) -> Result<Vec<Bson>> {
+    async fn due_heads(
+        &self,
+        most: usize,
+        by: By,
+        except: &[RawId],
+        snapshot: &mut Snapshot,
+    ) -> Result<Vec<Bson>> {
         let key = self.layout.key();
         let mut waiting = state::filter(State::WAITING, &self.layout);
         waiting.insert(key, doc! { "$ne": Bson::Null });
@@ -97,6 +105,9 @@ impl Store {
             doc! { "$match": is_small },
             doc! { "$match": state::is_due(self.longest_wait) },
         ];
+        if let Some(except) = outbox::except(except)?.remove(field::ID) {
+            pipeline.push(doc! { "$match": { "id": except } });
+        }
         if self.on_dead == OnDead::Hold {
             pipeline.extend(self.unless_behind_a_dead_one());
         }

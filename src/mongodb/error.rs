@@ -3,6 +3,7 @@
 use mongodb::error::ErrorKind;
 
 use super::code;
+use super::write::is_lasting;
 use crate::error::mongodb_reason;
 use crate::relay::ports::{StoreError, StoreErrorKind};
 
@@ -14,9 +15,11 @@ impl From<mongodb::error::Error> for StoreError {
                 code::BSON_OBJECT_TOO_LARGE => StoreErrorKind::TooLarge,
                 _ => StoreErrorKind::Refused,
             },
+            ErrorKind::Write(_) => StoreErrorKind::Refused,
             ErrorKind::Custom(_) => StoreErrorKind::Unexpected,
             _ => StoreErrorKind::Connection,
         };
-        Self::new(kind, mongodb_reason(&error))
+        let read = Self::new(kind, mongodb_reason(&error));
+        if is_lasting(&error) { read.lasting() } else { read }
     }
 }

@@ -8,8 +8,8 @@
 //! - `migrations`: creates the collections, validators and indexes
 //! - `lease`: the lease's document
 //! - `snapshot`, `index`: one moment of an outbox; the indexes that queries name
-//! - `outbox`, `sweep`, `tail`, `due`, `mark`, `store`: the relay's outbox, what its sweeps, its
-//!   change stream and its retrier read, its updates, and its port
+//! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
+//!   its change stream and its retrier read, its updates, its batches of writes, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `selection`, `inspect`: which events an operator means, and what an operator reads
 //! - `act`: what an operator changes, and the record of it
@@ -34,3 +34,4 @@ mod snapshot;
 mod store;
 mod sweep;
 mod tail;
+mod write;

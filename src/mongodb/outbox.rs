@@ -16,6 +16,7 @@ use crate::config::{Config, OnDead, Ordering};
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::document::state::{self, State};
+use crate::relay::listing::RawId;
 use crate::relay::ports::{Page, Parsed, Room};
 
 /// The outbox collection, as the relay uses it.
@@ -131,6 +132,16 @@ impl Store {
         };
         state::filter(states, &self.layout)
     }
+}
+
+/// In a query: not these events.
+pub(super) fn except(ids: &[RawId]) -> Result<Document> {
+    if ids.is_empty() {
+        return Ok(Document::new());
+    }
+
+    let ids: Vec<_> = ids.iter().map(RawId::to_bson).collect::<bson::error::Result<_>>()?;
+    Ok(doc! { field::ID: { "$nin": ids } })
 }
 
 /// One failure is enough to tell a failed event from a parked one.

@@ -6,57 +6,23 @@
 
 use std::time::Duration;
 
-use bson::{
-    Bson, Document, RawArray, RawArrayBuf, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc,
-};
-use mongodb::error::Result;
+use bson::{Bson, Document, RawArray, RawDocument, Timestamp, doc};
 use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::RawBatch;
 use outboxd_client::{EventId, Key, field};
 
 use super::clock;
 use super::collation::{simple, simple_document};
-use super::mark::{mark_update, read_refused};
+use super::mark::mark_update;
 use super::outbox::Store;
 use super::tail::TailCursor;
+use super::write::{Order, Write, is_of_documents, raw};
 use crate::document::state::{self, State};
-use crate::relay::listing::Listing;
+use crate::relay::listing::{Listing, RawId};
 use crate::relay::ports::{
     Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
-
-impl Store {
-    /// Each update becomes bytes at once: as documents, a thousand of them are ten times as big.
-    async fn update(
-        &self,
-        updates: impl Iterator<Item = Document>,
-        ordered: bool,
-    ) -> Result<Vec<Refused>> {
-        let mut statements = RawArrayBuf::new();
-        for update in updates {
-            statements.push(RawDocumentBuf::try_from(&update)?);
-        }
-
-        let command = rawdoc! {
-            "update": self.collection.name(),
-            "ordered": ordered,
-            "updates": statements,
-            "writeConcern": { "w": "majority" },
-        };
-
-        let reply = self.database().run_raw_command(command).await?;
-        if let Some(error) = reply.get("writeConcernError") {
-            let message = format!("the write concern was not met: {error}");
-            return Err(mongodb::error::Error::custom(message));
-        }
-
-        self.written.learn(&reply);
-
-        let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-        refused.iter().filter_map(bson::Bson::as_document).map(read_refused).collect()
-    }
-}
 
 impl EventStore for Store {
     type Page = RawBatch;
@@ -91,53 +57,69 @@ impl EventStore for Store {
         Ok(self.read_rest(key, from, room).await?)
     }
 
-    async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
+    async fn delete(&self, acked: &[Acked]) -> StoreResult<Vec<Refused>> {
         let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
         // Without the hint, the server considers the other indexes too, each time.
         let by_id = Hint::Keys(doc! { field::ID: 1 });
-        let delete = self.collection.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id);
-        delete.collation(simple()).await?;
-        Ok(())
+        let all = doc! { field::ID: { "$in": &ids } };
+        let delete = self.collection.delete_many(all).hint(by_id);
+        match delete.collation(simple()).await {
+            Err(error) if is_of_documents(&error) => {
+                Ok(self.delete_each(&ids, Document::new()).await?)
+            }
+            deleted => Ok(deleted.map(|_| Vec::new())?),
+        }
     }
 
     async fn mark(&self, marks: &[Mark]) -> StoreResult<Vec<Refused>> {
-        Ok(self.update(marks.iter().map(mark_update), false).await?)
+        let updates: Vec<_> = marks.iter().map(mark_update).collect::<Result<_, _>>()?;
+        Ok(self.write(Write::Update, &updates, Order::None).await?)
     }
 
     async fn park(&self, ids: &[EventId]) -> StoreResult<Option<Refused>> {
         let park = |id: &EventId| {
             let mut locked = doc! { field::ID: Bson::from(id.clone()) };
             locked.extend(State::Locked.filter(&self.layout));
-            doc! {
+            raw(doc! {
                 "q": locked,
                 "u": { "$set": { field::IS_LOCKED: false } },
                 "collation": simple_document(),
-            }
+            })
         };
-        Ok(self.update(ids.iter().map(park), true).await?.pop())
+        let updates: Vec<_> = ids.iter().map(park).collect::<Result<_, _>>()?;
+        Ok(self.write(Write::Update, &updates, Order::Kept).await?.pop())
     }
 
-    async fn discard(&self, ids: &[EventId]) -> StoreResult<()> {
+    async fn discard(&self, ids: &[EventId]) -> StoreResult<Vec<Refused>> {
         let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
-        let mut wanted = doc! { field::ID: { "$in": ids } };
-        wanted.extend(state::filter(State::UNLOCKED, &self.layout));
+        let mut wanted = state::filter(State::UNLOCKED, &self.layout);
         wanted.extend(state::discard_requested());
 
-        self.collection.delete_many(wanted).collation(simple()).await?;
-        Ok(())
+        let mut all = doc! { field::ID: { "$in": &ids } };
+        all.extend(wanted.clone());
+        match self.collection.delete_many(all).collation(simple()).await {
+            Err(error) if is_of_documents(&error) => Ok(self.delete_each(&ids, wanted).await?),
+            deleted => Ok(deleted.map(|_| Vec::new())?),
+        }
     }
 
-    async fn due(&self, room: Room) -> StoreResult<Page> {
-        Ok(self.read_due(room).await?)
+    async fn due(&self, room: Room, except: &[RawId]) -> StoreResult<Page> {
+        Ok(self.read_due(room, except).await?)
     }
 
     async fn discards(&self, room: Room) -> StoreResult<Page> {
         Ok(self.read_discards(room).await?)
     }
 
-    async fn passed_over(&self, age: Duration, room: Room, without: &[Key]) -> StoreResult<Page> {
+    async fn passed_over(
+        &self,
+        age: Duration,
+        room: Room,
+        without: &[Key],
+        except: &[RawId],
+    ) -> StoreResult<Page> {
         let now = clock::now(&self.database()).await?;
-        Ok(self.read_passed_over(clock::before(now, age), room, without).await?)
+        Ok(self.read_passed_over(clock::before(now, age), room, without, except).await?)
     }
 
     async fn unlocked(&self, key: &Key, room: Room) -> StoreResult<Page> {

@@ -21,11 +21,11 @@ use outboxd_client::{Key, field};
 
 use super::collation::{simple, simple_document};
 use super::index::{By, LOCKED, lacks_index};
-use super::outbox::{Store, limit, without_most_failures};
+use super::outbox::{self, Store, limit, without_most_failures};
 use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
-use crate::relay::listing::{self, Ids, Listing, Moment, id_of};
+use crate::relay::listing::{self, Ids, Listing, Moment, RawId, id_of};
 use crate::relay::ports::{Dated, Fetched, Page, Room};
 
 /// Ids or keys per reply.
@@ -158,9 +158,11 @@ impl Store {
         before: Timestamp,
         room: Room,
         without: &[Key],
+        except: &[RawId],
     ) -> Result<Page> {
         let mut passed_over = State::Locked.filter(&self.layout);
         passed_over.extend(self.without(without));
+        passed_over.extend(outbox::except(except)?);
         self.layout.before(&mut passed_over, before);
 
         match self.read_once(self.locked(passed_over.clone()), room).await {

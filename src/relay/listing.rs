@@ -3,8 +3,8 @@
 //! A list may have a hundred thousand of them, so they are kept as the bytes of their BSON, one
 //! behind the other: 21 bytes for an ObjectId. An id may be of any type and need not be UTF-8.
 
-use bson::{RawDocument, RawDocumentBuf, Timestamp};
-use outboxd_client::field;
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
+use outboxd_client::{EventId, field};
 
 /// The oldest locked events as of one moment.
 #[derive(Debug, Default)]
@@ -14,6 +14,30 @@ pub(crate) struct Listing {
     /// Whether there were more than were asked for.
     pub(crate) is_cut: bool,
     pub(crate) moment: Moment,
+}
+
+/// The `_id` of a document as BSON: a malformed one's may be of any type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RawId(Box<[u8]>);
+
+impl RawId {
+    pub(crate) fn new(id: &Bson) -> Self {
+        let id = bson::serialize_to_vec(&doc! { field::ID: id });
+        Self(id.expect("an id that was read from BSON").into())
+    }
+
+    pub(crate) fn of_event(id: &EventId) -> Self {
+        Self::new(&id.clone().into())
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn to_bson(&self) -> bson::error::Result<Bson> {
+        let mut id: Document = bson::deserialize_from_slice(&self.0)?;
+        Ok(id.remove(field::ID).unwrap_or(Bson::Null))
+    }
 }
 
 /// When a list was read. The server doesn't say exactly.

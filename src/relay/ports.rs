@@ -14,7 +14,7 @@ use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::listing::{Listing, Moment};
+use super::listing::{Listing, Moment, RawId};
 use super::publish::outcome::{Acked, Held};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
@@ -43,8 +43,9 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// transactions do to events. The relay's own marks and deletes are left out.
     fn tail(&self, at: Timestamp) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
-    /// Removes published events. Only an ack makes an [`Acked`].
-    fn delete(&self, acked: &[Acked]) -> impl Future<Output = StoreResult<()>> + Send;
+    /// Removes published events. Only an ack makes an [`Acked`]. Returns those that the store will
+    /// never remove.
+    fn delete(&self, acked: &[Acked]) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
 
     /// Marks failed events. Returns those that can never be marked, such as one whose 16 MB have
     /// no room left for a failure.
@@ -54,13 +55,14 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// event that the store refuses and returns it.
     fn park(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<Option<Refused>>> + Send;
 
-    /// Removes events without publishing them, because an operator asked for it.
-    fn discard(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<()>> + Send;
+    /// Removes events without publishing them, because an operator asked for it. Returns those that
+    /// the store will never remove.
+    fn discard(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
 
     /// The unlocked events that are due. Of each key it returns only the oldest one, if that is due
     /// and not dead; dead ones don't count if they are skipped. Without an order, every due event
-    /// is returned. Half of the room is for events without a key.
-    fn due(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
+    /// is returned. Half of the room is for events without a key. Leaves out some events.
+    fn due(&self, room: Room, except: &[RawId]) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The unlocked events that an operator asked to remove.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
@@ -70,12 +72,14 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     fn unlocked(&self, key: &Key, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The locked events that are older than `age` by the server's clock, oldest first. Sweep and
-    /// tail have passed them over, but the tail may still bring one. Leaves out those of some keys.
+    /// tail have passed them over, but the tail may still bring one. Leaves out those of some keys,
+    /// and some events.
     fn passed_over(
         &self,
         age: Duration,
         room: Room,
         without: &[Key],
+        except: &[RawId],
     ) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The oldest locked events of one key whose `ts` is not before `from`, oldest first. From the
@@ -193,7 +197,7 @@ pub(crate) enum Next {
     Dead,
 }
 
-/// A mark or a park that the store will never write.
+/// A write of one event that the store will never make, however often it is repeated.
 #[derive(Debug)]
 pub(crate) struct Refused {
     /// Its position in the command.
@@ -207,6 +211,8 @@ pub(crate) type StoreResult<T> = Result<T, StoreError>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreError {
     pub(crate) kind: StoreErrorKind,
+    /// Whether the server will refuse the same command again: a person has to act.
+    pub(crate) is_lasting: bool,
     message: String,
 }
 
@@ -227,7 +233,12 @@ pub(crate) enum StoreErrorKind {
 
 impl StoreError {
     pub(crate) fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, is_lasting: false, message: message.into() }
+    }
+
+    /// For a refusal that does not pass by itself.
+    pub(crate) fn lasting(self) -> Self {
+        Self { is_lasting: true, ..self }
     }
 
     /// For a reply that breaks the protocol.

@@ -20,6 +20,7 @@ use super::clock;
 use super::dispatch::known::Origin;
 use super::dispatch::pending::Pending;
 use super::dispatch::read::{Behind, Read};
+use super::listing::RawId;
 use super::ports::{Dated, EventStore, Page, Parsed, Room, StoreResult};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
@@ -37,12 +38,13 @@ const PASSED_OVER_AGE: Duration = Duration::from_secs(60);
 /// A read that the relay asks for.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// Due events.
-    Due(Read, Room),
+    /// Due events, without some.
+    Due(Read, Room, Vec<RawId>),
     /// Events that an operator wants removed.
     Discards(Read, Room),
-    /// Locked events that should have been published long ago, without those of some keys.
-    PassedOver(Read, Room, Vec<Key>),
+    /// Locked events that should have been published long ago, without those of some keys, and
+    /// without some events.
+    PassedOver(Read, Room, Vec<Key>, Vec<RawId>),
     /// The unlocked events of this key.
     Key(Key, Read, Room),
     /// The locked events of this key, from a `ts` on.
@@ -67,8 +69,9 @@ pub(crate) async fn run(
 ) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(read, room) => {
-                let due = or_warn(store.due(room.at_most(MAX_READ)).await, "due events");
+            Ask::Due(read, room, except) => {
+                let due = store.due(room.at_most(MAX_READ), &except).await;
+                let due = or_warn(due, "due events");
                 Answer::Due(read, due.unwrap_or_default())
             }
             Ask::Discards(read, room) => {
@@ -76,9 +79,9 @@ pub(crate) async fn run(
                 let discards = or_warn(discards, "events to discard");
                 Answer::Discards(read, discards.unwrap_or(Page { more: true, ..Page::default() }))
             }
-            Ask::PassedOver(read, room, without) => {
+            Ask::PassedOver(read, room, without, except) => {
                 let room = room.at_most(MAX_READ);
-                let passed_over = store.passed_over(PASSED_OVER_AGE, room, &without).await;
+                let passed_over = store.passed_over(PASSED_OVER_AGE, room, &without, &except).await;
                 let passed_over = or_warn(passed_over, "events that were passed over");
                 Answer::PassedOver(read, passed_over.unwrap_or_default())
             }

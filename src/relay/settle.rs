@@ -10,8 +10,9 @@
 //! behind is not. A [`Debt`] brings both at once, so they are in one batch.
 //!
 //! A write that fails is repeated until it succeeds. Each may be repeated without harm, and until
-//! then the event is known and not sent again. After the server refused a write for good, nothing
-//! more of its key is unlocked.
+//! then the event is known and not sent again. What the server refuses of one event for good is that
+//! event's alone: the others of the batch are settled, and nothing more of its key is unlocked. A
+//! command that the server refuses as a whole is repeated too, and reported.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use outboxd_client::{EventId, Key};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::dispatch::debt::{Debt, Park, Unmarked};
 use super::ports::{EventStore, Mark, Next, Refused, StoreResult};
@@ -61,10 +62,24 @@ pub(crate) enum Settled {
     Marked(Unmarked, Next),
     Discarded(EventId),
     Parked(Park),
-    /// The server will never write this mark.
-    MarkRefused(Unmarked),
+    /// The server will never write this mark of the event with the shown id.
+    MarkRefused(Unmarked, Refusal),
     /// The server will never write this park, or it follows a refused write of its key.
-    ParkRefused(Key, EventId),
+    ParkRefused(Key, EventId, Option<Refusal>),
+    /// The server will never delete this event.
+    DeleteRefused(EventId, Refusal),
+    /// The server refuses a command as a whole, which is being repeated.
+    CommandRefused(Refusal),
+}
+
+/// What the server refused to write, and why.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// A verb.
+    pub(crate) write: &'static str,
+    /// The id of the event, as people read it. None for a whole command.
+    pub(crate) id: Option<String>,
+    pub(crate) error: String,
 }
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that fail.
@@ -74,8 +89,9 @@ pub(crate) async fn run(
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
 ) {
+    let repeating = Repeating { reports, give_up };
     let mut settler =
-        Settler { store, reports, give_up, blocked: HashSet::new(), deletes: JoinSet::new() };
+        Settler { store, repeating, blocked: HashSet::new(), deletes: JoinSet::new() };
     let mut gathered = Vec::with_capacity(MAX_BATCH);
 
     while gather(&mut inbox, &mut gathered).await {
@@ -145,8 +161,7 @@ impl Batch {
 /// See the module.
 struct Settler<S> {
     store: S,
-    reports: mpsc::UnboundedSender<Settled>,
-    give_up: CancellationToken,
+    repeating: Repeating,
     /// Keys of which the server refused a write: no more of them is parked. A lane learns of it
     /// only by the report and is blocked then; parks that it sent before that are refused here.
     blocked: HashSet<Key>,
@@ -166,12 +181,20 @@ impl<S: EventStore> Settler<S> {
         }
 
         crash::soon(Point::DeleteSent);
-        let (store, reports, give_up) =
-            (self.store.clone(), self.reports.clone(), self.give_up.clone());
+        let (store, repeating) = (self.store.clone(), self.repeating.clone());
         self.deletes.spawn(async move {
-            if until_done("delete", &give_up, || store.delete(&acked)).await.is_some() {
-                report(&reports, Settled::Delivered(acked));
+            let done = repeating.until_done("delete", || store.delete(&acked)).await;
+            let Some(refused) = done else { return };
+
+            let mut refused = by_place(refused);
+            let mut deleted = Vec::with_capacity(acked.len());
+            for (place, acked) in acked.into_iter().enumerate() {
+                match refused.remove(&place) {
+                    None => deleted.push(acked),
+                    Some(error) => repeating.refused_delete("delete", acked.id().clone(), error),
+                }
             }
+            repeating.report(Settled::Delivered(deleted));
         });
     }
 
@@ -180,8 +203,15 @@ impl<S: EventStore> Settler<S> {
             return;
         }
 
-        if until_done("discard", &self.give_up, || self.store.discard(&ids)).await.is_some() {
-            ids.into_iter().for_each(|id| self.report(Settled::Discarded(id)));
+        let done = self.repeating.until_done("discard", || self.store.discard(&ids)).await;
+        let Some(refused) = done else { return };
+
+        let mut refused = by_place(refused);
+        for (place, id) in ids.into_iter().enumerate() {
+            match refused.remove(&place) {
+                None => self.report(Settled::Discarded(id)),
+                Some(error) => self.repeating.refused_delete("discard", id, error),
+            }
         }
     }
 
@@ -192,24 +222,19 @@ impl<S: EventStore> Settler<S> {
 
         crash::here(Point::Marking);
         let (unmarked, marks): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
-        let written = until_done("mark", &self.give_up, || self.store.mark(&marks)).await;
+        let written = self.repeating.until_done("mark", || self.store.mark(&marks)).await;
         let Some(refused) = written else { return };
 
-        let mut refused: HashMap<usize, String> =
-            refused.into_iter().map(|Refused { index, error }| (index, error)).collect();
+        let mut refused = by_place(refused);
         for (index, (unmarked, mark)) in unmarked.into_iter().zip(marks).enumerate() {
             let Some(error) = refused.remove(&index) else {
                 self.report(Settled::Marked(unmarked, mark.next));
                 continue;
             };
 
-            let id = shown_id(&mark.id);
-            error!(
-                id,
-                error, "an event can't be marked as failed; it is left as it is, and its key waits"
-            );
+            let refusal = Refusal { write: "mark", id: Some(shown_id(&mark.id)), error };
             self.blocked.extend(unmarked.key.clone());
-            self.report(Settled::MarkRefused(unmarked));
+            self.report(Settled::MarkRefused(unmarked, refusal));
         }
     }
 
@@ -231,7 +256,7 @@ impl<S: EventStore> Settler<S> {
                 return;
             }
 
-            let written = until_done("park", &self.give_up, || self.store.park(&ids)).await;
+            let written = self.repeating.until_done("park", || self.store.park(&ids)).await;
             let Some(refused) = written else { return };
 
             let done = refused.as_ref().map_or(ids.len(), |refused| refused.index.min(ids.len()));
@@ -241,13 +266,10 @@ impl<S: EventStore> Settler<S> {
             }
 
             if let (Some((key, id)), Some(Refused { error, .. })) = (rest.next(), refused) {
-                error!(
-                    %id,
-                    error,
-                    "an event can't be parked behind a failed one; its key waits until a relay takes the lease again"
-                );
+                let shown = Some(shown_id(&id.clone().into()));
+                let refusal = Refusal { write: "park", id: shown, error };
                 self.blocked.insert(key.clone());
-                self.report(Settled::ParkRefused(key, id));
+                self.report(Settled::ParkRefused(key, id, Some(refusal)));
             }
 
             rest.rev().for_each(|event| waiting.push_front(event));
@@ -261,7 +283,7 @@ impl<S: EventStore> Settler<S> {
             && let Some((key, id)) = waiting.pop_front()
         {
             if self.blocked.contains(&key) {
-                self.report(Settled::ParkRefused(key, id));
+                self.report(Settled::ParkRefused(key, id, None));
             } else {
                 keys.push(key);
                 ids.push(id);
@@ -272,7 +294,7 @@ impl<S: EventStore> Settler<S> {
     }
 
     fn report(&self, settled: Settled) {
-        report(&self.reports, settled);
+        self.repeating.report(settled);
     }
 }
 
@@ -285,38 +307,53 @@ fn joined(ended: Result<(), JoinError>) {
     }
 }
 
-/// What the write returned, or `None` when it was given up.
-async fn until_done<T, F>(
-    what: &str,
-    give_up: &CancellationToken,
-    write: impl Fn() -> F,
-) -> Option<T>
-where
-    F: Future<Output = StoreResult<T>>,
-{
-    let mut backoff = REPEATS;
-    while !give_up.is_cancelled() {
-        match write().await {
-            Ok(written) => return Some(written),
-            Err(error) => {
-                warn!(
-                    %error,
-                    "could not {what} events; repeating until it succeeds"
-                );
+fn by_place(refused: Vec<Refused>) -> HashMap<usize, String> {
+    refused.into_iter().map(|Refused { index, error }| (index, error)).collect()
+}
+
+/// Repeats writes that fail.
+#[derive(Debug, Clone)]
+struct Repeating {
+    reports: mpsc::UnboundedSender<Settled>,
+    give_up: CancellationToken,
+}
+
+impl Repeating {
+    /// What the write returned, or `None` when it was given up.
+    async fn until_done<T, F>(&self, what: &'static str, write: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        let mut backoff = REPEATS;
+        while !self.give_up.is_cancelled() {
+            match write().await {
+                Ok(written) => return Some(written),
+                Err(error) if error.is_lasting => {
+                    let error = error.to_string();
+                    self.report(Settled::CommandRefused(Refusal { write: what, id: None, error }));
+                }
+                Err(error) => {
+                    warn!(%error, "could not {what} events; repeating until it succeeds");
+                }
+            }
+
+            tokio::select! {
+                biased;
+                () = self.give_up.cancelled() => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
 
-        tokio::select! {
-            biased;
-            () = give_up.cancelled() => {}
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-        }
+        None
     }
 
-    None
-}
+    fn refused_delete(&self, write: &'static str, id: EventId, error: String) {
+        let refusal = Refusal { write, id: Some(shown_id(&id.clone().into())), error };
+        self.report(Settled::DeleteRefused(id, refusal));
+    }
 
-fn report(reports: &mpsc::UnboundedSender<Settled>, settled: Settled) {
-    // A leadership that is over has no more use for reports.
-    _ = reports.send(settled);
+    fn report(&self, settled: Settled) {
+        // A leadership that is over has no more use for reports.
+        _ = self.reports.send(settled);
+    }
 }

@@ -11,6 +11,7 @@ use super::clock;
 use super::ports::{Mark, Next};
 use super::publish::outcome::{FalseDuplicate, Rewound};
 use super::retry;
+use super::settle::Refusal;
 use crate::config::RetryConfig;
 use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
@@ -19,6 +20,15 @@ use crate::telemetry::alerts::Alerts;
 
 /// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
+
+/// Cuts an error that is longer than a mark keeps, and gives its memory back: a thousand errors may
+/// wait for their marks.
+fn shorten(error: &mut String) {
+    if error.len() > MAX_ERROR_BYTES {
+        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
+        error.shrink_to_fit();
+    }
+}
 
 /// An event that failed.
 #[derive(Debug)]
@@ -52,6 +62,9 @@ pub(super) struct Verdicts {
     unlogged: Vec<FailedAlike>,
     /// The events that got another message id and aren't logged yet: the first and their number.
     mistaken: Option<MistakenEvent>,
+    /// What MongoDB refused to write and isn't logged yet: the first refusal of each kind of write,
+    /// and their number.
+    unwritable: Vec<(u64, Refusal)>,
 }
 
 /// Events that failed alike.
@@ -75,6 +88,7 @@ impl Verdicts {
             alerts: alerts.clone(),
             unlogged: Vec::new(),
             mistaken: None,
+            unwritable: Vec::new(),
         }
     }
 
@@ -95,11 +109,47 @@ impl Verdicts {
             self.alerts.raise(Alert::FalseDuplicate(mistaken));
         }
 
+        self.log_unwritable();
+
         for FailedAlike { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..)
         {
             match dead {
                 true => error!(events, id, class, code, error, remedy, "event is dead"),
                 false => warn!(events, id, class, code, error, remedy, "event failed"),
+            }
+        }
+    }
+
+    /// One line and one alert for each kind of write, however many events there are.
+    fn log_unwritable(&mut self) {
+        for (events, Refusal { write, id, error }) in self.unwritable.drain(..) {
+            match &id {
+                Some(id) => error!(
+                    events,
+                    id,
+                    error,
+                    "MongoDB can't {write} events; they are left as they are, and their keys wait"
+                ),
+                None => error!(
+                    error,
+                    "MongoDB refuses to {write} events; repeating until a person has fixed it: \
+                     run `outboxd check`"
+                ),
+            }
+            self.alerts.raise(Alert::Unwritable { write, events, id, error });
+        }
+    }
+
+    /// Keeps for the log and for an alert that MongoDB refused a write for good.
+    pub(super) fn refused(&mut self, mut refusal: Refusal) {
+        let alike = |(_, first): &&mut (u64, Refusal)| {
+            first.write == refusal.write && first.id.is_some() == refusal.id.is_some()
+        };
+        match self.unwritable.iter_mut().find(alike) {
+            Some((events, _)) => *events += 1,
+            None => {
+                shorten(&mut refusal.error);
+                self.unwritable.push((1, refusal));
             }
         }
     }
@@ -157,7 +207,7 @@ impl Verdicts {
     /// The mark to write. Raises an alert when the event enters a state that an operator should
     /// know about.
     pub(super) fn mark(&mut self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
-        rejection.error.truncate(rejection.error.floor_char_boundary(MAX_ERROR_BYTES));
+        shorten(&mut rejection.error);
 
         // An outage isn't the event's fault.
         let counted = matches!(rejection.class, Class::Config | Class::Poison);

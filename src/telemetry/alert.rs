@@ -33,6 +33,15 @@ pub(crate) enum Alert {
         /// What it is, and the lines that fix it.
         fault: String,
     },
+    /// MongoDB refuses for good to write events, or refuses a command as a whole.
+    Unwritable {
+        /// What it refuses, as a verb.
+        write: &'static str,
+        events: u64,
+        /// The first of the events. None if it is the whole command.
+        id: Option<String>,
+        error: String,
+    },
 }
 
 /// An event that the broker refused, without its payload.
@@ -89,10 +98,11 @@ pub(super) enum Kind {
     Rewound,
     FalseDuplicate,
     Unsound,
+    Unwritable,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Failing,
         Self::Dead,
         Self::Stuck,
@@ -100,6 +110,7 @@ impl Kind {
         Self::Rewound,
         Self::FalseDuplicate,
         Self::Unsound,
+        Self::Unwritable,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -111,6 +122,7 @@ impl Kind {
             Self::Rewound => "rewound",
             Self::FalseDuplicate => "false-duplicate",
             Self::Unsound => "unsound",
+            Self::Unwritable => "unwritable",
         }
     }
 }
@@ -125,6 +137,7 @@ impl Alert {
             Self::Rewound { .. } => Kind::Rewound,
             Self::FalseDuplicate(_) => Kind::FalseDuplicate,
             Self::Unsound { .. } => Kind::Unsound,
+            Self::Unwritable { .. } => Kind::Unwritable,
         }
     }
 
@@ -152,6 +165,14 @@ impl Alert {
                  published under other message ids; the first is {id}: sequence {sequence} {found}"
             ),
             Self::Unsound { fault } => format!("the outbox loses events: {fault}"),
+            Self::Unwritable { write, events, id: Some(id), error } => format!(
+                "MongoDB can't {write} {events} events; they are left as they are, and their keys \
+                 wait; the first is {id}: {error}; repair or remove them, then restart outboxd"
+            ),
+            Self::Unwritable { write, id: None, error, .. } => format!(
+                "MongoDB refuses to {write} events: {error}; outboxd repeats it until that is \
+                 fixed; run `outboxd check`"
+            ),
         }
     }
 }
@@ -203,7 +224,10 @@ impl Origin {
                 (Some(Event::Stuck(oldest)), Some(*oldest_seconds))
             }
             Alert::FalseDuplicate(event) => (Some(Event::Mistaken(event)), None),
-            Alert::Recovered | Alert::Rewound { .. } | Alert::Unsound { .. } => (None, None),
+            Alert::Recovered
+            | Alert::Rewound { .. }
+            | Alert::Unsound { .. }
+            | Alert::Unwritable { .. } => (None, None),
         };
 
         let line = Line {
@@ -303,6 +327,19 @@ mod tests {
             (
                 Alert::Unsound { fault: "a TTL index: drop it".to_owned() },
                 r#""kind":"unsound","text":"the outbox loses events: a TTL index: drop it"}"#,
+            ),
+            (
+                Alert::Unwritable {
+                    write: "mark",
+                    events: 3,
+                    id: Some("e1".to_owned()),
+                    error: "no room".to_owned(),
+                },
+                concat!(
+                    r#""kind":"unwritable","text":"MongoDB can't mark 3 events; they are left as "#,
+                    r#"they are, and their keys wait; the first is e1: no room; repair or remove "#,
+                    r#"them, then restart outboxd"}"#
+                ),
             ),
             (
                 Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1 },

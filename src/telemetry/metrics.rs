@@ -93,6 +93,7 @@ pub(crate) struct Events {
     pub(crate) parked: Counter,
     pub(crate) dead: Counter,
     pub(crate) discarded: Counter,
+    pub(crate) unwritable: Counter,
     pub(crate) failed: Counters<Class>,
     /// From commit to ack, of events from the change stream.
     pub(crate) latency: Histogram,
@@ -175,6 +176,7 @@ impl Metrics {
             parked: self.counter("outboxd_events_parked_total"),
             dead: self.counter("outboxd_events_dead_total"),
             discarded: self.counter("outboxd_events_discarded_total"),
+            unwritable: self.counter("outboxd_events_unwritable_total"),
             failed: self.counters(
                 "outboxd_publish_failures_total",
                 "class",
@@ -300,6 +302,10 @@ fn describe() {
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
         ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),
+        (
+            "outboxd_events_unwritable_total",
+            "Events that MongoDB refuses to mark, park or delete: they are left as they are.",
+        ),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),

@@ -5,6 +5,7 @@ mod agreement;
 mod before;
 mod parser;
 mod raw;
+mod refused;
 mod rows;
 mod shapes;
 mod unmarked;

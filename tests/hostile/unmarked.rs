@@ -45,7 +45,7 @@ async fn an_event_whose_id_is_no_text_is_left() {
 #[tokio::test]
 async fn an_event_that_no_index_takes_is_left() {
     let numbers = array(INT, [vec![1, 0, 0, 0], vec![2, 0, 0, 0]]);
-    fare(vec![row("arrays as key and time", Unmarked("can't be marked as failed"), |event| {
+    fare(vec![row("arrays as key and time", Unmarked("MongoDB can't mark events"), |event| {
         event.set("key", ARRAY, &numbers);
         event.set("ts", ARRAY, &numbers);
     })])

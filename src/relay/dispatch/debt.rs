@@ -2,7 +2,7 @@
 
 use outboxd_client::{EventId, Key};
 
-use super::known::RawId;
+use crate::relay::listing::RawId;
 
 /// The writes that a failed event needs: first its mark, then the parks of what waited behind it.
 /// A park that is written before the mark shows an unlocked event without the failure that it waits

@@ -6,13 +6,18 @@
 //! what settled after it began.
 //!
 //! A malformed event is known by its raw `_id` until its mark is settled.
+//!
+//! What the server refused to write is remembered apart: see [`refused`](super::refused).
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bson::{Bson, Timestamp, doc};
+use bson::Timestamp;
 use foldhash::fast::RandomState;
-use outboxd_client::{EventId, field};
+use outboxd_client::EventId;
+
+use super::refused::Refused;
+use crate::relay::listing::RawId;
 
 /// Which read brought an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,17 +34,6 @@ pub(crate) enum Origin {
     SafetySweep,
 }
 
-/// The `_id` of a document as BSON: a malformed one's may be of any type.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct RawId(Box<[u8]>);
-
-impl RawId {
-    pub(crate) fn new(id: &Bson) -> Self {
-        let id = bson::serialize_to_vec(&doc! { field::ID: id });
-        Self(id.expect("an id that was read from BSON").into())
-    }
-}
-
 /// When a read began, in settlements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Began(u64);
@@ -48,8 +42,14 @@ pub(super) struct Began(u64);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     events: HashMap<EventId, Origin, RandomState>,
-    /// Malformed events that are being marked, or that the server refused to mark.
+    /// Malformed events that are being marked.
     malformed: HashSet<RawId>,
+    malformed_bytes: usize,
+    /// Events that the server refused to mark or to delete.
+    refused: Refused,
+    /// Malformed events that the server refused to mark. One that an operator repairs is an event
+    /// like any other, so they are apart.
+    refused_malformed: Refused,
     /// How many have settled.
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
@@ -73,9 +73,34 @@ impl Known {
         self.events.len()
     }
 
-    /// Malformed events known.
-    pub(super) fn malformed(&self) -> usize {
-        self.malformed.len()
+    /// Malformed events known, and the bytes of their ids.
+    pub(super) fn malformed(&self) -> (usize, usize) {
+        (self.malformed.len(), self.malformed_bytes)
+    }
+
+    /// Events that were left as they are, because the server refused a write.
+    pub(super) fn refused(&self) -> Vec<RawId> {
+        self.refused.ids().chain(self.refused_malformed.ids()).cloned().collect()
+    }
+
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty() || !self.refused_malformed.is_empty()
+    }
+
+    /// The server refused a write of this event for good.
+    pub(super) fn refuse(&mut self, id: &EventId) {
+        self.remove(id);
+        self.refused.insert(RawId::of_event(id));
+    }
+
+    /// The server refused to mark this malformed event.
+    pub(super) fn refuse_malformed(&mut self, id: &RawId) {
+        self.settle_malformed(id);
+        self.refused_malformed.insert(id.clone());
+    }
+
+    fn was_refused(&self, id: &EventId) -> bool {
+        !self.refused.is_empty() && self.refused.contains(&RawId::of_event(id))
     }
 
     /// A sweep, or another round of it, begins.
@@ -119,7 +144,11 @@ impl Known {
     pub(super) fn is_new_to_follow(&mut self, id: &EventId, origin: Origin) -> bool {
         match (origin, self.sweep) {
             (Origin::Sweep(_), Some((_, began))) => self.is_new(id, began),
-            _ => !self.events.contains_key(id) && !self.before_the_tail.remove(id),
+            _ => {
+                !self.events.contains_key(id)
+                    && !self.before_the_tail.remove(id)
+                    && !self.was_refused(id)
+            }
         }
     }
 
@@ -127,6 +156,7 @@ impl Known {
     pub(super) fn is_new(&self, id: &EventId, began: Began) -> bool {
         !self.events.contains_key(id)
             && self.settled.get(id).is_none_or(|settled| *settled <= began.0)
+            && !self.was_refused(id)
     }
 
     /// How many have settled.
@@ -147,7 +177,10 @@ impl Known {
 
     /// Adds a malformed event. Returns false if it was known.
     pub(super) fn insert_malformed(&mut self, id: RawId) -> bool {
-        self.malformed.insert(id)
+        let bytes = id.bytes();
+        let is_new = !self.refused_malformed.contains(&id) && self.malformed.insert(id);
+        self.malformed_bytes += if is_new { bytes } else { 0 };
+        is_new
     }
 
     /// Removes an event without remembering that it settled.
@@ -159,7 +192,9 @@ impl Known {
 
     /// A malformed event is marked.
     pub(super) fn settle_malformed(&mut self, id: &RawId) {
-        self.malformed.remove(id);
+        if self.malformed.remove(id) {
+            self.malformed_bytes -= id.bytes();
+        }
     }
 
     /// The delete, mark or park of an event is written.

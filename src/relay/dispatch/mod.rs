@@ -12,7 +12,7 @@
 //! In the order that an event passes them:
 //!
 //! - [`pending`]: an event that waits, and one that is published
-//! - [`known`]: whether the relay already has it
+//! - [`known`], [`refused`]: whether the relay already has it, or must leave it as it is
 //! - [`lane`]: the state of one key, with the diagram of its transitions
 //! - this file: offers, turns, and the bounds across lanes
 //! - [`share`], [`rest`]: what one key may have of the buffer, and what stays in the database
@@ -24,6 +24,7 @@ pub(crate) mod known;
 mod lane;
 pub(crate) mod pending;
 pub(crate) mod read;
+mod refused;
 pub(crate) mod rest;
 mod share;
 mod stall;
@@ -52,6 +53,9 @@ use crate::document::state::State;
 const MAX_UNSETTLED: usize = 8192;
 /// What the read of a key may bring.
 pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
+/// How often the id of a malformed event is in memory until it is marked: here, in its debt and in
+/// its mark.
+const COPIES_OF_AN_ID: usize = 3;
 /// Reads of keys under way at once. Each may bring [`KEY_READ`] beyond the bounds of the buffer.
 const MAX_KEY_READS: usize = 4;
 
@@ -130,10 +134,12 @@ impl Dispatch {
         let unsettled =
             (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.known.events());
         let buffered = self.limits.max_buffered_events.saturating_sub(self.buffered);
+        let (malformed, bytes_of_ids) = self.known.malformed();
+        let bytes = self.buffered_bytes + COPIES_OF_AN_ID * bytes_of_ids;
 
         Room {
-            events: buffered.min(unsettled).saturating_sub(self.known.malformed()),
-            bytes: self.limits.max_buffered_bytes.saturating_sub(self.buffered_bytes),
+            events: buffered.min(unsettled).saturating_sub(malformed),
+            bytes: self.limits.max_buffered_bytes.saturating_sub(bytes),
         }
     }
 

@@ -4,7 +4,7 @@
 use outboxd_client::{EventId, Key};
 
 use super::debt::{Debt, FailedId, Park, Unmarked};
-use super::known::{Origin, RawId};
+use super::known::Origin;
 use super::lane::{Lane, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
@@ -12,6 +12,7 @@ use super::{Dispatch, MAX_KEY_READS};
 use crate::config::OnDead;
 use crate::document::record::OutboxRecord;
 use crate::document::state::State;
+use crate::relay::listing::RawId;
 use crate::relay::ports::Next;
 
 /// Events found in the database.
@@ -121,15 +122,29 @@ impl Dispatch {
     /// The server refused a mark for good. The event stays in the outbox as it is, and so does what
     /// follows in its key, for the next leadership.
     pub(crate) fn mark_refused(&mut self, unmarked: &Unmarked) {
-        // Without a key it stays known, or the safety sweep would bring it again. So does what is
-        // malformed.
-        let Some(key) = &unmarked.key else { return };
-
-        if let FailedId::Event(id) = &unmarked.event {
-            self.known.remove(id);
+        match &unmarked.event {
+            FailedId::Event(id) => self.known.refuse(id),
+            FailedId::Malformed(id) => self.known.refuse_malformed(id),
         }
 
-        self.lane(key).block();
+        if let Some(key) = &unmarked.key {
+            self.lane(key).block();
+        }
+    }
+
+    /// The server refused for good to delete an event, which stays in the outbox as it is.
+    pub(crate) fn delete_refused(&mut self, id: &EventId) {
+        self.known.refuse(id);
+    }
+
+    /// Whether the server has refused to write some event.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.known.has_refused()
+    }
+
+    /// Those events, as far as they are remembered.
+    pub(crate) fn refused(&self) -> Vec<RawId> {
+        self.known.refused()
     }
 
     /// The server refused a park for good, or it wasn't tried because it follows a write of its key

@@ -5,19 +5,20 @@ use std::collections::HashSet;
 
 use bson::Timestamp;
 use outboxd_client::Key;
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::Leadership;
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::{MALFORMED, Rejection};
-use crate::relay::dispatch::known::{Origin, RawId};
+use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Pending;
 use crate::relay::dispatch::read::Read;
 use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
 use crate::relay::follow::found::Found;
+use crate::relay::listing::RawId;
 use crate::relay::ports::{Dated, EventBus, Page, Parsed, Room};
 use crate::relay::retry::{Answer, Ask};
-use crate::relay::settle::Settlement;
+use crate::relay::settle::{Refusal, Settlement};
 use crate::relay::verdict::Failed;
 use crate::relay::wake::{Reason, Reasons};
 
@@ -70,13 +71,26 @@ impl<B: EventBus> Leadership<B> {
         debug!(%reasons, "looking for due events");
 
         let discards = std::mem::take(&mut self.look.wants_discards);
-        self.begin_look(if discards { Ask::Discards } else { Ask::Due }, room);
+        if discards {
+            return self.begin_look(Ask::Discards, room);
+        }
+        let except = self.except();
+        self.begin_look(|read, room| Ask::Due(read, room, except), room);
     }
 
     /// Asks for locked events that nothing has brought.
     pub(super) fn look_for_passed_over(&mut self, room: Room) {
-        let resting = self.dispatch.resting();
-        self.begin_look(|read, room| Ask::PassedOver(read, room, resting), room);
+        let (resting, except) = (self.dispatch.resting(), self.except());
+        self.begin_look(|read, room| Ask::PassedOver(read, room, resting, except), room);
+    }
+
+    /// The events that the next read leaves out: those that can't be written, if they filled the
+    /// one before. Otherwise none, because an operator may have repaired them.
+    fn except(&mut self) -> Vec<RawId> {
+        match std::mem::take(&mut self.look.past_refused) {
+            true => self.dispatch.refused(),
+            false => Vec::new(),
+        }
     }
 
     fn begin_look(&mut self, ask: impl FnOnce(Read, Room) -> Ask, room: Room) {
@@ -112,6 +126,7 @@ impl<B: EventBus> Leadership<B> {
 
         debug!(found, taken, more = page.more, "looked for due events");
         self.look.more_due = page.more && taken > 0;
+        self.look.past_refused = page.more && taken == 0 && self.dispatch.has_refused();
     }
 
     fn discards(&mut self, read: Read, page: Page) {
@@ -134,13 +149,14 @@ impl<B: EventBus> Leadership<B> {
             self.settle(Settlement::Discard(id));
         }
 
-        self.begin_look(Ask::Due, self.dispatch.room());
+        let except = self.except();
+        self.begin_look(|read, room| Ask::Due(read, room, except), self.dispatch.room());
     }
 
     fn passed_over(&mut self, read: Read, page: Page) {
         self.look.under_way = false;
 
-        let mut events = 0;
+        let (mut events, more) = (0, page.more);
         for parsed in page.events {
             match parsed {
                 Ok(record) => {
@@ -152,6 +168,7 @@ impl<B: EventBus> Leadership<B> {
         }
 
         self.dispatch.end_read(read);
+        self.look.past_refused = more && events == 0 && self.dispatch.has_refused();
 
         if events > 0 {
             info!(events, "the safety sweep found locked events that nothing had brought yet");
@@ -204,13 +221,10 @@ impl<B: EventBus> Leadership<B> {
         }
 
         let Some(id) = malformed.id else {
-            let (reason, key) = (malformed.reason, malformed.key.as_ref());
-            error!(
-                reason,
-                key = key.map(Key::as_str),
-                "an event with a huge or unreadable _id can't be marked; it is left as it is"
-            );
-            return self.dispatch.block_unmarkable(key);
+            let of = malformed.key.as_ref().map(|key| format!(" of key {key:?}"));
+            let id = format!("one{} with a huge or unreadable _id", of.unwrap_or_default());
+            self.refused(Refusal { write: "mark", id: Some(id), error: malformed.reason });
+            return self.dispatch.block_unmarkable(malformed.key.as_ref());
         };
 
         // Not if it is found again while it is being marked, or after the server refused that.

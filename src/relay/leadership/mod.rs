@@ -125,6 +125,8 @@ struct Look {
     wants_discards: bool,
     /// Whether the last look left due events where they are, for want of room.
     more_due: bool,
+    /// Whether the last look was full and brought nothing, with events about that can't be written.
+    past_refused: bool,
 }
 
 impl<B: EventBus> Leadership<B> {

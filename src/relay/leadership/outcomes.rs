@@ -13,7 +13,7 @@ use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Dispatched;
 use crate::relay::ports::{EventBus, Next};
 use crate::relay::publish::outcome::{Acked, Outcome};
-use crate::relay::settle::{Settled, Settlement};
+use crate::relay::settle::{Refusal, Settled, Settlement};
 use crate::relay::verdict::Failed;
 use crate::relay::wake::Reason;
 
@@ -125,11 +125,26 @@ impl<B: EventBus> Leadership<B> {
                 self.dispatch.parked(&park);
                 self.look_after_sweep();
             }
-            Settled::MarkRefused(unmarked) => self.dispatch.mark_refused(&unmarked),
-            Settled::ParkRefused(key, id) => {
+            Settled::MarkRefused(unmarked, refusal) => {
+                self.refused(refusal);
+                self.dispatch.mark_refused(&unmarked);
+            }
+            Settled::ParkRefused(key, id, refusal) => {
+                refusal.into_iter().for_each(|refusal| self.refused(refusal));
                 self.dispatch.park_refused(&key, &id);
                 self.look_after_sweep();
             }
+            Settled::DeleteRefused(id, refusal) => {
+                self.refused(refusal);
+                self.dispatch.delete_refused(&id);
+            }
+            Settled::CommandRefused(refusal) => self.verdicts.refused(refusal),
         }
+    }
+
+    /// MongoDB refuses to write an event, which stays as it is.
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        self.events.unwritable.increment(1);
+        self.verdicts.refused(refusal);
     }
 }

@@ -11,7 +11,7 @@ use super::world::{Row, State, document, number, of};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
-use crate::relay::listing::{Ids, Listing, Moment, id_of, only_id};
+use crate::relay::listing::{Ids, Listing, Moment, RawId, id_of, only_id};
 use crate::relay::ports::{
     Dated, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
     StoreErrorKind, StoreResult,
@@ -67,6 +67,11 @@ fn is_of_others(rows: &BTreeMap<u32, Row>, number: u32, keys: &[u8]) -> bool {
 
 fn key_number(key: &Key) -> u8 {
     key.as_str().trim_start_matches('k').parse().expect("keys are k and a number")
+}
+
+fn numbers(ids: &[RawId]) -> BTreeSet<u32> {
+    let id = |id: &RawId| number(id.to_bson().expect("an id").as_str().expect("ids are strings"));
+    ids.iter().map(id).collect()
 }
 
 fn is_due(row: &Row, now_ms: i64) -> bool {
@@ -171,12 +176,21 @@ impl EventStore for Store {
         Ok(Dated { page, moment: Moment { after: before, until } })
     }
 
-    async fn delete(&self, acked: &[Acked]) -> StoreResult<()> {
+    async fn delete(&self, acked: &[Acked]) -> StoreResult<Vec<Refused>> {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.trace(|| format!("to delete {ids:?}"));
         let life = self.life;
         self.command("delete", move |state| {
-            ids.into_iter().for_each(|number| state.delete(number, life))
+            let mut refused = Vec::new();
+            for (index, number) in ids.into_iter().enumerate() {
+                if state.rows.get(&number).is_some_and(|row| row.cursed) {
+                    state.count("deletes refused for good");
+                    refused.push(Refused { index, error: "cursed".to_owned() });
+                    continue;
+                }
+                state.delete(number, life);
+            }
+            refused
         })
         .await
     }
@@ -253,7 +267,7 @@ impl EventStore for Store {
         .await
     }
 
-    async fn discard(&self, ids: &[EventId]) -> StoreResult<()> {
+    async fn discard(&self, ids: &[EventId]) -> StoreResult<Vec<Refused>> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
         self.command("discard", move |state| {
             for number in ids {
@@ -264,11 +278,13 @@ impl EventStore for Store {
                     state.remember();
                 }
             }
+            Vec::new()
         })
         .await
     }
 
-    async fn due(&self, room: Room) -> StoreResult<Page> {
+    async fn due(&self, room: Room, except: &[RawId]) -> StoreResult<Page> {
+        let except = numbers(except);
         let half = room.events.div_ceil(2);
         let on_dead = self.world.lock().on_dead;
         self.read("due", Room { events: half * 2, ..room }, move |rows, now_ms| {
@@ -280,9 +296,10 @@ impl EventStore for Store {
                     heads.entry(key).or_insert((number, is_due(row, now_ms)));
                 }
             }
-            let heads =
-                heads.into_values().filter(|(_, due)| *due).map(|(number, _)| number).take(half);
-            let others = of(rows, |row| row.key.is_none() && is_due(row, now_ms));
+            let heads = heads.into_values().filter(|(_, due)| *due).map(|(number, _)| number);
+            let heads = heads.filter(|number| !except.contains(number)).take(half);
+            let mut others = of(rows, |row| row.key.is_none() && is_due(row, now_ms));
+            others.retain(|number| !except.contains(number));
             heads.chain(others.into_iter().take(half)).collect()
         })
         .await
@@ -295,13 +312,23 @@ impl EventStore for Store {
         .await
     }
 
-    async fn passed_over(&self, age: Duration, room: Room, without: &[Key]) -> StoreResult<Page> {
+    async fn passed_over(
+        &self,
+        age: Duration,
+        room: Room,
+        without: &[Key],
+        except: &[RawId],
+    ) -> StoreResult<Page> {
+        let except = numbers(except);
         let without: Vec<_> = without.iter().map(key_number).collect();
         let age = u32::try_from(age.as_secs()).expect("an age");
         self.read("passed_over", room, move |rows, now_ms| {
             let before = u32::try_from(now_ms / 1000).expect("a time") - age;
             let is_without = |row: &Row| row.key.is_some_and(|key| without.contains(&key));
-            of(rows, |row| row.locked && !row.dead && row.ts.time < before && !is_without(row))
+            let mut found =
+                of(rows, |row| row.locked && !row.dead && row.ts.time < before && !is_without(row));
+            found.retain(|number| !except.contains(number));
+            found
         })
         .await
     }

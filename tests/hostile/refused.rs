@@ -1,0 +1,138 @@
+//! What MongoDB refuses to write, for whatever reason, is left as it is and costs no other event
+//! anything: no place in the buffer, and no repeats.
+
+use async_nats::ConnectOptions;
+use bson::{Document, Timestamp, doc};
+
+use serde_json::Value;
+
+use crate::support::{NatsServer, Relay, ReplicaSet, Scene, outboxd, until};
+
+/// More than the buffer and the unsettled events may be by default.
+const MANY: usize = 16_600;
+
+/// Documents that break the contract, which an insert past the validator writes.
+async fn insert(scene: &Scene, documents: impl Iterator<Item = Document>) {
+    let documents: Vec<_> = documents.collect();
+    for chunk in documents.chunks(1000) {
+        let insert = scene.events.insert_many(chunk).bypass_document_validation(true);
+        insert.await.expect("the documents are written");
+    }
+}
+
+fn event(scene: &Scene, subject: &str, number: usize) -> Document {
+    doc! {
+        "_id": format!("{subject}-{number}"), "ts": Timestamp { time: 0, increment: 0 },
+        "subject": scene.subject(subject), "payload": { "number": number as i64 },
+        "isLocked": true, "failures": [],
+    }
+}
+
+fn alerts(scene: &Scene) -> Vec<Value> {
+    let text = std::fs::read_to_string(scene.alerts_file()).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+async fn good_ones_leave(scene: &Scene, number: u32) {
+    scene.commit([scene.event("good", number)]).await;
+    let left = async || scene.events.count_documents(doc! { "key": "good" }).await.unwrap();
+    until("the good event is out", async || (left().await == 0).then_some(())).await;
+}
+
+/// Two arrays in the index of unlocked events.
+#[tokio::test]
+async fn unmarkable_events_take_no_room_however_many_there_are() {
+    let scene = Scene::new().await;
+    let parallel = |number: usize| {
+        let mut event = event(&scene, "made", number);
+        event.extend(doc! { "ts": [1, 2], "key": [1, 2] });
+        event
+    };
+    insert(&scene, (0..MANY).map(parallel)).await;
+
+    let relay = Relay::leading(&scene, &[]).await;
+    good_ones_leave(&scene, 1).await;
+    relay.says("MongoDB can't mark events").await;
+
+    // Once more in a leadership that has them from the start, and from the tail.
+    assert_eq!(relay.stop(), Some(0));
+    let relay = Relay::leading(&scene, &[]).await;
+    insert(&scene, (MANY..MANY + 9000).map(parallel)).await;
+    good_ones_leave(&scene, 2).await;
+
+    until("an alert", async || {
+        alerts(&scene).into_iter().find(|alert| alert["kind"] == "unwritable")
+    })
+    .await;
+    assert!(relay.log().lines().count() < 500, "each is no line of its own: {}", relay.log());
+    let locked = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
+    assert_eq!(locked, MANY as u64 + 9000, "they are as they were");
+}
+
+/// Events that follow the contract, that the stream doesn't take, and that a validator of somebody
+/// else's keeps locked.
+#[tokio::test]
+async fn failed_events_that_a_validator_keeps_locked_take_no_room() {
+    let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
+    let validator = doc! { "isLocked": true };
+    let modify = doc! { "collMod": "outbox", "validator": validator };
+    scene.database.run_command(modify).await.unwrap();
+    insert(&scene, (0..MANY).map(|number| event(&scene, "uncovered", number))).await;
+
+    let settings = [("OUTBOXD_SWEEP__INTERVAL", "2s"), ("OUTBOXD_RETRY__SCHEDULE", "* * * * * *")];
+    let relay = Relay::leading(&scene, &settings).await;
+    relay.says("MongoDB can't mark events").await;
+    good_ones_leave(&scene, 1).await;
+
+    // Those behind the first thousand are found by the safety sweep.
+    insert(&scene, [event(&scene, "made", 1)].into_iter()).await;
+    until("it is out", async || scene.one(doc! { "_id": "made-1" }).await.is_none().then_some(()))
+        .await;
+}
+
+/// A unique index of somebody else's, which only one unlocked event of a subject fits.
+#[tokio::test]
+async fn a_refused_mark_is_the_affair_of_its_event_alone() {
+    let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
+    let index = doc! {
+        "createIndexes": "outbox",
+        "indexes": [{
+            "name": "theirs", "key": { "subject": 1 }, "unique": true,
+            "partialFilterExpression": { "isLocked": false },
+        }],
+    };
+    scene.database.run_command(index).await.unwrap();
+
+    let relay = Relay::leading(&scene, &[]).await;
+    insert(&scene, (0..3).map(|number| event(&scene, "uncovered", number))).await;
+    relay.says("duplicate key").await;
+    for number in 1..=5 {
+        good_ones_leave(&scene, number).await;
+    }
+
+    let marked = doc! { "failures.0": { "$exists": true } };
+    assert_eq!(scene.events.count_documents(marked).await.unwrap(), 1);
+    assert_eq!(scene.messages().await.len(), 5);
+}
+
+/// A command that the server refuses as a whole is repeated, and an operator sees it.
+#[tokio::test]
+async fn a_command_that_is_refused_is_reported_and_repeated() {
+    let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
+    let scene = Scene::reached(set.uri(), nats.url.clone(), ConnectOptions::new()).await;
+    let (code, said) = outboxd(&scene, &["migrate"]);
+    assert_eq!(code, Some(0), "{said}");
+    let relay = Relay::leading(&scene, &[]).await;
+    let refused = doc! { "failCommands": ["delete"], "errorCode": 13 };
+    set.fail(doc! { "times": 3 }, refused).await;
+
+    scene.commit((1..=3).map(|number| scene.event("good", number))).await;
+    relay.says("MongoDB refuses to delete events").await;
+    scene.drained().await;
+    until("an alert", async || {
+        alerts(&scene).into_iter().find(|alert| alert["kind"] == "unwritable")
+    })
+    .await;
+}
