@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bson::Timestamp;
+use outboxd_client::event::MAX_HEADER_BYTES;
 use outboxd_client::{EventError, EventId, Headers, Key, Subject};
 
 use super::template::{Fields, Template, Values};
@@ -80,8 +81,9 @@ fn time(ts: Timestamp) -> Option<String> {
 
 /// As the HTTP binding of CloudEvents has it: printable ASCII stays, except space, `"` and `%`.
 fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    let mut encoded = String::new();
+    // Beyond the limit it is refused; the text may have megabytes.
+    for byte in text.bytes().take(MAX_HEADER_BYTES + 1) {
         match byte {
             b'!' | b'#'..=b'$' | b'&'..=b'~' => encoded.push(char::from(byte)),
             _ => encoded.push_str(&format!("%{byte:02X}")),

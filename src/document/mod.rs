@@ -5,9 +5,11 @@
 //! - `written`: when an event was written, which its `ts` or its id tells
 //! - `layout`: the fields that hold the parts of an event
 //! - `state`: the state of an event, from its bookkeeping fields
+//! - `ids`: the `_id` of any document, by which it is marked
 //! - `record`: the event as the relay reads it, or why the document is no event
 
 mod cloudevents;
+mod ids;
 pub mod layout;
 pub mod record;
 pub mod state;

@@ -12,23 +12,23 @@
 use std::borrow::Cow;
 
 use bson::spec::BinarySubtype;
-use bson::{Bson, RawBsonRef, RawDocument, Timestamp};
-use outboxd_client::event::{MAX_HEADERS, MAX_ID_BYTES};
-use outboxd_client::payload::{self, type_name};
+use bson::{RawBson, RawBsonRef, RawDocument, Timestamp};
+use outboxd_client::event::MAX_HEADERS;
+use outboxd_client::payload::{self, PayloadError, type_name};
 use outboxd_client::{EventError, EventId, Headers, Key, Subject, field};
 
 use super::cloudevents::Facts;
+pub use super::ids::MAX_ANY_ID_BYTES;
+pub(crate) use super::ids::{shown_id, size_of_value, small_id};
 use super::layout::Layout;
 use super::state::{Signs, State};
 use super::template::Values;
 use super::written::{is_filled, ts_of_id};
 
-/// Largest `_id` of any type by which a document is marked: a thousand marks fit in one command.
-pub const MAX_ANY_ID_BYTES: usize = 8 << 10;
-/// Characters shown of an id. That of an event is never longer, so what is shown of it can be pasted
-/// into a command.
-const MAX_SHOWN_ID: usize = MAX_ID_BYTES;
-
+/// How often id and key of an event are in memory: in its record, among what is known, in its lane.
+const COPIES: usize = 3;
+/// Memory of a header besides its bytes.
+const HEADER: usize = 64;
 /// An event document that follows the contract.
 #[derive(Debug, Clone)]
 pub struct OutboxRecord {
@@ -40,8 +40,10 @@ pub struct OutboxRecord {
     pub subject: Subject,
     /// `key`.
     pub key: Option<Key>,
-    /// `payload`, as published.
+    /// `payload`, as published. Empty if it is over the limit.
     pub payload: Vec<u8>,
+    /// The limit that the payload as published is over: it was not made further than that.
+    pub over_limit: Option<usize>,
     /// `headers`, and those that the layout adds.
     pub headers: Headers,
     /// `attempts`: counted refusals so far.
@@ -59,8 +61,9 @@ pub struct OutboxRecord {
 #[derive(Debug, Clone)]
 pub struct Malformed {
     /// `_id` as found, which may be of any type. `None` when it isn't UTF-8 or over
-    /// [`MAX_ANY_ID_BYTES`]: such a document can't be marked.
-    pub id: Option<Bson>,
+    /// [`MAX_ANY_ID_BYTES`]: such a document can't be marked. As bytes, because as a value it may be
+    /// a hundred times as big.
+    pub id: Option<RawBson>,
     /// `key`, if that much could be read: the events behind it wait.
     pub key: Option<Key>,
     /// Whether it has been marked dead before.
@@ -113,7 +116,21 @@ struct Raw<'a> {
 
 struct Payload {
     bytes: Vec<u8>,
+    over_limit: Option<usize>,
     is_json: bool,
+}
+
+impl Payload {
+    fn read(value: RawBsonRef<'_>, name: &str, most: usize) -> Result<Self, Fault> {
+        let is_json = matches!(value, RawBsonRef::Document(_) | RawBsonRef::Array(_));
+        match payload::to_bytes_within(value, name, most) {
+            Ok(bytes) => Ok(Self { bytes, over_limit: None, is_json }),
+            Err(PayloadError::TooLong(limit)) => {
+                Ok(Self { bytes: Vec::new(), over_limit: Some(limit), is_json })
+            }
+            Err(error) => Err(EventError::from(error).into()),
+        }
+    }
 }
 
 impl OutboxRecord {
@@ -122,8 +139,35 @@ impl OutboxRecord {
     /// # Errors
     /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
     pub fn parse(document: &RawDocument, layout: &Layout) -> Result<Self, Box<Malformed>> {
-        let read = walk(document, layout).and_then(|raw| check(raw, layout));
+        Self::parse_within(document, layout, usize::MAX)
+    }
+
+    /// The same, with a payload that is made up to so many bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a field is missing, ill-typed or not allowed on the wire.
+    pub(crate) fn parse_within(
+        document: &RawDocument,
+        layout: &Layout,
+        max_payload: usize,
+    ) -> Result<Self, Box<Malformed>> {
+        let read = walk(document, layout, max_payload).and_then(|raw| check(raw, layout));
         read.map_err(|fault| Box::new(malformed(document, layout, &fault)))
+    }
+
+    /// Memory of what it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let id = match &self.id {
+            EventId::String(id) => id.len(),
+            EventId::ObjectId(_) | EventId::Uuid(_) => 0,
+        };
+        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
+
+        self.payload.capacity()
+            + self.headers.bytes()
+            + self.headers.iter().count() * HEADER
+            + COPIES * (id + key)
+            + self.subject.as_str().len()
     }
 
     /// Whether the retrier may publish it: it waits, its time has come, and no operator asked to
@@ -144,12 +188,16 @@ fn malformed(document: &RawDocument, layout: &Layout, fault: &Fault) -> Malforme
 }
 
 /// Takes each element once; a `get` for each field would walk the document once per field.
-fn walk<'a>(document: &'a RawDocument, layout: &Layout) -> Result<Raw<'a>, Fault> {
+fn walk<'a>(
+    document: &'a RawDocument,
+    layout: &Layout,
+    max_payload: usize,
+) -> Result<Raw<'a>, Fault> {
     let mut raw = Raw::default();
     for element in document.iter() {
         let (name, value) = element.map_err(Fault::Bson)?;
         raw.take_bookkeeping(name.as_str(), value, layout)?;
-        raw.take_part(name.as_str(), value, layout)?;
+        raw.take_part(name.as_str(), value, layout, max_payload)?;
     }
 
     Ok(raw)
@@ -200,6 +248,7 @@ impl<'a> Raw<'a> {
         name: &str,
         value: RawBsonRef<'a>,
         layout: &Layout,
+        max_payload: usize,
     ) -> Result<(), Fault> {
         // Null is a field left out, where a field may be.
         let is_null = matches!(value, RawBsonRef::Null);
@@ -229,11 +278,7 @@ impl<'a> Raw<'a> {
         }
 
         if name == layout.payload() {
-            let is_json = matches!(value, RawBsonRef::Document(_) | RawBsonRef::Array(_));
-            once(name, &mut self.payload, || {
-                let bytes = payload::to_bytes(value, name).map_err(EventError::from)?;
-                Ok(Payload { bytes, is_json })
-            })?;
+            once(name, &mut self.payload, || Payload::read(value, name, max_payload))?;
         }
 
         if name == layout.headers() {
@@ -276,6 +321,7 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
         subject,
         key,
         payload: payload.bytes,
+        over_limit: payload.over_limit,
         headers,
         attempts: raw.attempts,
         state,
@@ -368,52 +414,6 @@ fn read_attempts(value: RawBsonRef<'_>) -> u32 {
 
 fn wrong_type(name: &str, wanted: impl Into<Cow<'static, str>>, found: RawBsonRef<'_>) -> Fault {
     Fault::Type { name: name.to_owned(), found: type_name(found), wanted: wanted.into() }
-}
-
-/// An id as text, for people and for the commands that they paste.
-///
-/// An id that no event may have is shown as extended JSON, which commands take as well. Of one that
-/// is too long the beginning is shown, and `…`; no command takes that.
-pub(crate) fn shown_id(id: &Bson) -> String {
-    let text = match id {
-        Bson::ObjectId(id) => return id.to_string(),
-        Bson::String(id) if id.bytes().all(|byte| byte.is_ascii_graphic()) => Cow::from(id),
-        Bson::String(id) => quoted(id).into(),
-        Bson::Binary(binary) => match binary.to_uuid() {
-            Ok(id) => return id.to_string(),
-            Err(_) => id.clone().into_canonical_extjson().to_string().into(),
-        },
-        other => other.clone().into_canonical_extjson().to_string().into(),
-    };
-
-    let mut chars = text.chars();
-    let mut shown: String = chars.by_ref().take(MAX_SHOWN_ID).collect();
-    if chars.next().is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-/// A text as a JSON string of printable ASCII.
-fn quoted(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
-    let mut ascii = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            ' '..='~' => ascii.push(c),
-            _ => {
-                let units = c.encode_utf16(&mut [0; 2]).to_vec();
-                ascii.extend(units.into_iter().map(|unit| format!("\\u{unit:04x}")));
-            }
-        }
-    }
-    ascii
-}
-
-fn small_id(id: RawBsonRef<'_>) -> Option<Bson> {
-    let id = bson::doc! { field::ID: Bson::try_from(id).ok()? };
-    let bytes = bson::serialize_to_vec(&id).ok()?.len();
-    id.into_iter().map(|(_, id)| id).next().filter(|_| bytes <= MAX_ANY_ID_BYTES)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use outboxd_client::event::MAX_HEADER_BYTES;
 use outboxd_client::field;
 
 /// Most fields that the templates of a layout name, all together.
@@ -137,6 +138,11 @@ impl Fields {
 
         let mut filled = String::new();
         for part in &template.0 {
+            // Whatever it is for, it is refused; the fields may have megabytes.
+            if filled.len() > MAX_HEADER_BYTES {
+                break;
+            }
+
             match part {
                 Part::Text(text) => filled.push_str(text),
                 Part::Field(place) => filled.push_str(value(*place)?),

@@ -154,6 +154,10 @@ impl EventBus for JetStream {
         }
     }
 
+    fn max_payload(&self) -> usize {
+        self.nats.max_payload()
+    }
+
     async fn fits(&self, message: Message<'_>) -> Option<bool> {
         let headers = headers(&message).ok()?;
         let config = self.config().await?;

@@ -18,7 +18,7 @@ use super::clock;
 use super::collation::simple;
 use super::index::{LOCKED, WAITING, lacks_index};
 use crate::document::layout::Layout;
-use crate::document::record::shown_id;
+use crate::document::record::{MAX_ANY_ID_BYTES, shown_id, size_of_value};
 use crate::document::state::{self, State};
 use crate::document::written::{has_no_time, has_time, written_at};
 
@@ -101,30 +101,31 @@ impl BacklogStore {
             first => first?,
         };
 
-        let ages = first.iter().map(|event| {
-            let then = written_at(|name| get(event, name)).map(i64::from);
-            Oldest { id: get(event, field::ID), age_seconds: clock::age(then, now) }
+        let ages = first.into_iter().map(|First { id, written_at }| Oldest {
+            id,
+            age_seconds: clock::age(written_at, now),
         });
 
         // Of several, the first.
         Ok(ages.reduce(|old, new| if new.age_seconds > old.age_seconds { new } else { old }))
     }
 
-    async fn first_by_time(&self) -> Result<Vec<RawDocumentBuf>> {
+    async fn first_by_time(&self) -> Result<Vec<First>> {
         let mut first = Vec::new();
         for (states, index) in self.not_dead() {
             for times in [has_time(), has_no_time()] {
                 let events = states.clone().into_iter().chain(times).collect();
                 let events = self.first(events).sort(doc! { field::TS: 1, field::ID: 1 });
                 let events = events.hint(Hint::Name(index.to_owned())).await?;
-                first.extend(events.try_collect::<Vec<_>>().await?);
+                first.extend(events.map_ok(First::read).try_collect::<Vec<_>>().await?);
             }
         }
         Ok(first)
     }
 
-    async fn first_stored(&self) -> Result<Vec<RawDocumentBuf>> {
-        self.first(state::filter(State::NOT_DEAD, &self.layout)).await?.try_collect().await
+    async fn first_stored(&self) -> Result<Vec<First>> {
+        let stored = self.first(state::filter(State::NOT_DEAD, &self.layout)).await?;
+        stored.map_ok(First::read).try_collect().await
     }
 
     fn first(&self, states: Document) -> Find<'_, RawDocumentBuf> {
@@ -196,8 +197,26 @@ impl BacklogStore {
     }
 }
 
+/// What is kept of a document: any client may have written megabytes of `_id`.
+struct First {
+    id: Option<Bson>,
+    written_at: Option<i64>,
+}
+
+impl First {
+    fn read(event: RawDocumentBuf) -> Self {
+        let written_at = written_at(|name| get(&event, name)).map(i64::from);
+        Self { id: get(&event, field::ID), written_at }
+    }
+}
+
+/// A value, unless it is too large: as a value it may be a hundred times as big as in its document.
 fn get(event: &RawDocumentBuf, name: &str) -> Option<Bson> {
-    event.get(name).ok().flatten().and_then(|value| Bson::try_from(value).ok())
+    let value = event.get(name).ok().flatten()?;
+    if size_of_value(value) > MAX_ANY_ID_BYTES {
+        return None;
+    }
+    Bson::try_from(value).ok()
 }
 
 fn newest_error(failures: &Bson) -> Option<String> {

@@ -11,10 +11,14 @@ use super::index::{By, lacks_index};
 use super::outbox::{self, Store, limit};
 use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
-use crate::document::record::MAX_ANY_ID_BYTES;
+use crate::document::record::{MAX_ANY_ID_BYTES, size_of_value};
 use crate::document::state::{self, State};
 use crate::relay::listing::RawId;
 use crate::relay::ports::{Page, Room};
+
+/// Bytes of ids at which a read of heads ends. As values, ids that no event has may be a hundred
+/// times as big; ids of events come to less.
+const HEADS_BYTES: usize = 128 << 10;
 
 impl Store {
     /// See [`EventStore::due`](crate::relay::ports::EventStore::due).
@@ -116,10 +120,11 @@ impl Store {
         let heads = by.aggregate(&self.collection, pipeline).with_type::<RawDocumentBuf>();
         let mut cursor = heads.session(&mut snapshot.session).await?;
 
-        let mut ids = Vec::new();
-        while cursor.advance(&mut snapshot.session).await? {
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        while bytes < HEADS_BYTES && cursor.advance(&mut snapshot.session).await? {
             // An id that isn't UTF-8 is no event's.
             let id = cursor.current().get("id").ok().flatten();
+            bytes += id.map_or(0, size_of_value);
             ids.extend(id.and_then(|id| Bson::try_from(id).ok()));
         }
 

@@ -41,7 +41,7 @@ pub(super) fn mark_update(mark: &Mark) -> Result<RawDocumentBuf> {
 
     let made = doc! { "$elemMatch": { "at": mark.at, "relay": &mark.relay } };
     raw(doc! {
-        "q": { field::ID: &mark.id, field::FAILURES: { "$not": made } },
+        "q": { field::ID: mark.id.to_bson()?, field::FAILURES: { "$not": made } },
         "u": [{ "$set": set }],
         "collation": simple_document(),
     })

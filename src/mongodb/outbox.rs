@@ -1,6 +1,7 @@
 //! The outbox collection as the relay uses it, and reads of it from one moment.
 
 use std::sync::Arc;
+use std::sync::atomic::{self, AtomicUsize};
 use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
@@ -29,6 +30,8 @@ pub(crate) struct Store {
     pub(super) on_dead: OnDead,
     /// The longest wait between two attempts.
     pub(super) longest_wait: Duration,
+    /// Payloads are made up to so many bytes.
+    pub(super) max_payload: Arc<AtomicUsize>,
     /// The cluster time of this relay's newest mark or park.
     pub(super) written: Written,
 }
@@ -48,6 +51,7 @@ impl Store {
             ordering: config.dispatch.ordering,
             on_dead: config.dispatch.on_dead,
             longest_wait: config.retry.max_delay,
+            max_payload: Arc::new(AtomicUsize::new(usize::MAX)),
             written: Written::default(),
         }
     }
@@ -74,7 +78,8 @@ impl Store {
 
     /// Reads an event of this outbox.
     pub(super) fn record(&self, document: &RawDocument) -> Parsed {
-        let mut parsed = OutboxRecord::parse(document, &self.layout);
+        let max_payload = self.max_payload.load(atomic::Ordering::Relaxed);
+        let mut parsed = OutboxRecord::parse_within(document, &self.layout, max_payload);
         if self.ordering == Ordering::None {
             match &mut parsed {
                 Ok(record) => record.key = None,
@@ -116,8 +121,11 @@ impl Store {
             }
 
             let document = cursor.current();
-            bytes += document.as_bytes().len();
-            page.events.push(self.record(document));
+            let parsed = self.record(document);
+            // JSON may be several times as long as BSON.
+            let held = parsed.as_ref().map_or(0, OutboxRecord::bytes);
+            bytes += document.as_bytes().len().max(held);
+            page.events.push(parsed);
         }
 
         Ok(page)

@@ -4,6 +4,7 @@
 //! decide about order are taken from one snapshot, so an event is never seen unlocked while the
 //! failure it waits behind is not.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::{Bson, Document, RawArray, RawDocument, Timestamp, doc};
@@ -30,6 +31,10 @@ impl EventStore for Store {
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         self.record(document)
+    }
+
+    fn limit_payloads(&self, bytes: usize) {
+        self.max_payload.store(bytes, Ordering::Relaxed);
     }
 
     async fn list(&self, most: usize, without: &[Key]) -> StoreResult<Listing> {

@@ -141,7 +141,9 @@ fn is_passing(code: i64) -> bool {
     code::PASSING.iter().any(|passing| i64::from(*passing) == code)
 }
 
+/// Without the values of a duplicate key, which may be of a payload.
 fn cut(reason: &str) -> String {
+    let reason = reason.split(" dup key:").next().unwrap_or(reason);
     reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned()
 }
 

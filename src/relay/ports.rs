@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use bson::{Bson, DateTime, RawArray, RawDocument, Timestamp};
+use bson::{DateTime, RawArray, RawDocument, Timestamp};
 use bytes::Bytes;
 use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::watch;
@@ -27,6 +27,10 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     type Page: EventPage;
     /// See [`EventStore::tail`].
     type Tail: EventTail;
+
+    /// From now on, makes payloads up to so many bytes only. What is longer can't be published, and
+    /// its JSON may be several times as long as the document.
+    fn limit_payloads(&self, bytes: usize);
 
     /// Parses a document of the outbox.
     fn parse(&self, document: &RawDocument) -> Parsed;
@@ -178,7 +182,8 @@ pub(crate) struct Dated {
 /// The mark of a failed publish.
 #[derive(Debug, Clone)]
 pub(crate) struct Mark {
-    pub(crate) id: Bson,
+    /// As bytes: see [`Malformed::id`].
+    pub(crate) id: RawId,
     pub(crate) at: DateTime,
     pub(crate) attempts: u32,
     pub(crate) class: &'static str,
@@ -271,6 +276,9 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Whether the stream could store this message if it were empty, or `None` if its
     /// configuration is unknown.
     fn fits(&self, message: Message<'_>) -> impl Future<Output = Option<bool>> + Send;
+
+    /// The largest message that the server takes, in bytes.
+    fn max_payload(&self) -> usize;
 
     /// Whether the connection is up.
     fn connected(&self) -> &watch::Receiver<bool>;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::dispatch::debt::{Debt, Park, Unmarked};
+use super::listing::RawId;
 use super::ports::{EventStore, Mark, Next, Refused, StoreResult};
 use super::publish::outcome::Acked;
 use crate::backoff::Backoff;
@@ -232,7 +233,7 @@ impl<S: EventStore> Settler<S> {
                 continue;
             };
 
-            let refusal = Refusal { write: "mark", id: Some(shown_id(&mark.id)), error };
+            let refusal = Refusal { write: "mark", id: Some(shown(&mark.id)), error };
             self.blocked.extend(unmarked.key.clone());
             self.report(Settled::MarkRefused(unmarked, refusal));
         }
@@ -305,6 +306,11 @@ fn joined(ended: Result<(), JoinError>) {
     {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn shown(id: &RawId) -> String {
+    id.to_bson()
+        .map_or_else(|error| format!("one that can't be read ({error})"), |id| shown_id(&id))
 }
 
 fn by_place(refused: Vec<Refused>) -> HashMap<usize, String> {

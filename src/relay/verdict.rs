@@ -8,6 +8,7 @@ use outboxd_client::{Key, Subject};
 use tracing::{error, warn};
 
 use super::clock;
+use super::listing::RawId;
 use super::ports::{Mark, Next};
 use super::publish::outcome::{FalseDuplicate, Rewound};
 use super::retry;
@@ -245,7 +246,7 @@ impl Verdicts {
         }
 
         Mark {
-            id: failed.id.clone(),
+            id: RawId::new(&failed.id),
             at: clock::now(),
             attempts,
             class,

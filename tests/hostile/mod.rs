@@ -3,6 +3,7 @@
 
 mod agreement;
 mod before;
+mod memory;
 mod parser;
 mod raw;
 mod refused;

@@ -55,6 +55,9 @@ pub enum PayloadError {
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("it is nested deeper than 100 levels")]
     TooDeep,
+    /// Longer, as published, than the limit that [`to_bytes_within`] was given.
+    #[error("it is longer than {0} bytes as published")]
+    TooLong(usize),
     /// Not valid BSON, or could not be serialised to BSON.
     #[error("not valid BSON")]
     Bson(#[from] bson::error::Error),
@@ -132,25 +135,84 @@ fn is_plain(name: &str) -> bool {
 /// # Errors
 /// [`PayloadError`]; never panics, whatever the bytes of `payload` are.
 pub fn to_bytes(payload: RawBsonRef<'_>, field: &str) -> Result<Vec<u8>, PayloadError> {
-    write_payload(payload).map_err(|error| error.of_field(field))
+    to_bytes_within(payload, field, usize::MAX)
 }
 
-fn write_payload(payload: RawBsonRef<'_>) -> Result<Vec<u8>, PayloadError> {
+/// The same, unless that is more than `most` bytes. Never has more than about that in memory: the
+/// JSON of a document may be six times as long as its BSON.
+///
+/// # Errors
+/// [`PayloadError`]; never panics, whatever the bytes of `payload` are.
+pub fn to_bytes_within(
+    payload: RawBsonRef<'_>,
+    field: &str,
+    most: usize,
+) -> Result<Vec<u8>, PayloadError> {
+    write_payload(payload, most).map_err(|error| error.of_field(field))
+}
+
+fn write_payload(payload: RawBsonRef<'_>, most: usize) -> Result<Vec<u8>, PayloadError> {
+    let copied = |bytes: &[u8]| match bytes.len() {
+        len if len > most => Err(PayloadError::TooLong(most)),
+        _ => Ok(bytes.to_vec()),
+    };
+
     match payload {
-        RawBsonRef::String(text) => Ok(text.as_bytes().to_vec()),
-        RawBsonRef::Binary(binary) => Ok(binary.bytes.to_vec()),
+        RawBsonRef::String(text) => copied(text.as_bytes()),
+        RawBsonRef::Binary(binary) => copied(binary.bytes),
         RawBsonRef::Document(document) => {
-            // JSON of typical events is about as long as their BSON.
-            let mut out = Vec::with_capacity(document.as_bytes().len());
+            let mut out = Json::new(document.as_bytes().len(), most);
             write_document(&mut out, document, 1)?;
-            Ok(out)
+            Ok(out.bytes)
         }
         RawBsonRef::Array(array) => {
-            let mut out = Vec::with_capacity(array.as_bytes().len());
+            let mut out = Json::new(array.as_bytes().len(), most);
             write_array(&mut out, array, 1)?;
-            Ok(out)
+            Ok(out.bytes)
         }
         other => Err(PayloadError::Kind(type_name(other))),
+    }
+}
+
+/// JSON of at most so many bytes.
+struct Json {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl Json {
+    /// JSON of typical events is about as long as their BSON.
+    fn new(bson_len: usize, most: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bson_len.min(most)), most }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PayloadError> {
+        if bytes.len() > self.most - self.bytes.len() {
+            return Err(PayloadError::TooLong(self.most));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_display(&mut self, text: fmt::Arguments<'_>) -> Result<(), PayloadError> {
+        // Nothing that is written so fails to be formatted.
+        self.write_fmt(text).map_err(|_| PayloadError::TooLong(self.most))
+    }
+
+    fn write_string(&mut self, text: &str) -> Result<(), PayloadError> {
+        let most = self.most;
+        serde_json::to_writer(self, text).map_err(|_| PayloadError::TooLong(most))
+    }
+}
+
+impl Write for Json {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Self::write(self, bytes).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -175,7 +237,7 @@ pub fn published_len(payload: &Bson) -> Result<usize, PayloadError> {
 }
 
 fn write_document(
-    out: &mut Vec<u8>,
+    out: &mut Json,
     document: &RawDocument,
     depth: usize,
 ) -> Result<(), PayloadError> {
@@ -183,72 +245,68 @@ fn write_document(
         return Err(PayloadError::TooDeep);
     }
 
-    out.push(b'{');
+    out.write(b"{")?;
     for (i, element) in document.iter().enumerate() {
         let (name, value) = element?;
         if i > 0 {
-            out.push(b',');
+            out.write(b",")?;
         }
 
-        write_string(out, name.as_str());
-        out.push(b':');
+        out.write_string(name.as_str())?;
+        out.write(b":")?;
         write_value(out, value, depth).map_err(|error| error.within(&Step::Name(name.as_str())))?;
     }
 
-    out.push(b'}');
+    out.write(b"}")?;
     Ok(())
 }
 
-fn write_array(out: &mut Vec<u8>, array: &RawArray, depth: usize) -> Result<(), PayloadError> {
+fn write_array(out: &mut Json, array: &RawArray, depth: usize) -> Result<(), PayloadError> {
     if depth > MAX_DEPTH {
         return Err(PayloadError::TooDeep);
     }
 
-    out.push(b'[');
+    out.write(b"[")?;
     for (i, value) in array.into_iter().enumerate() {
         if i > 0 {
-            out.push(b',');
+            out.write(b",")?;
         }
         write_value(out, value?, depth).map_err(|error| error.within(&Step::Index(i)))?;
     }
 
-    out.push(b']');
+    out.write(b"]")?;
     Ok(())
 }
 
-fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: usize) -> Result<(), PayloadError> {
+fn write_value(out: &mut Json, value: RawBsonRef<'_>, depth: usize) -> Result<(), PayloadError> {
     match value {
         RawBsonRef::Document(document) => write_document(out, document, depth + 1)?,
         RawBsonRef::Array(array) => write_array(out, array, depth + 1)?,
-        RawBsonRef::String(text) | RawBsonRef::Symbol(text) => write_string(out, text),
-        RawBsonRef::Null | RawBsonRef::Undefined => out.extend_from_slice(b"null"),
-        RawBsonRef::Boolean(true) => out.extend_from_slice(b"true"),
-        RawBsonRef::Boolean(false) => out.extend_from_slice(b"false"),
-        RawBsonRef::Int32(number) => write_display(out, format_args!("{number}")),
-        RawBsonRef::Int64(number) => write_display(out, format_args!("{number}")),
+        RawBsonRef::String(text) | RawBsonRef::Symbol(text) => out.write_string(text)?,
+        RawBsonRef::Null | RawBsonRef::Undefined => out.write(b"null")?,
+        RawBsonRef::Boolean(true) => out.write(b"true")?,
+        RawBsonRef::Boolean(false) => out.write(b"false")?,
+        RawBsonRef::Int32(number) => out.write_display(format_args!("{number}"))?,
+        RawBsonRef::Int64(number) => out.write_display(format_args!("{number}"))?,
         RawBsonRef::Double(number) => write_double(out, number)?,
         RawBsonRef::Decimal128(number) => {
             if let Some(what) = not_a_number(number) {
                 return Err(PayloadError::not_json(what));
             }
-            write_display(out, format_args!("\"{number}\""));
+            out.write_display(format_args!("\"{number}\""))?;
         }
-        RawBsonRef::ObjectId(id) => write_display(out, format_args!("\"{id}\"")),
+        RawBsonRef::ObjectId(id) => out.write_display(format_args!("\"{id}\""))?,
         RawBsonRef::DateTime(date) if RFC_3339_MILLIS.contains(&date.timestamp_millis()) => {
-            write_string(
-                out,
-                &date.try_to_rfc3339_string().map_err(|_| PayloadError::not_json(BAD_DATE))?,
-            );
+            let date = date.try_to_rfc3339_string();
+            out.write_string(&date.map_err(|_| PayloadError::not_json(BAD_DATE))?)?;
         }
         RawBsonRef::DateTime(_) => return Err(PayloadError::not_json(BAD_DATE)),
         RawBsonRef::Binary(binary) => match (binary.subtype, binary.bytes.try_into()) {
             (bson::spec::BinarySubtype::Uuid, Ok(bytes)) => {
-                write_display(out, format_args!("\"{}\"", bson::Uuid::from_bytes(bytes)));
+                out.write_display(format_args!("\"{}\"", bson::Uuid::from_bytes(bytes)))?;
             }
-            _ => write_display(
-                out,
-                format_args!("\"{}\"", Base64Display::new(binary.bytes, &BASE64)),
-            ),
+            _ => out
+                .write_display(format_args!("\"{}\"", Base64Display::new(binary.bytes, &BASE64)))?,
         },
         RawBsonRef::RegularExpression(_) => return Err(PayloadError::not_json("of type regex")),
         RawBsonRef::JavaScriptCode(_) => return Err(PayloadError::not_json("of type javascript")),
@@ -270,7 +328,7 @@ pub fn double(number: f64) -> Option<String> {
 }
 
 /// As `JSON.stringify` writes it.
-fn write_double(out: &mut Vec<u8>, number: f64) -> Result<(), PayloadError> {
+fn write_double(out: &mut Json, number: f64) -> Result<(), PayloadError> {
     if number.is_nan() {
         return Err(PayloadError::not_json("NaN"));
     }
@@ -279,8 +337,7 @@ fn write_double(out: &mut Vec<u8>, number: f64) -> Result<(), PayloadError> {
         return Err(PayloadError::not_json(if number > 0.0 { "Infinity" } else { "-Infinity" }));
     }
 
-    out.extend_from_slice(ryu_js::Buffer::new().format_finite(number).as_bytes());
-    Ok(())
+    out.write(ryu_js::Buffer::new().format_finite(number).as_bytes())
 }
 
 /// What a decimal is that has no digits. The type's bits 58 to 62 say so.
@@ -292,14 +349,6 @@ fn not_a_number(number: Decimal128) -> Option<&'static str> {
         (0x78, _) => Some("a decimal -Infinity"),
         _ => None,
     }
-}
-
-fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("text is JSON, and a Vec takes all that is written");
-}
-
-fn write_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a Vec takes all that is written");
 }
 
 /// The type of a value in MongoDB's own words (`$type` aliases).

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::known::Origin;
 use crate::document::record::OutboxRecord;
 
-/// Memory of an event besides its payload and headers.
-pub(super) const OVERHEAD: usize = 256;
+/// Memory of an event besides what its record holds.
+const OVERHEAD: usize = 256;
 
 /// An event that waits.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// What the event counts against the bounds on bytes.
-    pub(super) fn size(&self) -> usize {
-        self.record.payload.len() + self.record.headers.bytes() + OVERHEAD
+    pub(crate) fn size(&self) -> usize {
+        self.record.bytes() + OVERHEAD
     }
 }
 

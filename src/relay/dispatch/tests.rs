@@ -5,7 +5,6 @@ use std::time::Duration;
 use bson::Timestamp;
 use outboxd_client::{Headers, Subject};
 
-use super::pending::OVERHEAD;
 use super::*;
 use crate::config::{OnDead, Ordering};
 use crate::relay::dispatch::known::Origin;
@@ -35,6 +34,7 @@ fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
         ts: Timestamp { time: seq, increment: 1 },
         subject: Subject::new("a").expect("a subject"),
         key,
+        over_limit: None,
         payload: vec![0; 10],
         headers: Headers::default(),
         attempts: 0,
@@ -95,8 +95,8 @@ fn what_comes_behind_a_failure_is_parked() {
 #[test]
 fn intake_stops_at_each_bound() {
     let mut by_count = Dispatch::new(DispatchConfig { max_buffered_events: 2, ..LIMITS });
-    let mut by_bytes =
-        Dispatch::new(DispatchConfig { max_buffered_bytes: 2 * (OVERHEAD + 10), ..LIMITS });
+    let of_two = 2 * pending(1, None, State::Locked, TAIL).size();
+    let mut by_bytes = Dispatch::new(DispatchConfig { max_buffered_bytes: of_two, ..LIMITS });
 
     for dispatch in [&mut by_count, &mut by_bytes] {
         dispatch.offer(pending(1, None, State::Locked, TAIL), 0);

@@ -9,7 +9,7 @@ use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Pending;
 use crate::relay::ports::{EventStore, StoreError, StoreResult};
 
-/// A document of more bytes waits until the receiver has taken everything before it. The channel
+/// A document of more bytes, or an event that takes more, waits until the receiver has taken everything before it. The channel
 /// holds 64 smaller ones, which come to 4 MiB.
 const BIG: usize = 64 << 10;
 
@@ -58,7 +58,11 @@ pub(super) async fn hand_over(
         Err(malformed) => Found::Malformed(malformed),
     };
 
-    if document.as_bytes().len() > BIG {
+    let bytes = match &read {
+        Found::Event(pending, _) => pending.size(),
+        _ => 0,
+    };
+    if document.as_bytes().len().max(bytes) > BIG {
         drop(found.reserve_many(found.max_capacity()).await.map_err(|_| Closed)?);
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use bson::Timestamp;
+use bson::{Bson, Timestamp};
 use outboxd_client::Key;
 use tracing::{debug, info};
 
@@ -220,7 +220,8 @@ impl<B: EventBus> Leadership<B> {
             return self.dispatch.hold_dead(malformed.key.as_ref());
         }
 
-        let Some(id) = malformed.id else {
+        let id = malformed.id.and_then(|id| Bson::try_from(id).ok());
+        let Some(id) = id else {
             let of = malformed.key.as_ref().map(|key| format!(" of key {key:?}"));
             let id = format!("one{} with a huge or unreadable _id", of.unwrap_or_default());
             self.refused(Refusal { write: "mark", id: Some(id), error: malformed.reason });

@@ -86,6 +86,9 @@ enum Over {
     StageEnded(&'static str),
 }
 
+/// Tells the readers how long a payload may be.
+type LimitPayloads = Box<dyn Fn(usize) + Send>;
+
 /// See the module.
 pub(super) struct Leadership<B> {
     config: Config,
@@ -103,6 +106,7 @@ pub(super) struct Leadership<B> {
     asks: mpsc::UnboundedSender<Ask>,
     settlements: mpsc::UnboundedSender<Settlement>,
     settled: mpsc::UnboundedReceiver<Settled>,
+    limits: LimitPayloads,
     stages: Stages,
     wake: Wake,
     look: Look,
@@ -133,6 +137,14 @@ impl<B: EventBus> Leadership<B> {
     /// Starts the stages.
     pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
+        let limits: LimitPayloads = {
+            let (following, reading) = (follow_from.clone(), store.clone());
+            Box::new(move |bytes| {
+                following.limit_payloads(bytes);
+                reading.limit_payloads(bytes);
+            })
+        };
+        limits(bus.max_payload());
 
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         let (resting, rests) = watch::channel(Vec::new());
@@ -182,6 +194,7 @@ impl<B: EventBus> Leadership<B> {
             asks,
             settlements,
             settled,
+            limits,
             stages,
             wake,
             look: Look::default(),
@@ -333,6 +346,8 @@ impl<B: EventBus> Leadership<B> {
     /// Reports load and health, and logs what failed.
     fn report(&mut self) {
         self.verdicts.log();
+        // The server may have been restarted with another limit.
+        (self.limits)(self.publisher.bus.max_payload());
         self.dispatch.retry_rests();
         self.health.turned();
         self.health.nats(self.publisher.is_connected());

@@ -128,6 +128,11 @@ impl<B: EventBus> Publisher<B> {
             return Try::Ended(Outcome::Abandoned);
         }
 
+        if let Some(limit) = publication.record.over_limit {
+            let error = format!("Payload size limit of {limit} exceeded by the payload alone");
+            return Try::Ended(Outcome::Rejected(Rejection::new("max-payload", error)));
+        }
+
         if !self.is_connected() {
             return Try::Unanswered(None);
         }

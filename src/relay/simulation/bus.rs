@@ -144,6 +144,10 @@ impl Drop for Publishing {
 }
 
 impl EventBus for Bus {
+    fn max_payload(&self) -> usize {
+        usize::MAX
+    }
+
     async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
         let Self { world, life, .. } = self;
         let message_id = message.id.to_owned();

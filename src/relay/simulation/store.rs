@@ -70,8 +70,11 @@ fn key_number(key: &Key) -> u8 {
 }
 
 fn numbers(ids: &[RawId]) -> BTreeSet<u32> {
-    let id = |id: &RawId| number(id.to_bson().expect("an id").as_str().expect("ids are strings"));
-    ids.iter().map(id).collect()
+    ids.iter().map(number_of_raw).collect()
+}
+
+fn number_of_raw(id: &RawId) -> u32 {
+    number(id.to_bson().expect("an id").as_str().expect("ids are strings"))
 }
 
 fn is_due(row: &Row, now_ms: i64) -> bool {
@@ -81,6 +84,8 @@ fn is_due(row: &Row, now_ms: i64) -> bool {
 impl EventStore for Store {
     type Page = RawArrayBuf;
     type Tail = Tail;
+
+    fn limit_payloads(&self, _bytes: usize) {}
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         OutboxRecord::parse(document, &Layout::default())
@@ -198,16 +203,13 @@ impl EventStore for Store {
     async fn mark(&self, marks: &[Mark]) -> StoreResult<Vec<Refused>> {
         let marks = marks.to_vec();
         self.trace(|| {
-            format!(
-                "to mark {:?}",
-                marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>()
-            )
+            format!("to mark {:?}", marks.iter().map(|mark| &mark.id).collect::<Vec<_>>())
         });
         self.command("mark", move |state| {
             let now_ms = state.now_ms();
             let mut refused = Vec::new();
             for (index, mark) in marks.into_iter().enumerate() {
-                let number = number(mark.id.as_str().expect("ids are strings"));
+                let number = number_of_raw(&mark.id);
                 if state.rows.get(&number).is_some_and(|row| row.cursed) {
                     state.count("marks refused for good");
                     refused.push(Refused { index, error: "cursed".to_owned() });

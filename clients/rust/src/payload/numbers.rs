@@ -7,7 +7,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::write_double;
+use super::{Json, write_double};
 
 const VALUES: usize = 100_000;
 /// Digest of Node's 100,000 lines, made by Node 20.20.2.
@@ -69,9 +69,9 @@ const EDGES: &[(f64, &str)] = &[
 ];
 
 fn written(number: f64) -> String {
-    let mut out = Vec::new();
+    let mut out = Json::new(0, usize::MAX);
     write_double(&mut out, number).expect("a finite number");
-    String::from_utf8(out).expect("digits")
+    String::from_utf8(out.bytes).expect("digits")
 }
 
 /// Doubles as writers have them, and doubles of any bits.

@@ -148,3 +148,31 @@ fn text_and_binary_go_out_byte_for_byte() {
     assert_eq!(published_len(&Bson::String("abc".into())).unwrap(), 3);
     assert_eq!(published_len(&Bson::Array(vec![1.into(), 2.into()])).unwrap(), "[1,2]".len());
 }
+
+#[test]
+fn json_ends_at_the_limit_whatever_makes_it_long() {
+    let many = |value: Bson| Bson::Array(vec![value; 1000]);
+    let decimal = Bson::Decimal128("1E-6143".parse().unwrap());
+    for payload in [
+        doc! { "a": "\u{1}".repeat(10_000) },
+        doc! { "\u{1}".repeat(10_000): 1 },
+        doc! { "a": many(f64::MIN_POSITIVE.into()) },
+        doc! { "a": many(decimal) },
+        doc! { "a": many(Bson::Document(doc! {})) },
+        doc! { "a": many(Bson::Null) },
+        doc! { "a": Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0; 9000] }) },
+    ] {
+        let raw = bson::RawDocumentBuf::try_from(&payload).unwrap();
+        let raw = RawBsonRef::Document(&raw);
+        let whole = to_bytes(raw, "payload").unwrap();
+
+        assert_eq!(to_bytes_within(raw, "payload", whole.len()).unwrap(), whole);
+        let cut = to_bytes_within(raw, "payload", whole.len() - 1);
+        assert!(matches!(cut, Err(PayloadError::TooLong(most)) if most + 1 == whole.len()));
+
+        let mut json = Json::new(usize::MAX, 1000);
+        let RawBsonRef::Document(document) = raw else { unreachable!("a document") };
+        write_document(&mut json, document, 1).unwrap_err();
+        assert!(json.bytes.capacity() <= 2000, "{}", json.bytes.capacity());
+    }
+}
