@@ -182,3 +182,47 @@ async fn many_failed_keys_keep_a_tick_bounded() {
     assert_eq!(checker::stream(&scene).await.len(), pile as usize + 1);
     println!("and at most {} kB when they followed", relay.peak_rss());
 }
+
+/// Ten times the pile: keys of 200 bytes, each with a dead event.
+#[tokio::test]
+async fn keys_that_wait_behind_dead_events_cost_no_memory_beyond_a_bound() {
+    let scene = Scene::new().await;
+    let pile = 10 * pile();
+    let failure = doc! { "at": DateTime::now(), "attempt": 1_i64, "class": "config", "code": "not-covered", "error": "e", "relay": "r" };
+    let key = |n: u32| format!("{n}-{}", "k".repeat(200));
+    let dead = |n: u32| {
+        doc! {
+            "ts": Timestamp { time: 1, increment: 1 }, "subject": scene.subject("made"), "key": key(n),
+            "payload": {}, "isLocked": false, "failures": [failure.clone()], "deadAt": DateTime::now(),
+        }
+    };
+    for from in (0..pile).step_by(10_000) {
+        insert(&scene.events, (from..pile.min(from + 10_000)).map(dead)).await;
+    }
+
+    let relay = Relay::leading(&scene, &[]).await;
+    let idle = relay.peak_rss();
+    // Behind dead events, of keys that are remembered and of keys that aren't, and between them.
+    let step = (pile / 50) as usize;
+    for (number, behind) in (0..pile).step_by(step).enumerate() {
+        let number = number as u32 + 1;
+        insert(&scene.events, [event(&scene, "made", &key(behind), 1)].into_iter()).await;
+        insert(&scene.events, [event(&scene, "made", "free", number)].into_iter()).await;
+    }
+
+    let free = async || scene.events.count_documents(doc! { "key": "free" }).await.unwrap();
+    until("the other key is out", async || (free().await == 0).then_some(())).await;
+    let parked = doc! { "isLocked": false, "deadAt": null };
+    let parked = async || scene.events.count_documents(parked.clone()).await.unwrap();
+    until("what is behind is parked", async || (parked().await == 50).then_some(())).await;
+
+    let stream = checker::stream(&scene).await;
+    assert!(stream.iter().all(|message| message.key == "free"), "an event passed a dead one");
+    println!("{pile} stalled keys: {idle} kB at first, at most {} kB", relay.peak_rss());
+    assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
+
+    // Once the dead ones are gone, what was behind them leaves.
+    scene.events.delete_many(doc! { "deadAt": { "$type": "date" } }).await.unwrap();
+    drained(&scene).await;
+    assert_eq!(checker::stream(&scene).await.len(), 100);
+}

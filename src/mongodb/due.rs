@@ -117,7 +117,8 @@ impl Store {
         }
         pipeline.push(doc! { "$limit": limit(most) });
 
-        let heads = by.aggregate(&self.collection, pipeline).with_type::<RawDocumentBuf>();
+        let heads = by.aggregate(&self.collection, pipeline).allow_disk_use(true);
+        let heads = heads.with_type::<RawDocumentBuf>();
         let mut cursor = heads.session(&mut snapshot.session).await?;
 
         let (mut ids, mut bytes) = (Vec::new(), 0);

@@ -11,6 +11,7 @@ use bson::{Bson, Document, RawArray, RawDocument, Timestamp, doc};
 use mongodb::options::Hint;
 use mongodb::raw_batch_cursor::RawBatch;
 use outboxd_client::{EventId, Key, field};
+use tokio::sync::mpsc;
 
 use super::clock;
 use super::collation::{simple, simple_document};
@@ -41,8 +42,13 @@ impl EventStore for Store {
         Ok(self.read_list(most, without).await?)
     }
 
-    async fn held(&self, since: Timestamp, before: Option<Timestamp>) -> StoreResult<Vec<Key>> {
-        Ok(self.read_held(since, before).await?)
+    async fn held(
+        &self,
+        since: Timestamp,
+        before: Option<Timestamp>,
+        keys: mpsc::Sender<Vec<Key>>,
+    ) -> StoreResult<()> {
+        Ok(self.read_held(since, before, &keys).await?)
     }
 
     async fn fetch(

@@ -18,6 +18,7 @@ use mongodb::error::{Error, Result};
 use mongodb::options::{Hint, ReadConcern};
 use mongodb::raw_batch_cursor::{RawBatch, SessionRawBatchCursor};
 use outboxd_client::{Key, field};
+use tokio::sync::mpsc;
 
 use super::collation::{simple, simple_document};
 use super::index::{By, LOCKED, lacks_index};
@@ -30,6 +31,8 @@ use crate::relay::ports::{Dated, Fetched, Page, Room};
 
 /// Ids or keys per reply.
 const BATCH: u32 = 10_000;
+/// Keys sent at once: sixty times as many may be between the reader and the relay.
+const KEYS: usize = 100;
 /// Seconds by which the clocks of two members may differ.
 const SKEW: u32 = 3600;
 /// Bytes of ids for each event that a list is asked for, at which it ends: ids that were made for
@@ -190,13 +193,16 @@ impl Store {
         &self,
         since: Timestamp,
         before: Option<Timestamp>,
-    ) -> Result<Vec<Key>> {
+        keys: &mpsc::Sender<Vec<Key>>,
+    ) -> Result<()> {
         if self.ordering == Ordering::None {
-            return Ok(Vec::new());
+            return Ok(());
         }
 
-        match self.read_held_by(By::Index, since, before).await {
-            Err(error) if lacks_index(&error) => self.read_held_by(By::Scan, since, before).await,
+        match self.read_held_by(By::Index, since, before, keys).await {
+            Err(error) if lacks_index(&error) => {
+                self.read_held_by(By::Scan, since, before, keys).await
+            }
             read => read,
         }
     }
@@ -206,11 +212,11 @@ impl Store {
         by: By,
         since: Timestamp,
         before: Option<Timestamp>,
-    ) -> Result<Vec<Key>> {
+        found: &mpsc::Sender<Vec<Key>>,
+    ) -> Result<()> {
         let mut session = self.session().await?;
         session.advance_operation_time(since);
 
-        let mut keys = HashSet::new();
         for events in self.holding(before) {
             let events = by
                 .find(&self.collection, events, &self.layout)
@@ -220,13 +226,22 @@ impl Store {
             let mut cursor = events.session(&mut session).batch().await?;
 
             while let Some(batch) = cursor.stream(&mut session).next().await.transpose()? {
+                // Many events of a page may have one key.
+                let mut keys = HashSet::new();
                 for event in documents(&batch)? {
                     keys.extend(self.layout.key_of(event?));
+                }
+
+                let mut keys = keys.into_iter().peekable();
+                while keys.peek().is_some() {
+                    if found.send(keys.by_ref().take(KEYS).collect()).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
         }
 
-        Ok(keys.into_iter().collect())
+        Ok(())
     }
 
     /// In queries: the unlocked events that hold up later ones of their key. Of dead ones, those

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bson::{DateTime, RawArray, RawDocument, Timestamp};
 use bytes::Bytes;
 use outboxd_client::{EventId, Headers, Key, Subject};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::listing::{Listing, Moment, RawId};
@@ -95,13 +95,15 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         room: Room,
     ) -> impl Future<Output = StoreResult<Dated>> + Send;
 
-    /// The keys that have unlocked events which hold up later ones, as they are at `since` or
-    /// later. Those of dead events may be left out if they were returned at `before`.
+    /// Sends the keys that have unlocked events which hold up later ones, as they are at `since` or
+    /// later, a few at a time: there may be millions. Those of dead events may be left out if they
+    /// were sent at `before`. A key may be sent twice.
     fn held(
         &self,
         since: Timestamp,
         before: Option<Timestamp>,
-    ) -> impl Future<Output = StoreResult<Vec<Key>>> + Send;
+        keys: mpsc::Sender<Vec<Key>>,
+    ) -> impl Future<Output = StoreResult<()>> + Send;
 
     /// The documents with these ids in any order, none older than at `since`; not what is gone,
     /// and not those of some keys.

@@ -17,9 +17,11 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::clock;
+use super::dispatch::forgotten::Filter;
 use super::dispatch::known::Origin;
 use super::dispatch::pending::Pending;
 use super::dispatch::read::{Behind, Read};
+use super::dispatch::rest::START;
 use super::listing::RawId;
 use super::ports::{Dated, EventStore, Page, Parsed, Room, StoreResult};
 use crate::backoff::Backoff;
@@ -49,6 +51,8 @@ pub(crate) enum Ask {
     Key(Key, Read, Room),
     /// The locked events of this key, from a `ts` on.
     Rest(Key, Read, Timestamp, Room),
+    /// The keys that wait, into this filter.
+    Waiting(Filter),
 }
 
 /// The result of an [`Ask`].
@@ -59,6 +63,8 @@ pub(crate) enum Answer {
     PassedOver(Read, Page),
     Key(Key, Read, Vec<Pending>, Behind),
     Rest(Key, Read, Timestamp, Option<Dated>),
+    /// `None` if they could not be read.
+    Waiting(Option<Filter>),
 }
 
 /// Reads until `asks` closes.
@@ -93,6 +99,7 @@ pub(crate) async fn run(
                 let rest = or_warn(store.locked(&key, from, room).await, "the rest of a key");
                 Answer::Rest(key, read, from, rest)
             }
+            Ask::Waiting(filter) => Answer::Waiting(fill(&store, filter).await),
         };
 
         if answers.send(answer).is_err() {
@@ -104,6 +111,19 @@ pub(crate) async fn run(
 fn or_warn<T>(page: StoreResult<T>, what: &str) -> Option<T> {
     page.inspect_err(|error| warn!(%error, "could not read {what}; the next read or sweep does"))
         .ok()
+}
+
+/// Fills the filter with the keys that wait.
+async fn fill(store: &impl EventStore, mut filter: Filter) -> Option<Filter> {
+    let (keys, mut found) = mpsc::channel::<Vec<Key>>(1);
+    let filling = async {
+        while let Some(keys) = found.recv().await {
+            keys.iter().for_each(|key| filter.insert(key));
+        }
+    };
+
+    let (read, ()) = tokio::join!(store.held(START, None, keys), filling);
+    or_warn(read, "the keys that wait").map(|()| filter)
 }
 
 /// Reads what waits of a key. Stops at the first event that holds the others: one that isn't due or

@@ -1,6 +1,6 @@
 //! Documents that follow the contract, and those that break it.
 
-use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
+use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
 
 use super::*;
 

@@ -52,7 +52,9 @@ pub(super) struct Lane {
     queue: VecDeque<Pending>,
     turn: Turn,
     /// Number of the key's latest write that a read for due events must show, among all writes.
-    last_write: u64,
+    pub(super) last_write: u64,
+    /// Writes and reads that were begun and aren't over, in whatever state.
+    under_way: usize,
     /// Bytes of what is in the queue.
     pub(super) bytes: usize,
     /// Locked events of the key that stay in the database: see [`rest`](super::rest).
@@ -128,6 +130,33 @@ impl Lane {
     /// Events in the queue.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The key's latest write, if nothing of the key is under way and nothing is in memory: what
+    /// there is to remember is that it waits.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let waits = match &self.state {
+            LaneState::Open => false,
+            LaneState::Stalled(stall) => matches!(stall.read, KeyRead::No),
+            LaneState::Blocked => true,
+        };
+        let is_idle = self.turn == Turn::Idle && self.queue.is_empty() && self.under_way == 0;
+        (waits && is_idle && self.rest.is_none()).then_some(self.last_write)
+    }
+
+    /// The park on its way is followed by a read of the key.
+    pub(super) fn look_up(&mut self) {
+        if let LaneState::Stalled(stall) = &mut self.state
+            && matches!(stall.read, KeyRead::No)
+            && stall.parks > 0
+        {
+            stall.read = KeyRead::AfterWrite;
+        }
+    }
+
+    /// So many writes were refused.
+    pub(super) fn end_writes(&mut self, count: usize) {
+        self.under_way = self.under_way.saturating_sub(count);
     }
 
     fn is_empty(&self) -> bool {
@@ -232,6 +261,7 @@ impl Lane {
     /// A mark is on its way. A read that began before may miss it, so it doesn't open the lane.
     pub(super) fn begin_mark(&mut self) {
         self.await_parks();
+        self.under_way += 1;
         if let Some(stall) = self.stalled() {
             stall.marks += 1;
             stall.read.misses_a_write();
@@ -240,6 +270,7 @@ impl Lane {
 
     /// Parks are on their way, which a read may miss likewise.
     pub(super) fn begin_parks(&mut self, count: usize) {
+        self.under_way += count;
         if let Some(stall) = self.stalled() {
             stall.parks += count;
             stall.read.misses_a_write();
@@ -249,6 +280,7 @@ impl Lane {
     /// A mark is written, as the write with this number. `skipped` if the event is dead and doesn't
     /// hold up what comes behind it.
     pub(super) fn settle_mark(&mut self, number: u64, skipped: bool) -> Then {
+        self.end_writes(1);
         self.last_write = number;
         let continues = skipped && self.is_empty();
         let Some(stall) = self.stalled() else { return Then::Nothing };
@@ -264,6 +296,7 @@ impl Lane {
     /// So many parks are written, as the write with this number. A key's parks settle in their
     /// order.
     pub(super) fn settle_parks(&mut self, number: u64, count: usize) -> Then {
+        self.end_writes(count);
         let Some(stall) = self.stalled() else { return Then::Nothing };
 
         stall.parks -= count;
@@ -291,11 +324,13 @@ impl Lane {
             true => KeyRead::UnderWay { complete: stall.unsettled() == 0 },
             false => KeyRead::AfterWrite,
         };
+        self.under_way += usize::from(begins);
         begins
     }
 
     /// The read is over, and what it returned is in the queue. Opens the lane if that was all.
     pub(super) fn end_read(&mut self, behind: Behind) -> Then {
+        self.end_writes(1);
         let is_empty = self.is_empty();
         let Some(stall) = self.stalled() else { return Then::Nothing };
 

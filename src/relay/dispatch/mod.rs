@@ -16,10 +16,12 @@
 //! - [`lane`]: the state of one key, with the diagram of its transitions
 //! - this file: offers, turns, and the bounds across lanes
 //! - [`share`], [`rest`]: what one key may have of the buffer, and what stays in the database
+//! - [`forgotten`]: keys that wait and are too many for lanes of their own
 //! - [`stall`]: what a failure holds up, and how that leaves again
 //! - [`debt`], [`read`]: what must be written for a failure; a read from its beginning to its end
 
 pub(crate) mod debt;
+pub(crate) mod forgotten;
 pub(crate) mod known;
 mod lane;
 pub(crate) mod pending;
@@ -39,6 +41,7 @@ use foldhash::fast::RandomState;
 use outboxd_client::{EventId, Key};
 
 use self::debt::Park;
+use self::forgotten::Forgotten;
 use self::known::{Known, Origin};
 use self::lane::{Lane, LaneState, Then};
 use self::pending::{Dispatched, Pending};
@@ -70,6 +73,9 @@ enum Ready {
 pub(crate) struct Dispatch {
     limits: DispatchConfig,
     lanes: HashMap<Key, Lane, RandomState>,
+    /// Memory of the lanes, without what is in their queues.
+    lane_bytes: usize,
+    forgotten: Forgotten,
     /// Lanes and events without a key, in the order in which they became ready.
     ready: VecDeque<Ready>,
     /// Every event in here: buffered, in flight or unsettled.
@@ -108,6 +114,8 @@ impl Dispatch {
         Self {
             limits,
             lanes: HashMap::default(),
+            lane_bytes: 0,
+            forgotten: Forgotten::default(),
             ready: VecDeque::new(),
             known: Known::default(),
             in_flight: 0,
@@ -215,6 +223,22 @@ impl Dispatch {
 
     fn admit(&mut self, pending: Pending, now_ms: i64) {
         let key = pending.record.key.as_ref();
+        if !self.forgotten.is_empty()
+            && let Some(key) = key.filter(|key| !self.lanes.contains_key(*key))
+            && self.forgotten.may_wait(key)
+        {
+            let key = key.clone();
+            self.lane_or_new(&key);
+            self.admit_to_lane(pending, now_ms);
+            self.lane(&key).look_up();
+            return self.tidy(&key);
+        }
+
+        self.admit_to_lane(pending, now_ms);
+    }
+
+    fn admit_to_lane(&mut self, pending: Pending, now_ms: i64) {
+        let key = pending.record.key.as_ref();
         let unlocked = match pending.record.state {
             State::Locked => false,
             State::Failed | State::Parked if pending.record.is_due(now_ms) => true,
@@ -269,7 +293,7 @@ impl Dispatch {
         let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
         match lane.deliver() {
             Then::ReadKey => self.wanted_reads.push_back(key.clone()),
-            Then::Nothing if lane.is_done() => _ = self.lanes.remove(key),
+            Then::Nothing if lane.is_done() => self.remove_lane(key),
             Then::Nothing => self.ready.extend(lane.queue_up().then(|| Ready::Lane(key.clone()))),
         }
     }
@@ -307,9 +331,11 @@ impl Dispatch {
         match pending.record.key.clone() {
             None => self.ready.push_back(Ready::Single(pending)),
             Some(key) => {
-                let lane = self.lanes.entry(key.clone()).or_default();
+                let lane = self.lane_or_new(&key);
                 lane.push(pending);
-                self.ready.extend(lane.queue_up().then_some(Ready::Lane(key)));
+                if lane.queue_up() {
+                    self.ready.push_back(Ready::Lane(key));
+                }
             }
         }
     }

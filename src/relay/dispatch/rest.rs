@@ -30,7 +30,7 @@ use crate::relay::listing::Moment;
 /// Most events that are remembered because they were left out while a read was under way.
 const MAX_MISSED: usize = 256;
 /// Before every event.
-pub(super) const START: Timestamp = Timestamp { time: 0, increment: 0 };
+pub(crate) const START: Timestamp = Timestamp { time: 0, increment: 0 };
 /// After every event.
 const END: Timestamp = Timestamp { time: u32::MAX, increment: u32::MAX };
 

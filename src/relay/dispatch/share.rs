@@ -74,7 +74,7 @@ impl Dispatch {
             Had::No => false,
             Had::Yes => true,
             Had::Perhaps => {
-                self.lanes.entry(key.clone()).or_default();
+                self.lane_or_new(key);
                 self.leave_out(pending);
                 true
             }

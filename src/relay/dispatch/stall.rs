@@ -4,8 +4,9 @@
 use outboxd_client::{EventId, Key};
 
 use super::debt::{Debt, FailedId, Park, Unmarked};
+use super::forgotten::Filter;
 use super::known::Origin;
-use super::lane::{Lane, Then};
+use super::lane::{Lane, LaneState, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
 use super::{Dispatch, MAX_KEY_READS};
@@ -15,13 +16,22 @@ use crate::document::state::State;
 use crate::relay::listing::RawId;
 use crate::relay::ports::Next;
 
+/// The part of the memory for events that lanes may have when nothing moves in them: 2 MiB.
+const LANES: usize = 8;
+/// Memory of a lane besides its own and its key's: a table is half empty after it has grown.
+const LANE_OVERHEAD: usize = 64;
+
 /// Events found in the database.
 impl Dispatch {
     /// An event of this key waits in the database: what is offered after it waits behind it.
     pub(crate) fn hold(&mut self, key: Option<&Key>) {
         self.await_parks(key);
-        if let Some(key) = key {
-            self.lanes.entry(key.clone()).or_default().hold();
+        let Some(key) = key else { return };
+
+        if self.has_too_many_lanes() && !self.lanes.contains_key(key) {
+            self.forgotten.stall(key);
+        } else {
+            self.lane_or_new(key).hold();
         }
     }
 
@@ -51,7 +61,7 @@ impl Dispatch {
         self.await_parks(key.as_ref());
         let key = key.filter(|_| self.limits.on_dead == OnDead::Hold);
         if let Some(key) = &key {
-            let lane = self.lanes.entry(key.clone()).or_default();
+            let lane = self.lane_or_new(key);
             lane.hold();
             lane.begin_mark();
         }
@@ -63,7 +73,8 @@ impl Dispatch {
     /// key is taken; what is buffered still leaves.
     pub(crate) fn block_unmarkable(&mut self, key: Option<&Key>) {
         if let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Hold) {
-            self.lanes.entry(key.clone()).or_default().block();
+            self.lane_or_new(key).block();
+            self.tidy(key);
         }
     }
 }
@@ -128,7 +139,10 @@ impl Dispatch {
         }
 
         if let Some(key) = &unmarked.key {
-            self.lane(key).block();
+            let lane = self.lane(key);
+            lane.end_writes(1);
+            lane.block();
+            self.tidy(key);
         }
     }
 
@@ -152,7 +166,10 @@ impl Dispatch {
     pub(crate) fn park_refused(&mut self, key: &Key, id: &EventId) {
         self.parks_settled += 1;
         self.known.remove(id);
-        self.lane(key).block();
+        let lane = self.lane(key);
+        lane.end_writes(1);
+        lane.block();
+        self.tidy(key);
     }
 
     pub(super) fn park_one(&mut self, pending: Pending, key: Key) {
@@ -232,9 +249,13 @@ impl Dispatch {
     fn makes_way(&mut self, key: Option<&Key>, read: &Read) -> bool {
         let Some(key) = key else { return true };
 
-        let lane = self.lanes.entry(key.clone()).or_default();
+        let lane = self.lane_or_new(key);
         lane.hold();
-        lane.takes_due(read.writes_shown)
+        let takes = lane.takes_due(read.writes_shown);
+        if !takes {
+            self.tidy(key);
+        }
+        takes
     }
 
     /// Takes the events that an operator wants removed. Returns those that are not known: they are
@@ -266,7 +287,8 @@ impl Dispatch {
         }
 
         while let Some(key) = self.wanted_reads.pop_front() {
-            if self.lane(&key).begin_read() {
+            // A blocked lane may be forgotten.
+            if self.lanes.get_mut(&key).is_some_and(Lane::begin_read) {
                 self.key_reads += 1;
                 return Some((key, self.begin_read()));
             }
@@ -291,13 +313,58 @@ impl Dispatch {
 
         self.end_read(read);
 
-        let then = self.lane(key).end_read(behind);
+        let lane = self.lane(key);
+        let then = lane.end_read(behind);
+        let has_opened = matches!(lane.state(), LaneState::Open);
+        if has_opened && self.forgotten.may_be_stalled(key) {
+            self.forgotten.found_nothing();
+        }
         self.follow_up(key, then);
+    }
+
+    /// An empty filter to fill with the keys that wait in the database, if it is time for that.
+    pub(crate) fn begin_filling(&mut self) -> Option<Filter> {
+        self.forgotten.begin_filling()
+    }
+
+    /// Takes that filter, or `None` if the keys could not be read.
+    pub(crate) fn end_filling(&mut self, filled: Option<Filter>) {
+        self.forgotten.end_filling(filled);
     }
 }
 
 /// Lanes.
 impl Dispatch {
+    /// The lane of this key, which is made if there is none. That of a key that was forgotten waits
+    /// until a read shows that nothing of the key is unlocked.
+    pub(super) fn lane_or_new(&mut self, key: &Key) -> &mut Lane {
+        let Self { lanes, lane_bytes, forgotten, .. } = self;
+        lanes.entry(key.clone()).or_insert_with(|| {
+            *lane_bytes += size_of_lane(key);
+
+            let mut lane = Lane::default();
+            lane.last_write = forgotten.last_write;
+            if forgotten.may_be_blocked(key) {
+                lane.block();
+            } else if forgotten.may_be_stalled(key) {
+                lane.hold();
+            }
+            lane
+        })
+    }
+
+    pub(super) fn remove_lane(&mut self, key: &Key) {
+        if self.lanes.remove(key).is_some() {
+            self.lane_bytes -= size_of_lane(key);
+        }
+    }
+
+    /// Whether lanes in which nothing moves are forgotten: they may have a part of the memory that
+    /// events may have.
+    fn has_too_many_lanes(&self) -> bool {
+        self.lane_bytes > self.limits.max_buffered_bytes / LANES
+    }
+
     /// A lane with something under way: it stays until that is settled.
     pub(super) fn lane(&mut self, key: &Key) -> &mut Lane {
         self.lanes.get_mut(key).expect("a lane with something under way stays")
@@ -312,8 +379,24 @@ impl Dispatch {
     }
 
     pub(super) fn tidy(&mut self, key: &Key) {
-        if self.lanes.get(key).is_some_and(Lane::is_done) {
-            self.lanes.remove(key);
+        let Some(lane) = self.lanes.get(key) else { return };
+        if lane.is_done() {
+            return self.remove_lane(key);
+        }
+
+        if self.has_too_many_lanes()
+            && let Some(last_write) = lane.idle_since()
+        {
+            match lane.state() {
+                LaneState::Blocked => self.forgotten.block(key),
+                _ => self.forgotten.stall(key),
+            }
+            self.forgotten.last_write = self.forgotten.last_write.max(last_write);
+            self.remove_lane(key);
         }
     }
+}
+
+fn size_of_lane(key: &Key) -> usize {
+    size_of::<(Key, Lane)>() + LANE_OVERHEAD + key.as_str().len()
 }

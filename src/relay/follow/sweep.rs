@@ -46,8 +46,6 @@ const PAGE: usize = 1000;
 /// Bytes of ids in a page: the command that asks for them must stay below 16 MB, and an id may come
 /// near that by itself.
 const PAGE_BYTES: usize = 1 << 20;
-/// Keys handed over at once.
-const KEYS: usize = 1000;
 /// Waits after a list that brought nothing new, for what was handed over to leave.
 const WAITS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
@@ -91,7 +89,7 @@ pub(super) async fn sweep(
         let without = resting.borrow().clone();
         let list = store.list(most, &without).await?;
         let Moment { after, until } = list.moment;
-        if hold(store.held(until, held_at).await?, found).await.is_err() {
+        if hold(store, until, held_at, found).await?.is_err() {
             return Ok(Err(Closed));
         }
         held_at = Some(until);
@@ -131,13 +129,26 @@ pub(super) async fn sweep(
     Ok(Err(Closed))
 }
 
-async fn hold(keys: Vec<Key>, found: &mpsc::Sender<Found>) -> Result<(), Closed> {
-    let mut keys = keys.into_iter().peekable();
-    while keys.peek().is_some() {
-        let some = keys.by_ref().take(KEYS).collect();
-        found.send(Found::Held(some)).await.map_err(|_| Closed)?;
-    }
-    Ok(())
+/// Hands over the keys that unlocked events hold while they are read.
+async fn hold(
+    store: &impl EventStore,
+    since: Timestamp,
+    before: Option<Timestamp>,
+    found: &mpsc::Sender<Found>,
+) -> StoreResult<Result<(), Closed>> {
+    let (keys, mut some_keys) = mpsc::channel(1);
+    let handing_over = async {
+        while let Some(some) = some_keys.recv().await {
+            if found.send(Found::Held(some)).await.is_err() {
+                some_keys.close();
+                return Err(Closed);
+            }
+        }
+        Ok(())
+    };
+
+    let (read, handed_over) = tokio::join!(store.held(since, before, keys), handing_over);
+    read.map(|()| handed_over)
 }
 
 /// One round of a sweep, once its list is read.

@@ -108,6 +108,7 @@ impl<B: EventBus> Leadership<B> {
             Answer::Key(key, read, events, behind) => {
                 self.dispatch.end_key_read(&key, read, events, behind);
             }
+            Answer::Waiting(filled) => self.dispatch.end_filling(filled),
             Answer::Rest(key, read, from, rest) => self.rest(&key, read, from, rest),
         }
     }

@@ -349,6 +349,9 @@ impl<B: EventBus> Leadership<B> {
         // The server may have been restarted with another limit.
         (self.limits)(self.publisher.bus.max_payload());
         self.dispatch.retry_rests();
+        if let Some(filter) = self.dispatch.begin_filling() {
+            self.ask(Ask::Waiting(filter));
+        }
         self.health.turned();
         self.health.nats(self.publisher.is_connected());
 

@@ -89,6 +89,10 @@ fn config(world: &World) -> Config {
     config.nats.ack_timeout = bus::ACK_TIMEOUT;
     config.lease.ttl = Duration::from_millis(random.random_range(1000..6000));
     config.shutdown.grace = Duration::from_millis(random.random_range(0..5000));
+    if random.random_bool(0.4) {
+        // A few lanes are forgotten, and few events fit.
+        config.dispatch.max_buffered_bytes = random.random_range(1 << 10..16 << 10);
+    }
     config.dispatch.on_dead = state.on_dead;
 
     config

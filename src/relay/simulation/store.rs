@@ -18,6 +18,7 @@ use crate::relay::ports::{
 };
 use crate::relay::publish::outcome::Acked;
 use outboxd_client::{EventId, Key};
+use tokio::sync::mpsc;
 
 /// Most events in a read of a key, so that a few of a key take more than one.
 const KEY_PAGE: usize = 3;
@@ -122,14 +123,24 @@ impl EventStore for Store {
         Ok(Listing { ids, is_cut, moment: Moment { after, until } })
     }
 
-    async fn held(&self, _since: Timestamp, _before: Option<Timestamp>) -> StoreResult<Vec<Key>> {
-        self.command("held", |state| {
+    async fn held(
+        &self,
+        _since: Timestamp,
+        _before: Option<Timestamp>,
+        found: mpsc::Sender<Vec<Key>>,
+    ) -> StoreResult<()> {
+        let keys = self.command("held", |state| {
             let held = state.on_dead == OnDead::Hold;
             let rows = state.rows.values().filter(|row| !row.locked && (held || !row.dead));
             let keys: BTreeSet<_> = rows.filter_map(|row| row.key).collect();
-            keys.into_iter().map(|key| Key::new(format!("k{key}")).expect("a short key")).collect()
-        })
-        .await
+            let key = |key| Key::new(format!("k{key}")).expect("a short key");
+            keys.into_iter().map(key).collect::<Vec<_>>()
+        });
+
+        for key in keys.await? {
+            _ = found.send(vec![key]).await;
+        }
+        Ok(())
     }
 
     async fn fetch(
