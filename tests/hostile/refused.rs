@@ -80,7 +80,12 @@ async fn failed_events_that_a_validator_keeps_locked_take_no_room() {
     scene.database.run_command(modify).await.unwrap();
     insert(&scene, (0..MANY).map(|number| event(&scene, "uncovered", number))).await;
 
-    let settings = [("OUTBOXD_SWEEP__INTERVAL", "2s"), ("OUTBOXD_RETRY__SCHEDULE", "* * * * * *")];
+    let made = scene.subject("made");
+    let settings = [
+        ("OUTBOXD_SWEEP__INTERVAL", "2s"),
+        ("OUTBOXD_RETRY__CRON", "* * * * * *"),
+        ("OUTBOXD_STREAM__SUBJECTS", made.as_str()),
+    ];
     let relay = Relay::leading(&scene, &settings).await;
     relay.says("MongoDB can't mark events").await;
     good_ones_leave(&scene, 1).await;
@@ -105,7 +110,8 @@ async fn a_refused_mark_is_the_affair_of_its_event_alone() {
     };
     scene.database.run_command(index).await.unwrap();
 
-    let relay = Relay::leading(&scene, &[]).await;
+    let made = scene.subject("made");
+    let relay = Relay::leading(&scene, &[("OUTBOXD_STREAM__SUBJECTS", &made)]).await;
     insert(&scene, (0..3).map(|number| event(&scene, "uncovered", number))).await;
     relay.says("duplicate key").await;
     for number in 1..=5 {
