@@ -27,8 +27,8 @@ use super::written::{is_filled, ts_of_id};
 
 /// How often id and key of an event are in memory: in its record, among what is known, in its lane.
 const COPIES: usize = 3;
-/// Memory of a header besides its bytes.
-const HEADER: usize = 64;
+/// Memory of a header besides its bytes, also while its message is being sent.
+const HEADER: usize = 192;
 /// An event document that follows the contract.
 #[derive(Debug, Clone)]
 pub struct OutboxRecord {

@@ -302,10 +302,7 @@ fn describe() {
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
         ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),
-        (
-            "outboxd_events_unwritable_total",
-            "Events that MongoDB refuses to mark, park or delete: they are left as they are.",
-        ),
+        ("outboxd_events_unwritable_total", "Events that MongoDB refuses to mark, park or delete."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),

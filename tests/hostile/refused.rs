@@ -8,8 +8,12 @@ use serde_json::Value;
 
 use crate::support::{NatsServer, Relay, ReplicaSet, Scene, outboxd, until};
 
-/// More than the buffer and the unsettled events may be by default.
-const MANY: usize = 16_600;
+/// A small buffer, so that a few thousand events are more than fit.
+const BUFFER: (&str, &str) = ("OUTBOXD_DISPATCH__MAX_BUFFERED_EVENTS", "512");
+/// More than the buffer.
+const MANY: usize = 2000;
+/// More than the buffer and the events that may be unsettled.
+const VERY_MANY: usize = 8800;
 
 /// Documents that break the contract, which an insert past the validator writes.
 async fn insert(scene: &Scene, documents: impl Iterator<Item = Document>) {
@@ -50,14 +54,14 @@ async fn unmarkable_events_take_no_room_however_many_there_are() {
     };
     insert(&scene, (0..MANY).map(parallel)).await;
 
-    let relay = Relay::leading(&scene, &[]).await;
+    let relay = Relay::leading(&scene, &[BUFFER]).await;
     good_ones_leave(&scene, 1).await;
     relay.says("MongoDB can't mark events").await;
 
     // Once more in a leadership that has them from the start, and from the tail.
     assert_eq!(relay.stop(), Some(0));
-    let relay = Relay::leading(&scene, &[]).await;
-    insert(&scene, (MANY..MANY + 9000).map(parallel)).await;
+    let relay = Relay::leading(&scene, &[BUFFER]).await;
+    insert(&scene, (MANY..MANY + 1000).map(parallel)).await;
     good_ones_leave(&scene, 2).await;
 
     until("an alert", async || {
@@ -66,7 +70,7 @@ async fn unmarkable_events_take_no_room_however_many_there_are() {
     .await;
     assert!(relay.log().lines().count() < 500, "each is no line of its own: {}", relay.log());
     let locked = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
-    assert_eq!(locked, MANY as u64 + 9000, "they are as they were");
+    assert_eq!(locked, MANY as u64 + 1000, "they are as they were");
 }
 
 /// Events that follow the contract, that the stream doesn't take, and that a validator of somebody
@@ -78,10 +82,11 @@ async fn failed_events_that_a_validator_keeps_locked_take_no_room() {
     let validator = doc! { "isLocked": true };
     let modify = doc! { "collMod": "outbox", "validator": validator };
     scene.database.run_command(modify).await.unwrap();
-    insert(&scene, (0..MANY).map(|number| event(&scene, "uncovered", number))).await;
+    insert(&scene, (0..VERY_MANY).map(|number| event(&scene, "uncovered", number))).await;
 
     let made = scene.subject("made");
     let settings = [
+        BUFFER,
         ("OUTBOXD_SWEEP__INTERVAL", "2s"),
         ("OUTBOXD_RETRY__CRON", "* * * * * *"),
         ("OUTBOXD_STREAM__SUBJECTS", made.as_str()),

@@ -43,6 +43,10 @@ use crate::relay::ports::{EventPage as _, EventStore, StoreResult};
 const LIST: usize = 50_000;
 /// Most documents in a page: typical ones come to half a megabyte.
 const PAGE: usize = 1000;
+/// Documents in the first page, whose size isn't known.
+const FIRST_PAGE: usize = 64;
+/// Bytes that a page should have: the driver keeps several copies of a reply for a moment.
+const REPLY_BYTES: usize = 1 << 20;
 /// Bytes of ids in a page: the command that asks for them must stay below 16 MB, and an id may come
 /// near that by itself.
 const PAGE_BYTES: usize = 1 << 20;
@@ -168,7 +172,7 @@ impl<S: EventStore> Round<'_, S> {
         let ids = (0..list.len()).map(|place| list.get(place));
         let new: Vec<&[u8]> = ids.filter(|id| !before.contains(id)).collect();
 
-        let (mut left, mut page) = (&new[..], PAGE);
+        let (mut left, mut page) = (&new[..], FIRST_PAGE);
         while !left.is_empty() {
             let wanted = &left[..page_of(left, page)];
             let without = self.resting.borrow().clone();
@@ -181,7 +185,8 @@ impl<S: EventStore> Round<'_, S> {
                 Err(closed) => return Ok(Err(closed)),
             };
 
-            page = if is_cut { wanted.len() / 2 } else { (wanted.len() * 2).min(PAGE) };
+            let bytes = fetched.page.documents()?.as_bytes().len();
+            page = next_page(wanted.len(), bytes, is_cut);
             left = &left[handed_over..];
         }
 
@@ -223,6 +228,12 @@ impl<S: EventStore> Round<'_, S> {
 
         Ok(Ok(ids.len()))
     }
+}
+
+/// Documents in the page after one of so many documents and bytes.
+fn next_page(documents: usize, bytes: usize, is_cut: bool) -> usize {
+    let most = if is_cut { documents / 2 } else { (documents * 2).min(PAGE) };
+    (documents.saturating_mul(REPLY_BYTES) / bytes.max(1)).min(most).max(1)
 }
 
 /// How many of these ids fit in a page of at most so many.
