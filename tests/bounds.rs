@@ -183,11 +183,11 @@ async fn many_failed_keys_keep_a_tick_bounded() {
     println!("and at most {} kB when they followed", relay.peak_rss());
 }
 
-/// Ten times the pile: keys of 200 bytes, each with a dead event.
+/// Keys of 200 bytes, each with a dead event.
 #[tokio::test]
 async fn keys_that_wait_behind_dead_events_cost_no_memory_beyond_a_bound() {
     let scene = Scene::new().await;
-    let pile = 10 * pile();
+    let pile = pile();
     let failure = doc! { "at": DateTime::now(), "attempt": 1_i64, "class": "config", "code": "not-covered", "error": "e", "relay": "r" };
     let key = |n: u32| format!("{n}-{}", "k".repeat(200));
     let dead = |n: u32| {
@@ -218,7 +218,12 @@ async fn keys_that_wait_behind_dead_events_cost_no_memory_beyond_a_bound() {
 
     let stream = checker::stream(&scene).await;
     assert!(stream.iter().all(|message| message.key == "free"), "an event passed a dead one");
-    println!("{pile} stalled keys: {idle} kB at first, at most {} kB", relay.peak_rss());
+    let remembered = relay.metric("outboxd_remembered_keys").await;
+    println!(
+        "{pile} stalled keys, {remembered} remembered: {idle} kB at first, at most {} kB",
+        relay.peak_rss()
+    );
+    assert!(remembered < 10_000, "{remembered} keys are remembered");
     assert!(relay.peak_rss() < PEAK, "{} kB", relay.peak_rss());
 
     // Once the dead ones are gone, what was behind them leaves.
