@@ -7,7 +7,7 @@ FEATURES := --workspace --features crash-points
 DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults simulate soak bench check deploy-check release-check demo demo-up demo-down bins
+.PHONY: help test proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ faults: bins ## every fault of relays, servers and the network, for longer (abou
 
 simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)
 	OUTBOXD_SIMULATE=$(or $(SEEDS),0..20000) $(CARGO) test $(FEATURES) --package outboxd --lib simulation::whatever -- --nocapture
+
+fuzz: ## ten million inputs for each parser of bytes from outside (TARGET=ack, INPUTS=100000)
+	tests/fuzz/run $(TARGET)
 
 soak: bins ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 	OUTBOXD_TEST_SOAK=$(or $(MINUTES),60) $(if $(SEED),OUTBOXD_TEST_SEED=$(SEED)) $(SERVERS) run -- \

@@ -37,6 +37,8 @@ mod duration;
 pub mod error;
 pub mod failure;
 pub mod finding;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod jetstream;
 pub mod mongodb;
 mod privileges;

@@ -31,7 +31,7 @@ const LAYERS: &[Layer] = &[
     Layer { modules: &["jetstream", "mongodb"], among_themselves: false },
     Layer { modules: &["admin", "check", "daemon", "privileges"], among_themselves: true },
     Layer { modules: &["cli"], among_themselves: false },
-    Layer { modules: &["lib", "main"], among_themselves: true },
+    Layer { modules: &["fuzz", "lib", "main"], among_themselves: true },
 ];
 
 /// What the core must not name: each is behind a port.

@@ -16,6 +16,8 @@ mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
 pub(crate) mod facts;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod remedies;
 mod reply;
 pub(crate) mod requirements;

@@ -10,6 +10,8 @@
 
 mod change;
 pub(crate) mod found;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod sweep;
 mod tail;
 mod transaction;
