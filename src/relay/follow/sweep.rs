@@ -37,7 +37,7 @@ use super::found::{Closed, Found, as_document, hand_over};
 use crate::backoff::Backoff;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::listing::{IdSet, Ids, Moment, id_of};
-use crate::relay::ports::{EventPage as _, EventStore, StoreResult};
+use crate::relay::ports::{EventPage as _, EventStore, Fetched, StoreResult};
 
 /// Most events in a list, unless about as many can't leave. In memory they come to a few MB.
 const LIST: usize = 50_000;
@@ -172,25 +172,45 @@ impl<S: EventStore> Round<'_, S> {
         let ids = (0..list.len()).map(|place| list.get(place));
         let new: Vec<&[u8]> = ids.filter(|id| !before.contains(id)).collect();
 
-        let (mut left, mut page) = (&new[..], FIRST_PAGE);
+        let (mut left, mut page, mut ahead) = (&new[..], FIRST_PAGE, None);
         while !left.is_empty() {
-            let wanted = &left[..page_of(left, page)];
-            let without = self.resting.borrow().clone();
-            let fetched = self.store.fetch(wanted, self.until, &without).await?;
+            let (wanted, fetched) = match ahead.take() {
+                Some(read) => read,
+                None => self.fetch(left, page).await?,
+            };
             // The reply is full of large documents, and some are missing.
             let is_cut = fetched.is_cut && wanted.len() > 1;
-
-            let handed_over = match self.hand_over_page(wanted, &fetched.page, is_cut).await? {
-                Ok(handed_over) => handed_over,
-                Err(closed) => return Ok(Err(closed)),
-            };
-
             let bytes = fetched.page.documents()?.as_bytes().len();
             page = next_page(wanted.len(), bytes, is_cut);
-            left = &left[handed_over..];
+
+            let rest = &left[wanted.len()..];
+            // Two pages may be in memory then.
+            let reads_ahead = !is_cut && bytes <= REPLY_BYTES && !rest.is_empty();
+            let handing_over = self.hand_over_page(wanted, &fetched.page, is_cut);
+            let reading = async {
+                if reads_ahead { self.fetch(rest, page).await.map(Some) } else { Ok(None) }
+            };
+            let (handed_over, read) = tokio::join!(handing_over, reading);
+
+            match handed_over? {
+                Ok(handed_over) => left = &left[handed_over..],
+                Err(closed) => return Ok(Err(closed)),
+            }
+            ahead = read?;
         }
 
         Ok(Ok(new.len()))
+    }
+
+    /// The documents of the first of these ids, and which those are.
+    async fn fetch<'b>(
+        &self,
+        ids: &'b [&'b [u8]],
+        page: usize,
+    ) -> StoreResult<(&'b [&'b [u8]], Fetched<S::Page>)> {
+        let wanted = &ids[..page_of(ids, page)];
+        let without = self.resting.borrow().clone();
+        Ok((wanted, self.store.fetch(wanted, self.until, &without).await?))
     }
 
     /// Hands over a page in the order of its ids, those of a cut one up to the first that is
