@@ -10,30 +10,36 @@
 //! The endpoint listens on loopback by default, and on other addresses only with a token. Only
 //! `/status` asks another server, MongoDB, and gives up after a few seconds; the other paths answer
 //! while everything else is stuck. Connections are limited in number, time and bytes, and carry one
-//! request each; a body is never read.
+//! request each; a body is never read. A client that is slow is cut off and keeps nobody waiting.
 
+mod connections;
+
+use std::io::ErrorKind as ErrorKindOfIo;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use mongodb::Client;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use self::connections::Connections;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result, mongodb_reason};
 use crate::mongodb::inspect::Inspect;
+use crate::printable::{printable, printable_json};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Registry;
 
@@ -41,8 +47,11 @@ use crate::telemetry::metrics::Registry;
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// How long a connection may take, from its first byte to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// Connections at once; more connections wait. Probes and a scraper or two need a handful.
-const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send its request. Probes send it with the connection.
+const HEADER_TIME: Duration = Duration::from_secs(2);
+/// A client that hung up before its connection was accepted.
+const GONE: [ErrorKindOfIo; 3] =
+    [ErrorKindOfIo::ConnectionAborted, ErrorKindOfIo::ConnectionReset, ErrorKindOfIo::Interrupted];
 /// Longest request line and headers together.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// Wait after a connection could not be accepted, usually because the process has no file
@@ -111,29 +120,41 @@ pub(crate) async fn start(
 
 /// Answers one request per connection, for as long as the process lives.
 async fn serve(listener: TcpListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::default();
     let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
     // Without keep-alive no connection is idle, so cutting a slow one loses nothing.
     http.http1().keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
 
-    while let Ok(slot) = slots.clone().acquire_owned().await {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The client has gone again.
+            Err(error) if GONE.contains(&error.kind()) => continue,
             Err(error) => {
                 warn!(%error, "the admin endpoint cannot accept a connection");
-                tokio::time::sleep(ACCEPT_WAIT).await;
+                if !connections.cut_one() {
+                    tokio::time::sleep(ACCEPT_WAIT).await;
+                }
+                tokio::task::yield_now().await;
                 continue;
             }
         };
 
+        let place = connections.enter(from.ip());
+        let number = place.number();
         let (http, service) = (http.clone(), TowerToHyperService::new(router.clone()));
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let connection = http.serve_connection(TokioIo::new(stream), service);
             if !matches!(tokio::time::timeout(CONNECTION_TIME, connection).await, Ok(Ok(()))) {
                 debug!("a client of the admin endpoint hung up or took too long");
             }
-            drop(slot);
+            drop(place);
         });
+        connections.serve(number, task.abort_handle());
+
+        // In a flood, what was taken is served before more is taken.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -173,7 +194,7 @@ async fn metrics(State(shared): State<Shared>) -> String {
 
 async fn readyz(State(shared): State<Shared>) -> Response {
     let ready = shared.health.ready();
-    (code(ready.ready), Json(ready)).into_response()
+    (code(ready.ready), json(&ready)).into_response()
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
@@ -184,11 +205,23 @@ async fn status(State(shared): State<Shared>) -> Response {
     let stats = tokio::spawn(async move { inspect.stats().await });
 
     match tokio::time::timeout(STATUS_TIME, stats).await {
-        Ok(Ok(Ok(stats))) => Json(stats).into_response(),
+        Ok(Ok(Ok(stats))) => json(&stats),
         Ok(Ok(Err(error))) => {
-            (code(false), format!("MongoDB: {}\n", mongodb_reason(&error))).into_response()
+            let reason = printable(&mongodb_reason(&error));
+            (code(false), format!("MongoDB: {reason}\n")).into_response()
         }
         Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
+    }
+}
+
+/// As JSON that a terminal can show.
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(json) => {
+            let kind = [(header::CONTENT_TYPE, "application/json")];
+            (kind, printable_json(&json)).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 

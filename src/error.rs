@@ -10,10 +10,13 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::iter::successors;
 
-use mongodb::error::ErrorKind as MongodbErrorKind;
+use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
 
 use crate::driver_words;
 use crate::tls;
+
+/// MongoDB's code for a query that took longer than its bound.
+const MAX_TIME_EXPIRED: i32 = 50;
 
 /// The part of outboxd or its surroundings that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub enum ErrorKind {
     Usage,
     /// The requested thing doesn't exist.
     NotFound,
+    /// A signal ended the command before it was done.
+    Interrupted,
     /// The operating system refused.
     Os,
     /// A defect of outboxd; an earlier log line has the details.
@@ -135,6 +140,13 @@ pub(crate) fn mongodb_reason(error: &mongodb::error::Error) -> String {
             "{}; `outboxd check` names the user that was refused",
             driver_words::without_inner_error(&text).trim_end_matches('.')
         ),
+        MongodbErrorKind::Write(WriteFailure::WriteError(refused)) => refused.message.clone(),
+        MongodbErrorKind::Write(WriteFailure::WriteConcernError(unmet)) => unmet.message.clone(),
+        MongodbErrorKind::Command(error) if error.code == MAX_TIME_EXPIRED => {
+            "MongoDB ended the query because it took too long; select fewer events, such as with \
+             --key, --dead or --older-than, and look at the server's load"
+                .to_owned()
+        }
         MongodbErrorKind::Custom(_) => {
             let own = error.get_custom::<String>().cloned();
             own.or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned()))

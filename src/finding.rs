@@ -128,6 +128,22 @@ pub(crate) fn shell(word: &str) -> String {
     }
 }
 
+/// A word in the place of an operand: behind `--` if a program would take it for an option.
+pub(crate) fn operand(word: &str) -> String {
+    match word.starts_with('-') {
+        true => format!("-- {}", shell(word)),
+        false => shell(word),
+    }
+}
+
+/// An option with a value, in one word if a program would take the value for another option.
+pub(crate) fn option(name: &str, value: &str) -> String {
+    match value.starts_with('-') {
+        true => format!("{name}={}", shell(value)),
+        false => format!("{name} {}", shell(value)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +152,9 @@ mod tests {
     fn a_remedy_with_any_subject_can_be_pasted_into_a_shell() {
         assert_eq!(shell("a.b,ticket:made"), "a.b,ticket:made");
         assert_eq!(shell("a.>"), "'a.>'");
+        assert_eq!((operand("a b").as_str(), operand("--all").as_str()), ("'a b'", "-- --all"));
+        assert_eq!(option("--code", "--all"), "--code=--all");
+        assert_eq!(option("--code", "$(x)"), "--code '$(x)'");
         assert_eq!(shell("a';reboot;'"), r"'a'\'';reboot;'\'''");
     }
 }

@@ -21,8 +21,13 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], [`finding`], [`error`], `driver_words`, `tls`, `backoff`, `duration`, `shutdown`, `crash` |
+//! | ground | [`document`], [`failure`], [`finding`], [`error`], `driver_words`, `tls`, `backoff`, `duration`, `printable`, `shutdown`, `crash` |
 //! | contract | the crate `outboxd-client` |
+
+/// A message for people: see `printable`.
+pub fn shown(message: &str) -> String {
+    printable::printable_lines(message)
+}
 
 mod admin;
 mod backoff;
@@ -41,6 +46,7 @@ pub mod finding;
 pub mod fuzz;
 mod jetstream;
 pub mod mongodb;
+mod printable;
 mod privileges;
 mod relay;
 mod shutdown;

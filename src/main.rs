@@ -40,7 +40,7 @@ async fn run() -> i32 {
         Err(error) => {
             // The output of a check that failed already has its findings.
             if error.kind() != ErrorKind::Findings {
-                eprintln!("outboxd: {}", error.report());
+                eprintln!("outboxd: {}", outboxd::shown(&error.report().to_string()));
             }
             exit_code(&error)
         }

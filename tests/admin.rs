@@ -209,3 +209,81 @@ async fn clients_that_say_nothing_or_too_much_are_cut_off_and_keep_nobody_waitin
     }
     assert_eq!(get(&relay, "/livez").await.0, 200);
 }
+
+/// How the clients of a flood dawdle.
+#[derive(Debug, Clone, Copy)]
+enum Dawdle {
+    /// Half a request, and the next connection.
+    Half,
+    /// A byte at a time.
+    Drip,
+    /// A whole request for everything there is, and the answer is never read.
+    Unread,
+    /// Nothing.
+    Idle,
+    /// Gone at once.
+    HangUp,
+}
+
+/// Opens connections until it is stopped, in blocking threads as an outsider would.
+fn dawdle(address: &str, how: Dawdle, stop: &std::sync::atomic::AtomicBool) {
+    use std::io::Write;
+
+    let mut open = Vec::new();
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let Ok(mut client) = std::net::TcpStream::connect(address) else { continue };
+        let sent = match how {
+            Dawdle::Half => client.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Half: "),
+            Dawdle::Unread => client
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"),
+            Dawdle::Drip => b"GET /livez HTTP/1.1\r\n".iter().try_for_each(|byte| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                client.write_all(&[*byte])
+            }),
+            Dawdle::Idle => Ok(()),
+            Dawdle::HangUp => continue,
+        };
+        // The endpoint may have cut it off.
+        if sent.is_ok() {
+            open.push(client);
+        }
+        if open.len() >= 8 {
+            open.remove(0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_flood_of_slow_clients_keeps_a_probe_waiting() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[]).await;
+    let address = relay.admin().await;
+    let client = {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap()
+    };
+
+    for how in [Dawdle::Half, Dawdle::Drip, Dawdle::Unread, Dawdle::Idle, Dawdle::HangUp] {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let threads: Vec<_> = (0..400)
+            .map(|_| {
+                let (address, stop) = (address.clone(), stop.clone());
+                std::thread::spawn(move || dawdle(&address, how, &stop))
+            })
+            .collect();
+
+        for probe in 0..15 {
+            let path = if probe % 2 == 0 { "livez" } else { "readyz" };
+            let answer = client.get(format!("http://{address}/{path}"));
+            let answer = answer.timeout(std::time::Duration::from_secs(10)).send().await;
+            let answer = answer.unwrap_or_else(|error| panic!("{how:?}, {probe}: {error:?}"));
+            assert_eq!(answer.status(), 200, "{how:?}, {probe}");
+        }
+
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    scene.commit([scene.event("k", 1)]).await;
+    scene.drained().await;
+}

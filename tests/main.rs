@@ -18,6 +18,7 @@ mod duplicates; // what the stream acks as a duplicate is in it, or is published
 mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
+mod foreign; // what anybody wrote is looked at within bounds, and printed so that it harms nobody
 mod foundation; // what lies under the outbox is found, and refused where events would be lost
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod layers; // imports go down only, and no two files import each other
@@ -34,6 +35,7 @@ mod privileges; // each verb needs what `outboxd privileges` prints, and may do 
 mod protocol; // every history of two relays and a lease, within bounds
 mod refusals; // one subject's or message's refusal is not a full stream
 mod relay; // a committed event is published once, in order, and deleted
+mod requests; // an operator's request ends with its command, and the audit has what came of it
 mod shares; // a key with a large backlog has its share of the buffer, and the others leave
 mod signals; // SIGHUP reloads, others stop or mean nothing; a log that was renamed is left behind
 mod support;

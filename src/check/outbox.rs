@@ -21,6 +21,8 @@ use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
 /// Events in the sample: the first in the collection's own order, which are about the oldest. This
 /// needs no scan and no sort.
 const SAMPLE: i64 = 1000;
+/// Longest time that the server looks at them.
+const SAMPLE_TIME: Duration = Duration::from_secs(10);
 
 /// The remedy for pending migrations.
 const MIGRATE: &str = "$ outboxd migrate";
@@ -299,8 +301,13 @@ async fn sample(
         doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
     ];
 
-    let each: Vec<Document> =
-        events.aggregate(each).collation(simple()).await?.try_collect().await?;
+    let each: Vec<Document> = events
+        .aggregate(each)
+        .max_time(SAMPLE_TIME)
+        .collation(simple())
+        .await?
+        .try_collect()
+        .await?;
 
     let count = |group: &Document| {
         group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok())
@@ -314,30 +321,49 @@ async fn sample(
 
     subjects.sort_unstable();
 
-    let biggest = [
-        doc! { "$limit": SAMPLE },
-        doc! { "$project": { "failures": 0 } },
-        doc! { "$set": { "outboxd_size": { "$bsonSize": "$$ROOT" } } },
-        doc! { "$sort": { "outboxd_size": -1 } },
-        doc! { "$limit": 1 },
-    ];
-
-    let mut biggest =
-        events.aggregate(biggest).collation(simple()).with_type::<RawDocumentBuf>().await?;
-    let biggest = match biggest.advance().await? {
-        true => OutboxRecord::parse(biggest.current(), layout).ok(),
-        false => None,
-    };
-
-    let biggest = biggest.map(|record| {
-        (shown_id(&Bson::from(record.id)), record.payload.len() + record.headers.bytes())
-    });
-
+    let biggest = biggest(database, collection, layout).await?;
     Ok(Sample {
         events: total,
         subjects: subjects.into_iter().map(str::to_owned).collect(),
         biggest,
     })
+}
+
+/// The id of the sample's biggest event, and the bytes of its message.
+async fn biggest(
+    database: &Database,
+    collection: &str,
+    layout: &Layout,
+) -> mongodb::error::Result<Option<(String, usize)>> {
+    let events = database.collection::<Document>(collection);
+    // By the sizes alone, as a sort of whole documents may hold gigabytes. The size of the failures
+    // is not the event's.
+    let size = doc! { "$subtract": [
+        { "$bsonSize": "$$ROOT" },
+        { "$bsonSize": { "failures": "$failures" } },
+    ] };
+    let biggest = [
+        doc! { "$limit": SAMPLE },
+        doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": { "id": "$_id" } }, 1024] } } },
+        doc! { "$project": { "size": size } },
+        doc! { "$sort": { "size": -1 } },
+        doc! { "$limit": 1 },
+    ];
+
+    let biggest = events.aggregate(biggest).max_time(SAMPLE_TIME).collation(simple());
+    let biggest: Option<Document> = biggest.await?.try_next().await?;
+    let biggest = match biggest.as_ref().and_then(|biggest| biggest.get("_id")) {
+        Some(id) => {
+            let events = database.collection::<RawDocumentBuf>(collection);
+            events.find_one(doc! { "_id": { "$eq": id } }).collation(simple()).await?
+        }
+        None => None,
+    };
+    let biggest = biggest.and_then(|biggest| OutboxRecord::parse(&biggest, layout).ok());
+
+    Ok(biggest.map(|record| {
+        (shown_id(&Bson::from(record.id)), record.payload.len() + record.headers.bytes())
+    }))
 }
 
 fn json(text: &str) -> String {

@@ -7,27 +7,34 @@ use std::time::Duration;
 use bson::Bson;
 use clap::Args as ClapArgs;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::config::load;
+use super::discard::Discard;
 use super::list;
 use super::output::{events, print};
 use super::selection::Filter;
 use crate::config::{Config, Sources};
-use crate::document::state::State;
+use crate::document::state::{DISCARD_HOLDS, State};
 use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Act, AuditEntry};
+use crate::mongodb::bounded::parts;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
 use crate::relay::lease::Lease;
+use crate::shutdown::{StopSignal, on_signals};
 
 /// Events acted on at once.
 const BATCH: usize = 500;
 /// Events shown before a bulk action.
 const SAMPLE: i64 = 5;
-/// Longest wait for a running relay to remove events.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// What ends the command after the batch under way.
+const STOPS: [StopSignal; 4] =
+    [StopSignal::Interrupt, StopSignal::Terminate, StopSignal::Quit, StopSignal::Hangup];
+/// Longest wait for MongoDB after such a signal.
+const STOPPING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -103,33 +110,115 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     let holder = format!("outboxd {} of {who}", action.name());
     let document = LeaseDocument::new(&client, &mongodb.database, &mongodb.collection, holder);
     let lease = Arc::new(Lease::new(document, config.lease.ttl));
-    let mut done = 0;
-    let mut next = Instant::now();
+    let stop = on_signals(&STOPS)?;
+    let acting = Acting { act: &act, lease: &lease, stop: &stop, entry, action, rate: args.rate };
 
-    for batch in ids.chunks(args.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))) {
-        sleep_until(next).await;
-        next = Instant::now()
-            + args
-                .rate
-                .map_or(Duration::ZERO, |rate| Duration::from_secs(1) * batch.len() as u32 / rate);
+    let (done, acted) = acting.on(&ids).await;
+    print(&format!("{} {}\n", events(done), action.done()))?;
+    acted?;
 
-        let acted = match action {
-            Action::RetryNow => act.retry_now(batch).await.during("making events due")?,
-            Action::Discard => discard(&act, &lease, batch).await?,
-        };
-        done += acted;
-        act.record(&entry, batch, acted).await.during("writing the record of it")?;
+    let left = ids.len() as u64 - done;
+    if stop.is_cancelled() && left > 0 {
+        let message = format!("interrupted; {} left as they were", events(left));
+        return Err(Error::new(ErrorKind::Interrupted, message));
     }
 
-    print(&format!("{} {}\n", events(done), action.done()))?;
-    match ids.len() as u64 - done {
+    match left {
         0 => Ok(()),
         left => Err(Error::new(
             ErrorKind::NotFound,
             format!(
-                "{left} were published or changed in the meantime, or the relay is still publishing them"
+                "{left} were published or changed in the meantime, or the relay is still publishing them; \
+                 nothing more is done to them"
             ),
         )),
+    }
+}
+
+/// An action under way.
+struct Acting<'a> {
+    act: &'a Act,
+    lease: &'a Arc<Lease<LeaseDocument>>,
+    stop: &'a CancellationToken,
+    entry: AuditEntry<'a>,
+    action: Action,
+    rate: Option<u32>,
+}
+
+impl Acting<'_> {
+    /// Acts on these events, batch by batch. Returns on how many, and why it ended early.
+    async fn on(&self, ids: &[Bson]) -> (u64, Result<()>) {
+        let mut done = 0;
+        let acted = tokio::select! {
+            acted = self.on_batches(ids, &mut done) => acted,
+            () = self.given_up() => Err(Error::new(
+                ErrorKind::Interrupted,
+                format!(
+                    "interrupted, and MongoDB does not answer; a request to discard lapses {} after it was made",
+                    duration::for_people(DISCARD_HOLDS)
+                ),
+            )),
+        };
+        (done, acted)
+    }
+
+    async fn on_batches(&self, ids: &[Bson], done: &mut u64) -> Result<()> {
+        let mut next = Instant::now();
+        let most = self.rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
+        for batch in parts(ids, most) {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.stop.cancelled() => {}
+            }
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+
+            let second = Duration::from_secs(1);
+            next = Instant::now()
+                + self.rate.map_or(Duration::ZERO, |rate| second * batch.len() as u32 / rate);
+            *done += self.on_batch(batch).await?;
+        }
+
+        Ok(())
+    }
+
+    /// Nothing is done that is not recorded before.
+    async fn on_batch(&self, batch: &[Bson]) -> Result<u64> {
+        let request = self.act.record_request(&self.entry, batch).await.map_err(|error| {
+            let message = format!(
+                "outboxd_audit does not take the record of it, so nothing is done; look at the \
+                 collection's validator and at the role of `outboxd privileges --role operator`, \
+                 then repeat the {}",
+                self.action.name()
+            );
+            Error::with_source(ErrorKind::Mongodb, message, error)
+        })?;
+
+        let acted = match self.action {
+            Action::RetryNow => self.act.retry_now(batch).await.during("making events due")?,
+            Action::Discard => {
+                let discard = Discard { act: self.act, lease: self.lease, stop: self.stop };
+                discard.remove(batch).await?
+            }
+        };
+
+        let outcome = self.act.record_outcome(&self.entry, request, acted).await;
+        outcome.map_err(|error| {
+            let message = format!(
+                "{} {}, but outboxd_audit does not take the record of that; it has the request alone",
+                events(acted),
+                self.action.done()
+            );
+            Error::with_source(ErrorKind::Mongodb, message, error)
+        })?;
+        Ok(acted)
+    }
+
+    /// Some time after the command was asked to stop.
+    async fn given_up(&self) {
+        self.stop.cancelled().await;
+        sleep(STOPPING).await;
     }
 }
 
@@ -195,30 +284,6 @@ async fn is_wanted(
     let _ = std::io::stdin().lock().read_line(&mut answer);
 
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
-}
-
-/// Removes dead events at once. Other events may be in a relay's memory: the relay removes those on
-/// request, or the lease keeps a relay away in the meantime.
-async fn discard(act: &Act, lease: &Arc<Lease<LeaseDocument>>, ids: &[Bson]) -> Result<u64> {
-    let at_first = act.left(ids).await.during("reading the outbox")?;
-    act.request_discard(ids).await.during("asking the relay to discard")?;
-
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        act.discard_dead(ids).await.during("discarding")?;
-        let left = act.left(ids).await.during("reading the outbox")?;
-        if left == 0 || Instant::now() > deadline {
-            return Ok(at_first - left);
-        }
-
-        // While this process holds the lease, no relay has them in memory.
-        if let Some(held) = lease.acquire_now().await.during("asking for the lease")? {
-            act.discard_requested(ids).await.during("discarding")?;
-            lease.resign(held).await.during("resigning the lease")?;
-        }
-
-        sleep(Duration::from_millis(200)).await;
-    }
 }
 
 fn who(sources: &Sources) -> String {

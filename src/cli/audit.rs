@@ -1,6 +1,5 @@
 //! `outboxd audit`: what operators did to events.
 
-use bson::Document;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
@@ -8,7 +7,7 @@ use super::config::load;
 use super::output::{Output, show, table};
 use crate::config::{MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
-use crate::mongodb::act::Act;
+use crate::mongodb::act::{Act, AuditRecord};
 use crate::mongodb::inspect::text;
 
 #[derive(Debug, ClapArgs)]
@@ -26,7 +25,11 @@ struct Record {
     at: String,
     who: String,
     action: String,
-    events: i64,
+    /// `None` when the command was interrupted or lost its database: some, or none.
+    events: Option<u64>,
+    /// How many events it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested: Option<i64>,
     selection: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -34,7 +37,7 @@ struct Record {
 }
 
 impl Record {
-    fn read(record: &Document) -> Self {
+    fn read(AuditRecord { request: record, events }: &AuditRecord) -> Self {
         let plain = |name| text(record, name).unwrap_or_default();
         let ids = record.get_array("ids").map(Vec::as_slice).unwrap_or_default();
         Self {
@@ -45,7 +48,8 @@ impl Record {
                 .unwrap_or_default(),
             who: plain("who"),
             action: plain("action"),
-            events: record.get_i64("events").unwrap_or_default(),
+            events: *events,
+            requested: record.get_i64("requested").ok(),
             selection: plain("selection"),
             reason: text(record, "reason"),
             ids: ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect(),
@@ -69,7 +73,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
                 at.clone(),
                 who.clone(),
                 action.clone(),
-                events.to_string(),
+                events.map_or_else(|| "unknown".to_owned(), |events| events.to_string()),
                 selection.clone(),
                 reason,
             ]

@@ -8,11 +8,12 @@ use clap::Args as ClapArgs;
 
 use super::admin::Admin;
 use super::config::load;
-use super::output::{Output, printable, show, wrap};
+use super::output::{Output, show, wrap};
 use crate::check;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
+use crate::printable::printable;
 
 /// Widest line of the table. Only commands may be longer, because they are meant to be pasted.
 const WIDTH: usize = 80;

@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, events, printable, show, width, wrap};
+use super::output::{Output, events, show, width, wrap};
 use super::selection::{Filter, inspect};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
 use crate::failure::Rejection;
-use crate::finding::shell;
-use crate::mongodb::inspect::Group;
+use crate::finding::{operand, option};
+use crate::mongodb::groups::{Group, Groups};
+use crate::printable::printable;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -32,12 +33,21 @@ struct Shown {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (_, inspect) = inspect(sources).await?;
     let groups = inspect.groups(&args.filter.selection(&[])).await.during("reading the outbox")?;
-    let shown: Vec<Shown> = groups
+    let Groups { shown, left_out } = groups;
+    let shown: Vec<Shown> = shown
         .into_iter()
         .map(|group| Shown { remedy: Rejection::new(group.code.clone(), "").remedy(), group })
         .collect();
 
-    show(args.output, &shown, || people(&shown))
+    show(args.output, &shown, || people(&shown))?;
+    if left_out > 0 {
+        // Not in the output, which is a list of groups for whatever reads the JSON.
+        eprintln!(
+            "outboxd: {} in smaller groups left out; select fewer events, such as with --code or --older-than",
+            events(left_out)
+        );
+    }
+    Ok(())
 }
 
 fn people(groups: &[Shown]) -> String {
@@ -52,9 +62,7 @@ fn people(groups: &[Shown]) -> String {
         }
         let such_as = if group.error == group.example { "" } else { "such as: " };
         let error = format!("{such_as}{}", group.example);
-        let [error, code, sample] =
-            [&error, &group.code, &group.sample].map(|text| printable(text));
-        let [shell_code, sample] = [shell(&code), shell(&sample)];
+        let [error, code] = [&error, &group.code].map(|text| printable(text));
         let seconds = |at: &Option<String>| {
             at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ")
         };
@@ -67,17 +75,26 @@ fn people(groups: &[Shown]) -> String {
         let from = if first == last { String::new() } else { format!("{first} to ") };
         let _ = writeln!(out, "  last failed   {from}{last} UTC");
         let _ = writeln!(out, "  what to do    {}", wrap(remedy, width, 16));
-        // No command takes an id that is too long to be shown whole.
-        let look = match group.sample.ends_with('…') {
-            true => format!("list --code {shell_code}"),
-            false => format!("show {sample}"),
-        };
-        let _ = writeln!(out, "  look at one   outboxd {look}");
-        let _ = writeln!(out, "  then          outboxd retry-now --all --code {shell_code}");
-        let _ = writeln!(
-            out,
-            "  or            outboxd discard --all --code {shell_code}   # for good, unpublished"
-        );
+        commands(&mut out, group, &code);
         out
     })
+}
+
+/// What can be pasted. No command takes a text that can't be shown as it is.
+fn commands(out: &mut String, group: &Group, code: &str) {
+    let by_code = (code == group.code && !code.is_empty()).then(|| option("--code", code));
+    let is_whole = !group.sample.is_empty() && !group.sample.ends_with('…');
+    let show = is_whole.then(|| format!("show {}", operand(&group.sample)));
+
+    if let Some(look) = show.or_else(|| Some(format!("list {}", by_code.as_ref()?))) {
+        let _ = writeln!(out, "  look at one   outboxd {look}");
+    }
+
+    if let Some(by_code) = by_code {
+        let _ = writeln!(out, "  then          outboxd retry-now --all {by_code}");
+        let _ = writeln!(
+            out,
+            "  or            outboxd discard --all {by_code}   # for good, unpublished"
+        );
+    }
 }

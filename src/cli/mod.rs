@@ -6,6 +6,7 @@ mod audit;
 mod check;
 mod completions;
 mod config;
+mod discard;
 mod explain;
 mod groups;
 mod list;

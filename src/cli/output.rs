@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
+use crate::printable::{printable, printable_json};
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -55,7 +56,7 @@ pub(super) fn show(
             let text = serde_json::to_string_pretty(value).map_err(|error| {
                 Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
             })?;
-            print(&(text + "\n"))
+            print(&(printable_json(&text) + "\n"))
         }
     }
 }
@@ -90,11 +91,6 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
-}
-
-/// Replaces control characters: the text of a server or an event must not control a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Breaks text between words into lines of at most `width` columns; all but the first are indented

@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 use outboxd_client::field;
 
-use super::output::{Output, age, events, printable, show, width, wrap};
+use super::output::{Output, age, events, show, width, wrap};
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::document::layout::Layout;
@@ -14,8 +14,16 @@ use crate::document::record::{OutboxRecord, shown_id};
 use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::failure::Rejection;
-use crate::finding::shell;
+use crate::finding::operand;
 use crate::mongodb::inspect::{Entry, text};
+use crate::printable::printable;
+
+/// Most failures shown. The relay keeps no more.
+const FAILURES_SHOWN: usize = 20;
+/// Most fields shown.
+const FIELDS_SHOWN: usize = 100;
+/// Characters shown of a value that is no text.
+const MAX_SHOWN: usize = 16 << 10;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -63,13 +71,13 @@ fn hidden(payload: &Bson) -> Bson {
 }
 
 fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
-    let id = shell(&event.get(field::ID).map(shown_id).unwrap_or_default());
+    let id = operand(&event.get(field::ID).map(shown_id).unwrap_or_default());
     if let Some(head) = head {
         return format!(
             "it waits behind {} ({}): `outboxd show {}`",
             head.id,
             head.state.word(),
-            shell(&head.id)
+            operand(&head.id)
         );
     }
 
@@ -119,14 +127,15 @@ fn people(
     };
     let plain = |value: &Bson| match value {
         Bson::String(_) => None,
-        other => Some(other.clone().into_relaxed_extjson().to_string()),
+        other => Some(cut(&other.clone().into_relaxed_extjson().to_string())),
     };
 
     line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
     line("state", State::of(event).word());
     line("age", &known(waited));
 
-    for (name, value) in event {
+    let fields = event.iter().take(FIELDS_SHOWN);
+    for (name, value) in fields {
         if [field::ID, field::IS_LOCKED, field::FAILURES, field::TS].contains(&name.as_str()) {
             continue;
         }
@@ -138,6 +147,11 @@ fn people(
         line(&text_of(name), &value);
     }
 
+    if event.len() > FIELDS_SHOWN {
+        let left_out = event.len() - FIELDS_SHOWN;
+        line("left out", &format!("{left_out} more fields; --output json has them"));
+    }
+
     match head {
         Some(head) => line("held by", &held_by(head)),
         None if behind > 0 => {
@@ -146,12 +160,24 @@ fn people(
         None => {}
     }
 
+    failed(&mut out, event);
+    let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
+    out
+}
+
+/// The newest failures.
+fn failed(out: &mut String, event: &Document) {
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
     if !failures.is_empty() {
-        out += "\nfailures, oldest first\n";
+        *out += "\nfailures, oldest first\n";
     }
 
-    for failure in failures.iter().filter_map(Bson::as_document) {
+    let left_out = failures.len().saturating_sub(FAILURES_SHOWN);
+    if left_out > 0 {
+        let _ = writeln!(out, "  ({left_out} older ones are left out; --output json has them)");
+    }
+
+    for failure in failures[left_out..].iter().filter_map(Bson::as_document) {
         let at = failure
             .get_datetime("at")
             .ok()
@@ -170,9 +196,6 @@ fn people(
 
         let _ = writeln!(out, "      {}", field("error"));
     }
-
-    let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
-    out
 }
 
 fn held_by(head: &Entry) -> String {
@@ -185,5 +208,15 @@ fn known(seconds: Option<u64>) -> String {
 }
 
 fn text_of(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(64).collect()
+    printable(&name.chars().take(64).collect::<String>())
+}
+
+/// The beginning of a value.
+fn cut(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut shown: String = chars.by_ref().take(MAX_SHOWN).collect();
+    if chars.next().is_some() {
+        shown += "… (--output json has the rest)";
+    }
+    shown
 }

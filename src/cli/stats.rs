@@ -48,6 +48,13 @@ fn people(shown: &Shown) -> String {
     );
 
     let _ = match &stats.lease {
+        Some(lease) if !lease.is_a_relays() => writeln!(
+            out,
+            "NO RELAY is known to lead: the lease of {} ends in {}, and no relay's lasts that long; a relay that runs \
+             takes it over",
+            lease.holder,
+            age(lease.expires_in_seconds.unsigned_abs())
+        ),
         Some(lease) if lease.expires_in_seconds >= 0 => {
             writeln!(out, "relayed by {}, term {}", lease.holder, lease.term)
         }

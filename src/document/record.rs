@@ -21,7 +21,7 @@ use super::cloudevents::Facts;
 pub use super::ids::MAX_ANY_ID_BYTES;
 pub(crate) use super::ids::{shown_id, size_of_value, small_id};
 use super::layout::Layout;
-use super::state::{Signs, State};
+use super::state::{DISCARD_HOLDS, Signs, State};
 use super::template::Values;
 use super::written::{is_filled, ts_of_id};
 
@@ -53,8 +53,9 @@ pub struct OutboxRecord {
     /// `nextAttemptAt` in milliseconds since 1970: when the retrier may publish a failed or parked
     /// event. 0 if there is none.
     pub due_at_ms: i64,
-    /// An operator asked to remove this failed or parked event: it is not published any more.
-    pub discard_requested: bool,
+    /// When an operator asked to remove this failed or parked event, in milliseconds since 1970: it
+    /// is not published while the request holds.
+    pub discard_requested_at_ms: Option<i64>,
 }
 
 /// A document that can't be published, whatever the broker does.
@@ -109,7 +110,7 @@ struct Raw<'a> {
     is_locked: Option<bool>,
     is_dead: bool,
     has_failed: bool,
-    discard_requested: bool,
+    discard_requested_at_ms: Option<i64>,
     attempts: u32,
     due_at_ms: i64,
 }
@@ -173,7 +174,16 @@ impl OutboxRecord {
     /// Whether the retrier may publish it: it waits, its time has come, and no operator asked to
     /// remove it.
     pub(crate) fn is_due(&self, now_ms: i64) -> bool {
-        State::WAITING.contains(&self.state) && !self.discard_requested && self.due_at_ms <= now_ms
+        State::WAITING.contains(&self.state)
+            && !self.is_discard_requested(now_ms)
+            && self.due_at_ms <= now_ms
+    }
+
+    /// Whether an operator asked to remove it, and the request holds: see
+    /// [`discard_requested`](super::state::discard_requested).
+    pub(crate) fn is_discard_requested(&self, now_ms: i64) -> bool {
+        let holds = DISCARD_HOLDS.as_millis();
+        self.discard_requested_at_ms.is_some_and(|at| u128::from(at.abs_diff(now_ms)) < holds)
     }
 }
 
@@ -235,7 +245,10 @@ impl<'a> Raw<'a> {
             }
             field::DEAD_AT => self.is_dead |= read_date(name, value)?.is_some(),
             field::DISCARD_REQUESTED_AT => {
-                self.discard_requested = matches!(value, RawBsonRef::DateTime(_));
+                self.discard_requested_at_ms = match value {
+                    RawBsonRef::DateTime(at) => Some(at.timestamp_millis()),
+                    _ => None,
+                };
             }
             _ => {}
         }
@@ -326,7 +339,9 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
         attempts: raw.attempts,
         state,
         due_at_ms: raw.due_at_ms,
-        discard_requested: raw.discard_requested && State::WAITING.contains(&state),
+        discard_requested_at_ms: raw
+            .discard_requested_at_ms
+            .filter(|_| State::WAITING.contains(&state)),
     })
 }
 

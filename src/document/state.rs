@@ -272,10 +272,37 @@ pub(crate) fn unlocked_by_mistake() -> [Document; 4] {
     [dead_at(wrong()), dead_at(empty()), next_attempt_at(wrong()), next_attempt_at(empty())]
 }
 
-/// In a query: an operator asked to remove the event. That is a request, not a state: the relay
-/// grants it to an event that waits.
-pub(crate) fn discard_requested() -> Document {
-    doc! { field::DISCARD_REQUESTED_AT: is_date() }
+/// How long an operator's request to remove an event holds, by the server's clock. After that the
+/// relay publishes the event again: the command that asked is gone and could not withdraw it.
+pub(crate) const DISCARD_HOLDS: Duration = Duration::from_secs(30);
+
+/// In a query: an operator asked to remove the event less than `within` ago. That is a request, not
+/// a state: the relay grants it to an event that it does not hold, and the operator's command
+/// removes the event. A time in the future counts as far as one in the past, so that a request
+/// lapses although the server's clock was set back. Whatever is no date compares below or above.
+pub(crate) fn discard_requested(within: Duration) -> Document {
+    let (at, within) = (path(field::DISCARD_REQUESTED_AT), within.as_millis() as i64);
+    doc! { "$expr": { "$and": [
+        { "$gt": [&at, { "$subtract": ["$$NOW", within] }] },
+        { "$lt": [&at, { "$add": ["$$NOW", within] }] },
+    ] } }
+}
+
+/// In a query: the relay has not granted the request to the command that made it.
+pub(crate) fn discard_not_granted() -> Document {
+    let (by, to) = (path(field::DISCARD_REQUESTED_BY), path(field::DISCARD_GRANTED_TO));
+    doc! { field::DISCARD_REQUESTED_BY: { "$type": "objectId" }, "$nor": [
+        { "$expr": { "$eq": [by, to] } },
+    ] }
+}
+
+/// In an update with a pipeline: what was asked and granted is taken back.
+pub(crate) fn discard_withdrawn() -> Document {
+    doc! { "$unset": [
+        field::DISCARD_REQUESTED_AT,
+        field::DISCARD_REQUESTED_BY,
+        field::DISCARD_GRANTED_TO,
+    ] }
 }
 
 /// In a query: the event has failed, whatever has become of it since.

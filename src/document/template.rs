@@ -9,7 +9,7 @@ use outboxd_client::field;
 /// Most fields that the templates of a layout name, all together.
 pub const MAX_FIELDS: usize = 8;
 /// The relay's own fields, and `ts`: none of them can be a part of an event.
-const BOOKKEEPING: [&str; 8] = [
+const BOOKKEEPING: [&str; 10] = [
     field::TS,
     field::IS_LOCKED,
     field::FAILURES,
@@ -18,6 +18,8 @@ const BOOKKEEPING: [&str; 8] = [
     field::DEAD_AT,
     field::RETRY_REQUESTED_AT,
     field::DISCARD_REQUESTED_AT,
+    field::DISCARD_REQUESTED_BY,
+    field::DISCARD_GRANTED_TO,
 ];
 
 /// Why a layout, or a template of it, was refused.

@@ -14,6 +14,7 @@ use mongodb::options::Hint;
 use mongodb::{Collection, Database};
 use outboxd_client::field;
 
+use super::bounded::QUERY_TIME;
 use super::clock;
 use super::collation::simple;
 use super::index::{LOCKED, WAITING, lacks_index};
@@ -130,7 +131,7 @@ impl BacklogStore {
 
     fn first(&self, states: Document) -> Find<'_, RawDocumentBuf> {
         let first = self.events.find(states).limit(FIRST).projection(doc! { field::TS: 1 });
-        first.collation(simple())
+        first.max_time(QUERY_TIME).collation(simple())
     }
 
     /// The events that are not dead: those that are locked and those that wait, each with the index
@@ -156,7 +157,7 @@ impl BacklogStore {
     async fn count(&self, events: Document, index: &str) -> Result<u64> {
         let count = || {
             let count = self.events.count_documents(events.clone()).limit(MAX_COUNTED);
-            count.collation(simple())
+            count.max_time(QUERY_TIME).collation(simple())
         };
         match count().hint(Hint::Name(index.to_owned())).await {
             Err(error) if lacks_index(&error) => count().await,
@@ -180,7 +181,7 @@ impl BacklogStore {
         self.layout.project(&mut shown);
 
         let event = self.events.find_one(doc! { field::ID: id }).projection(shown);
-        let event = event.collation(simple()).await?;
+        let event = event.max_time(QUERY_TIME).collation(simple()).await?;
         // It was published meanwhile.
         let Some(event) = event else { return Ok(described) };
 
@@ -221,5 +222,5 @@ fn get(event: &RawDocumentBuf, name: &str) -> Option<Bson> {
 
 fn newest_error(failures: &Bson) -> Option<String> {
     let newest: &Document = failures.as_array()?.last()?.as_document()?;
-    newest.get_str("error").ok().map(str::to_owned)
+    newest.get_str("error").ok().map(|error| error.chars().take(MAX_SHOWN).collect())
 }

@@ -33,7 +33,8 @@ impl Store {
     pub(super) async fn read_discards(&self, room: Room) -> Result<Page> {
         let wanted = |by: By| {
             let mut wanted = state::filter(State::WAITING, &self.layout);
-            wanted.extend(state::discard_requested());
+            wanted.extend(state::discard_requested(state::DISCARD_HOLDS));
+            wanted.extend(state::discard_not_granted());
             by.find(&self.collection, wanted, &self.layout)
         };
 

@@ -14,21 +14,24 @@ use outboxd_client::field;
 use serde::Serialize;
 
 use super::backlog::BacklogStore;
+use super::bounded::{QUERY_TIME, small};
 use super::clock;
 use super::collation::simple;
 use super::collections::LEASE;
+use super::lease::LONGEST_TTL;
 use super::selection::{Selection, ids};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
 use crate::document::written::{written_at, written_at_of_document};
+use crate::printable::printable;
 
 /// Most subjects in [`Stats`].
 const SUBJECTS: usize = 20;
-/// Most groups of failures.
-const GROUPS: i64 = 100;
 /// Characters shown of a text of an event.
 const MAX_SHOWN: usize = 2048;
+/// In the place of what is too large.
+const TOO_LARGE: &str = "(too large to be shown)";
 /// Characters shown of a subject.
 const MAX_SHOWN_SUBJECT: usize = 255;
 
@@ -48,22 +51,6 @@ pub(crate) struct Entry {
     pub(crate) class: Option<String>,
     pub(crate) code: Option<String>,
     pub(crate) error: Option<String>,
-}
-
-/// Events that failed alike.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Group {
-    pub(crate) class: String,
-    pub(crate) code: String,
-    /// With `#` for numbers.
-    pub(crate) error: String,
-    /// The error of the sample, as it is.
-    pub(crate) example: String,
-    pub(crate) events: u64,
-    pub(crate) dead: u64,
-    pub(crate) first: Option<String>,
-    pub(crate) last: Option<String>,
-    pub(crate) sample: String,
 }
 
 /// The outbox in numbers.
@@ -107,8 +94,8 @@ pub(crate) struct Holder {
 #[derive(Debug, Clone)]
 pub(crate) struct Inspect {
     database: Database,
-    events: Collection<Document>,
-    layout: Arc<Layout>,
+    pub(super) events: Collection<Document>,
+    pub(super) layout: Arc<Layout>,
     backlog: BacklogStore,
 }
 
@@ -132,59 +119,47 @@ impl Inspect {
     ) -> Result<(Vec<Entry>, u64)> {
         let now = clock::now(&self.database).await?;
         let filter = selection.filter(&self.layout, now);
-        let shown = doc! {
-            self.layout.payload(): 0,
-            self.layout.headers(): 0,
-            field::FAILURES: { "$slice": -1 },
-        };
+        let pipeline = [
+            doc! { "$match": filter.clone() },
+            doc! { "$project": self.entry_of_document() },
+            doc! { "$sort": { field::TS: 1, field::ID: 1 } },
+            doc! { "$skip": i64::try_from(skip).unwrap_or(i64::MAX) },
+            doc! { "$limit": limit },
+        ];
 
-        let found = self.events.find(filter.clone()).sort(doc! { field::TS: 1, field::ID: 1 });
-        let found = found.skip(skip).limit(limit).projection(shown).collation(simple()).await?;
+        let found = self.events.aggregate(pipeline).max_time(QUERY_TIME).collation(simple());
+        let found = found.await?;
         let entries =
             found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
 
-        Ok((entries, self.events.count_documents(filter).collation(simple()).await?))
+        let total = self.events.count_documents(filter).max_time(QUERY_TIME);
+        Ok((entries, total.collation(simple()).await?))
     }
 
-    /// The failed and dead events, grouped by how they failed last, the most first.
-    pub(crate) async fn groups(&self, selection: &Selection) -> Result<Vec<Group>> {
-        let mut filter = selection.filter(&self.layout, clock::now(&self.database).await?);
-        filter.extend(state::has_failed());
+    /// A projection of what a line of a list shows. A field that is too large is left out.
+    fn entry_of_document(&self) -> Document {
+        let mut fields = Document::new();
+        self.layout.project(&mut fields);
+        let own =
+            [field::TS, field::IS_LOCKED, field::ATTEMPTS, field::NEXT_ATTEMPT_AT, field::DEAD_AT];
 
-        let is_dead = State::Dead.expression();
-        let pipeline = [
-            doc! { "$match": filter },
-            doc! { "$project": { "dead": is_dead, "last": { "$last": state::failures() } } },
-            // By the errors as they are first, since most are equal: to take the numbers out of
-            // each one costs more.
-            doc! { "$group": {
-                "_id": { "class": "$last.class", "code": "$last.code", "error": "$last.error" },
-                "events": { "$sum": 1_i64 },
-                "dead": { "$sum": { "$cond": ["$dead", 1_i64, 0_i64] } },
-                "first": { "$min": "$last.at" },
-                "last": { "$max": "$last.at" },
-                "sample": { "$first": "$_id" },
-                "example": { "$first": "$last.error" },
-            } },
-            doc! { "$group": {
-                "_id": {
-                    "class": "$_id.class",
-                    "code": "$_id.code",
-                    "error": without_numbers("$_id.error"),
-                },
-                "events": { "$sum": "$events" },
-                "dead": { "$sum": "$dead" },
-                "first": { "$min": "$first" },
-                "last": { "$max": "$last" },
-                "sample": { "$first": "$sample" },
-                "example": { "$first": "$example" },
-            } },
-            doc! { "$sort": { "events": -1 } },
-            doc! { "$limit": GROUPS },
-        ];
+        let names = fields.into_iter().map(|(name, _)| name).chain(own.map(str::to_owned));
+        let mut entry: Document = names
+            .map(|name| (name.clone(), Bson::from(small(format!("${name}"), "$$REMOVE"))))
+            .collect();
 
-        let groups = self.events.aggregate(pipeline).collation(simple()).await?;
-        groups.map_ok(|group| Group::read(&group)).try_collect().await
+        let newest = |name: &str| small(format!("$$newest.{name}"), "$$REMOVE");
+        let newest = doc! {
+            "class": newest("class"), "code": newest("code"), "error": newest("error"),
+        };
+        let read = doc! { "$let": {
+            "vars": { "newest": { "$last": state::failures() } },
+            "in": [newest],
+        } };
+        let has_failed = doc! { "$gt": [{ "$size": state::failures() }, 0] };
+        entry.insert(field::FAILURES, doc! { "$cond": [has_failed, read, []] });
+        entry.insert(field::ID, small(format!("${}", field::ID), TOO_LARGE));
+        entry
     }
 
     /// The outbox in numbers. Reads what is unlocked, and a few documents of the rest.
@@ -192,7 +167,8 @@ impl Inspect {
         let now = clock::now(&self.database).await?;
         let mut stats = Stats::default();
 
-        let groups = self.events.aggregate(self.stuck_by_subject()).collation(simple());
+        let groups = self.events.aggregate(self.stuck_by_subject()).max_time(QUERY_TIME);
+        let groups = groups.collation(simple());
         let mut groups = groups.await?;
         while let Some(group) = groups.try_next().await? {
             let stuck = Stuck::read(&group, now);
@@ -224,7 +200,7 @@ impl Inspect {
         [
             doc! { "$match": stuck },
             doc! { "$project": {
-                "subject": self.layout.subject_of_document(),
+                "subject": small(self.layout.subject_of_document(), TOO_LARGE),
                 "since": written_at_of_document(),
                 "state": state::word_of_document(),
             } },
@@ -242,6 +218,7 @@ impl Inspect {
     /// The whole document of this id.
     pub(crate) async fn whole(&self, id: &str) -> Result<Option<Document>> {
         let event = self.events.find_one(doc! { field::ID: { "$in": ids(id) } });
+        let event = event.max_time(QUERY_TIME);
         event.collation(simple()).await
     }
 
@@ -250,15 +227,22 @@ impl Inspect {
         let Some(earlier) = self.of_its_key(event, "$lt") else { return Ok(None) };
         let now = clock::now(&self.database).await?;
 
-        let head = self.events.find_one(earlier).sort(doc! { field::TS: 1, field::ID: 1 });
-        let head = head.projection(doc! { self.layout.payload(): 0 }).collation(simple()).await?;
+        let pipeline = [
+            doc! { "$match": earlier },
+            doc! { "$project": self.entry_of_document() },
+            doc! { "$sort": { field::TS: 1, field::ID: 1 } },
+            doc! { "$limit": 1 },
+        ];
+        let head = self.events.aggregate(pipeline).max_time(QUERY_TIME).collation(simple());
+        let head = head.await?.try_next().await?;
         Ok(head.map(|head| Entry::read(&head, &self.layout, now)))
     }
 
     /// How many stuck events of the same key are younger than this one.
     pub(crate) async fn behind(&self, event: &Document) -> Result<u64> {
         let Some(later) = self.of_its_key(event, "$gt") else { return Ok(0) };
-        self.events.count_documents(later).collation(simple()).await
+        let later = self.events.count_documents(later).max_time(QUERY_TIME);
+        later.collation(simple()).await
     }
 
     fn of_its_key(&self, event: &Document, than: &str) -> Option<Document> {
@@ -281,27 +265,15 @@ impl Inspect {
         Ok(age(event, clock::now(&self.database).await?))
     }
 
+    /// The server's time.
+    pub(super) async fn now(&self) -> Result<DateTime> {
+        clock::now(&self.database).await
+    }
+
     async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
         let lease = leases.find_one(doc! { "_id": self.events.name() }).collation(simple()).await?;
         Ok(lease.map(|lease| Holder::read(&lease, now)))
-    }
-}
-
-impl Group {
-    fn read(group: &Document) -> Self {
-        let by = group.get_document("_id").cloned().unwrap_or_default();
-        Self {
-            class: text(&by, "class").unwrap_or_default(),
-            code: text(&by, "code").unwrap_or_default(),
-            error: text(&by, "error").unwrap_or_default(),
-            events: count(group, "events"),
-            dead: count(group, "dead"),
-            first: date(group, "first"),
-            last: date(group, "last"),
-            sample: group.get("sample").map(shown_id).unwrap_or_default(),
-            example: text(group, "example").unwrap_or_default(),
-        }
     }
 }
 
@@ -314,7 +286,7 @@ impl Stuck {
         };
 
         Self {
-            subject: subject.chars().take(MAX_SHOWN_SUBJECT).collect(),
+            subject: printable(&subject.chars().take(MAX_SHOWN_SUBJECT).collect::<String>()),
             failed: count(group, "failed"),
             parked: count(group, "parked"),
             dead: count(group, "dead"),
@@ -324,6 +296,11 @@ impl Stuck {
 }
 
 impl Holder {
+    /// Whether a relay may have it: none has a lease that lasts so long.
+    pub(crate) fn is_a_relays(&self) -> bool {
+        self.expires_in_seconds <= LONGEST_TTL.as_secs() as i64
+    }
+
     fn read(lease: &Document, now: DateTime) -> Self {
         let expires = lease.get_datetime("expiresAt").map_or(0, |at| at.timestamp_millis());
         let term = match lease.get("term") {
@@ -369,10 +346,10 @@ pub(crate) fn text(document: &Document, name: &str) -> Option<String> {
 }
 
 fn plain(text: &str) -> String {
-    text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    printable(&text.chars().take(MAX_SHOWN).collect::<String>())
 }
 
-fn count(document: &Document, name: &str) -> u64 {
+pub(super) fn count(document: &Document, name: &str) -> u64 {
     match document.get(name) {
         Some(Bson::Int32(count)) => u64::try_from(*count).unwrap_or(0),
         Some(Bson::Int64(count)) => u64::try_from(*count).unwrap_or(0),
@@ -380,21 +357,11 @@ fn count(document: &Document, name: &str) -> u64 {
     }
 }
 
-fn date(document: &Document, name: &str) -> Option<String> {
+pub(super) fn date(document: &Document, name: &str) -> Option<String> {
     document.get_datetime(name).ok()?.try_to_rfc3339_string().ok()
 }
 
 /// Seconds since an event was written, if that is known.
 fn age(event: &Document, now: DateTime) -> Option<u64> {
     clock::age(written_at(|name| event.get(name).cloned()).map(i64::from), now)
-}
-
-/// In an aggregation: a text with `#` for each number in it.
-fn without_numbers(path: &str) -> Document {
-    let text = doc! { "$convert": { "input": path, "to": "string", "onError": "", "onNull": "" } };
-    let numbers = doc! { "$regexFindAll": { "input": text.clone(), "regex": r"\b[0-9]+\b" } };
-    let replaced = doc! { "$replaceAll": {
-        "input": "$$value", "find": "$$this.match", "replacement": "#",
-    } };
-    doc! { "$reduce": { "input": numbers, "initialValue": text, "in": replaced } }
 }

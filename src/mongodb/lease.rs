@@ -3,6 +3,9 @@
 //! The server's clock may be set back, or a primary take over whose clock is behind. A lease whose
 //! holder has died would then seem held for as long. So a standby also watches the document by its
 //! own monotonic clock: a lease that nobody has renewed for its whole ttl is free.
+//!
+//! Whoever may update the document can write anything into it. What is no date is no expiry, and an
+//! expiry that no relay's could be is none either, once it has stood still for a few ttls.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,15 +14,23 @@ use bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Client, Collection};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::collation::simple;
 use super::collections::LEASE;
+use crate::printable::printable;
 use crate::relay::ports::{LeaseStore, StoreResult};
 
 /// Longest ttl that a relay may have: it counts for a lease that does not name its own.
-const LONGEST_TTL: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_TTL: Duration = Duration::from_secs(300);
+/// For how many ttls of the standby an expiry that no relay's could be must stand still.
+const IMPLAUSIBLE_TTLS: u32 = 3;
 /// The holder's ttl in the document, in milliseconds.
 const TTL: &str = "ttlMs";
+/// In the document: the holder took it although it had not expired, or had no expiry.
+const TAKEN: &str = "taken";
+/// What a lease is compared by, to see whether its holder renews it.
+const RENEWED: [&str; 3] = ["holder", "term", "expiresAt"];
 
 /// One holder's view of the document.
 #[derive(Debug, Clone)]
@@ -41,8 +52,17 @@ struct Seen {
 impl Seen {
     /// Whether its holder has not renewed it for its whole ttl, and trusts it no longer.
     fn is_overdue(&self) -> bool {
-        let ttl = self.lease.get_i64(TTL).ok().and_then(|ttl| u64::try_from(ttl).ok());
-        self.since.elapsed() > ttl.map_or(LONGEST_TTL, Duration::from_millis)
+        self.since.elapsed() > self.ttl().unwrap_or(LONGEST_TTL)
+    }
+
+    /// The holder's ttl, if the lease names one that a relay may have.
+    fn ttl(&self) -> Option<Duration> {
+        let ttl = match self.lease.get(TTL) {
+            Some(Bson::Int32(ttl)) => i64::from(*ttl),
+            ttl => ttl.and_then(Bson::as_i64)?,
+        };
+        let ttl = Duration::from_millis(u64::try_from(ttl).ok()?);
+        (!ttl.is_zero() && ttl <= LONGEST_TTL).then_some(ttl)
     }
 }
 
@@ -54,34 +74,61 @@ impl LeaseDocument {
         Self { collection, outbox: outbox.to_owned(), holder, seen: Arc::default() }
     }
 
-    /// In a pipeline: whether the document is a lease that its holder has let go by.
-    fn is_overdue(&self) -> Option<Document> {
+    /// In a pipeline: whether the document is a lease that its holder has let go by, as seen by a
+    /// standby with this ttl.
+    fn is_overdue(&self, own_ttl: Duration) -> Option<Document> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let overdue = seen.as_ref().filter(|seen| seen.is_overdue())?;
+        let seen = seen.as_ref()?;
+
         let is_as = |name: &str| {
-            let was = overdue.lease.get(name).cloned().unwrap_or(Bson::Null);
-            doc! { "$eq": [format!("${name}"), { "$literal": was }] }
+            let was = seen.lease.get(name).cloned().unwrap_or(Bson::Null);
+            doc! { "$eq": [{ "$ifNull": [format!("${name}"), Bson::Null] }, { "$literal": was }] }
         };
-        let is_unchanged = ["holder", "term", "expiresAt"].map(is_as).to_vec();
-        Some(doc! { "$and": is_unchanged })
+        let mut is_overdue = RENEWED.map(is_as).to_vec();
+
+        if !seen.is_overdue() {
+            // A lease with a ttl is waited for. One without is an older relay's, or nobody's.
+            let stands_still = seen.since.elapsed() > own_ttl * IMPLAUSIBLE_TTLS;
+            if seen.ttl().is_some() || !stands_still {
+                return None;
+            }
+            let latest = doc! { "$add": ["$$NOW", millis(LONGEST_TTL)] };
+            is_overdue.push(doc! { "$gt": ["$expiresAt", latest] });
+        }
+
+        Some(doc! { "$and": is_overdue })
     }
 
-    /// Remembers another holder's lease if it has changed.
-    fn observe(&self, lease: Document) {
+    /// Remembers another holder's lease if it has changed. Returns whether it is overdue.
+    fn observe(&self, lease: Document) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.as_ref().is_none_or(|seen| seen.lease != lease) {
+        let is_renewed = seen.as_ref().is_none_or(|seen| {
+            // As texts: a number that is none differs from itself.
+            let as_text = |lease: &Document, name: &str| format!("{:?}", lease.get(name));
+            RENEWED.iter().any(|name| as_text(&seen.lease, name) != as_text(&lease, name))
+        });
+        if is_renewed {
             *seen = Some(Seen { lease, since: Instant::now() });
         }
+        seen.as_ref().is_some_and(Seen::is_overdue)
     }
 
-    /// Whether another holder has the lease now.
+    /// Forgets another holder's lease. Returns what it was.
+    fn forget(&self) -> Option<Document> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.take().map(|seen| seen.lease)
+    }
+
+    /// Whether another holder has the lease now, and renews it. An expiry alone says nothing: it may
+    /// be years ahead.
     pub(crate) async fn is_anothers(&self) -> mongodb::error::Result<bool> {
         let held = doc! {
             "_id": &self.outbox,
             "holder": { "$ne": &self.holder },
-            "$expr": { "$gt": ["$expiresAt", "$$NOW"] },
+            "$expr": { "$and": [is_date(), { "$gt": ["$expiresAt", "$$NOW"] }] },
         };
-        Ok(self.collection.find_one(held).collation(simple()).await?.is_some())
+        let held = self.collection.find_one(held).projection(shown()).collation(simple()).await?;
+        Ok(held.is_some_and(|lease| !self.observe(lease)))
     }
 }
 
@@ -91,23 +138,33 @@ impl LeaseStore for LeaseDocument {
     }
 
     async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
-        let expired = doc! { "$lte": [{ "$ifNull": ["$expiresAt", "$$NOW"] }, "$$NOW"] };
+        let is_none = doc! { "$not": [is_date()] };
+        let expired = doc! { "$lte": ["$expiresAt", "$$NOW"] };
         // A holder that no longer trusts its own lease claims it again: a new term, a new expiry.
         let own = doc! { "$eq": ["$holder", { "$literal": &self.holder }] };
-        let free: Vec<_> = [expired, own].into_iter().chain(self.is_overdue()).collect();
-        let free = doc! { "$or": free };
-        let if_free = |then: Bson, field: &str| doc! { "$cond": [free.clone(), then, field] };
-        let claim = doc! { "$set": {
-            "holder": if_free(doc! { "$literal": &self.holder }.into(), "$holder"),
-            "term": if_free(doc! { "$add": [{ "$ifNull": ["$term", 0] }, 1] }.into(), "$term"),
-            "expiresAt": if_free(doc! { "$add": ["$$NOW", millis(ttl)] }.into(), "$expiresAt"),
-            TTL: if_free(millis(ttl).into(), "$ttlMs"),
-        } };
+        let taken = doc! { "$and": [
+            { "$ne": [{ "$type": "$holder" }, "missing"] },
+            { "$not": [own.clone()] },
+            { "$or": [is_none.clone(), { "$gt": ["$expiresAt", "$$NOW"] }] },
+        ] };
+        let free = [is_none, expired, own].into_iter().chain(self.is_overdue(ttl));
+
+        let claimed = doc! {
+            "_id": "$_id",
+            "holder": { "$literal": &self.holder },
+            "term": next_term(),
+            "expiresAt": { "$add": ["$$NOW", millis(ttl)] },
+            TTL: millis(ttl),
+            TAKEN: { "$cond": [taken, true, "$$REMOVE"] },
+        };
+        let is_free = doc! { "$or": free.collect::<Vec<_>>() };
+        let claim = doc! { "$replaceWith": { "$cond": [is_free, claimed, "$$ROOT"] } };
 
         let lease = self
             .collection
             .find_one_and_update(doc! { "_id": &self.outbox }, vec![claim])
             .upsert(true)
+            .projection(shown())
             .collation(simple())
             .return_document(ReturnDocument::After)
             .await?;
@@ -116,6 +173,17 @@ impl LeaseStore for LeaseDocument {
         if !lease.get_str("holder").is_ok_and(|holder| holder == self.holder) {
             self.observe(lease);
             return Ok(None);
+        }
+
+        let was = self.forget();
+        if lease.contains_key(TAKEN) {
+            let of = was.as_ref().and_then(|was| was.get_str("holder").ok());
+            warn!(
+                holder = of.map(printable),
+                expires_at = was.and_then(|was| was.get("expiresAt").map(Bson::to_string)),
+                "took a lease that nobody renewed and that had not expired; look at outboxd_lease, at \
+                 who may update it and at the clock of MongoDB's hosts"
+            );
         }
 
         Ok(match lease.get("term") {
@@ -138,6 +206,28 @@ impl LeaseStore for LeaseDocument {
         self.collection.update_one(mine, expire).collation(simple()).await?;
         Ok(())
     }
+}
+
+/// In a pipeline: whether the expiry is one.
+fn is_date() -> Document {
+    doc! { "$eq": [{ "$type": "$expiresAt" }, "date"] }
+}
+
+/// In a pipeline: the number of the next term. What can't be counted on begins anew; a term is only
+/// compared with that of the same holder.
+fn next_term() -> Document {
+    let is_term = doc! { "$and": [
+        { "$isNumber": "$term" },
+        { "$gte": ["$term", 0] },
+        { "$lt": ["$term", i64::MAX / 2] },
+    ] };
+    doc! { "$add": [{ "$cond": [is_term, { "$toLong": "$term" }, 0_i64] }, 1_i64] }
+}
+
+/// What a holder reads of the document.
+fn shown() -> Document {
+    let shown = RENEWED.iter().chain([&TTL, &TAKEN]);
+    shown.map(|name| ((*name).to_owned(), Bson::from(1))).collect()
 }
 
 fn millis(duration: Duration) -> i64 {

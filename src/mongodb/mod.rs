@@ -11,11 +11,13 @@
 //! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
-//! - `selection`, `inspect`: which events an operator means, and what an operator reads
+//! - `selection`, `inspect`, `groups`: which events an operator means, and what an operator reads
+//! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
 
 pub(crate) mod act;
 pub(crate) mod backlog;
+pub(crate) mod bounded;
 mod clock;
 mod code;
 pub(crate) mod collation;
@@ -23,6 +25,7 @@ pub(crate) mod collections;
 mod due;
 mod error;
 pub(crate) mod foundation;
+pub(crate) mod groups;
 mod index;
 pub(crate) mod inspect;
 pub(crate) mod lease;

@@ -101,17 +101,32 @@ impl EventStore for Store {
         Ok(self.write(Write::Update, &updates, Order::Kept).await?.pop())
     }
 
-    async fn discard(&self, ids: &[EventId]) -> StoreResult<Vec<Refused>> {
+    async fn grant_discards(&self, ids: &[EventId]) -> StoreResult<(u64, Vec<Refused>)> {
         let ids: Vec<Bson> = ids.iter().map(|id| id.clone().into()).collect();
         let mut wanted = state::filter(State::UNLOCKED, &self.layout);
-        wanted.extend(state::discard_requested());
+        wanted.extend(state::discard_requested(state::DISCARD_HOLDS));
+        wanted.extend(state::discard_not_granted());
 
-        let mut all = doc! { field::ID: { "$in": &ids } };
-        all.extend(wanted.clone());
-        match self.collection.delete_many(all).collation(simple()).await {
-            Err(error) if is_of_documents(&error) => Ok(self.delete_each(&ids, wanted).await?),
-            deleted => Ok(deleted.map(|_| Vec::new())?),
+        let asked_by = format!("${}", field::DISCARD_REQUESTED_BY);
+        let grant = vec![doc! { "$set": { field::DISCARD_GRANTED_TO: asked_by } }];
+        let with = |id: Bson| {
+            let mut query = doc! { field::ID: id };
+            query.extend(wanted.clone());
+            query
+        };
+
+        let all = with(doc! { "$in": &ids }.into());
+        match self.collection.update_many(all, grant.clone()).collation(simple()).await {
+            Err(error) if is_of_documents(&error) => {}
+            granted => return Ok((granted?.modified_count, Vec::new())),
         }
+
+        let update = |id: &Bson| {
+            raw(doc! { "q": with(id.clone()), "u": grant.clone(), "collation": simple_document() })
+        };
+        let updates: Vec<_> = ids.iter().map(update).collect::<Result<_, _>>()?;
+        let refused = self.write(Write::Update, &updates, Order::None).await?;
+        Ok((ids.len().saturating_sub(refused.len()) as u64, refused))
     }
 
     async fn due(&self, room: Room, except: &[RawId]) -> StoreResult<Page> {

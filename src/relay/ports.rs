@@ -59,16 +59,20 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// event that the store refuses and returns it.
     fn park(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<Option<Refused>>> + Send;
 
-    /// Removes events without publishing them, because an operator asked for it. Returns those that
-    /// the store will never remove.
-    fn discard(&self, ids: &[EventId]) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
+    /// Leaves events to the operator who asked to remove them, if the request still holds. Returns
+    /// at most how many, and those of which the store will never write this. The operator's command
+    /// deletes them, so it alone knows how many it has deleted.
+    fn grant_discards(
+        &self,
+        ids: &[EventId],
+    ) -> impl Future<Output = StoreResult<(u64, Vec<Refused>)>> + Send;
 
     /// The unlocked events that are due. Of each key it returns only the oldest one, if that is due
     /// and not dead; dead ones don't count if they are skipped. Without an order, every due event
     /// is returned. Half of the room is for events without a key. Leaves out some events.
     fn due(&self, room: Room, except: &[RawId]) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The unlocked events that an operator asked to remove.
+    /// The unlocked events that an operator asked to remove and has not been granted yet.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;
 
     /// The oldest unlocked events of one key, oldest first. Events that are not due are included,

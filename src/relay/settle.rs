@@ -1,5 +1,5 @@
 //! Writes the fate of events to the outbox: deletes what was acked, marks what failed, parks what
-//! waits behind it, removes what an operator discarded.
+//! waits behind it, leaves to an operator what is to be discarded.
 //!
 //! A batch holds what is queued and what arrives within [`GATHER`]: nothing waits for a delete, and
 //! a command for each event would cost the server more than the event does. Deletes need no order,
@@ -50,8 +50,8 @@ pub(crate) enum Settlement {
     Delivered(Acked),
     /// Mark it, then park what waits behind it. Boxed: it is rare and larger than the others.
     Failed(Box<(Debt, Mark)>),
-    /// Delete it unpublished, because an operator wants it so.
-    Discard(EventId),
+    /// Leave it to an operator, who wants it removed unpublished.
+    GrantDiscard(EventId),
     /// Unlock them.
     Park(Park),
 }
@@ -61,7 +61,8 @@ pub(crate) enum Settlement {
 pub(crate) enum Settled {
     Delivered(Vec<Acked>),
     Marked(Unmarked, Next),
-    Discarded(EventId),
+    /// How many of these the operator may remove. The others changed in the meantime.
+    DiscardsGranted(Vec<EventId>, u64),
     Parked(Park),
     /// The server will never write this mark of the event with the shown id.
     MarkRefused(Unmarked, Refusal),
@@ -99,7 +100,7 @@ pub(crate) async fn run(
         let batch = Batch::sort(&mut gathered);
 
         settler.delete(batch.acked).await;
-        settler.discard(batch.discards).await;
+        settler.grant_discards(batch.discards).await;
         settler.mark(batch.failed).await;
         settler.park(batch.parks).await;
     }
@@ -150,7 +151,7 @@ impl Batch {
                     batch.failed.push((unmarked, mark));
                     batch.parks.extend(behind);
                 }
-                Settlement::Discard(id) => batch.discards.push(id),
+                Settlement::GrantDiscard(id) => batch.discards.push(id),
                 Settlement::Park(park) => batch.parks.push(park),
             }
         }
@@ -199,21 +200,24 @@ impl<S: EventStore> Settler<S> {
         });
     }
 
-    async fn discard(&self, ids: Vec<EventId>) {
+    async fn grant_discards(&self, ids: Vec<EventId>) {
         if ids.is_empty() {
             return;
         }
 
-        let done = self.repeating.until_done("discard", || self.store.discard(&ids)).await;
-        let Some(refused) = done else { return };
+        let grant = || self.store.grant_discards(&ids);
+        let Some((granted, refused)) = self.repeating.until_done("let go of", grant).await else {
+            return;
+        };
 
-        let mut refused = by_place(refused);
+        let (mut refused, mut let_go) = (by_place(refused), Vec::with_capacity(ids.len()));
         for (place, id) in ids.into_iter().enumerate() {
             match refused.remove(&place) {
-                None => self.report(Settled::Discarded(id)),
-                Some(error) => self.repeating.refused_delete("discard", id, error),
+                None => let_go.push(id),
+                Some(error) => self.repeating.refused_delete("let go of", id, error),
             }
         }
+        self.report(Settled::DiscardsGranted(let_go, granted));
     }
 
     async fn mark(&mut self, failed: Vec<(Unmarked, Mark)>) {

@@ -18,8 +18,8 @@ pub(crate) enum Reason {
     BrokerAnswers,
     /// An operator wants events published or removed.
     Requested,
-    /// An event is discarded: what waited behind it may be due.
-    Discarded,
+    /// Events were left to an operator: one whose request was withdrawn meanwhile may be due.
+    DiscardsGranted,
     /// The last look left due events where they are, for want of room.
     MoreDue,
     /// A sweep is over, which left unlocked events to the retrier.
@@ -33,7 +33,7 @@ impl Reason {
         Self::Schedule,
         Self::BrokerAnswers,
         Self::Requested,
-        Self::Discarded,
+        Self::DiscardsGranted,
         Self::MoreDue,
         Self::Swept,
         Self::ClocksChanged,
@@ -44,7 +44,7 @@ impl Reason {
             Self::Schedule => 1,
             Self::BrokerAnswers => 1 << 1,
             Self::Requested => 1 << 2,
-            Self::Discarded => 1 << 3,
+            Self::DiscardsGranted => 1 << 3,
             Self::MoreDue => 1 << 4,
             Self::Swept => 1 << 5,
             Self::ClocksChanged => 1 << 6,
@@ -56,7 +56,7 @@ impl Reason {
             Self::Schedule => "schedule",
             Self::BrokerAnswers => "broker answers",
             Self::Requested => "requested",
-            Self::Discarded => "discarded",
+            Self::DiscardsGranted => "discards granted",
             Self::MoreDue => "more due",
             Self::Swept => "swept",
             Self::ClocksChanged => "clocks changed",

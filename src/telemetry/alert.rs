@@ -7,6 +7,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::duration::for_people;
+use crate::printable::printable_json;
 
 /// What happened, and to whom.
 #[derive(Debug, Clone)]
@@ -241,6 +242,7 @@ impl Origin {
         };
 
         serde_json::to_string(&line)
+            .map(|line| printable_json(&line))
             .inspect_err(|error| warn!(%error, "cannot write an alert as JSON"))
             .ok()
     }

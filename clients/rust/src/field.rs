@@ -25,5 +25,9 @@ pub const NEXT_ATTEMPT_AT: &str = "nextAttemptAt";
 pub const DEAD_AT: &str = "deadAt";
 /// When an operator last asked for a retry.
 pub const RETRY_REQUESTED_AT: &str = "retryRequestedAt";
-/// When an operator asked for the event to be removed unpublished.
+/// When an operator asked for the event to be removed unpublished. The request lapses.
 pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";
+/// Which command asked for that: an ObjectId of its own.
+pub const DISCARD_REQUESTED_BY: &str = "discardRequestedBy";
+/// The command that may remove the event: the relay does not hold it.
+pub const DISCARD_GRANTED_TO: &str = "discardGrantedTo";

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use super::scrape::Flow;
-use crate::cli::output::{age, events, printable};
+use crate::cli::output::{age, events};
 use crate::document::state::State;
-use crate::mongodb::inspect::{Group, Stats};
+use crate::mongodb::groups::Group;
+use crate::mongodb::inspect::Stats;
+use crate::printable::printable;
 
 /// Width of the names on the left, in columns.
 const NAMES: usize = 12;
@@ -88,6 +90,11 @@ fn relayed_by(view: &View) -> Line {
         return Vec::new();
     };
     match &stats.lease {
+        Some(lease) if !lease.is_a_relays() => {
+            let ahead = age(lease.expires_in_seconds.unsigned_abs());
+            let lost = format!("NO RELAY is known: the lease of {} ends in {ahead}", lease.holder);
+            vec![(Colour::Red, lost)]
+        }
         Some(lease) if lease.expires_in_seconds >= 0 => {
             vec![(Colour::None, format!("relayed by {}, term {}", lease.holder, lease.term))]
         }

@@ -23,7 +23,8 @@ use super::admin::Admin;
 use super::selection::inspect;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::inspect::{Group, Inspect, Stats};
+use crate::mongodb::groups::Group;
+use crate::mongodb::inspect::{Inspect, Stats};
 use crate::mongodb::selection::Selection;
 
 /// Rates kept for the small chart.
@@ -132,7 +133,7 @@ async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), Str
         let stats = inspect.stats().await.during("reading the outbox")?;
         let groups = match stats.failed + stats.dead {
             0 => Vec::new(),
-            _ => inspect.groups(&Selection::default()).await.during("reading the outbox")?,
+            _ => inspect.groups(&Selection::default()).await.during("reading the outbox")?.shown,
         };
         Ok::<_, Error>((stats, groups))
     });

@@ -137,12 +137,21 @@ fn the_state_follows_from_the_bookkeeping() {
 
     document.insert("discardRequestedAt", bson::DateTime::from_millis(8));
     let record = parse(&document).unwrap();
-    assert_eq!((record.state, record.discard_requested), (State::Failed, true));
-    assert!(!record.is_due(7), "it is to be removed");
+    assert_eq!((record.state, record.discard_requested_at_ms), (State::Failed, Some(8)));
+    assert!(!record.is_due(7) && !record.is_due(30_007), "it is to be removed");
+    assert!(record.is_due(30_008), "the command that asked is gone");
+
+    for other in [Bson::from("now"), Bson::Null, Bson::Boolean(true), i64::MAX.into()] {
+        document.insert("discardRequestedAt", other);
+        assert!(parse(&document).unwrap().is_due(7), "no request");
+    }
+
+    document.insert("discardRequestedAt", bson::DateTime::from_millis(i64::MAX));
+    assert!(parse(&document).unwrap().is_due(7), "a request far ahead is none");
 
     document.insert("deadAt", bson::DateTime::from_millis(9));
     let record = parse(&document).unwrap();
-    assert_eq!((record.state, record.discard_requested), (State::Dead, false));
+    assert_eq!((record.state, record.discard_requested_at_ms), (State::Dead, None));
 }
 
 #[test]

@@ -311,7 +311,7 @@ impl Dispatch {
         dispatched.record
     }
 
-    /// An event is deleted.
+    /// An event is deleted, or left to an operator who wants it removed.
     pub(crate) fn deleted(&mut self, id: &EventId) {
         self.known.settle(id);
         debug_assert!(self.known.events() >= self.buffered, "what is buffered is known");

@@ -230,8 +230,7 @@ impl Dispatch {
         let swept = self.has_swept();
 
         for pending in due.into_iter().filter(|_| swept) {
-            if !pending.record.discard_requested
-                && self.known.is_new(&pending.record.id, read.began)
+            if self.known.is_new(&pending.record.id, read.began)
                 && self.makes_way(pending.record.key.as_ref(), &read)
             {
                 taken += 1;
@@ -259,7 +258,7 @@ impl Dispatch {
     }
 
     /// Takes the events that an operator wants removed. Returns those that are not known: they are
-    /// from now on, until their delete is settled.
+    /// from now on, until the operator's command has been granted them.
     pub(crate) fn end_discards_read(&mut self, read: Read, mut ids: Vec<EventId>) -> Vec<EventId> {
         ids.retain(|id| self.known.is_new(id, read.began));
         ids.iter().for_each(|id| self.known.insert(id.clone(), Origin::Retry));

@@ -40,7 +40,7 @@ fn record(seq: u32, key: Option<Key>, state: State) -> OutboxRecord {
         attempts: 0,
         state,
         due_at_ms: 0,
-        discard_requested: false,
+        discard_requested_at_ms: None,
     }
 }
 

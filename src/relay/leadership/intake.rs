@@ -37,7 +37,7 @@ impl<B: EventBus> Leadership<B> {
             }
             Found::Held(keys) => keys.iter().for_each(|key| self.dispatch.hold(Some(key))),
             Found::Event(pending, now_ms) => {
-                self.look.wants_discards |= pending.record.discard_requested;
+                self.look.wants_discards |= pending.record.is_discard_requested(now_ms);
                 self.dispatch.offer(pending, now_ms);
             }
             Found::Requested => {
@@ -119,6 +119,7 @@ impl<B: EventBus> Leadership<B> {
         let due: Vec<_> = self
             .well_formed(page.events)
             .into_iter()
+            .filter(|record| !record.is_discard_requested(page.at_ms))
             .map(|record| pending(record, Origin::Retry))
             .collect();
 
@@ -140,14 +141,8 @@ impl<B: EventBus> Leadership<B> {
 
         // The next look finds what is in flight, or was too much for once.
         self.look.wants_discards = page.more || ids.len() < count;
-        self.events.discarded.increment(ids.len() as u64);
-
-        if !ids.is_empty() {
-            info!(events = ids.len(), "discarding, as an operator asked");
-        }
-
         for id in ids {
-            self.settle(Settlement::Discard(id));
+            self.settle(Settlement::GrantDiscard(id));
         }
 
         let except = self.except();

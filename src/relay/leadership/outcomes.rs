@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Leadership;
 use super::parts::Totals;
@@ -114,9 +114,13 @@ impl<B: EventBus> Leadership<B> {
             Settled::Delivered(acked) => {
                 acked.iter().for_each(|acked| self.dispatch.deleted(acked.id()));
             }
-            Settled::Discarded(id) => {
-                self.dispatch.deleted(&id);
-                self.wake.because(Reason::Discarded);
+            Settled::DiscardsGranted(ids, granted) => {
+                if granted > 0 {
+                    info!(events = granted, "left to an operator who discards them");
+                }
+                self.events.discarded.increment(granted);
+                ids.iter().for_each(|id| self.dispatch.deleted(id));
+                self.wake.because(Reason::DiscardsGranted);
             }
             Settled::Marked(unmarked, next) => self.dispatch.mark_written(&unmarked, next),
             Settled::Parked(park) => {

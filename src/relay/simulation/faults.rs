@@ -13,7 +13,7 @@ use super::bus::Bus;
 use super::connection::Store;
 use super::lease::LeaseRow;
 use super::services::SUBJECTS;
-use super::world::{Change, Life, Row, State, World};
+use super::world::{Change, Discard, Life, Row, State, World};
 use crate::config::Config;
 use crate::error::Result;
 use crate::relay::clock;
@@ -200,21 +200,21 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
             world.changed.notify_waiters();
         }
         _ => {
-            intervene(state);
+            intervene(world, state);
             world.changed.notify_waiters();
         }
     }
 }
 
 /// An operator has some of what is stuck published or removed.
-fn intervene(state: &mut State) {
+fn intervene(world: &World, state: &mut State) {
     state.count("operators at work");
     let mut unlocked = of(state, |row| !row.locked);
     unlocked.retain(|_| state.chance(0.5));
 
     match state.chance(0.5) {
         true => retry(state, unlocked),
-        false => discard(state, unlocked),
+        false => discard(world, state, unlocked),
     }
 }
 
@@ -228,27 +228,81 @@ fn retry(state: &mut State, events: Vec<u32>) {
     for number in events {
         let Some(row) = state.rows.get_mut(&number) else { continue };
         row.attempts = if row.dead { 0 } else { row.attempts };
-        (row.dead, row.due_ms) = (false, Some(now_ms));
+        (row.dead, row.due_ms, row.discard) = (false, Some(now_ms), None);
         // An operator repairs an event before retrying it.
         row.malformed = false;
         requested(state, number);
     }
 }
 
-/// An operator has these removed. Dead ones go at once: no relay holds them.
-fn discard(state: &mut State, events: Vec<u32>) {
-    for number in events {
-        match state.rows.get_mut(&number) {
-            Some(row) if row.dead => {
-                state.rows.remove(&number);
-                state.excused.insert(number);
-            }
-            Some(row) => {
-                row.discard = true;
-                requested(state, number);
-            }
-            None => {}
+/// An operator asks for these to be removed, and removes what the relay grants. The request is
+/// withdrawn after a while, unless the command is killed before.
+fn discard(world: &World, state: &mut State, events: Vec<u32>) {
+    let asked_ms = state.now_ms();
+    for number in &events {
+        if let Some(row) = state.rows.get_mut(number) {
+            row.discard = Some(Discard { asked_ms, granted: false });
+            requested(state, *number);
         }
+    }
+
+    let (world, is_killed) = (world.clone(), state.chance(0.3));
+    let looks = state.random.random_range(0..40);
+    tokio::spawn(async move {
+        for _ in 0..looks {
+            remove_granted(&world, &events, asked_ms);
+            sleep(Duration::from_millis(200)).await;
+        }
+        if !is_killed {
+            withdraw(&world, &events, asked_ms);
+        }
+    });
+}
+
+/// The request of the command that asked then, unless another has taken its place.
+fn asked_then(row: &Row, asked_ms: i64) -> Option<Discard> {
+    row.discard.filter(|asked| asked.asked_ms == asked_ms && !row.locked)
+}
+
+/// Dead ones go at once: no relay holds them.
+fn remove_granted(world: &World, events: &[u32], asked_ms: i64) {
+    let mut state = world.lock();
+    let mut removed = false;
+    for number in events {
+        let Some(row) = state.rows.get(number) else { continue };
+        if asked_then(row, asked_ms).is_some_and(|asked| asked.granted || row.dead) {
+            state.rows.remove(number);
+            state.excused.insert(*number);
+            state.count("discarded");
+            removed = true;
+        }
+    }
+
+    if removed {
+        state.remember();
+        poke(world, &mut state);
+    }
+}
+
+fn withdraw(world: &World, events: &[u32], asked_ms: i64) {
+    let mut state = world.lock();
+    for number in events {
+        let Some(row) = state.rows.get_mut(number) else { continue };
+        if asked_then(row, asked_ms).is_some() {
+            row.discard = None;
+            state.count("discards withdrawn");
+        }
+    }
+
+    state.remember();
+    poke(world, &mut state);
+}
+
+/// Has the relay look for what is due.
+fn poke(world: &World, state: &mut State) {
+    if let Some(number) = of(state, |row| !row.locked && !row.dead).first() {
+        requested(state, *number);
+        world.changed.notify_waiters();
     }
 }
 

@@ -280,18 +280,21 @@ impl EventStore for Store {
         .await
     }
 
-    async fn discard(&self, ids: &[EventId]) -> StoreResult<Vec<Refused>> {
+    async fn grant_discards(&self, ids: &[EventId]) -> StoreResult<(u64, Vec<Refused>)> {
         let ids: Vec<_> = ids.iter().map(|id| number(&id.to_string())).collect();
-        self.command("discard", move |state| {
+        self.command("grant_discards", move |state| {
+            let (now_ms, mut granted) = (state.now_ms(), 0);
             for number in ids {
-                if state.rows.get(&number).is_some_and(|row| !row.locked && row.discard) {
-                    state.rows.remove(&number);
-                    state.excused.insert(number);
-                    state.count("discarded");
+                let row = state.rows.get_mut(&number).filter(|row| !row.locked);
+                let asked = row.and_then(|row| row.discard.as_mut());
+                if let Some(asked) = asked.filter(|asked| asked.holds(now_ms) && !asked.granted) {
+                    asked.granted = true;
+                    granted += 1;
+                    state.count("discards granted");
                     state.remember();
                 }
             }
-            Vec::new()
+            (granted, Vec::new())
         })
         .await
     }
@@ -319,8 +322,10 @@ impl EventStore for Store {
     }
 
     async fn discards(&self, room: Room) -> StoreResult<Page> {
-        self.read("discards", room, |rows, _| {
-            of(rows, |row| !row.locked && !row.dead && row.discard)
+        self.read("discards", room, |rows, now_ms| {
+            let is_asked =
+                |row: &Row| row.discard.is_some_and(|asked| asked.holds(now_ms) && !asked.granted);
+            of(rows, |row| !row.locked && !row.dead && is_asked(row))
         })
         .await
     }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::config::OnDead;
+use crate::document::state::DISCARD_HOLDS;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
@@ -46,6 +47,19 @@ pub(super) struct Committed {
     pub(super) at: u32,
 }
 
+/// An operator's request to remove an event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Discard {
+    pub(super) asked_ms: i64,
+    pub(super) granted: bool,
+}
+
+impl Discard {
+    pub(super) fn holds(self, now_ms: i64) -> bool {
+        u128::from(self.asked_ms.abs_diff(now_ms)) < DISCARD_HOLDS.as_millis()
+    }
+}
+
 /// An event as the outbox has it.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
@@ -56,7 +70,7 @@ pub(super) struct Row {
     pub(super) attempts: u32,
     pub(super) due_ms: Option<i64>,
     pub(super) dead: bool,
-    pub(super) discard: bool,
+    pub(super) discard: Option<Discard>,
     /// It doesn't follow the contract, until an operator repairs it.
     pub(super) malformed: bool,
     /// The server will never write a mark or a park of it, until all is well.
@@ -75,7 +89,7 @@ impl Row {
             attempts: 0,
             due_ms: None,
             dead: false,
-            discard: false,
+            discard: None,
             malformed: false,
             cursed: false,
             marks: BTreeSet::new(),
@@ -377,8 +391,8 @@ pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
         event.insert(field::DEAD_AT, DateTime::from_millis(0));
     }
 
-    if row.discard {
-        event.insert(field::DISCARD_REQUESTED_AT, DateTime::from_millis(0));
+    if let Some(discard) = row.discard {
+        event.insert(field::DISCARD_REQUESTED_AT, DateTime::from_millis(discard.asked_ms));
     }
 
     RawDocumentBuf::try_from(&event).expect("a document")
