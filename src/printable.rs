@@ -31,6 +31,16 @@ pub(crate) fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
+/// The same for a line of the log, which may have colours. The logger escapes those of fields.
+pub(crate) fn printable_log(line: &str) -> String {
+    line.split_inclusive(['\n', '\t', '\u{1b}'])
+        .flat_map(|part| {
+            let text = part.trim_end_matches(['\n', '\t', '\u{1b}']);
+            [printable(text), part[text.len()..].to_owned()]
+        })
+        .collect()
+}
+
 /// Escapes those characters in a JSON text, which keeps its meaning. Outside of its strings, JSON
 /// is visible ASCII and white space.
 pub(crate) fn printable_json(json: &str) -> String {

@@ -8,6 +8,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::visible::Visible;
 use crate::config::{LogConfig, LogFormat};
 
 /// Installs the process's logger. A second call does nothing.
@@ -16,7 +17,10 @@ pub(crate) fn init(log: &LogConfig) {
     let level = log.level.parse::<Targets>().unwrap_or_default();
     let terminal = std::io::stderr().is_terminal();
 
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .map_writer(Visible);
     let lines = match log.format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Auto if terminal => lines.with_target(false).boxed(),

@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod traces;
+mod visible;
 mod webhook;
 
 /// Chooses the TLS implementation of the process, which must happen before a client is made. It is
