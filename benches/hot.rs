@@ -36,11 +36,11 @@ pub(crate) async fn hot(report: &mut Report, backlog: u32, rate: u32, seconds: u
     for turn in report.begin(&title, COLUMNS, &[Peer::Outboxd]) {
         let (alone, _) = beside(turn.peer, 0, rate, during).await;
         let (hot, left) = beside(turn.peer, backlog, rate, during).await;
-        let [p99_alone, p99_hot] = [&alone, &hot].map(|latencies| latencies.from_start(0.99));
+        let [p99_alone, p99_hot] = [&alone, &hot].map(|latencies| latencies.since_commit(0.99));
         let figures = [
-            alone.from_start(0.5),
+            alone.since_commit(0.5),
             p99_alone,
-            hot.from_start(0.5),
+            hot.since_commit(0.5),
             p99_hot,
             p99_hot / p99_alone,
             left as f64,

@@ -64,10 +64,10 @@ async fn latency_once(peer: Peer, rate: u32, seconds: u32) -> [f64; 7] {
 
     let latencies = Latencies::of(&committed, &arrived, rate);
     [
-        latencies.from_start(0.5),
-        latencies.from_start(0.9),
-        latencies.from_start(0.99),
-        latencies.from_start(1.0),
+        latencies.since_commit(0.5),
+        latencies.since_commit(0.9),
+        latencies.since_commit(0.99),
+        latencies.since_commit(1.0),
         percentile(&latencies.from_return, 0.5),
         percentile(&latencies.from_return, 0.99),
         f64::from(latencies.missing),
@@ -126,7 +126,7 @@ impl Latencies {
     }
 
     /// Since the service sent the commit.
-    pub(crate) fn from_start(&self, part: f64) -> f64 {
+    pub(crate) fn since_commit(&self, part: f64) -> f64 {
         percentile(&self.from_start, part)
     }
 

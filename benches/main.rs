@@ -39,8 +39,6 @@ mod peer;
 mod picture;
 mod print;
 mod process;
-#[allow(dead_code, reason = "the tests' own, which do more with it")]
-#[path = "../tests/support/proxy.rs"]
 mod proxy;
 mod ratios;
 mod report;
