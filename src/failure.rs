@@ -88,6 +88,8 @@ pub const NO_PERMISSION: &str = "no-permission";
 pub const OTHER_STREAM: &str = "other-stream";
 /// Code of an ack of a duplicate whose message the relay may not read.
 pub const DUPLICATE_UNCHECKED: &str = "duplicate-unchecked";
+/// Code of an ack that nothing bears out, because the relay may not read messages.
+pub const ACK_UNCHECKED: &str = "ack-unchecked";
 /// Code of an event of which the stream acks every message id as another's.
 pub const FALSE_DUPLICATE: &str = "false-duplicate";
 /// Code of an event that waited for a connection.
@@ -122,6 +124,7 @@ pub const TABLE: &[Rule] = &[
     rule(NO_PERMISSION, Class::Config, "the account has no permission to publish to the subject", "allow the subject in the account's publish permissions; the next retry publishes the event"),
     rule(OTHER_STREAM, Class::Config, "another stream stored the message, and stream.name does not take its subject", "add the subject to stream.name or correct the writer; check nats.domain, and keep the outbox's subjects to one stream"),
     rule(DUPLICATE_UNCHECKED, Class::Config, "the stream acked the event as a duplicate, and the user may not read the stored message to confirm it", "allow $JS.API.STREAM.MSG.GET.<stream> in the user's publish permissions (`outboxd privileges --role relay` prints them all); the next retry publishes the event"),
+    rule(ACK_UNCHECKED, Class::Transient, "somebody else may have sent the ack, and the user may not read the stored message to confirm it", "allow $JS.API.STREAM.MSG.GET.<stream> in the user's publish permissions (`outboxd privileges --role relay` prints them all)"),
     rule(FALSE_DUPLICATE, Class::Config, "the stream has other messages under all message ids of the event", "wait for the end of the stream's duplicate_window, then run `outboxd retry-now`; give each event an _id of its own"),
     rule("max-payload", Class::Poison, "the message is larger than the server's max_payload", "raise max_payload and restart outboxd, which reads it when it connects; or store the content elsewhere and publish a reference"),
     rule(HEADER, Class::Poison, "a header can't be sent", "correct the writer's headers and discard the event"),

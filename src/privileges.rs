@@ -50,6 +50,21 @@ pub(crate) struct NatsPermissions {
     pub(crate) subscribe: Vec<String>,
 }
 
+/// What no other user of the NATS account may do: see or answer the relay's publishes.
+#[derive(Debug, Serialize)]
+pub(crate) struct OthersPermissions {
+    pub(crate) publish: Denied,
+    pub(crate) subscribe: Denied,
+    /// Whether they may answer messages that they receive by subject.
+    pub(crate) allow_responses: bool,
+}
+
+/// Subjects that are denied.
+#[derive(Debug, Serialize)]
+pub(crate) struct Denied {
+    pub(crate) deny: Vec<String>,
+}
+
 impl Role {
     pub(crate) const ALL: [Self; 3] = [Self::Relay, Self::Operator, Self::Migrate];
 
@@ -133,6 +148,24 @@ impl Role {
         Some(NatsPermissions {
             publish,
             subscribe: vec![format!("{}.>", config.nats.inbox_prefix)],
+        })
+    }
+
+    /// What every other user of the account must not be permitted, for the relay's acks to be the
+    /// stream's; `None` for a role that publishes no events.
+    pub(crate) fn nats_others(self, config: &Config) -> Option<OthersPermissions> {
+        if self != Self::Relay {
+            return None;
+        }
+
+        let inbox = format!("{}.>", config.nats.inbox_prefix);
+        let mut unseen = config.stream.subjects.get().clone();
+        // Replies, and the requests by which acks are verified.
+        unseen.extend([inbox.clone(), format!("{}.>", config.nats.api_prefix())]);
+        Some(OthersPermissions {
+            publish: Denied { deny: vec![inbox] },
+            subscribe: Denied { deny: unseen },
+            allow_responses: false,
         })
     }
 }

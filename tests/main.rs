@@ -19,6 +19,7 @@ mod enqueue; // the library: in the caller's transaction and only there
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
 mod foreign; // what anybody wrote is looked at within bounds, and printed so that it harms nobody
+mod forged; // a neighbour on NATS that answers publishes deletes and kills nothing
 mod foundation; // what lies under the outbox is found, and refused where events would be lost
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
 mod layers; // imports go down only, and no two files import each other

@@ -9,7 +9,7 @@ use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::stream::{Config as StreamFound, Info};
 use async_nats::{ConnectErrorKind, Event};
 use bson::DateTime;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::ask::{Clock, within};
@@ -31,6 +31,8 @@ const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
 /// The remedy for an older version.
 const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
 
+/// The request by which a user asks what it may do.
+const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 const JETSTREAM: &str = "nats.jetstream";
 
 /// The findings of NATS, and what is compared with the outbox.
@@ -99,6 +101,8 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 
             checked.clock = clock.and_then(|clock| server_clock(&clock, asked));
             checked.findings.extend(may_read(config, &context, &at, timeout, &denials).await);
+            let permissions = restricted(&context, &at, info.auth_required, timeout, &denials);
+            checked.findings.extend(permissions.await);
             checked.findings.extend(stream(config, &of, &found, info.max_payload));
             checked.stream = Some(found.config);
         }
@@ -253,6 +257,39 @@ async fn may_read(
             Some(Finding::fail("nats.privileges", at, found, remedy))
         }
     }
+}
+
+/// Whether the relay's own user has permissions at all. One that may do everything is seldom the
+/// only one, and a neighbour that may do everything can answer publishes. The permissions of other
+/// users can't be seen from here. No finding if the server does not say.
+async fn restricted(
+    context: &Context,
+    at: &str,
+    has_users: bool,
+    timeout: Duration,
+    denials: &Denials,
+) -> Option<Finding> {
+    // Without users, `nats.auth` says so.
+    if !has_users {
+        return None;
+    }
+
+    let client = context.client();
+    let answer = tokio::select! {
+        answer = within(timeout, client.request(USER_INFO, "".into())) => answer.ok()?.ok()?,
+        () = denials.of(USER_INFO) => return None,
+    };
+    let info: Value = serde_json::from_slice(&answer.payload).ok()?;
+    let is_denied = |direction: &str| !info["data"]["permissions"][direction].is_null();
+    if info["data"]["user"].is_null() || is_denied("publish") || is_denied("subscribe") {
+        return None;
+    }
+
+    let found = "the user has no permissions of its own and may do everything. A user of the account \
+                 that may answer the relay's publishes can forge acks";
+    let remedy = "$ outboxd privileges --role relay   # prints the permissions of this user and of \
+                  the others";
+    Some(Finding::warn("nats.privileges", at, found, remedy))
 }
 
 fn stream(config: &Config, at: &str, info: &Info, max_payload: usize) -> Vec<Finding> {

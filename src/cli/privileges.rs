@@ -9,7 +9,7 @@ use super::config::load;
 use super::output::{Output, show};
 use crate::config::Sources;
 use crate::error::Result;
-use crate::privileges::{MongodbRole, NatsPermissions, Privilege, Role};
+use crate::privileges::{MongodbRole, NatsPermissions, OthersPermissions, Privilege, Role};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -27,18 +27,25 @@ struct Privileges {
     mongodb: MongodbRole,
     #[serde(skip_serializing_if = "Option::is_none")]
     nats: Option<NatsPermissions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats_others: Option<OthersPermissions>,
 }
 
 pub(super) fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = load(sources)?;
     let roles = Role::ALL.into_iter().filter(|role| args.role.is_none_or(|wanted| wanted == *role));
     let all: Vec<_> = roles
-        .map(|role| Privileges { role, mongodb: role.mongodb(&config), nats: role.nats(&config) })
+        .map(|role| Privileges {
+            role,
+            mongodb: role.mongodb(&config),
+            nats: role.nats(&config),
+            nats_others: role.nats_others(&config),
+        })
         .collect();
     show(args.output, &all, || all.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
-fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
+fn text(Privileges { role, mongodb, nats, nats_others }: &Privileges) -> String {
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let list =
         |texts: &[String]| texts.iter().map(|text| json(text)).collect::<Vec<_>>().join(", ");
@@ -71,6 +78,19 @@ fn text(Privileges { role, mongodb, nats }: &Privileges) -> String {
              publish: [{}]\n  subscribe: [{}]\n}} }}",
             list(publish),
             list(subscribe)
+        );
+    }
+    if let Some(OthersPermissions { publish, subscribe, .. }) = nats_others {
+        let _ = writeln!(
+            text,
+            "\n# every other user of the account: in nats-server.conf, in its permissions.\n\
+             # They read events through JetStream consumers. None of them gets allow_responses\n\
+             # together with a subscription to these subjects: whoever may answer a publish can\n\
+             # forge its ack.\n\
+             permissions: {{\n  \
+             publish: {{ deny: [{}] }}\n  subscribe: {{ deny: [{}] }}\n}}",
+            list(&publish.deny),
+            list(&subscribe.deny)
         );
     }
 

@@ -41,7 +41,7 @@ use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
     AdminConfig, AlertsConfig, DiscoveredServers, DispatchConfig, EventConfig, LeaseConfig,
     LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig, ShutdownConfig,
-    StreamConfig, SweepConfig,
+    StreamConfig, SweepConfig, VerifyAcks,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;

@@ -1,31 +1,33 @@
 //! Publishes to the stream: turns the core's messages into the client's, and errors into the codes
 //! of the failure table.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use async_nats::jetstream::stream::Config;
 use tokio::sync::{Mutex, Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::acks::{Foreign, NoAck, SECOND_REPLY};
 use super::connection::Nats;
-use super::facts::any_covers;
+use super::facts::{any_covers, removes};
 use super::stored::{self, transforms};
 use super::stream;
-use crate::failure::{
-    CONNECTION_LOST, HEADER, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection, TIMEOUT, look_up,
-};
-use crate::relay::ports::{Ack, EventBus, Message};
-use crate::relay::publish::outcome::Held;
+use super::waiting::NoAck;
+use crate::failure::{CONNECTION_LOST, HEADER, Rejection, TIMEOUT};
+use crate::relay::ports::{Ack, EventBus, Forged, Message};
+use crate::relay::publish::outcome::{Held, Rewound};
 
 /// How old the known configuration of the stream may be when a publish has no ack or a false one.
 const CONFIG_AGE: Duration = Duration::from_secs(1);
 /// Stored messages that are read at once. A thousand, after a crash, take 16 round trips, and the
 /// server's queue of API requests, which the account shares, holds thousands.
 const MAX_READS: usize = 64;
+/// Looks again before the stream counts as behind its own acks, and the wait before each.
+const LATE_LOOKS: u32 = 4;
+const LATE_LOOK: Duration = Duration::from_millis(250);
 /// Bytes that a file store adds to a message with headers.
 const RECORD_BYTES: usize = 34;
 /// Bytes of a payload that count as one read of those at once, so that they take 16 MB at most
@@ -35,114 +37,136 @@ const READ_BYTES: usize = 64 << 10;
 /// The stream as the relay publishes to it.
 #[derive(Debug, Clone)]
 pub(crate) struct JetStream {
-    nats: Nats,
-    name: String,
+    pub(super) nats: Nats,
+    pub(super) name: String,
     known: Arc<Mutex<Option<Known>>>,
+    takes: Arc<Takes>,
+    /// The last sequence that the stream has shown; 0 after it has gone back.
+    reached: Arc<AtomicU64>,
+    /// When it last described itself.
+    answered: Arc<std::sync::Mutex<Option<Instant>>>,
+    /// How it has gone back, until somebody asks.
+    back: Arc<std::sync::Mutex<Option<Rewound>>>,
     reads: Arc<Semaphore>,
 }
 
-/// The configuration of the stream when it was last asked, or `None` if it did not answer.
+/// The stream when it was last asked, or `None` if it did not answer.
 #[derive(Debug)]
 struct Known {
     asked: Instant,
-    config: Option<Arc<Config>>,
+    seen: Option<Seen>,
+}
+
+/// The stream as it described itself.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) config: Arc<Config>,
+    pub(super) last_sequence: u64,
+}
+
+impl Seen {
+    pub(super) fn covers(&self, subject: &str) -> bool {
+        any_covers(&self.config.subjects, subject)
+    }
+
+    /// Whether the sequence of an ack may have been given out since the stream had shown `reached`.
+    pub(super) fn may_have_had(&self, ack: Ack, reached: u64) -> bool {
+        let is_new = ack.sequence > reached || self.last_sequence < reached;
+        is_new && ack.sequence <= self.last_sequence
+    }
+}
+
+/// The subjects of the stream when it was last seen, for a look at every ack.
+#[derive(Debug, Default)]
+struct Takes(RwLock<Vec<String>>);
+
+impl Takes {
+    fn set(&self, subjects: &[String]) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if *known != subjects {
+            *known = subjects.to_vec();
+        }
+    }
+
+    fn covers(&self, subject: &str) -> bool {
+        any_covers(&self.0.read().unwrap_or_else(PoisonError::into_inner), subject)
+    }
 }
 
 impl JetStream {
     pub(crate) fn new(nats: Nats, name: &str) -> Self {
         let reads = Arc::new(Semaphore::new(MAX_READS));
-        Self { nats, name: name.to_owned(), known: Arc::default(), reads }
-    }
-
-    /// Waits for the answer to a publish to which another has replied. If the stream doesn't take the
-    /// subject, no answer will come.
-    async fn answer_after(
-        &self,
-        mut foreign: Box<Foreign>,
-        subject: &str,
-    ) -> Result<Ack, Rejection> {
-        loop {
-            let answer = match timeout(SECOND_REPLY, foreign.rest()).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    let covers = self.config().await;
-                    let covers = covers.map(|config| any_covers(&config.subjects, subject));
-
-                    // The servers of the stream have been given another domain.
-                    if let Some(ack) = self.nats.expected.ack_in(&foreign.reply) {
-                        return Ok(ack);
-                    }
-                    if covers == Some(false) {
-                        return Err(self.anothers(&foreign));
-                    }
-
-                    foreign.rest().await
-                }
-            };
-
-            match answer {
-                Err(NoAck::Foreign(next)) => foreign = next,
-                Err(NoAck::TimedOut) => {
-                    let error =
-                        format!("no ack of stream {} in time; {}", self.name, foreign.reply);
-                    return Err(Rejection::new(TIMEOUT, error));
-                }
-                answer => return answer.map_err(classify),
-            }
+        Self {
+            nats,
+            name: name.to_owned(),
+            known: Arc::default(),
+            takes: Arc::default(),
+            reached: Arc::default(),
+            answered: Arc::default(),
+            back: Arc::default(),
+            reads,
         }
     }
 
-    /// Why a publish to a subject that only others take has failed.
-    fn anothers(&self, foreign: &Foreign) -> Rejection {
-        let reply = &foreign.reply;
-        let code = match reply.code {
-            Some(code) if look_up(&code.to_string()).is_some() => code.to_string(),
-            _ if reply.is_stored() => OTHER_STREAM.to_owned(),
-            _ => NOT_COVERED.to_owned(),
-        };
-
-        Rejection::new(code, format!("no subject of stream {} covers this one; {reply}", self.name))
+    async fn config(&self) -> Option<Arc<Config>> {
+        let now = Instant::now();
+        Some(self.look(now.checked_sub(CONFIG_AGE).unwrap_or(now)).await?.config)
     }
 
-    /// Asks the stream once for everybody who waits. A question that failed counts as asked, so it
-    /// isn't repeated sooner either.
-    async fn config(&self) -> Option<Arc<Config>> {
+    /// The stream as it is, or was when it was asked after `since`. Asks once for everybody who
+    /// waits. A question that failed counts as asked, so it isn't repeated sooner either.
+    pub(super) async fn look(&self, since: Instant) -> Option<Seen> {
         let mut known = self.known.lock().await;
 
-        if known.as_ref().is_none_or(|known| known.asked.elapsed() > CONFIG_AGE) {
+        if known.as_ref().is_none_or(|known| known.asked < since) {
+            let asked = Instant::now();
             let info = stream::of(&self.nats, &self.name).await.ok().flatten();
-            let config = info.map(|info| Arc::new(info.config));
-            *known = Some(Known { asked: Instant::now(), config });
+            let seen = info.map(|info| {
+                self.takes.set(&info.config.subjects);
+                *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+                Seen { last_sequence: info.state.last_sequence, config: Arc::new(info.config) }
+            });
+            *known = Some(Known { asked, seen });
         }
 
-        known.as_ref()?.config.clone()
+        known.as_ref()?.seen.clone()
     }
-}
 
-impl EventBus for JetStream {
-    async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
-        let headers = headers(&message).map_err(|error| Rejection::new(HEADER, error))?;
-        let acks = self.nats.acks();
+    /// Whether the stream answered a question within this time.
+    pub(super) fn answered_within(&self, age: Duration) -> bool {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.is_some_and(|answered| answered.elapsed() <= age)
+    }
 
-        let ack = acks.publish(message.subject.as_str(), headers, message.payload);
-        match ack.await {
-            // Boxed to keep the future of a publish that is acked small.
-            Err(NoAck::Foreign(foreign)) => {
-                Box::pin(self.answer_after(foreign, message.subject.as_str())).await
-            }
-            answer => answer.map_err(classify),
+    /// The last sequence that the stream itself has shown.
+    pub(super) fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// The stream has gone back: it has lost messages that it had acked. Reported once for each
+    /// loss.
+    fn gone_back(&self, from: u64, to: u64, now: u64) {
+        let is_first =
+            self.reached.compare_exchange(from, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_first {
+            let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+            *back = Some(Rewound { from, to });
         }
     }
 
-    async fn holds(&self, sequence: u64, message: Message<'_>) -> Result<Held, Rejection> {
+    /// What the stream has at this sequence, which it may have stored under another subject.
+    pub(super) async fn held(
+        &self,
+        sequence: u64,
+        message: &Message<'_>,
+    ) -> Result<Held, Rejection> {
         // A reply is a third larger than its message, and large ones are read one after the other.
         let share = 1 + message.payload.len() / READ_BYTES;
         let share = u32::try_from(share.min(MAX_READS)).unwrap_or(1);
         // The semaphore is never closed.
         let _permit = self.reads.acquire_many(share).await.ok();
 
-        // The stream may store a message under another subject than it was sent to.
-        match stored::held(&self.nats, &self.name, sequence, &message).await? {
+        match stored::held(&self.nats, &self.name, sequence, message).await? {
             Held::OtherSubject(stored) => match self.config().await {
                 Some(config) if transforms(&config, message.subject.as_str(), &stored) => {
                     Ok(Held::This)
@@ -152,6 +176,80 @@ impl EventBus for JetStream {
             },
             held => Ok(held),
         }
+    }
+}
+
+impl EventBus for JetStream {
+    async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
+        let headers = headers(&message).map_err(|error| Rejection::new(HEADER, error))?;
+        let (acks, subject) = (self.nats.acks(), message.subject.as_str());
+        let reached = self.reached();
+
+        // The rest is boxed to keep the future of an ordinary publish small.
+        let ack = match acks.publish(subject, headers, message.payload.clone()).await {
+            Err(NoAck::Unsure(unsure)) => Box::pin(self.examine(unsure, &message)).await?,
+            answer => answer.map_err(classify)?,
+        };
+
+        let is_plausible = ack.sequence > reached && self.takes.covers(subject);
+        if ack.duplicate || is_plausible {
+            return Ok(ack);
+        }
+
+        let ack = match ack.seen {
+            true => ack,
+            false => Box::pin(self.implausible(ack, reached, &message)).await?,
+        };
+        // It was sent after the stream had shown a higher sequence.
+        if ack.seen && ack.sequence <= reached {
+            self.gone_back(reached, ack.sequence, 0);
+        }
+        Ok(ack)
+    }
+
+    async fn holds(&self, sequence: u64, message: Message<'_>) -> Result<Held, Rejection> {
+        self.held(sequence, &message).await
+    }
+
+    async fn bears_out(&self, newest: u64) -> Option<bool> {
+        let mut left = LATE_LOOKS;
+        let seen = loop {
+            let seen = self.look(Instant::now()).await?;
+            // A new leader may not have stored yet what the one before it has acked.
+            if seen.last_sequence >= newest || left == 0 {
+                break seen;
+            }
+            left -= 1;
+            tokio::time::sleep(LATE_LOOK).await;
+        };
+
+        let forgeries = &self.nats.expected.forgeries;
+        // The stream itself shows that it has gone back: no forger has a part in this.
+        let reached = self.reached();
+        if seen.last_sequence < reached {
+            self.gone_back(reached, seen.last_sequence, seen.last_sequence);
+            return Some(false);
+        }
+        if seen.last_sequence < newest {
+            forgeries.sign(|| {
+                let last = seen.last_sequence;
+                format!("an ack named sequence {newest}, and the last of the stream is {last}")
+            });
+            return Some(false);
+        }
+
+        self.nats.acks().confirm(seen.last_sequence);
+        self.reached.fetch_max(seen.last_sequence, Ordering::Relaxed);
+        // Nothing was seen of these acks' messages, unless the stream has removed them already.
+        Some(!forgeries.must_verify() || removes(&seen.config))
+    }
+
+    fn rewound(&self) -> Option<Rewound> {
+        self.back.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn forged(&self) -> Option<Forged> {
+        self.nats.expected.forgeries.news()
     }
 
     fn max_payload(&self) -> usize {
@@ -209,19 +307,15 @@ fn stored_size(message: &Message<'_>, headers: &HeaderMap) -> usize {
 }
 
 /// The failure table's code for a publish without an ack.
-fn classify(no_ack: NoAck) -> Rejection {
+pub(super) fn classify(no_ack: NoAck) -> Rejection {
     match no_ack {
         NoAck::TimedOut => Rejection::new(TIMEOUT, "no ack came in time"),
         NoAck::ConnectionLost => {
             Rejection::new(CONNECTION_LOST, "the connection to NATS broke before the ack came")
         }
-        NoAck::NoResponders => {
-            Rejection::new(NO_RESPONDERS, "no one takes the subject at the moment")
-        }
         NoAck::TooLarge(error) => Rejection::new("max-payload", error.to_string()),
-        NoAck::Refused(error) => Rejection::of_jetstream(error.error_code().0, error.to_string()),
         // Unreachable: the wait for the answer comes first.
-        NoAck::Foreign(foreign) => Rejection::new(TIMEOUT, foreign.reply.to_string()),
+        NoAck::Unsure(_) => Rejection::new(TIMEOUT, "no answer came in time"),
         NoAck::Other(error) => Rejection::new("other", error),
     }
 }
@@ -236,12 +330,7 @@ mod tests {
     #[test]
     fn the_codes_of_a_missing_ack_are_in_the_failure_table() {
         let too_large = PublishError::new(PublishErrorKind::MaxPayloadExceeded);
-        for no_ack in [
-            NoAck::TimedOut,
-            NoAck::ConnectionLost,
-            NoAck::NoResponders,
-            NoAck::TooLarge(too_large),
-        ] {
+        for no_ack in [NoAck::TimedOut, NoAck::ConnectionLost, NoAck::TooLarge(too_large)] {
             let rejection = classify(no_ack);
             assert!(look_up(&rejection.code).is_some(), "{rejection:?}");
         }

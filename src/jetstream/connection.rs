@@ -124,7 +124,7 @@ impl Nats {
         let signals = Signals {
             up: Arc::new(up),
             denied: Arc::default(),
-            expected: Arc::new(Expected::new(stream)),
+            expected: Arc::new(Expected::new(stream, nats.verify_acks)),
             level: Arc::downgrade(&level),
         };
         let (denied, expected) = (signals.denied.clone(), signals.expected.clone());

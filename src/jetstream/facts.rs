@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config as Found, DiscardPolicy, Info};
+use async_nats::jetstream::stream::{Config as Found, DiscardPolicy, Info, RetentionPolicy};
 
 use crate::config::Config;
 
@@ -116,6 +116,17 @@ pub(crate) fn needed_window(config: &Config) -> Duration {
     span(config).max(config.retry.max_delay)
 }
 
+/// Whether the stream removes messages by itself soon after it has stored them.
+pub(super) fn removes(config: &Found) -> bool {
+    let is_new = config.discard == DiscardPolicy::New;
+    let is_limited = config.max_messages > 0 || config.max_bytes > 0;
+    let is_limited_per_subject = config.max_messages_per_subject > 0;
+
+    config.retention != RetentionPolicy::Limits
+        || is_limited && !is_new
+        || is_limited_per_subject && !(is_new && config.discard_new_per_subject)
+}
+
 /// Whether one of the patterns matches every subject that `subject` matches.
 pub(crate) fn any_covers(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| covers(pattern, subject))
@@ -138,7 +149,7 @@ fn covers(pattern: &str, subject: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::covers;
+    use super::*;
 
     #[test]
     fn a_pattern_covers_the_subjects_that_the_server_would_route_to_it() {
@@ -165,5 +176,18 @@ mod tests {
         ] {
             assert!(!covers(pattern, subject), "{pattern} doesn't cover {subject}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_removes_messages_by_itself() {
+        let config = Found { max_messages: 1, ..Found::default() };
+        let new = Found { discard: DiscardPolicy::New, ..config.clone() };
+        let queue = Found { retention: RetentionPolicy::WorkQueue, ..Found::default() };
+        let newest = Found { max_messages_per_subject: 1, ..new.clone() };
+        let refuses = Found { discard_new_per_subject: true, ..newest.clone() };
+        assert_eq!(
+            [Found::default(), config, new, queue, newest, refuses].map(|config| removes(&config)),
+            [false, true, false, true, true, false]
+        );
     }
 }

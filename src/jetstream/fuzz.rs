@@ -7,7 +7,7 @@ use super::facts::Facts;
 use super::reply::{Expected, Read};
 use super::requirements::review;
 use super::stored::transforms;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Sources, VerifyAcks};
 
 /// The stream whose acks count here.
 const STREAM: &str = "SHOP";
@@ -25,7 +25,7 @@ pub(crate) fn ack(bytes: &[u8]) {
         length: payload.len(),
     };
 
-    let expected = Expected::new(STREAM);
+    let expected = Expected::new(STREAM, VerifyAcks::Suspicious);
     expected.in_domain((choice & 2 != 0).then_some("hub"));
     match expected.read(&reply) {
         Read::Ack(ack) => {

@@ -3,7 +3,11 @@
 //! - `connection`: a client that is replaced when it has given up
 //! - `servers`: which server a client tries when it reconnects
 //! - `acks`: one subscription for the acks of all publishes
+//! - `waiting`: the publishes that wait for a reply
 //! - `reply`: whether a reply is the expected stream's answer
+//! - `sequences`: whether the sequence of an ack fits those before it
+//! - `forgeries`: signs that somebody else than the stream answers
+//! - `examine`: which of several answers to a publish counts
 //! - `bus`: publishes, and classifies errors
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
@@ -15,13 +19,17 @@
 mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
+mod examine;
 pub(crate) mod facts;
+mod forgeries;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod remedies;
 mod reply;
 pub(crate) mod requirements;
 mod rows;
+mod sequences;
 mod servers;
 pub(crate) mod stored;
 pub(crate) mod stream;
+mod waiting;

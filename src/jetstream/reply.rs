@@ -12,6 +12,8 @@ use async_nats::jetstream::Error as JetStreamError;
 use async_nats::{Message, StatusCode};
 use serde::Deserialize;
 
+use super::forgeries::Forgeries;
+use crate::config::VerifyAcks;
 use crate::relay::ports::Ack;
 
 /// The stream whose acks count.
@@ -23,6 +25,8 @@ pub(crate) struct Expected {
     /// Whether a stream of the same name in another domain may reply, too. An error names no
     /// domain.
     is_one_of_many: AtomicBool,
+    /// Signs that somebody answers in its name.
+    pub(super) forgeries: Forgeries,
 }
 
 /// What another than the expected stream replied.
@@ -64,11 +68,12 @@ struct Reply<'a> {
 }
 
 impl Expected {
-    pub(crate) fn new(stream: &str) -> Self {
+    pub(crate) fn new(stream: &str, verify: VerifyAcks) -> Self {
         Self {
             stream: stream.into(),
             domain: RwLock::default(),
             is_one_of_many: AtomicBool::new(false),
+            forgeries: Forgeries::new(verify),
         }
     }
 
@@ -121,9 +126,9 @@ impl Expected {
             // The reply is not JetStream's, or the message isn't stored yet.
             None if seq == 0 => return Read::Foreign(ForeignReply::of_no_stream()),
             None if self.is(&stream, domain.as_deref()) => {
-                return Read::Ack(Ack { sequence: seq, duplicate });
+                return Read::Ack(Ack::new(seq, duplicate));
             }
-            None => (None, Ok(Ack { sequence: seq, duplicate })),
+            None => (None, Ok(Ack::new(seq, duplicate))),
         };
 
         let domain = domain.map(|domain| domain.into_owned().into());
@@ -177,11 +182,11 @@ mod tests {
 
     #[test]
     fn only_the_expected_stream_in_its_domain_answers() {
-        let expected = Expected::new("SHOP");
+        let expected = Expected::new("SHOP", VerifyAcks::Suspicious);
         let read = |payload: &str| expected.read(&reply(payload, None));
         let own = r#"{"stream":"SHOP","seq":7,"duplicate":true}"#;
         let in_leaf = r#"{"stream":"SHOP","domain":"leaf","seq":7,"duplicate":true}"#;
-        let ack = Ack { sequence: 7, duplicate: true };
+        let ack = Ack::new(7, true);
         let is_ack = |found: &Read| matches!(found, Read::Ack(found) if *found == ack);
 
         assert!(is_ack(&read(own)));
@@ -210,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_ack_counts_once_its_domain_is_known_to_be_the_streams() {
-        let expected = Expected::new("SHOP");
+        let expected = Expected::new("SHOP", VerifyAcks::Suspicious);
         let Read::Foreign(found) =
             expected.read(&reply(r#"{"stream":"SHOP","domain":"new","seq":7}"#, None))
         else {
@@ -220,6 +225,6 @@ mod tests {
         assert_eq!(found.to_string(), text);
         assert_eq!(expected.ack_in(&found), None);
         expected.in_domain(Some("new"));
-        assert_eq!(expected.ack_in(&found), Some(Ack { sequence: 7, duplicate: false }));
+        assert_eq!(expected.ack_in(&found), Some(Ack::new(7, false)));
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::listing::{Listing, Moment, RawId};
-use super::publish::outcome::{Acked, Held};
+use super::publish::outcome::{Acked, Held, Rewound};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
@@ -268,7 +268,8 @@ impl std::error::Error for StoreError {}
 
 /// The stream that events are published to.
 pub(crate) trait EventBus: Clone + Send + Sync + 'static {
-    /// Publishes, and waits for the ack of that very stream: nobody else's reply counts.
+    /// Publishes, and waits for the ack of that very stream: nobody else's reply counts. What can't
+    /// be the stream's ack is compared with the stream.
     fn publish(&self, message: Message<'_>) -> impl Future<Output = Result<Ack, Rejection>> + Send;
 
     /// What the stream has at the sequence that it named in the ack of a duplicate of `message`.
@@ -291,6 +292,16 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
 
     /// Whether the server denied a publish to this subject after `since`.
     fn denied(&self, subject: &str, since: Instant) -> bool;
+
+    /// Whether the stream itself bears out acks of up to this sequence: it has reached the sequence,
+    /// and nothing was seen that contradicts one of them. `None` if it gave no answer.
+    fn bears_out(&self, newest: u64) -> impl Future<Output = Option<bool>> + Send;
+
+    /// Whether the stream has gone back since the last call.
+    fn rewound(&self) -> Option<Rewound>;
+
+    /// The signs of forged acks since the last call.
+    fn forged(&self) -> Option<Forged>;
 
     /// Whether the stream takes this subject, or `None` if its configuration is unknown.
     fn covers(&self, subject: &str) -> impl Future<Output = Option<bool>> + Send;
@@ -316,6 +327,25 @@ pub(crate) struct Ack {
     pub(crate) sequence: u64,
     /// Whether the stream had a message with this id already.
     pub(crate) duplicate: bool,
+    /// Whether the stream was seen to have this very event there.
+    pub(crate) seen: bool,
+}
+
+impl Ack {
+    pub(crate) fn new(sequence: u64, duplicate: bool) -> Self {
+        Self { sequence, duplicate, seen: false }
+    }
+}
+
+/// Signs that somebody else than the stream answers publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forged {
+    /// How many there were.
+    pub(crate) signs: u64,
+    /// The first of them, for people.
+    pub(crate) first: String,
+    /// Whether there was none for long before these.
+    pub(crate) begins: bool,
 }
 
 /// The lease's document, as one holder uses it. The server's clock decides whether it has expired.

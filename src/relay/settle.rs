@@ -6,6 +6,10 @@
 //! so [`MAX_DELETES`] are under way at once: one alone keeps a single core of the server busy,
 //! which is slower than events are published.
 //!
+//! An event is deleted once the stream bears out its ack: a neighbour may have forged that, and then
+//! the event is nowhere else. One question to the stream covers a batch. What isn't borne out stays
+//! in the outbox, and the leadership that relied on it is over.
+//!
 //! Marks are written before parks, so an event is never seen unlocked while the failure it waits
 //! behind is not. A [`Debt`] brings both at once, so they are in one batch.
 //!
@@ -25,7 +29,7 @@ use tracing::warn;
 
 use super::dispatch::debt::{Debt, Park, Unmarked};
 use super::listing::RawId;
-use super::ports::{EventStore, Mark, Next, Refused, StoreResult};
+use super::ports::{EventBus, EventStore, Mark, Next, Refused, StoreResult};
 use super::publish::outcome::Acked;
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
@@ -60,6 +64,8 @@ pub(crate) enum Settlement {
 #[derive(Debug)]
 pub(crate) enum Settled {
     Delivered(Vec<Acked>),
+    /// The stream does not bear out acks. Their events stay in the outbox.
+    NotBorneOut(usize),
     Marked(Unmarked, Next),
     /// How many of these the operator may remove. The others changed in the meantime.
     DiscardsGranted(Vec<EventId>, u64),
@@ -87,13 +93,14 @@ pub(crate) struct Refusal {
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that fail.
 pub(crate) async fn run(
     store: impl EventStore,
+    bus: impl EventBus,
     mut inbox: mpsc::UnboundedReceiver<Settlement>,
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
 ) {
     let repeating = Repeating { reports, give_up };
     let mut settler =
-        Settler { store, repeating, blocked: HashSet::new(), deletes: JoinSet::new() };
+        Settler { store, bus, repeating, blocked: HashSet::new(), deletes: JoinSet::new() };
     let mut gathered = Vec::with_capacity(MAX_BATCH);
 
     while gather(&mut inbox, &mut gathered).await {
@@ -161,8 +168,9 @@ impl Batch {
 }
 
 /// See the module.
-struct Settler<S> {
+struct Settler<S, B> {
     store: S,
+    bus: B,
     repeating: Repeating,
     /// Keys of which the server refused a write: no more of them is parked. A lane learns of it
     /// only by the report and is blocked then; parks that it sent before that are refused here.
@@ -170,7 +178,7 @@ struct Settler<S> {
     deletes: JoinSet<()>,
 }
 
-impl<S: EventStore> Settler<S> {
+impl<S: EventStore, B: EventBus> Settler<S, B> {
     async fn delete(&mut self, acked: Vec<Acked>) {
         if acked.is_empty() {
             return;
@@ -183,8 +191,14 @@ impl<S: EventStore> Settler<S> {
         }
 
         crash::soon(Point::DeleteSent);
-        let (store, repeating) = (self.store.clone(), self.repeating.clone());
+        let (store, bus) = (self.store.clone(), self.bus.clone());
+        let repeating = self.repeating.clone();
         self.deletes.spawn(async move {
+            let acked = repeating.borne_out(&bus, acked).await;
+            if acked.is_empty() {
+                return;
+            }
+
             let done = repeating.until_done("delete", || store.delete(&acked)).await;
             let Some(refused) = done else { return };
 
@@ -355,6 +369,34 @@ impl Repeating {
         }
 
         None
+    }
+
+    /// The events whose acks the stream bears out.
+    async fn borne_out(&self, bus: &impl EventBus, mut acked: Vec<Acked>) -> Vec<Acked> {
+        let unseen = acked.iter().filter(|acked| !acked.seen);
+        let Some(newest) = unseen.map(|acked| acked.sequence).max() else { return acked };
+
+        let mut backoff = REPEATS;
+        let is_borne_out = loop {
+            if let Some(answer) = bus.bears_out(newest).await {
+                break answer;
+            }
+
+            warn!("the stream does not answer; published events stay in the outbox until it does");
+            tokio::select! {
+                biased;
+                () = self.give_up.cancelled() => break false,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        };
+
+        if !is_borne_out {
+            let before = acked.len();
+            acked.retain(|acked| acked.seen);
+            self.report(Settled::NotBorneOut(before - acked.len()));
+        }
+
+        acked
     }
 
     fn refused_delete(&self, write: &'static str, id: EventId, error: String) {

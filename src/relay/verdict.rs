@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use super::clock;
 use super::listing::RawId;
-use super::ports::{Mark, Next};
+use super::ports::{Forged, Mark, Next};
 use super::publish::outcome::{FalseDuplicate, Rewound};
 use super::retry;
 use super::settle::Refusal;
@@ -186,6 +186,18 @@ impl Verdicts {
             from, to, "the stream has gone back: it has lost messages that it had acked"
         );
         self.alerts.raise(Alert::Rewound { stream: stream.to_owned(), from, to });
+    }
+
+    /// Reports signs of forged acks, and raises the alert if there was none for long.
+    pub(super) fn forged(&self, stream: &str, Forged { signs, first, begins }: &Forged) {
+        warn!(
+            stream,
+            signs, first, "somebody else than the stream answers publishes; every ack is verified"
+        );
+        if *begins {
+            let (stream, sign) = (stream.to_owned(), first.clone());
+            self.alerts.raise(Alert::ForgedAck { stream, sign });
+        }
     }
 
     /// Keeps for the log that an event got another message id.

@@ -27,6 +27,8 @@ pub(crate) enum Alert {
     Recovered,
     /// The stream went back in its sequence: it lost messages that it had acked.
     Rewound { stream: String, from: u64, to: u64 },
+    /// Somebody else than the stream answers publishes. Raised once until it has been quiet.
+    ForgedAck { stream: String, sign: String },
     /// The stream took events for duplicates of other messages.
     FalseDuplicate(MistakenEvent),
     /// MongoDB began to delete events by itself, or the outbox is no collection any more.
@@ -97,18 +99,20 @@ pub(super) enum Kind {
     Stuck,
     Recovered,
     Rewound,
+    ForgedAck,
     FalseDuplicate,
     Unsound,
     Unwritable,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Failing,
         Self::Dead,
         Self::Stuck,
         Self::Recovered,
         Self::Rewound,
+        Self::ForgedAck,
         Self::FalseDuplicate,
         Self::Unsound,
         Self::Unwritable,
@@ -121,6 +125,7 @@ impl Kind {
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
             Self::Rewound => "rewound",
+            Self::ForgedAck => "forged-ack",
             Self::FalseDuplicate => "false-duplicate",
             Self::Unsound => "unsound",
             Self::Unwritable => "unwritable",
@@ -136,6 +141,7 @@ impl Alert {
             Self::Stuck { .. } => Kind::Stuck,
             Self::Recovered => Kind::Recovered,
             Self::Rewound { .. } => Kind::Rewound,
+            Self::ForgedAck { .. } => Kind::ForgedAck,
             Self::FalseDuplicate(_) => Kind::FalseDuplicate,
             Self::Unsound { .. } => Kind::Unsound,
             Self::Unwritable { .. } => Kind::Unwritable,
@@ -160,6 +166,11 @@ impl Alert {
                 "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
                  or restored from an old copy, and has lost messages that it had acked; their \
                  events are no longer in the outbox"
+            ),
+            Self::ForgedAck { stream, sign } => format!(
+                "somebody else than the stream {stream} answers publishes: {sign}; the relay \
+                 verifies every ack until there was no sign for an hour; `outboxd privileges` prints \
+                 the NATS permissions that prevent this"
             ),
             Self::FalseDuplicate(MistakenEvent { events, id, sequence, found, .. }) => format!(
                 "the stream took {events} events for duplicates that they are not, and they were \
@@ -227,6 +238,7 @@ impl Origin {
             Alert::FalseDuplicate(event) => (Some(Event::Mistaken(event)), None),
             Alert::Recovered
             | Alert::Rewound { .. }
+            | Alert::ForgedAck { .. }
             | Alert::Unsound { .. }
             | Alert::Unwritable { .. } => (None, None),
         };
@@ -341,6 +353,15 @@ mod tests {
                     r#""kind":"unwritable","text":"MongoDB can't mark 3 events; they are left as "#,
                     r#"they are, and their keys wait; the first is e1: no room; repair or remove "#,
                     r#"them, then restart outboxd"}"#
+                ),
+            ),
+            (
+                Alert::ForgedAck { stream: "SHOP".to_owned(), sign: "two answers".to_owned() },
+                concat!(
+                    r#""kind":"forged-ack","text":"somebody else than the stream SHOP answers "#,
+                    r#"publishes: two answers; the relay verifies every ack until there was no "#,
+                    r#"sign for an hour; `outboxd privileges` prints the NATS permissions that "#,
+                    r#"prevent this"}"#
                 ),
             ),
             (

@@ -89,6 +89,7 @@ pub(crate) struct Events {
     pub(crate) published: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) false_duplicates: Counter,
+    pub(crate) forged: Counter,
     pub(crate) retried: Counter,
     pub(crate) parked: Counter,
     pub(crate) dead: Counter,
@@ -172,6 +173,7 @@ impl Metrics {
             published: self.counter("outboxd_events_published_total"),
             duplicates: self.counter("outboxd_duplicate_acks_total"),
             false_duplicates: self.counter("outboxd_false_duplicates_total"),
+            forged: self.counter("outboxd_forged_acks_total"),
             retried: self.counter("outboxd_events_retried_total"),
             parked: self.counter("outboxd_events_parked_total"),
             dead: self.counter("outboxd_events_dead_total"),
@@ -295,6 +297,7 @@ fn describe() {
         ("outboxd_events_published_total", "Events acked by the stream."),
         ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
         ("outboxd_false_duplicates_total", "Events published under another id, as no duplicates."),
+        ("outboxd_forged_acks_total", "Signs that somebody else than the stream answered."),
         (
             "outboxd_events_retried_total",
             "Publishes of events that had failed, or had waited behind a failed one.",

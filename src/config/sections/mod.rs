@@ -23,7 +23,7 @@ pub use self::event::EventConfig;
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::MongodbConfig;
-pub use self::nats::{DiscoveredServers, NatsConfig};
+pub use self::nats::{DiscoveredServers, NatsConfig, VerifyAcks};
 pub use self::retry::RetryConfig;
 pub use self::shutdown::ShutdownConfig;
 pub use self::stream::StreamConfig;

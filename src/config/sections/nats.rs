@@ -37,6 +37,17 @@ pub struct NatsConfig {
     pub ping_interval: Duration,
     /// How long one publish waits for its ack.
     pub ack_timeout: Duration,
+    /// Which acks outboxd compares with the stored message.
+    pub verify_acks: VerifyAcks,
+}
+
+/// Which acks outboxd compares with the stored message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyAcks {
+    /// Those that can't be right, and every one after a sign of a forger.
+    Suspicious,
+    /// Every one.
+    Always,
 }
 
 /// What outboxd does with the servers that a server advertises.
@@ -139,6 +150,19 @@ impl NatsConfig {
                      that an ack takes, and above the second or two of a leader election.",
                 )
                 .within(secs(5), millis(100)..=secs(60)),
+            verify_acks: reader
+                .setting(
+                    "verify_acks",
+                    "Which acks outboxd compares with the message that the stream has. \
+                     \"suspicious\": those that can't be right, and every one for an hour after a \
+                     sign that somebody else answers. \"always\": every one, for an account whose \
+                     users may publish to the stream and can't be kept from answering publishes. It \
+                     costs one read of the stream for each event.",
+                )
+                .one_of(&[
+                    ("suspicious", VerifyAcks::Suspicious),
+                    ("always", VerifyAcks::Always),
+                ]),
         };
 
         if nats.servers().is_none() {

@@ -25,7 +25,6 @@ pub(crate) mod parts;
 mod terms;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -74,6 +73,8 @@ pub(super) enum Stopped {
     GraceOver(usize),
     /// Another relay holds the lease now, or may soon.
     LeaseLost,
+    /// The stream doesn't bear out acks, so what this leadership knows of events is wrong.
+    NotBorneOut,
     /// A stage has ended that never should.
     StageEnded(&'static str),
 }
@@ -83,6 +84,7 @@ pub(super) enum Stopped {
 enum Over {
     Stop,
     LeaseLost,
+    NotBorneOut,
     StageEnded(&'static str),
 }
 
@@ -110,6 +112,8 @@ pub(super) struct Leadership<B> {
     stages: Stages,
     wake: Wake,
     look: Look,
+    /// Published events that stay in the outbox, because the stream doesn't bear out their acks.
+    not_borne_out: usize,
 }
 
 /// The tasks of a leadership.
@@ -159,7 +163,13 @@ impl<B: EventBus> Leadership<B> {
         let stages = Stages {
             following: tokio::spawn(follow(follow_from, found_tx, rests, metrics.clone())),
             retrying: tokio::spawn(retry::run(store.clone(), asked, answer)),
-            settling: tokio::spawn(settle::run(store, inbox, reports, give_up.clone())),
+            settling: tokio::spawn(settle::run(
+                store,
+                bus.clone(),
+                inbox,
+                reports,
+                give_up.clone(),
+            )),
             give_up,
         };
 
@@ -173,7 +183,6 @@ impl<B: EventBus> Leadership<B> {
             .into(),
             grace: config.retry.outage_grace,
             breaker: Breaker::new(wake.clone(), metrics.breaker()),
-            newest: AtomicU64::new(0),
             term,
             tracer: traces::tracer(),
             stop: CancellationToken::new(),
@@ -198,6 +207,7 @@ impl<B: EventBus> Leadership<B> {
             stages,
             wake,
             look: Look::default(),
+            not_borne_out: 0,
         }
     }
 
@@ -220,7 +230,7 @@ impl<B: EventBus> Leadership<B> {
                 error!(stage, "a stage has ended that never should; stopping");
                 self.config.shutdown.grace
             }
-            Over::LeaseLost => self.config.nats.ack_timeout,
+            Over::LeaseLost | Over::NotBorneOut => self.config.nats.ack_timeout,
         };
 
         let left = self.drain(Instant::now() + grace, totals).await;
@@ -229,6 +239,7 @@ impl<B: EventBus> Leadership<B> {
             Over::Stop if left == 0 => Stopped::Drained,
             Over::Stop => Stopped::GraceOver(left),
             Over::LeaseLost => Stopped::LeaseLost,
+            Over::NotBorneOut => Stopped::NotBorneOut,
             Over::StageEnded(stage) => Stopped::StageEnded(stage),
         }
     }
@@ -264,7 +275,12 @@ impl<B: EventBus> Leadership<B> {
                 _ = safety_sweep.tick(), if may_look => self.look_for_passed_over(room),
                 reasons = self.wake.woken(), if may_look => self.look_for_due(room, reasons),
                 Some(answer) = self.answers.recv() => self.answered(answer),
-                1.. = self.settled.recv_many(&mut settled, TURN) => self.take_settled(&mut settled),
+                1.. = self.settled.recv_many(&mut settled, TURN) => {
+                    self.take_settled(&mut settled);
+                    if self.not_borne_out > 0 {
+                        return Over::NotBorneOut;
+                    }
+                }
                 1.. = self.found.recv_many(&mut found, next_found), if next_found > 0 => {
                     self.take_found(&mut found);
                 }
@@ -297,6 +313,7 @@ impl<B: EventBus> Leadership<B> {
         }
 
         self.verdicts.log();
+        self.report_stream();
 
         let left = self.dispatch.in_flight();
         let Self { settlements, stages, .. } = self;
@@ -348,6 +365,7 @@ impl<B: EventBus> Leadership<B> {
         self.verdicts.log();
         // The server may have been restarted with another limit.
         (self.limits)(self.publisher.bus.max_payload());
+        self.report_stream();
         self.dispatch.retry_rests();
         if let Some(filter) = self.dispatch.begin_filling() {
             self.ask(Ask::Waiting(filter));
@@ -361,6 +379,17 @@ impl<B: EventBus> Leadership<B> {
         self.load.buffered_bytes.set(bytes as f64);
         self.load.unsettled.set(self.dispatch.unsettled() as f64);
         self.load.keys.set(keys as f64);
+    }
+
+    /// Reports what the acks have shown of the stream.
+    fn report_stream(&self) {
+        if let Some(rewound) = self.publisher.bus.rewound() {
+            self.verdicts.rewound(&self.config.stream.name, rewound);
+        }
+        if let Some(forged) = self.publisher.bus.forged() {
+            self.events.forged.increment(forged.signs);
+            self.verdicts.forged(&self.config.stream.name, &forged);
+        }
     }
 
     fn settle(&self, settlement: Settlement) {

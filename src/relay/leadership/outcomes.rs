@@ -74,10 +74,6 @@ impl<B: EventBus> Leadership<B> {
             self.events.latency.record(latency);
         }
 
-        if let Some(rewound) = acked.rewound {
-            self.verdicts.rewound(&self.config.stream.name, rewound);
-        }
-
         if let Some(mistaken) = &acked.mistaken {
             self.events.false_duplicates.increment(1);
             self.verdicts.false_duplicate(&dispatched.record, mistaken);
@@ -114,6 +110,7 @@ impl<B: EventBus> Leadership<B> {
             Settled::Delivered(acked) => {
                 acked.iter().for_each(|acked| self.dispatch.deleted(acked.id()));
             }
+            Settled::NotBorneOut(events) => self.not_borne_out += events,
             Settled::DiscardsGranted(ids, granted) => {
                 if granted > 0 {
                     info!(events = granted, "left to an operator who discards them");

@@ -38,10 +38,14 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                     warn!(term, "lost the lease; standing by");
                     continue;
                 }
+                Stopped::NotBorneOut if !stop.is_cancelled() => {
+                    warn!(term, "the stream does not have what it seemed to ack; starting over");
+                    continue;
+                }
                 Stopped::GraceOver(left) => {
                     warn!(left, "the grace is over; what isn't settled stays in the outbox")
                 }
-                Stopped::Drained | Stopped::StageEnded(_) => {}
+                Stopped::Drained | Stopped::NotBorneOut | Stopped::StageEnded(_) => {}
             }
 
             match lease.resign(held).await {

@@ -23,7 +23,6 @@ mod publication;
 mod span;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +33,7 @@ use tracing::debug;
 
 use self::breaker::{Breaker, TryingAgain};
 use self::duplicate::{Duplicate, check};
-use self::outcome::{Acked, Outcome, Rewound};
+use self::outcome::{Acked, Outcome};
 use self::publication::Publication;
 use self::span::Publishing;
 use super::clock;
@@ -46,7 +45,7 @@ use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
 use crate::failure::{
     Class, DISCONNECTED, LARGER_THAN_STREAM, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, Rejection,
-    STREAM_FULL,
+    STREAM_FULL, TIMEOUT,
 };
 
 /// Waits between tries of the same event in place. A leader election takes one to two seconds.
@@ -62,9 +61,6 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
-    /// The newest sequence that the stream acked; 0 before the first ack. It falls when the stream
-    /// goes back.
-    pub(crate) newest: AtomicU64,
     pub(crate) term: Term,
     /// Makes a span for each publish if spans are exported.
     pub(crate) tracer: Option<SdkTracer>,
@@ -203,9 +199,8 @@ impl<B: EventBus> Publisher<B> {
     async fn send(&self, publication: &mut Publication<'_>) -> Result<Option<Acked>, Rejection> {
         let record = publication.record;
         let sent = Instant::now();
-        let newest = self.newest.load(Ordering::Relaxed);
 
-        let ack = match self.bus.publish(publication.message(&self.stream)).await {
+        let mut ack = match self.bus.publish(publication.message(&self.stream)).await {
             Ok(ack) => ack,
             // Boxed to keep the future of a publish that is acked small.
             Err(rejection) => {
@@ -215,40 +210,20 @@ impl<B: EventBus> Publisher<B> {
 
         crash::here(Point::Acked);
 
-        // Boxed to keep the future of a publish that is no duplicate small.
-        if ack.duplicate
-            && let Duplicate::Renamed =
-                Box::pin(check(&self.bus, &self.stream, publication, ack)).await?
-        {
-            return Ok(None);
+        if ack.duplicate && !ack.seen {
+            // Boxed to keep the future of a publish that is no duplicate small.
+            match Box::pin(check(&self.bus, &self.stream, publication, ack)).await? {
+                Duplicate::Delivered => ack.seen = true,
+                Duplicate::Renamed => return Ok(None),
+            }
         }
 
         let took = publication.began.elapsed();
-        let rewound = self.went_back(newest, &ack);
         // An earlier relay has stored it under this id, and has reported that.
         let mistaken = publication.mistaken.take().filter(|_| !ack.duplicate);
-        Ok(Some(Acked::new(record.id.clone(), took, ack.duplicate, rewound, mistaken)))
-    }
-
-    /// Reports, once for each loss, that the stream lost messages it had acked. A message sent
-    /// after the stream had acked `newest` gets a higher sequence unless messages are gone.
-    fn went_back(&self, newest: u64, ack: &Ack) -> Option<Rewound> {
-        // The ack of a duplicate has the sequence of the first message with its id.
-        if ack.duplicate {
-            return None;
-        }
-
-        if ack.sequence > newest {
-            self.newest.fetch_max(ack.sequence, Ordering::Relaxed);
-            return None;
-        }
-
-        let is_first = self
-            .newest
-            .compare_exchange(newest, ack.sequence, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok();
-
-        is_first.then_some(Rewound { from: newest, to: ack.sequence })
+        let Ack { sequence, duplicate, seen } = ack;
+        let id = record.id.clone();
+        Ok(Some(Acked::new(id, took, sequence, duplicate, seen, mistaken)))
     }
 
     /// Replaces a rejection by its cause if that can be found out before the relay stops.
@@ -267,8 +242,8 @@ impl<B: EventBus> Publisher<B> {
         }
     }
 
-    /// Why no ack came. After a timeout, the server may have denied the subject. Without
-    /// responders, either the stream has no leader just now or no subject of the stream covers this
+    /// Why no ack came. After a timeout, the server may have denied the subject. Without an answer,
+    /// either the stream has no leader just now or no subject of the stream covers this
     /// one; the stream's own subjects tell the two apart. A stream may be full for one message only,
     /// which is larger than the stream may become.
     async fn cause(
@@ -294,8 +269,9 @@ impl<B: EventBus> Publisher<B> {
             return Some(Rejection::new(LARGER_THAN_STREAM, error));
         }
 
-        let is_uncovered =
-            rejection.code == NO_RESPONDERS && self.bus.covers(subject).await == Some(false);
+        // Anybody's subscription to the subject does away with the answer that there is nobody.
+        let is_uncovered = [NO_RESPONDERS, TIMEOUT].contains(&&*rejection.code)
+            && self.bus.covers(subject).await == Some(false);
         is_uncovered.then(|| {
             let error = format!("no subject of stream {} covers {subject}", self.stream);
             Rejection::new(NOT_COVERED, error)

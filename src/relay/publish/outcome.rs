@@ -10,12 +10,14 @@ use crate::failure::Rejection;
 #[derive(Debug)]
 pub(crate) struct Acked {
     id: EventId,
+    /// The sequence in the stream.
+    pub(crate) sequence: u64,
+    /// Whether the stream was seen to have this very event there.
+    pub(crate) seen: bool,
     /// From the first try to the ack.
     pub(crate) took: Duration,
     /// Whether the stream had it already.
     pub(crate) duplicate: bool,
-    /// Set when this ack shows that messages acked before are gone.
-    pub(crate) rewound: Option<Rewound>,
     /// Set when the event got another message id, because the stream had acked it as a duplicate of
     /// a message that isn't this event.
     pub(crate) mistaken: Option<Box<FalseDuplicate>>,
@@ -26,11 +28,12 @@ impl Acked {
     pub(super) fn new(
         id: EventId,
         took: Duration,
+        sequence: u64,
         duplicate: bool,
-        rewound: Option<Rewound>,
+        seen: bool,
         mistaken: Option<Box<FalseDuplicate>>,
     ) -> Self {
-        Self { id, took, duplicate, rewound, mistaken }
+        Self { id, sequence, seen, took, duplicate, mistaken }
     }
 
     pub(crate) fn id(&self) -> &EventId {
@@ -41,9 +44,9 @@ impl Acked {
 /// A stream that went back, because it was recreated or restored from an old copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rewound {
-    /// The newest sequence it had acked.
+    /// The last sequence it had shown.
     pub(crate) from: u64,
-    /// The sequence it gave to a message that was sent after that.
+    /// The last sequence it has shown since, or given to a message that was sent since.
     pub(crate) to: u64,
 }
 

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::world::{World, number};
 use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
-use crate::relay::ports::{Ack, EventBus, Message};
-use crate::relay::publish::outcome::Held;
+use crate::relay::ports::{Ack, EventBus, Forged, Message};
+use crate::relay::publish::outcome::{Held, Rewound};
 
 /// How long a publish waits for its ack.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,6 +34,8 @@ enum Fate {
     AckLost,
     /// It reaches the stream when its sender has given up.
     Late(Duration),
+    /// The stream doesn't get it, and somebody acks it.
+    Forged,
 }
 
 fn subject_number(subject: &str) -> u8 {
@@ -84,6 +86,22 @@ impl Bus {
                 Fate::Late(Duration::from_millis(state.random.random_range(1..9000)))
             }
         }
+    }
+
+    /// What a neighbour that answers publishes makes of this. A relay that has found one out believes
+    /// none.
+    fn forge(&self, fate: Fate, event: u32) -> Fate {
+        let mut state = self.world.lock();
+        let is_stored = !matches!(fate, Fate::Refused(_) | Fate::Lost);
+        let is_out = state.suspicious.contains(&self.life) || !*self.connected.borrow();
+        if is_stored || is_out || state.weather.forger <= Instant::now() {
+            return fate;
+        }
+
+        state.count("acks forged");
+        state.forged.insert(event);
+        state.deceived.insert(self.life);
+        Fate::Forged
     }
 
     /// The relay knows that the stream has an event.
@@ -161,7 +179,7 @@ impl EventBus for Bus {
         world.travel().await;
 
         let subject = subject_number(message.subject.as_str());
-        let fate = self.fate(subject);
+        let fate = self.forge(self.fate(subject), event);
         let acked = match fate {
             Fate::Acked => Some(world.lock().arrive(&message_id, event, subject)),
             Fate::AckLost => {
@@ -169,6 +187,11 @@ impl EventBus for Bus {
                 None
             }
             Fate::Lost => None,
+            Fate::Forged => {
+                world.travel().await;
+                world.alive(*life).await;
+                return Ok(Ack::new(world.lock().newest + 1, false));
+            }
             Fate::Late(by) => {
                 let world = world.clone();
                 tokio::spawn(async move {
@@ -191,7 +214,8 @@ impl EventBus for Bus {
                 if !ack.duplicate {
                     self.saw_stored(term, event);
                 }
-                Ok(ack)
+                let seen = !ack.duplicate && world.lock().suspicious.contains(life);
+                Ok(Ack { seen, ..ack })
             }
             None => {
                 sleep(ACK_TIMEOUT).await;
@@ -245,6 +269,35 @@ impl EventBus for Bus {
 
     async fn fits(&self, _message: Message<'_>) -> Option<bool> {
         Some(true)
+    }
+
+    async fn bears_out(&self, newest: u64) -> Option<bool> {
+        self.world.alive(self.life).await;
+        self.world.travel().await;
+        let answer = {
+            let mut state = self.world.lock();
+            let now = Instant::now();
+            let lossy = if state.weather.lossy > now { 0.15 } else { 0.003 };
+            let is_lost =
+                state.chance(lossy) || state.weather.no_leader > now || !*self.connected.borrow();
+            let is_borne_out = newest <= state.newest && !state.deceived.contains(&self.life);
+            if !is_lost && !is_borne_out {
+                state.count("forged acks found out");
+                state.suspicious.insert(self.life);
+            }
+            (!is_lost).then_some(is_borne_out)
+        };
+        self.world.travel().await;
+        self.world.alive(self.life).await;
+        answer
+    }
+
+    fn rewound(&self) -> Option<Rewound> {
+        None
+    }
+
+    fn forged(&self) -> Option<Forged> {
+        None
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {

@@ -108,7 +108,7 @@ pub(super) async fn inject(world: &World, config: &Config, relays: &mut [Relay],
             let mut state = world.lock();
             let long = Duration::from_millis(state.random.random_range(20..8000));
             let victim = state.random.random_range(0..relays.len());
-            (state.random.random_range(20..2500), state.random.random_range(0..18), victim, long)
+            (state.random.random_range(20..2500), state.random.random_range(0..19), victim, long)
         };
         sleep(Duration::from_millis(wait)).await;
 
@@ -152,16 +152,7 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
             state.cuts += 1;
             world.changed.notify_waiters();
         }
-        6 => {
-            state.count("NATS away");
-            state.lives.iter().for_each(|life| _ = life.connected.send_replace(false));
-
-            let world = world.clone();
-            tokio::spawn(async move {
-                sleep(long).await;
-                world.lock().lives.iter().for_each(|life| _ = life.connected.send_replace(true));
-            });
-        }
+        6 => cut_off(world, state, long),
         7 => {
             state.count("stream without a leader");
             state.weather.no_leader = until;
@@ -199,11 +190,27 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
             state.restore();
             world.changed.notify_waiters();
         }
+        17 => {
+            state.count("neighbours that forge acks");
+            state.weather.forger = until;
+        }
         _ => {
             intervene(world, state);
             world.changed.notify_waiters();
         }
     }
+}
+
+/// No relay reaches NATS for so long.
+fn cut_off(world: &World, state: &mut State, long: Duration) {
+    state.count("NATS away");
+    state.lives.iter().for_each(|life| _ = life.connected.send_replace(false));
+
+    let world = world.clone();
+    tokio::spawn(async move {
+        sleep(long).await;
+        world.lock().lives.iter().for_each(|life| _ = life.connected.send_replace(true));
+    });
 }
 
 /// An operator has some of what is stuck published or removed.

@@ -20,7 +20,7 @@ impl State {
             self.wrong.push(format!("e{number} was published as it never was committed"));
         }
 
-        let ack = |sequence, duplicate| Ack { sequence, duplicate };
+        let ack = Ack::new;
         let now = Instant::now();
         if let Some((since, sequence)) = self.remembered.get(message_id).copied()
             && now - since < self.window
@@ -79,6 +79,7 @@ impl State {
                 && !self.stream.contains_key(earlier)
                 && !self.excused.contains(earlier)
                 && !self.restored.contains(earlier)
+                && !self.forged.contains(earlier)
         });
 
         if let Some((passed, _)) = passed {

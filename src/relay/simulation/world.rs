@@ -123,6 +123,8 @@ pub(super) struct Weather {
     pub(super) full: Instant,
     pub(super) lossy: Instant,
     pub(super) slow: Instant,
+    /// Somebody acks what the stream doesn't store.
+    pub(super) forger: Instant,
     /// The subject that the stream doesn't take.
     pub(super) uncovered: Option<u8>,
     /// The subject whose messages are too big for the stream.
@@ -178,6 +180,11 @@ pub(super) struct State {
     pub(super) acked: BTreeSet<(i64, u32)>,
     /// The same by the life of the relay.
     pub(super) seen_stored: BTreeSet<(usize, u32)>,
+    /// Events whose ack was forged: later ones of their key may pass them.
+    pub(super) forged: BTreeSet<u32>,
+    /// Lives of relays that believed a forged ack, and those that have found it out.
+    pub(super) deceived: BTreeSet<usize>,
+    pub(super) suspicious: BTreeSet<usize>,
     /// Publishes under way, by the life of their relay and their key.
     pub(super) publishing: BTreeSet<(usize, u8)>,
     /// What an operator had removed, and, where dead events are skipped, what was dead.
@@ -219,6 +226,7 @@ impl World {
                 full: now,
                 lossy: now,
                 slow: now,
+                forger: now,
                 uncovered: None,
                 too_large: None,
             },
@@ -233,6 +241,9 @@ impl World {
             deleted: BTreeMap::new(),
             acked: BTreeSet::new(),
             seen_stored: BTreeSet::new(),
+            forged: BTreeSet::new(),
+            deceived: BTreeSet::new(),
+            suspicious: BTreeSet::new(),
             publishing: BTreeSet::new(),
             excused: BTreeSet::new(),
             on_dead,
