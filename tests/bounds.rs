@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::support::{Relay, Scene, checker, outboxd, until};
 
-/// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 16 MiB and
+/// What the relay may need at most, in kB: about 30,000 in itself, and its bounds of 8 MiB and
 /// 8,192 events.
 const PEAK: u64 = 80_000;
 

@@ -61,11 +61,11 @@ impl DispatchConfig {
                 reader
                     .setting(
                         "max_buffered_bytes",
-                        "Bytes of events in memory at once: payload, headers, and 256 for \
-                         bookkeeping. It limits the memory when payloads are large. The default is \
-                         16 MiB: 2 KiB for each of the 8,192 events.",
+                        "Bytes of events in memory at once: payload, headers, and what an event \
+                         takes besides. It limits the memory when payloads are large. The default \
+                         is 8 MiB: 1 KiB for each of the 8,192 events.",
                     )
-                    .within(16 << 20, 1 << 16..=1 << 32),
+                    .within(8 << 20, 1 << 16..=1 << 32),
             ),
             ordering: reader
                 .setting(

@@ -16,7 +16,7 @@ use crate::document::state::State;
 use crate::relay::listing::RawId;
 use crate::relay::ports::Next;
 
-/// The part of the memory for events that lanes may have when nothing moves in them: 2 MiB.
+/// The part of the memory for events that lanes may have when nothing moves in them: 1 MiB.
 const LANES: usize = 8;
 /// Memory of a lane besides its own and its key's: a table is half empty after it has grown.
 const LANE_OVERHEAD: usize = 64;

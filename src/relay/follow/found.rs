@@ -10,8 +10,8 @@ use crate::relay::dispatch::pending::Pending;
 use crate::relay::ports::{EventStore, StoreError, StoreResult};
 
 /// A document of more bytes, or an event that takes more, waits until the receiver has taken
-/// everything before it. The channel holds 64 smaller ones, which come to 4 MiB.
-const BIG: usize = 64 << 10;
+/// everything before it. The channel holds 64 smaller ones, which come to 1 MiB.
+const BIG: usize = 16 << 10;
 
 /// What sweep and tail hand to the relay, in the order they found it.
 #[derive(Debug)]

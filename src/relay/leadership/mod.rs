@@ -137,17 +137,19 @@ struct Look {
     past_refused: bool,
 }
 
+/// Limits the payloads that both stores make.
+fn limit_payloads(following: impl EventStore, reading: impl EventStore) -> LimitPayloads {
+    Box::new(move |bytes| {
+        following.limit_payloads(bytes);
+        reading.limit_payloads(bytes);
+    })
+}
+
 impl<B: EventBus> Leadership<B> {
     /// Starts the stages.
     pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
-        let limits: LimitPayloads = {
-            let (following, reading) = (follow_from.clone(), store.clone());
-            Box::new(move |bytes| {
-                following.limit_payloads(bytes);
-                reading.limit_payloads(bytes);
-            })
-        };
+        let limits = limit_payloads(follow_from.clone(), store.clone());
         limits(bus.max_payload());
 
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
