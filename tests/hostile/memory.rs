@@ -70,14 +70,14 @@ fn small(scene: &Scene) -> Vec<Document> {
         (0..64).map(|n| (format!("h{n}"), Bson::from("x".repeat(500)))).collect();
 
     let mut documents = Vec::new();
-    for number in 0..6000 {
+    for number in 0..5000 {
         let name = format!("{number}-{}", "i".repeat(245));
         let mut texts = event(scene, &name);
         texts.insert("key", format!("{number}-{}", "k".repeat(245)));
         texts.insert("headers", headers.clone());
         documents.push(texts);
     }
-    for number in 0..1000 {
+    for number in 0..300 {
         let mut long = event(scene, &format!("headers-{number}"));
         long.insert("headers", long_headers.clone());
         documents.push(long);
