@@ -108,6 +108,17 @@ pub(crate) fn denied_subject(text: &str) -> Option<&str> {
     text.get(start..)?.split('"').next()
 }
 
+/// Whether an error of nats-server is about a subscription that it has ended or refused: a violation
+/// of permissions, or `maximum subscriptions exceeded` and the like (2.10 to 2.15).
+pub(crate) fn ends_subscription(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("subscription")
+}
+
+/// Whether an error of nats-server is about a missing permission.
+pub(crate) fn is_violation(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("permissions violation")
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

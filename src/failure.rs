@@ -92,6 +92,8 @@ pub const DUPLICATE_UNCHECKED: &str = "duplicate-unchecked";
 pub const ACK_UNCHECKED: &str = "ack-unchecked";
 /// Code of an event of which the stream acks every message id as another's.
 pub const FALSE_DUPLICATE: &str = "false-duplicate";
+/// Code of an event that waited because no ack could arrive.
+pub const NO_REPLIES: &str = "no-replies";
 /// Code of an event that waited for a connection.
 pub const DISCONNECTED: &str = "disconnected";
 
@@ -119,6 +121,7 @@ pub const TABLE: &[Rule] = &[
     rule(CONNECTION_LOST, Class::Unknown, "the connection broke during the publish", "nothing if the connection returns; otherwise check the network and the server"),
     rule("max-ack-pending", Class::Transient, "the client is waiting for too many acks", "nothing; if it persists, lower dispatch.max_in_flight"),
     rule(DISCONNECTED, Class::Transient, "there is no connection to NATS", "start nats-server, or fix the network, nats.url or the credentials"),
+    rule(NO_REPLIES, Class::Transient, "no reply of NATS reaches the relay, so it publishes nothing", "allow the replies in the subscribe permissions of the relay's user (`outboxd privileges --role relay` prints the subject), or raise the limit of subscriptions that the error names; outboxd continues by itself"),
     rule(NO_RESPONDERS, Class::Transient, "no stream answers for the subject right now", "nothing during a leader election; otherwise check that the stream exists and JetStream is enabled"),
     rule(NOT_COVERED, Class::Config, "no subject of the stream covers the event's subject", "add the subject to the stream (`outboxd check` prints the command), or correct the writer's subject and discard the event"),
     rule(NO_PERMISSION, Class::Config, "the account has no permission to publish to the subject", "allow the subject in the account's publish permissions; the next retry publishes the event"),

@@ -1,7 +1,7 @@
 //! The program `outboxd`: parses the command line, runs the verb, and exits with a code.
 
 use clap::Parser;
-use outboxd::cli::Cli;
+use outboxd::cli::{self, Cli};
 use outboxd::error::{Error, ErrorKind};
 
 /// The verb ran, and found nothing wrong.
@@ -18,6 +18,7 @@ const CONFIG: i32 = 78;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let code = run().await;
+    cli::close();
 
     // Returning would tear down the drivers' tasks one by one, and they panic over each other.
     std::process::exit(code)
@@ -40,7 +41,8 @@ async fn run() -> i32 {
         Err(error) => {
             // The output of a check that failed already has its findings.
             if error.kind() != ErrorKind::Findings {
-                eprintln!("outboxd: {}", outboxd::shown(&error.report().to_string()));
+                let said = error.report().to_string();
+                cli::last_words(&format!("outboxd: {}", outboxd::shown(&said)));
             }
             exit_code(&error)
         }

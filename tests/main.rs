@@ -12,6 +12,7 @@ mod checker; // what the fault tests judge by finds each kind of fault, and only
 mod clocks; // the wall clock jumps, of a relay or of its server, and nothing stops for it
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing
+mod deaf; // a relay that no reply reaches sends nothing, and goes on once replies arrive
 mod docs; // links lead somewhere, commands are taken, what the pages name exists
 mod domains; // of two streams on a subject only the expected one, in its domain, answers
 mod duplicates; // what the stream acks as a duplicate is in it, or is published under another id

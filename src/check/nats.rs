@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::stream::{Config as StreamFound, Info};
-use async_nats::{ConnectErrorKind, Event};
+use async_nats::{Client, ConnectErrorKind, Event, ServerError};
 use bson::DateTime;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -18,7 +18,11 @@ use crate::config::Config;
 use crate::driver_words::TlsFault;
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
+use crate::jetstream::acks::Acks;
+use crate::jetstream::denied::Denied;
 use crate::jetstream::facts::Facts;
+use crate::jetstream::hearing::Hearing;
+use crate::jetstream::reply::Expected;
 use crate::jetstream::requirements::review;
 use crate::jetstream::stored;
 use crate::jetstream::stream::{Described, describe};
@@ -64,7 +68,9 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
         }
     };
 
-    let denials = Denials::default();
+    // Longer than the question about the stream, whose reason is better if nothing answers.
+    let hearing = Hearing::new(&config.nats, &config.stream.name, timeout + timeout / 5);
+    let denials = Denials::new(hearing);
     let options = options.connection_timeout(timeout).event_callback(denials.callback());
     let began = Instant::now();
     let client = match within(timeout, options.connect(servers)).await {
@@ -86,11 +92,15 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     checked.findings = vec![reachable, auth(&at, info.auth_required), version(&at, &info.version)];
     checked.max_payload = Some(info.max_payload);
 
-    let context = config.nats.context(client, timeout);
+    let context = config.nats.context(client.clone(), timeout);
     let asked = SystemTime::now();
-    match stream_info(config, &context, &at, timeout, &denials).await {
+    let asked_for = tokio::try_join!(
+        hears(config, client, &at, &denials),
+        stream_info(config, &context, &at, timeout, &denials)
+    );
+    match asked_for {
         Err(finding) => checked.findings.push(finding),
-        Ok(found) => {
+        Ok(((), found)) => {
             checked.findings.push(Finding::ok(JETSTREAM, &at, "on"));
             let of = format!("stream {}", config.stream.name);
             let Some(Described { info: found, at: clock, .. }) = found else {
@@ -113,21 +123,32 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 
 /// The last error that the server sent for the connection. A denied request gets no reply of its
 /// own.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Denials(Arc<Denial>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Denial {
     last: Mutex<Option<String>>,
     came: Notify,
+    hearing: Hearing,
+    denied: Denied,
 }
 
 impl Denials {
+    fn new(hearing: Hearing) -> Self {
+        let (last, came, denied) = (Mutex::default(), Notify::new(), Denied::default());
+        Self(Arc::new(Denial { last, came, hearing, denied }))
+    }
+
     fn callback(&self) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
         let denials = self.clone();
         move |event| {
             if let Event::ServerError(error) = event {
                 denials.with(|last| *last = Some(error.to_string()));
+                if let ServerError::Other(error) = &error {
+                    denials.0.denied.learn(error);
+                    denials.0.hearing.learn(error);
+                }
                 denials.0.came.notify_one();
             }
             ready(())
@@ -183,6 +204,29 @@ fn auth(at: &str, required: bool) -> Finding {
             Finding::warn(CHECK, at, found, remedy)
         }
     }
+}
+
+/// Whether replies reach the user, where acks do and where the replies to requests do.
+async fn hears(
+    config: &Config,
+    client: Client,
+    at: &str,
+    denials: &Denials,
+) -> Result<(), Finding> {
+    const CHECK: &str = "nats.replies";
+    let Denial { hearing, denied, .. } = &*denials.0;
+
+    let expected = Arc::new(Expected::new(&config.stream.name, config.nats.verify_acks));
+    let proved = match Acks::subscribe(client.clone(), config.nats.ack_timeout, expected).await {
+        Ok(acks) => hearing.prove(&client, &acks, denied).await,
+        Err(error) => Err(error.to_string()),
+    };
+
+    proved.map_err(|why| {
+        let remedy = "$ outboxd privileges --role relay   # prints the user; paste it into \
+                      nats-server.conf";
+        Finding::fail(CHECK, at, format!("no reply reaches the relay: {why}"), remedy)
+    })
 }
 
 /// Asks for the stream; `None` when it doesn't exist.

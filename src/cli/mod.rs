@@ -25,6 +25,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Sources;
 use crate::error::Result;
+pub use crate::telemetry::logs::{close, last_words};
 
 /// What `--version` prints: the release, and the commit it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COMMIT"), ")");

@@ -11,7 +11,7 @@ use crate::telemetry::{logs, traces};
 
 pub(super) async fn run(sources: &Sources) -> Result<()> {
     let config = Config::load(sources)?;
-    logs::init(&config.log);
+    logs::init(&config.log)?;
     config.warnings().iter().for_each(|warning| warn!("{warning}"));
 
     // From here on no signal that others use for daemons ends the process undrained.

@@ -331,6 +331,16 @@ impl Entry<'_, '_> {
             (None, None) => None,
         };
 
+        // One rule for every source: editors and `echo` end a line, and no secret does.
+        let found = found.map(|(secret, origin)| {
+            let secret = secret.trim_end_matches(['\n', '\r']).to_owned();
+            if secret.trim().is_empty() {
+                let line = format!("{}: is blank ({})", origin.key, origin.source);
+                push_new(&mut reader.reading.missing, line);
+            }
+            (secret, origin)
+        });
+
         let (secret, origin) = found.unzip();
         self.record(secret.as_ref().map(|_| "\"***\"".to_owned()), origin);
         secret.map(SecretString::from)
@@ -367,21 +377,15 @@ impl Entry<'_, '_> {
 }
 
 impl Reader<'_> {
-    /// The secret in the file at `path`, without the line's end.
+    /// The secret in the file at `path`.
     fn secret_file(&mut self, path: &str, origin: Origin) -> Option<(String, Origin)> {
         let Origin { key, source } = origin;
         match std::fs::read_to_string(path) {
             Ok(text) => {
-                if text.trim().is_empty() {
-                    let line = format!("{key}: {path} is empty ({source})");
-                    push_new(&mut self.reading.missing, line);
-                }
-
                 self.remember(Path::new(path), text.as_bytes());
 
-                let secret = text.trim_end_matches(['\n', '\r']).to_owned();
                 let key = key.strip_suffix("_file").unwrap_or(&key).to_owned();
-                Some((secret, Origin { key, source: format!("file {path}, {source}") }))
+                Some((text, Origin { key, source: format!("file {path}, {source}") }))
             }
             Err(error) => {
                 push_new(&mut self.reading.missing, format!("{key}: {path}: {error} ({source})"));

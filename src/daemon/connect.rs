@@ -116,8 +116,7 @@ impl Relay {
             return Ok(None);
         };
 
-        nats.measure(metrics);
-        health.nats(true);
+        nats.report_to(metrics, health);
 
         let stream = SoundStream::new(nats.clone(), &config, metrics, risks);
         let looking = tokio::spawn(stream.watch(stopped));
@@ -190,6 +189,9 @@ where
             match &attempted {
                 Err(error) if matches!(error.kind(), ErrorKind::Mongodb | ErrorKind::Nats) => {
                     warn!(error = %error.report(), "trying again");
+                    if error.kind() == ErrorKind::Nats {
+                        health.nats(Err(error.to_string()));
+                    }
                     tokio::time::sleep(backoff.next_wait()).await;
                     Ok(None)
                 }

@@ -20,7 +20,7 @@ use async_nats::client::{PublishError, PublishErrorKind, SubscribeError};
 use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -32,12 +32,18 @@ use crate::relay::ports::Ack;
 /// Digits of the digest of a number, and of the largest number.
 const DIGEST_DIGITS: usize = 16;
 const MAX_DIGITS: usize = 20;
+/// In the place of a publish's number.
+const ECHO: &str = "echo";
+
 /// Publishes over one client and waits for the acks.
 #[derive(Debug)]
 pub(crate) struct Acks {
     waiting: Arc<Waiting>,
     outgoing: mpsc::UnboundedSender<Outgoing>,
     timeout: Duration,
+    /// The subject of the reply to a request that only tries the subscription.
+    echo: String,
+    echoed: Arc<Notify>,
     tasks: [AbortHandle; 2],
 }
 
@@ -66,10 +72,12 @@ impl Acks {
 
         let (waiting, digest) = (Arc::<Waiting>::default(), Digest::default());
         let (outgoing, messages) = mpsc::unbounded_channel();
+        let (echo, echoed) = (format!("{inbox}{ECHO}"), Arc::<Notify>::default());
         let reading = Reading {
             inbox: inbox.len(),
             digest: digest.clone(),
             waiting: waiting.clone(),
+            echoed: echoed.clone(),
             timeout,
             expected,
         };
@@ -80,8 +88,25 @@ impl Acks {
             waiting,
             outgoing,
             timeout,
+            echo,
+            echoed,
             tasks: [reading.abort_handle(), writing.abort_handle()],
         })
+    }
+
+    /// Makes this request, and waits for its reply where acks arrive. Returns whether it was sent.
+    pub(super) async fn echo(&self, client: &Client, request: &str) -> bool {
+        let mut echoed = pin!(self.echoed.notified());
+        // Registers before the request, so that a reply to an earlier one doesn't count.
+        echoed.as_mut().enable();
+
+        let (request, reply) = (request.to_owned(), self.echo.clone());
+        let is_sent = client.publish_with_reply(request, reply, Bytes::new()).await.is_ok();
+        if is_sent {
+            echoed.await;
+        }
+
+        is_sent
     }
 
     /// Publishes. The returned future waits for the ack.
@@ -176,6 +201,7 @@ struct Reading {
     inbox: usize,
     digest: Digest,
     waiting: Arc<Waiting>,
+    echoed: Arc<Notify>,
     timeout: Duration,
     expected: Arc<Expected>,
 }
@@ -189,9 +215,11 @@ impl Reading {
                 biased;
                 reply = replies.next() => {
                     let Some(reply) = reply else { break };
-                    let token = reply.subject.get(self.inbox..);
-                    if let Some(number) = token.and_then(|token| self.digest.number(token)) {
-                        self.take(number, &reply);
+                    let token = reply.subject.get(self.inbox..).unwrap_or_default();
+                    match self.digest.number(token) {
+                        Some(number) => self.take(number, &reply),
+                        None if token == ECHO => self.echoed.notify_waiters(),
+                        None => {}
                     }
                 }
                 // A publish that is added later times out later than this.

@@ -16,7 +16,7 @@ use super::facts::{any_covers, removes};
 use super::stored::{self, transforms};
 use super::stream;
 use super::waiting::NoAck;
-use crate::failure::{CONNECTION_LOST, HEADER, Rejection, TIMEOUT};
+use crate::failure::{CONNECTION_LOST, HEADER, NO_REPLIES, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
 use crate::relay::publish::outcome::{Held, Rewound};
 
@@ -188,6 +188,10 @@ impl EventBus for JetStream {
         // The rest is boxed to keep the future of an ordinary publish small.
         let ack = match acks.publish(subject, headers, message.payload.clone()).await {
             Err(NoAck::Unsure(unsure)) => Box::pin(self.examine(unsure, &message)).await?,
+            Err(NoAck::TimedOut) => {
+                self.nats.doubt();
+                return Err(classify(NoAck::TimedOut));
+            }
             answer => answer.map_err(classify)?,
         };
 
@@ -266,6 +270,10 @@ impl EventBus for JetStream {
 
     fn connected(&self) -> &watch::Receiver<bool> {
         &self.nats.connected
+    }
+
+    fn unheard(&self) -> Option<Rejection> {
+        self.nats.why_deaf().map(|why| Rejection::new(NO_REPLIES, why))
     }
 
     fn denied(&self, subject: &str, since: Instant) -> bool {

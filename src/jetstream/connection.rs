@@ -1,32 +1,30 @@
-//! The connection to NATS: whether it is up, and which subjects the server denied.
+//! The connection to NATS: whether publishes may leave over it, and why not.
 //!
-//! A publish without permission gets no reply. The server only sends an error for the connection,
-//! so the denied subjects are kept here for the publish that times out.
-//!
-//! A client that could not reconnect for too long is replaced by a new one. The messages queued in
-//! it are dropped with it, so none leaves minutes after its caller gave up.
+//! A client that could not reconnect for too long is replaced by a new one, and so is a client that
+//! hears no replies. The messages queued in it are dropped with it, so none leaves minutes after its
+//! caller gave up. A client that is not known to hear gets no publish.
 
-use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::{Event, ServerError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::acks::Acks;
+use super::denied::Denied;
+use super::hearing::Hearing;
 use super::reply::Expected;
 use super::servers::Turns;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
-use crate::driver_words::denied_subject;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
 
@@ -43,16 +41,14 @@ const RECONNECTS: Backoff = Backoff::new(Duration::from_millis(10), Duration::fr
 /// How often the state of the connection is read. The client's events alone don't do, because it
 /// drops some when many come at once.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
-/// Most denied subjects that are remembered. A service publishes to a handful. When there are more,
-/// all are forgotten and learned again.
-const MAX_DENIED: usize = 1024;
-
 /// A NATS connection that is kept up by replacing its client when that has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Nats {
     current: watch::Receiver<Current>,
-    /// Whether the connection is up.
+    /// Whether publishes may leave: the connection is up, and the client hears.
     pub(crate) connected: watch::Receiver<bool>,
+    /// Why not, if the client is deaf.
+    deaf: Arc<Mutex<Option<String>>>,
     pub(crate) denied: Arc<Denied>,
     /// The stream whose acks count.
     pub(super) expected: Arc<Expected>,
@@ -62,8 +58,8 @@ pub(crate) struct Nats {
     pub(super) api_prefix: Arc<str>,
     /// How long a publish or an API request waits for its reply.
     pub(super) ack_timeout: Duration,
-    /// The metric of `connected` once it is measured, zero when this connection is dropped.
-    level: Arc<OnceLock<Level>>,
+    /// Where `connected` is reported once it is measured; zero when this connection is dropped.
+    reports: Arc<OnceLock<Reports>>,
 }
 
 /// One client's two uses: requests and publishes.
@@ -71,46 +67,14 @@ pub(crate) struct Nats {
 struct Current {
     context: Context,
     acks: Arc<Acks>,
+    hearing: Arc<Hearing>,
 }
 
-/// The subjects that the server denied, and when it last denied each.
-#[derive(Debug, Default)]
-pub(crate) struct Denied {
-    subjects: Mutex<HashMap<Box<str>, Instant>>,
-    learned: Notify,
-}
-
-impl Denied {
-    /// Whether the server denied this subject after `since`.
-    pub(crate) fn since(&self, subject: &str, since: Instant) -> bool {
-        let denied = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        denied.get(subject).is_some_and(|at| *at >= since)
-    }
-
-    /// Waits until the server denies this subject.
-    pub(super) async fn after(&self, subject: &str, since: Instant) {
-        loop {
-            let mut learned = pin!(self.learned.notified());
-            // Registers before the look, so that no notification falls between the two.
-            learned.as_mut().enable();
-            if self.since(subject, since) {
-                return;
-            }
-            learned.await;
-        }
-    }
-
-    fn learn(&self, error: &str) {
-        let Some(subject) = denied_subject(error) else { return };
-        let mut denied = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-
-        if denied.len() >= MAX_DENIED {
-            denied.clear();
-        }
-
-        denied.insert(subject.into(), Instant::now());
-        self.learned.notify_waiters();
-    }
+/// Where it is reported whether the connection is up.
+#[derive(Debug)]
+struct Reports {
+    level: Level,
+    health: Arc<Health>,
 }
 
 impl Nats {
@@ -120,36 +84,49 @@ impl Nats {
     /// [`ErrorKind::Nats`]. The message names the servers' addresses and never credentials.
     pub(crate) async fn connect(nats: &NatsConfig, stream: &str) -> Result<Self> {
         let (up, connected) = watch::channel(true);
-        let level = Arc::<OnceLock<Level>>::default();
+        let reports = Arc::<OnceLock<Reports>>::default();
         let signals = Signals {
             up: Arc::new(up),
+            deaf: Arc::default(),
             denied: Arc::default(),
             expected: Arc::new(Expected::new(stream, nats.verify_acks)),
-            level: Arc::downgrade(&level),
+            reports: Arc::downgrade(&reports),
         };
-        let (denied, expected) = (signals.denied.clone(), signals.expected.clone());
+        let (denied, deaf) = (signals.denied.clone(), signals.deaf.clone());
+        let expected = signals.expected.clone();
 
-        let (client, ended) = start_client(nats, &signals).await?;
+        let (client, ended) = start_client(nats, stream, &signals).await?;
         let (replace, current) = watch::channel(client);
-        tokio::spawn(keep(nats.clone(), replace, ended, signals));
+        tokio::spawn(keep(nats.clone(), stream.to_owned(), replace, ended, signals));
 
         Ok(Self {
             current,
             connected,
+            deaf,
             denied,
             expected,
             configured_domain: nats.domain.clone(),
             api_prefix: nats.api_prefix().into(),
             ack_timeout: nats.ack_timeout,
-            level,
+            reports,
         })
     }
 
-    /// Shows in the metrics whether the connection is up. A connection that is only tried does not
-    /// show.
-    pub(crate) fn measure(&self, metrics: &Metrics) {
-        let level = self.level.get_or_init(|| metrics.nats_connected());
-        level.set_flag(*self.connected.borrow());
+    /// Reports from now on whether the connection is up. A connection that is only tried is not
+    /// reported.
+    pub(crate) fn report_to(&self, metrics: &Metrics, health: &Arc<Health>) {
+        let reports = Reports { level: metrics.nats_connected(), health: health.clone() };
+        self.reports.get_or_init(|| reports).set(*self.connected.borrow(), &self.deaf);
+    }
+
+    /// Why no reply reaches the relay, if none does.
+    pub(crate) fn why_deaf(&self) -> Option<String> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A publish or a request timed out: whether the client hears is found out.
+    pub(super) fn doubt(&self) {
+        self.current.borrow().hearing.doubt();
     }
 
     /// The JetStream API on the current client.
@@ -177,26 +154,60 @@ impl Nats {
 #[derive(Debug, Clone)]
 struct Signals {
     up: Arc<watch::Sender<bool>>,
+    deaf: Arc<Mutex<Option<String>>>,
     denied: Arc<Denied>,
     expected: Arc<Expected>,
     /// Gone with the last [`Nats`]: a client outlives it for a while and must not set the metric of
     /// the next connection.
-    level: Weak<OnceLock<Level>>,
+    reports: Weak<OnceLock<Reports>>,
+}
+
+impl Reports {
+    fn set(&self, is_up: bool, deaf: &Mutex<Option<String>>) {
+        self.level.set_flag(is_up);
+        let why = deaf.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.health.nats(match (is_up, why) {
+            (true, _) => Ok(()),
+            (false, Some(why)) => Err(format!("hears no replies: {why}")),
+            (false, None) => Err("not connected".to_owned()),
+        });
+    }
 }
 
 impl Signals {
     fn set_up(&self, is_up: bool) {
         self.up.send_if_modified(|was_up| std::mem::replace(was_up, is_up) != is_up);
-        if let Some(level) = self.level.upgrade() {
-            level.get().into_iter().for_each(|level| level.set_flag(is_up));
+        if let Some(reports) = self.reports.upgrade() {
+            reports.get().into_iter().for_each(|reports| reports.set(is_up, &self.deaf));
         }
     }
 
-    fn take(&self, event: &Event) {
+    fn set_deaf(&self, why: Option<String>) {
+        *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Takes an event of the client with this hearing. A client that is being replaced has no say.
+    fn take(&self, event: &Event, hearing: &Hearing) {
+        if hearing.why().is_some() {
+            return;
+        }
+
         match event {
-            Event::Connected => self.set_up(true),
-            Event::Disconnected | Event::Closed => self.set_up(false),
-            Event::ServerError(ServerError::Other(error)) => self.denied.learn(error),
+            // Publishes leave once it has proved to hear.
+            Event::Connected => hearing.doubt(),
+            Event::Disconnected | Event::Closed => {
+                hearing.disconnected();
+                self.set_up(false);
+            }
+            Event::ServerError(ServerError::Other(error)) => {
+                self.denied.learn(error);
+                hearing.learn(error);
+                // At once: from here on no ack can arrive.
+                if let Some(why) = hearing.why() {
+                    self.set_deaf(Some(why.to_owned()));
+                    self.set_up(false);
+                }
+            }
             _ => {}
         }
 
@@ -207,9 +218,10 @@ impl Signals {
     }
 }
 
-/// Starts a client. The token is cancelled when it has ended for good.
+/// Starts a client that hears. The token is cancelled when it has ended for good.
 async fn start_client(
     nats: &NatsConfig,
+    stream: &str,
     signals: &Signals,
 ) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
@@ -223,11 +235,13 @@ async fn start_client(
         let why = tls::describe(&why);
         Error::new(ErrorKind::Nats, format!("NATS at {addresses} can't be reached: {why}"))
     };
+    let (hearing, denied) =
+        (Arc::new(Hearing::new(nats, stream, nats.ack_timeout)), signals.denied.clone());
 
     // The client drops the callback, and with it the guard, when it ends.
     let ended = CancellationToken::new();
     let (guard, expected) = (ended.clone().drop_guard(), signals.expected.clone());
-    let (signals, turns) = (signals.clone(), Turns::default());
+    let (reports, heard, turns) = (signals.clone(), hearing.clone(), Turns::default());
     let begins = turns.clone();
     let options = nats
         .options()
@@ -241,7 +255,7 @@ async fn start_client(
             if let Event::Connected = event {
                 begins.begin();
             }
-            signals.take(&event);
+            reports.take(&event, &heard);
             std::future::ready(())
         });
 
@@ -252,9 +266,15 @@ async fn start_client(
     let acks = Acks::subscribe(client.clone(), nats.ack_timeout, expected)
         .await
         .map_err(|error| unreachable(error.to_string()))?;
-    let context = nats.context(client, nats.ack_timeout);
 
-    Ok((Current { context, acks: Arc::new(acks) }, ended))
+    if let Err(why) = hearing.prove(&client, &acks, &denied).await {
+        signals.set_deaf(Some(why.clone()));
+        let message = format!("NATS at {addresses} delivers no replies: {why}");
+        return Err(Error::new(ErrorKind::Nats, message));
+    }
+
+    let context = nats.context(client, nats.ack_timeout);
+    Ok((Current { context, acks: Arc::new(acks), hearing }, ended))
 }
 
 /// The wait before this attempt to reconnect. There is none before the first.
@@ -265,51 +285,92 @@ fn reconnect_wait(attempt: usize) -> Duration {
     }
 }
 
-/// Replaces the client each time it has ended, until no [`Nats`] is left.
+/// Replaces the client each time it has ended or is deaf, until no [`Nats`] is left.
 async fn keep(
     nats: NatsConfig,
+    stream: String,
     current: watch::Sender<Current>,
     mut ended: CancellationToken,
     signals: Signals,
 ) {
-    while let Watched::ClientEnded = watch_client(&current, &ended, &signals).await {
-        warn!("the nats client has given up; starting another, with nothing queued");
+    loop {
+        match watch_client(&current, &ended, &signals).await {
+            Watched::NobodyLeft => return,
+            Watched::Ended => {
+                warn!("the nats client has given up; starting another, with nothing queued");
+            }
+            Watched::Deaf(why) => {
+                error!(
+                    why,
+                    "no reply of nats arrives; nothing is published until a new client hears"
+                );
+                signals.set_deaf(Some(why));
+            }
+        }
         signals.set_up(false);
 
-        let Some((client, its_end)) = reconnect(&nats, &current, &signals).await else { return };
+        let restarted = reconnect(&nats, &stream, &current, &signals).await;
+        let Some((client, its_end)) = restarted else { return };
+
         current.send_replace(client);
         ended = its_end;
+        signals.set_deaf(None);
         signals.set_up(true);
+        info!("connected to nats with a new client, which hears replies");
     }
 }
 
 /// Why a client is no longer watched.
 enum Watched {
-    ClientEnded,
+    Ended,
+    Deaf(String),
     NobodyLeft,
 }
 
-/// Reports whether the connection is up, until the client ends or no [`Nats`] is left.
+/// Reports whether the connection is up, until the client ends, is deaf, or no [`Nats`] is left.
 async fn watch_client(
     current: &watch::Sender<Current>,
     ended: &CancellationToken,
     signals: &Signals,
 ) -> Watched {
+    let Current { context, acks, hearing } = current.borrow().clone();
+    let client = context.client();
+    let is_connected = || client.connection_state() == State::Connected;
+    // At most one question in this time, however many publishes time out.
+    let mut next_question = Instant::now();
+
     loop {
-        tokio::select! {
+        let is_doubted = tokio::select! {
             () = current.closed() => return Watched::NobodyLeft,
-            () = ended.cancelled() => return Watched::ClientEnded,
-            () = tokio::time::sleep(STATE_INTERVAL) => {}
+            () = ended.cancelled() => return Watched::Ended,
+            () = hearing.ended() => false,
+            () = tokio::time::sleep(STATE_INTERVAL) => false,
+            () = hearing.doubted() => true,
+        };
+
+        // A time-out without a connection is no sign of deafness. A connection that was made again
+        // has to prove itself.
+        let is_asked = is_doubted && Instant::now() >= next_question || !hearing.is_proven();
+        if is_connected() && is_asked {
+            tokio::select! {
+                () = current.closed() => return Watched::NobodyLeft,
+                () = ended.cancelled() => return Watched::Ended,
+                _ = hearing.prove(&client, &acks, &signals.denied) => {}
+            }
+            next_question = Instant::now() + STATE_INTERVAL;
         }
 
-        let state = current.borrow().context.client().connection_state();
-        signals.set_up(state == State::Connected);
+        if let Some(why) = hearing.why() {
+            return Watched::Deaf(why.to_owned());
+        }
+        signals.set_up(is_connected() && hearing.is_proven());
     }
 }
 
 /// Starts another client, as often as it takes. `None` when no [`Nats`] is left.
 async fn reconnect(
     nats: &NatsConfig,
+    stream: &str,
     current: &watch::Sender<Current>,
     signals: &Signals,
 ) -> Option<(Current, CancellationToken)> {
@@ -320,30 +381,12 @@ async fn reconnect(
             () = tokio::time::sleep(reconnect_wait(attempt)) => {}
         }
 
-        match start_client(nats, signals).await {
+        match start_client(nats, stream, signals).await {
             Ok(started) => return Some(started),
             Err(error) if attempt == 1 => warn!(error = %error.report(), "still no connection"),
             Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
         }
 
         attempt += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_denied_subject_is_known_until_it_is_tried_again() {
-        let denied = Denied::default();
-        let before = Instant::now();
-
-        denied.learn("Permissions Violation for Publish to \"Shop.made\"");
-        denied.learn("Permissions Violation for Subscription to \"other\"");
-
-        assert!(denied.since("Shop.made", before));
-        assert!(!denied.since("other", before));
-        assert!(!denied.since("Shop.made", Instant::now() + Duration::from_secs(1)));
     }
 }

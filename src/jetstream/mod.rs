@@ -1,6 +1,8 @@
 //! The adapter to NATS JetStream.
 //!
-//! - `connection`: a client that is replaced when it has given up
+//! - `connection`: a client that is replaced when it has given up or is deaf
+//! - `hearing`: whether replies reach a client
+//! - `denied`: the subjects that the server denied
 //! - `servers`: which server a client tries when it reconnects
 //! - `acks`: one subscription for the acks of all publishes
 //! - `waiting`: the publishes that wait for a reply
@@ -16,16 +18,18 @@
 //! - `remedies`: the lines that fix a stream
 //! - `requirements`: judges a stream by the table
 
-mod acks;
+pub(crate) mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
+pub(crate) mod denied;
 mod examine;
 pub(crate) mod facts;
 mod forgeries;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub(crate) mod hearing;
 mod remedies;
-mod reply;
+pub(crate) mod reply;
 pub(crate) mod requirements;
 mod rows;
 mod sequences;

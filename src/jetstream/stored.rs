@@ -108,7 +108,10 @@ async fn read(nats: &Nats, stream: &str, sequence: u64) -> Result<bytes::Bytes, 
         Err(error) => error,
     };
     let code = match error.kind() {
-        RequestErrorKind::TimedOut => TIMEOUT,
+        RequestErrorKind::TimedOut => {
+            nats.doubt();
+            TIMEOUT
+        }
         RequestErrorKind::NoResponders => NO_RESPONDERS,
         _ => CONNECTION_LOST,
     };

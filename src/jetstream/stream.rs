@@ -137,7 +137,11 @@ fn judge(nats: &Nats, info: &Info, config: &OutboxdConfig) -> Result<Vec<String>
 
 /// The stream, or `None` when it doesn't exist. From now on, acks count that name its domain.
 pub(super) async fn of(nats: &Nats, name: &str) -> Result<Option<Info>> {
-    let described = describe(&nats.context(), name).await?;
+    let described = describe(&nats.context(), name).await.inspect_err(|error| {
+        if error.kind() == ErrorKind::Nats {
+            nats.doubt();
+        }
+    })?;
     if let Some(Described { domain, .. }) = &described {
         nats.expected.in_domain(domain.as_deref());
     }

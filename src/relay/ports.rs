@@ -287,8 +287,11 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// The largest message that the server takes, in bytes.
     fn max_payload(&self) -> usize;
 
-    /// Whether the connection is up.
+    /// Whether publishes may leave: the connection is up, and acks can arrive.
     fn connected(&self) -> &watch::Receiver<bool>;
+
+    /// Why no ack can arrive, if that is why publishes may not leave.
+    fn unheard(&self) -> Option<Rejection>;
 
     /// Whether the server denied a publish to this subject after `since`.
     fn denied(&self, subject: &str, since: Instant) -> bool;

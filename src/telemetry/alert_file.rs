@@ -3,21 +3,30 @@
 //! Several outboxes and several relays may share a file. A writer locks the file, appends whole
 //! lines and unlocks it, so lines never mix. A file of 10 MiB is renamed to `<file>.1`, over the
 //! one before; the other writers notice, because each batch opens the path again.
+//!
+//! A path that names a pipe or a device is only written; see `alert_stream`.
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tracing::{debug, info, warn};
+
+use super::alert_stream;
 
 /// Size from which the file is rotated.
 const MAX_BYTES: u64 = 10 << 20;
 /// Times a writer opens a file that other writers rotate under it. They rotate once per
 /// [`MAX_BYTES`], so the second time nearly always succeeds.
 const OPENINGS: usize = 4;
+/// How long a writer waits for the lock. Another writer has it for the time of one batch.
+const LOCK_TIME: Duration = Duration::from_secs(1);
+/// The wait between two tries.
+const LOCK_WAIT: Duration = Duration::from_millis(5);
 
 /// The path of an alert log that can be written.
 #[derive(Debug)]
@@ -33,7 +42,10 @@ impl AlertFile {
     /// When the file cannot be written.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = Self { path: path.to_owned(), max_bytes: MAX_BYTES };
-        file.locked()?;
+        match alert_stream::is_stream(path)? {
+            true => alert_stream::try_open(path)?,
+            false => drop(file.locked()?),
+        }
         Ok(file)
     }
 
@@ -42,6 +54,10 @@ impl AlertFile {
     /// # Errors
     /// When the file cannot be written.
     pub(super) fn append(&self, lines: &str) -> Result<()> {
+        if alert_stream::is_stream(&self.path)? {
+            return alert_stream::write(&self.path, lines);
+        }
+
         let mut file = self.locked()?;
 
         if file.metadata()?.len() >= self.max_bytes {
@@ -64,9 +80,15 @@ impl AlertFile {
     fn locked(&self) -> Result<File> {
         let mut openings = 0;
         loop {
-            let file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .read(true)
+                // Should it be a pipe by now.
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&self.path)?;
             // Without locks lines still don't mix; only two rotations at once can lose lines.
-            if let Err(error) = file.lock() {
+            if let Err(error) = lock(&file) {
                 debug!(%error, file = %self.path.display(), "cannot lock the alert log");
             }
 
@@ -84,6 +106,19 @@ impl AlertFile {
             Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Locks a file. Waits for another writer, but not for a program that keeps the lock.
+fn lock(file: &File) -> std::result::Result<(), TryLockError> {
+    let until = Instant::now() + LOCK_TIME;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_WAIT)
+            }
+            locked => return locked,
         }
     }
 }
@@ -130,12 +165,21 @@ pub(super) fn newest_kind(
 
     let (older, mut newest) = (older(path), None);
     for path in [older.as_path(), path] {
-        let file = match File::open(path) {
+        // A pipe or a device may have no end.
+        if alert_stream::is_stream(path)? {
+            continue;
+        }
+        let mut file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for line in BufReader::new(file).split(b'\n') {
+
+        // A file that could not be rotated may have grown.
+        let bytes = file.metadata()?.len();
+        file.seek(SeekFrom::Start(bytes.saturating_sub(MAX_BYTES)))?;
+
+        for line in BufReader::new(file.take(bytes.min(MAX_BYTES))).split(b'\n') {
             // Lines that a crash cut off, or that another program wrote, are skipped.
             let line = line?;
             let Ok(known) = serde_json::from_slice::<Known<'_>>(&line) else { continue };

@@ -19,6 +19,7 @@ use tracing::warn;
 use super::alert::{Alert, Kind, Origin};
 use super::alert_file::{AlertFile, newest_kind};
 use super::metrics::{Counters, Metrics};
+use super::seldom::Seldom;
 use super::webhook::{self, Webhook};
 use crate::config::AlertsConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +83,9 @@ impl Alerts {
         let (queue, inbox) = mpsc::channel(QUEUE);
         let omitted = Arc::new(AtomicU64::new(0));
         let origin = Origin { outbox: outbox.to_owned(), relay: relay.to_owned() };
-        let writer = Writer { origin, file: file.map(Arc::new), webhook, omitted: omitted.clone() };
+        let (crowded, unwritten) = (Seldom::default(), Seldom::default());
+        let (file, counted) = (file.map(Arc::new), omitted.clone());
+        let writer = Writer { origin, file, webhook, omitted: counted, crowded, unwritten };
         let writing = tokio::spawn(writer.run(inbox));
 
         let raised = raised(metrics);
@@ -151,10 +154,14 @@ struct Writer {
     file: Option<Arc<AlertFile>>,
     webhook: Option<Webhook>,
     omitted: Arc<AtomicU64>,
+    /// Alerts that found the queue full.
+    crowded: Seldom,
+    /// Alerts that could not be written.
+    unwritten: Seldom,
 }
 
 impl Writer {
-    async fn run(self, mut inbox: mpsc::Receiver<Alert>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Alert>) {
         let mut batch = Vec::with_capacity(BATCH);
         while inbox.recv_many(&mut batch, BATCH).await > 0 {
             let lines: Vec<String> =
@@ -162,14 +169,14 @@ impl Writer {
 
             self.append(&lines).await;
 
-            if let Some(webhook) = &self.webhook {
+            if let Some(webhook) = &mut self.webhook {
                 lines.into_iter().for_each(|line| webhook.post(line));
             }
 
             let omitted = self.omitted.swap(0, Ordering::Relaxed);
-            if omitted > 0 {
+            if let Some(alerts) = self.crowded.count(omitted) {
                 warn!(
-                    alerts = omitted,
+                    alerts,
                     "too many alerts at once: some are not in the alert log; \
                      `outboxd groups` shows what failed"
                 );
@@ -181,7 +188,7 @@ impl Writer {
         }
     }
 
-    async fn append(&self, lines: &[String]) {
+    async fn append(&mut self, lines: &[String]) {
         let Some(file) = self.file.clone() else { return };
         let (text, alerts) = (lines.join("\n") + "\n", lines.len());
 
@@ -189,7 +196,11 @@ impl Writer {
         let appended = tokio::task::spawn_blocking(move || file.append(&text)).await;
         match appended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, alerts, "cannot write alerts to alerts.file"),
+            Ok(Err(error)) => {
+                if let Some(alerts) = self.unwritten.count(alerts as u64) {
+                    warn!(%error, alerts, "cannot write alerts to alerts.file");
+                }
+            }
             Err(error) => warn!(%error, alerts, "writing alerts to alerts.file panicked"),
         }
     }

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// A connection, as the relay last saw it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Link {
     /// The relay is starting.
     Unknown,
     Up,
-    Down(&'static str),
+    Down(String),
 }
 
 /// One outbox's health.
@@ -77,14 +77,13 @@ impl Health {
 
     /// Whether MongoDB answered.
     pub(crate) fn mongodb(&self, answered: bool) {
-        let link = if answered { Link::Up } else { Link::Down("does not answer") };
+        let link = if answered { Link::Up } else { Link::Down("does not answer".to_owned()) };
         self.with(|parts| parts.mongodb = link);
     }
 
-    /// Whether the connection to NATS is up.
-    pub(crate) fn nats(&self, connected: bool) {
-        let link = if connected { Link::Up } else { Link::Down("not connected") };
-        self.with(|parts| parts.nats = link);
+    /// Whether publishes may leave to NATS, or why not.
+    pub(crate) fn nats(&self, state: Result<(), String>) {
+        self.with(|parts| parts.nats = state.map_or_else(Link::Down, |()| Link::Up));
     }
 
     /// The term of this relay; `None` when another relay holds the lease.
@@ -98,13 +97,13 @@ impl Health {
 
     pub(crate) fn ready(&self) -> Ready {
         self.with(|parts| {
-            let part = |link: Link| match link {
+            let part = |link: &Link| match link {
                 Link::Unknown => Part {
                     ready: false,
                     detail: format!("not reached in {:?}", parts.started.elapsed()),
                 },
                 Link::Up => Part { ready: true, detail: "ok".to_owned() },
-                Link::Down(why) => Part { ready: false, detail: why.to_owned() },
+                Link::Down(why) => Part { ready: false, detail: why.clone() },
             };
             let lease = match (parts.term, parts.standby) {
                 (Some(term), _) => Part { ready: true, detail: format!("held, term {term}") },
@@ -114,7 +113,7 @@ impl Health {
                 (None, false) => Part { ready: false, detail: "not asked for yet".to_owned() },
             };
 
-            let (mongodb, nats) = (part(parts.mongodb), part(parts.nats));
+            let (mongodb, nats) = (part(&parts.mongodb), part(&parts.nats));
             Ready { ready: mongodb.ready && nats.ready && lease.ready, mongodb, nats, lease }
         })
     }

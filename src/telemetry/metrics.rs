@@ -18,6 +18,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use super::logs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Class;
 
@@ -71,6 +72,10 @@ impl Registry {
 
     /// Every metric, in the text format of Prometheus.
     pub(crate) fn render(&self) -> String {
+        let dropped = logs::dropped();
+        with_local_recorder(&*self.0, || {
+            counter!("outboxd_log_lines_dropped_total").absolute(dropped);
+        });
         self.0.handle().render()
     }
 }
@@ -308,6 +313,7 @@ fn describe() {
         ("outboxd_events_unwritable_total", "Events that MongoDB refuses to mark, park or delete."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
+        ("outboxd_log_lines_dropped_total", "Log lines dropped, as nobody read standard error."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),
         ("outboxd_lease_acquisitions_total", "Times this relay took the lease."),
     ] {

@@ -2,10 +2,13 @@
 
 pub(crate) mod alert;
 mod alert_file;
+mod alert_stream;
 pub(crate) mod alerts;
 pub(crate) mod health;
+mod log_writer;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+mod seldom;
 pub(crate) mod traces;
 mod visible;
 mod webhook;

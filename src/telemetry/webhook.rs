@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::choose_tls;
+use super::seldom::Seldom;
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +28,7 @@ const WAITS: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_s
 pub(super) struct Webhook {
     queue: mpsc::Sender<String>,
     posting: JoinHandle<()>,
+    missed: Seldom,
 }
 
 /// Starts the task that posts to this URL.
@@ -45,24 +47,25 @@ pub(super) fn start(url: &str) -> Result<Webhook> {
     let (queue, mut inbox) = mpsc::channel::<String>(QUEUE);
     let url = url.to_owned();
     let posting = tokio::spawn(async move {
+        let mut failed = Seldom::default();
         while let Some(alert) = inbox.recv().await {
-            post(&client, &url, alert).await;
+            post(&client, &url, alert, &mut failed).await;
         }
     });
 
-    Ok(Webhook { queue, posting })
+    Ok(Webhook { queue, posting, missed: Seldom::default() })
 }
 
 impl Webhook {
     /// Queues an alert.
-    pub(super) fn post(&self, alert: String) {
-        if self.queue.try_send(alert).is_err() {
-            warn!("the webhook is behind: an alert is only in alerts.file");
-        }
+    pub(super) fn post(&mut self, alert: String) {
+        let is_missed = self.queue.try_send(alert).is_err();
+        report(self.missed.count(is_missed.into()));
     }
 
     /// Waits until each queued alert is posted or given up.
-    pub(super) async fn close(self) {
+    pub(super) async fn close(mut self) {
+        report(self.missed.rest());
         drop(self.queue);
         if let Err(error) = self.posting.await {
             warn!(%error, "posting alerts panicked");
@@ -70,7 +73,13 @@ impl Webhook {
     }
 }
 
-async fn post(client: &Client, url: &str, alert: String) {
+fn report(missed: Option<u64>) {
+    if let Some(alerts) = missed {
+        warn!(alerts, "the webhook is behind: these alerts are only in alerts.file");
+    }
+}
+
+async fn post(client: &Client, url: &str, alert: String, failed: &mut Seldom) {
     let mut backoff = WAITS;
     for attempt in 1..=TRIES {
         let sent = client
@@ -83,7 +92,10 @@ async fn post(client: &Client, url: &str, alert: String) {
         match sent.and_then(reqwest::Response::error_for_status) {
             Ok(_) => return,
             Err(error) => {
-                warn!(error = %error.without_url(), attempt, of = TRIES, "could not post an alert")
+                let error = error.without_url();
+                if let Some(attempts) = failed.count(1) {
+                    warn!(%error, attempts, "could not post an alert");
+                }
             }
         }
 

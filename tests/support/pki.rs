@@ -116,13 +116,22 @@ impl Operator {
 
     /// The part of a nats-server's configuration; these users are turned away.
     pub(crate) fn nats(&self, revoked: &[&Nkey]) -> String {
+        self.nats_denying(revoked, &[])
+    }
+
+    /// The same; users may not subscribe to these subjects.
+    pub(crate) fn nats_denying(&self, revoked: &[&Nkey], denied: &[&str]) -> String {
         let operator = jwt(&self.operator, &self.operator, json!({ "type": "operator" }));
         let account = |stored: i32, revoked: Value| {
             let limits = json!({
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
                 "leaf": -1, "mem_storage": stored, "disk_storage": stored, "streams": stored, "consumer": stored,
             });
-            json!({ "type": "account", "limits": limits, "revocations": revoked })
+            let permissions = json!({ "sub": { "deny": denied } });
+            json!({
+                "type": "account", "limits": limits, "revocations": revoked,
+                "default_permissions": permissions,
+            })
         };
         let revoked: serde_json::Map<_, Value> =
             revoked.iter().map(|user| (user.public_key(), (now() + 3600).into())).collect();

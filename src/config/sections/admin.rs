@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::reader::Reader;
 use crate::config::setting::Given;
@@ -42,6 +42,17 @@ impl AdminConfig {
             .setting("token", "What a request must bring as `Authorization: Bearer …`.")
             .example("\"…\"")
             .secret();
+
+        let can_be_sent = |token: &SecretString| {
+            let token = token.expose_secret();
+            token.trim() == token && token.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        };
+        if token.as_ref().is_some_and(|token| !can_be_sent(token)) {
+            reader.mistake(
+                "token",
+                "can't be sent in a header: give printable ASCII without blanks at its ends",
+            );
+        }
 
         if !listen.get().ip().is_loopback() && token.is_none() {
             reader.missing("listen", "is not on loopback; set admin.token or admin.token_file too");

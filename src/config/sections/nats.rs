@@ -207,6 +207,14 @@ impl NatsConfig {
         Some((plain(server.username()?), server.password().map(plain)))
     }
 
+    /// The user's name, if the settings have it. A token, an nkey and a JWT have none.
+    pub(crate) fn user(&self) -> Option<String> {
+        self.credentials.user.clone().or_else(|| {
+            let (user, password) = self.in_url()?;
+            password.map(|_| user)
+        })
+    }
+
     /// Connection options with the credentials and TLS of the configuration.
     ///
     /// # Errors

@@ -373,7 +373,6 @@ impl<B: EventBus> Leadership<B> {
             self.ask(Ask::Waiting(filter));
         }
         self.health.turned();
-        self.health.nats(self.publisher.is_connected());
 
         let (events, bytes, keys) = self.dispatch.load();
         self.load.in_flight.set(self.dispatch.in_flight() as f64);

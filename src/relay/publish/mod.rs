@@ -44,8 +44,8 @@ use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::OutboxRecord;
 use crate::failure::{
-    Class, DISCONNECTED, LARGER_THAN_STREAM, NO_PERMISSION, NO_RESPONDERS, NOT_COVERED, Rejection,
-    STREAM_FULL, TIMEOUT,
+    Class, DISCONNECTED, LARGER_THAN_STREAM, NO_PERMISSION, NO_REPLIES, NO_RESPONDERS, NOT_COVERED,
+    Rejection, STREAM_FULL, TIMEOUT,
 };
 
 /// Waits between tries of the same event in place. A leader election takes one to two seconds.
@@ -68,6 +68,18 @@ pub(crate) struct Publisher<B> {
     pub(crate) stop: CancellationToken,
 }
 
+/// What is known after one more try. That it was not sent doesn't change that it may have been
+/// stored before.
+fn latest(before: Option<Rejection>, now: Option<Rejection>) -> Option<Rejection> {
+    let Some(now) = now else { return before };
+    match before {
+        Some(before) if now.code == NO_REPLIES && before.class == Class::Unknown => {
+            Some(Rejection { class: Class::Unknown, ..now })
+        }
+        _ => Some(now),
+    }
+}
+
 /// The result of one try.
 enum Try {
     /// There is a definite answer, or no try may begin.
@@ -79,7 +91,7 @@ enum Try {
 }
 
 impl<B: EventBus> Publisher<B> {
-    /// Whether the connection to NATS is up.
+    /// Whether publishes may leave.
     pub(crate) fn is_connected(&self) -> bool {
         *self.bus.connected().borrow()
     }
@@ -130,7 +142,7 @@ impl<B: EventBus> Publisher<B> {
         }
 
         if !self.is_connected() {
-            return Try::Unanswered(None);
+            return Try::Unanswered(self.bus.unheard());
         }
 
         match self.send(publication).await {
@@ -169,7 +181,7 @@ impl<B: EventBus> Publisher<B> {
                 // The broker answers, so this try needs no wait.
                 Try::Renamed => trying_again = None,
                 Try::Unanswered(rejection) => {
-                    last = rejection.or(last);
+                    last = latest(last, rejection);
 
                     self.breaker.trouble();
                     trying_again.get_or_insert_with(|| TryingAgain::new(&self.breaker));

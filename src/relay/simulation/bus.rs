@@ -304,6 +304,10 @@ impl EventBus for Bus {
         &self.connected
     }
 
+    fn unheard(&self) -> Option<Rejection> {
+        None
+    }
+
     fn denied(&self, _subject: &str, _since: Instant) -> bool {
         false
     }
