@@ -109,9 +109,11 @@ pub(crate) fn denied_subject(text: &str) -> Option<&str> {
 }
 
 /// Whether an error of nats-server is about a subscription that it has ended or refused: a violation
-/// of permissions, or `maximum subscriptions exceeded` and the like (2.10 to 2.15).
+/// of permissions, or `maximum subscriptions exceeded` and the like (2.10 to 2.15). What stands in
+/// quotes is a subject, which whoever writes events has chosen.
 pub(crate) fn ends_subscription(text: &str) -> bool {
-    text.to_ascii_lowercase().contains("subscription")
+    let words = text.split('"').next().unwrap_or_default();
+    words.to_ascii_lowercase().contains("subscription")
 }
 
 /// Whether an error of nats-server is about a missing permission.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 37] = [
+pub const CHECKS: [&str; 38] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -19,6 +19,7 @@ pub const CHECKS: [&str; 37] = [
     "nats.jetstream",
     "nats.privileges",
     "nats.reachable",
+    "nats.replies",
     "nats.tls",
     "nats.version",
     "outbox.biggest_event",

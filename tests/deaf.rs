@@ -7,6 +7,7 @@ use async_nats::ConnectOptions;
 use async_nats::jetstream::stream;
 use bson::doc;
 use nkeys::KeyPair;
+use outboxd_client::Event;
 use serde_json::{Value, json};
 
 use crate::support::pki::Operator;
@@ -63,6 +64,12 @@ async fn is_ready(relay: &Relay) {
     until("the relay is ready", async || (ready(relay).await.0 == 200).then_some(())).await;
 }
 
+/// What `outboxd check` says, in one line.
+fn check(scene: &Scene, settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let (code, said) = outboxd_with(scene, &["check"], settings);
+    (code, said.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
 const MISSING: &str = "user relay may not subscribe to _INBOX.outboxd.";
 
 #[tokio::test]
@@ -82,7 +89,7 @@ async fn a_right_that_a_reload_takes_and_gives_back_costs_no_copy_and_no_event()
     assert_eq!(scene.messages().await.len(), 1, "nothing is sent whose ack can't arrive");
     is_not_ready_because(&relay, MISSING).await;
 
-    let (code, said) = outboxd_with(&scene, &["check"], &USER);
+    let (code, said) = check(&scene, &USER);
     assert_eq!((code, said.contains(MISSING)), (Some(1), true), "{said}");
 
     nats.reload(&hearing());
@@ -90,7 +97,7 @@ async fn a_right_that_a_reload_takes_and_gives_back_costs_no_copy_and_no_event()
     is_ready(&relay).await;
     let numbers = scene.numbers().await;
     assert_eq!(numbers["after"], [1, 2, 3, 4, 5], "each once, in order");
-    let (code, said) = outboxd_with(&scene, &["check"], &USER);
+    let (code, said) = check(&scene, &USER);
     assert!(!said.contains("no reply reaches the relay"), "{code:?} {said}");
     assert_eq!(relay.stop(), Some(0));
 }
@@ -178,7 +185,7 @@ async fn a_limit_of_subscriptions_is_named_and_costs_no_copy() {
     scene.commit((1..=5).map(|number| scene.event("k", number))).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.messages().await.len(), 0, "nothing is sent whose ack can't arrive");
-    let (code, said) = outboxd_with(&scene, &["check"], &[]);
+    let (code, said) = check(&scene, &[]);
     assert_eq!((code, said.contains("raise that limit")), (Some(1), true), "{said}");
 
     nats.kill();
@@ -211,8 +218,36 @@ async fn an_account_whose_new_jwt_takes_the_right_is_noticed_and_one_that_gives_
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.messages().await.len(), 0, "nothing is sent whose ack can't arrive");
 
-    nats.reload(&operator.nats(&[]));
+    nats.kill();
+    nats.configure(&operator.nats(&[]));
+    nats.start_again();
     scene.drained().await;
     is_ready(&relay).await;
     assert_eq!(scene.numbers().await["k"], [1, 2, 3, 4, 5]);
+}
+
+/// Whoever writes events chooses their subjects, and the server repeats them in its errors.
+#[tokio::test]
+async fn a_denied_subject_that_reads_like_a_subscription_makes_nobody_deaf() {
+    let relay = json!({ "user": "relay", "password": "pw", "permissions": {
+        "publish": { "deny": ["*.subscription"] }, "subscribe": ["_INBOX.outboxd.>"],
+    }});
+    let root = json!({ "user": "root", "password": "pw" });
+    let users = json!({ "users": [root, relay] });
+    let nats =
+        NatsServer::with_config(&format!("no_auth_user: root\nauthorization: {users}\n")).await;
+    let scene = Scene::alone(&nats).await;
+    let relay = Relay::leading(&scene, &USER).await;
+
+    let denied = Event::new(scene.subject("subscription"), &doc! {}).unwrap();
+    scene.commit([denied.key("denied").unwrap()]).await;
+    let failed = until("the event is marked", async || {
+        scene.one(doc! { "failures.0": { "$exists": true } }).await
+    })
+    .await;
+    let failure = failed.get_array("failures").unwrap()[0].as_document().unwrap();
+    assert_eq!(failure.get_str("code").unwrap(), "no-permission", "{failure}");
+
+    assert!(!relay.log().contains("no reply of nats arrives"), "{}", relay.log());
+    assert_eq!(relay.stop(), Some(0));
 }

@@ -26,6 +26,7 @@ mod hostile; // any client can write anything: it is dead with a reason or sent 
 mod layers; // imports go down only, and no two files import each other
 mod layout; // an outbox that was there before: its documents, as they are
 mod lease; // of two relays one publishes; the other takes over
+mod logs; // who reads the log or the alerts, or doesn't, holds up nothing; a secret is the same from every source
 mod migrations; // twice, at once, edited
 mod monitoring; // rules and dashboard ask for metrics that a relay exports, and name verbs that exist
 mod names; // what cannot be resolved, reached or used: the relay waits, or goes on with what it has

@@ -57,13 +57,8 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let options = match config.nats.options().await {
         Ok(options) => options,
         Err(error) => {
-            let found = error.report().to_string();
-            checked.findings.push(Finding::fail(
-                "nats.auth",
-                &at,
-                found,
-                "NATS_CREDS: correct the file",
-            ));
+            let (found, remedy) = (error.report().to_string(), "NATS_CREDS: correct the file");
+            checked.findings.push(Finding::fail("nats.auth", &at, found, remedy));
             return checked;
         }
     };

@@ -195,6 +195,7 @@ mod tests {
     fn other_errors_say_nothing_about_it_and_the_first_reason_stays() {
         let hearing = hearing();
         hearing.learn("Permissions Violation for Publish to \"Shop.made\"");
+        hearing.learn("Permissions Violation for Publish to \"Shop.subscription\"");
         assert_eq!(hearing.why(), None);
 
         hearing.end("first".to_owned());

@@ -303,10 +303,7 @@ fn describe() {
         ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
         ("outboxd_false_duplicates_total", "Events published under another id, as no duplicates."),
         ("outboxd_forged_acks_total", "Signs that somebody else than the stream answered."),
-        (
-            "outboxd_events_retried_total",
-            "Publishes of events that had failed, or had waited behind a failed one.",
-        ),
+        ("outboxd_events_retried_total", "Publishes of events that failed or waited behind one."),
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
         ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),

@@ -191,13 +191,23 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts one, with settings on top of the scene's.
     pub(crate) fn start(scene: &Scene, settings: &[(&str, &str)]) -> Self {
+        Self::start_with(scene, settings, |_| {})
+    }
+
+    /// The same; the closure may replace its standard output and its log.
+    pub(crate) fn start_with(
+        scene: &Scene,
+        settings: &[(&str, &str)],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let log = tempfile::NamedTempFile::new().expect("a file for the log");
-        let child = command(scene, "run")
+        let mut command = command(scene, "run");
+        command
             .arg("run")
             .envs(settings.iter().copied())
-            .stderr(File::options().append(true).open(log.path()).expect("the log opens"))
-            .spawn()
-            .expect("outboxd starts");
+            .stderr(File::options().append(true).open(log.path()).expect("the log opens"));
+        change(&mut command);
+        let child = command.spawn().expect("outboxd starts");
         let name = settings
             .iter()
             .find(|(name, _)| *name == "NATS_CLIENT_ID")

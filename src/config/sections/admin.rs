@@ -40,7 +40,7 @@ impl AdminConfig {
 
         let token = reader
             .setting("token", "What a request must bring as `Authorization: Bearer …`.")
-            .example("\"…\"")
+            .example("\"a long random word\"")
             .secret();
 
         let can_be_sent = |token: &SecretString| {

@@ -162,16 +162,12 @@ impl<B: EventBus> Leadership<B> {
         let (answer, answers) = mpsc::unbounded_channel();
 
         let give_up = CancellationToken::new();
+        let retrying = retry::run(store.clone(), asked, answer);
+        let settling = settle::run(store, bus.clone(), inbox, reports, give_up.clone());
         let stages = Stages {
             following: tokio::spawn(follow(follow_from, found_tx, rests, metrics.clone())),
-            retrying: tokio::spawn(retry::run(store.clone(), asked, answer)),
-            settling: tokio::spawn(settle::run(
-                store,
-                bus.clone(),
-                inbox,
-                reports,
-                give_up.clone(),
-            )),
+            retrying: tokio::spawn(retrying),
+            settling: tokio::spawn(settling),
             give_up,
         };
 
