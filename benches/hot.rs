@@ -10,13 +10,15 @@ use super::proxy::{Proxy, Toxic};
 use super::report::Report;
 use super::stage::{BYTES, Stage, epoch_seconds};
 
-/// Milliseconds since the service sent the commit.
+/// Milliseconds since the service sent the commit, or since it received the answer to it.
 const COLUMNS: &[&str] = &[
     "p50 ms alone",
     "p99 ms alone",
     "p50 ms beside",
     "p99 ms beside",
     "p99 ratio",
+    "p99 ms after return, alone",
+    "p99 ms after return, beside",
     "hot events left",
     "missing",
 ];
@@ -43,6 +45,8 @@ pub(crate) async fn hot(report: &mut Report, backlog: u32, rate: u32, seconds: u
             hot.since_commit(0.5),
             p99_hot,
             p99_hot / p99_alone,
+            alone.since_return(0.99),
+            hot.since_return(0.99),
             left as f64,
             f64::from(alone.missing() + hot.missing()),
         ];
@@ -57,7 +61,7 @@ async fn beside(peer: Peer, backlog: u32, rate: u32, during: Duration) -> (Laten
     proxy.set(Toxic::Far);
     stage.nats_url = format!("nats://{}", proxy.address);
     peer.prepare(&stage);
-    stage.insert(HOT..HOT + backlog, 1, BYTES).await;
+    stage.insert_with(HOT..HOT + backlog, |_| "hot".to_owned(), BYTES).await;
 
     let mut running = peer.start(&stage, epoch_seconds());
     match backlog {

@@ -68,8 +68,8 @@ async fn latency_once(peer: Peer, rate: u32, seconds: u32) -> [f64; 7] {
         latencies.since_commit(0.9),
         latencies.since_commit(0.99),
         latencies.since_commit(1.0),
-        percentile(&latencies.from_return, 0.5),
-        percentile(&latencies.from_return, 0.99),
+        latencies.since_return(0.5),
+        latencies.since_return(0.99),
         f64::from(latencies.missing),
     ]
 }
@@ -128,6 +128,11 @@ impl Latencies {
     /// Since the service sent the commit.
     pub(crate) fn since_commit(&self, part: f64) -> f64 {
         percentile(&self.from_start, part)
+    }
+
+    /// Since the service received the answer to the commit.
+    pub(crate) fn since_return(&self, part: f64) -> f64 {
+        percentile(&self.from_return, part)
     }
 
     /// Events that didn't arrive.

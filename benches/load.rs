@@ -8,7 +8,7 @@ use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection};
 use tokio::task::JoinSet;
 
-use super::stage::{BYTES, KEYS, Stage, event};
+use super::stage::{BYTES, KEYS, Stage, event, key_of};
 
 /// Connections of the service, which limit its concurrent transactions.
 const CONNECTIONS: u32 = 64;
@@ -102,7 +102,7 @@ impl Service {
             let written = async {
                 self.records.insert_one(record).session(&mut session).await?;
                 self.outbox
-                    .insert_one(event(&self.stage, number, KEYS, &self.padding))
+                    .insert_one(event(&self.stage, number, key_of(number, KEYS), &self.padding))
                     .session(&mut session)
                     .await
             };

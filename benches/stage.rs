@@ -118,12 +118,22 @@ impl Stage {
 
     /// Inserts events like those of a service, in bulk and without transactions.
     pub(crate) async fn insert(&self, numbers: Range<u32>, keys: u32, bytes: usize) {
+        self.insert_with(numbers, |number| key_of(number, keys), bytes).await;
+    }
+
+    /// The same, with these keys.
+    pub(crate) async fn insert_with(
+        &self,
+        numbers: Range<u32>,
+        key: impl Fn(u32) -> String,
+        bytes: usize,
+    ) {
         let padding = "x".repeat(bytes.saturating_sub(40));
 
         let mut next = numbers.start;
         while next < numbers.end {
             let batch = (next..numbers.end.min(next + BATCH))
-                .map(|number| event(&self.name, number, keys, &padding));
+                .map(|number| event(&self.name, number, key(number), &padding));
             self.outbox.insert_many(batch).await.expect("the events are inserted");
             next += BATCH;
         }
@@ -271,9 +281,13 @@ impl Stage {
     }
 }
 
+/// The key of an event among so many.
+pub(crate) fn key_of(number: u32, keys: u32) -> String {
+    format!("k{}", number % keys)
+}
+
 /// An event as a service writes it.
-pub(crate) fn event(stage: &str, number: u32, keys: u32, padding: &str) -> Document {
-    let key = format!("k{}", number % keys);
+pub(crate) fn event(stage: &str, number: u32, key: String, padding: &str) -> Document {
     doc! {
         "ts": Timestamp { time: 0, increment: 0 },
         "subject": format!("{stage}.made"),
