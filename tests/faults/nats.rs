@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{PER_SECOND, Trial, again_and_again, length};
+use super::{KEYS, PER_SECOND, Trial, again_and_again, length};
 use outboxd_client::Event;
 
 use crate::support::{ALONE, NatsCluster, NatsServer, Relay, Scene, checker, mongodb_uri, until};
@@ -112,10 +112,11 @@ async fn a_full_disk_of_the_stream_costs_no_event_and_no_attempt() {
 }
 
 /// What was acked after the copy was made is gone from both sides: all that can be done is to say
-/// so.
+/// so. What was acked last and not deleted yet is published again, one event of a key at most behind
+/// later ones.
 #[tokio::test]
 #[ignore = "make faults"]
-async fn a_stream_restored_from_an_old_copy_is_told_of_and_goes_on_in_order() {
+async fn a_stream_restored_from_an_old_copy_is_told_of_and_goes_on() {
     let _alone = ALONE.lock().await;
     let mut nats = NatsServer::start().await;
     let trial = Trial::begin(Scene::alone(&nats).await, 1, &[]).await;
@@ -144,9 +145,7 @@ async fn a_stream_restored_from_an_old_copy_is_told_of_and_goes_on_in_order() {
     let report = trial.judge(&[("stream restored", 1)]).await;
     let early = &report.past.as_ref().expect("the oplog was read").early;
     assert!(report.lost.len() > 100 && early.len() == report.lost.len(), "{report}");
-    assert!(
-        report.copies.is_empty() && report.reordered.is_empty() && report.phantom.is_empty(),
-        "{report}"
-    );
+    assert!(report.copies.is_empty() && report.phantom.is_empty(), "{report}");
+    assert!(report.reordered.len() <= KEYS as usize, "{report}");
     assert_eq!(report.locked.len() + report.unlocked.len() + report.dead.len(), 0, "{report}");
 }
