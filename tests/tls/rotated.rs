@@ -263,7 +263,7 @@ fn files_that_hold_something_else_than_their_setting_wants_are_mistakes() {
         ),
         (
             vec![("NATS_TOKEN_FILE", "/dev/null".to_owned())],
-            "nats.token_file: /dev/null is empty".to_owned(),
+            "nats.token: is blank (file /dev/null".to_owned(),
         ),
         (vec![("NATS_CREDS", ca.clone())], format!("nats.creds: {ca} is not a credentials file")),
         (
