@@ -84,6 +84,7 @@ fn pipeline(at: Timestamp) -> [Document; 3] {
         "clusterTime": 1,
         "wallTime": 1,
         "documentKey": 1,
+        "txnNumber": 1,
         "fullDocument": { "$cond": [is_large, "$$REMOVE", "$fullDocument"] },
     };
     kept.extend(requested.map(|field| (field, 1.into())));

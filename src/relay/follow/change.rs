@@ -31,6 +31,11 @@ impl<'a> Change<'a> {
         self.0.get_timestamp("clusterTime").map_err(StoreError::unexpected)
     }
 
+    /// Whether it was committed in a transaction: other changes may have the same [`Change::at`].
+    pub(super) fn is_in_transaction(self) -> bool {
+        self.0.get("txnNumber").is_ok_and(|number| number.is_some())
+    }
+
     /// What was inserted, unless it is too large for the stream.
     pub(super) fn document(self) -> Option<&'a RawDocument> {
         self.0.get_document("fullDocument").ok()

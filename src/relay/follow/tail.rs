@@ -56,7 +56,7 @@ pub(super) async fn tail(
 
         let changes = page.documents()?;
         let survey = Survey::of(changes)?;
-        let is_cut = stream.may_be_cut(survey.changes, survey.bytes);
+        let is_cut = survey.ends_in_transaction && stream.may_be_cut(survey.changes, survey.bytes);
 
         let taken = match survey.is_plain && !is_cut && !continued.may_repeat() {
             true => take_inserts(store, changes, &mut overlap, found).await?,

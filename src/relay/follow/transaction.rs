@@ -33,18 +33,23 @@ pub(super) struct Survey {
     pub(super) changes: usize,
     pub(super) bytes: usize,
     pub(super) is_plain: bool,
+    /// Whether its last change is of a transaction, which the next page may continue.
+    pub(super) ends_in_transaction: bool,
 }
 
 impl Survey {
     pub(super) fn of(page: &RawArray) -> StoreResult<Self> {
         let mut survey = Self { is_plain: true, ..Self::default() };
+        let mut last = None;
         for change in page {
             let change = Change::new(change)?;
+            last = Some(change);
             survey.changes += 1;
             survey.bytes += change.bytes();
             survey.is_plain &= change.operation()? == "insert" && change.document().is_some();
         }
 
+        survey.ends_in_transaction = last.is_some_and(Change::is_in_transaction);
         Ok(survey)
     }
 }
@@ -82,7 +87,7 @@ impl Continued {
     }
 
     /// The steps of the next page, in the order of its changes. `is_cut` if the page may end within
-    /// a transaction.
+    /// the transaction of its last change.
     pub(super) fn steps<'a>(
         &mut self,
         page: &'a RawArray,

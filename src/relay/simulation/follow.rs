@@ -46,7 +46,10 @@ impl EventTail for Tail {
         for index in self.next..upto {
             let is_large = state.chance(0.03);
             let (at, change) = &state.changes[index];
-            page.push(shown(*at, wall, change, is_large));
+            let beside = [index.checked_sub(1), index.checked_add(1)];
+            let mut beside = beside.into_iter().flatten().filter_map(|i| state.changes.get(i));
+            let is_in_transaction = beside.any(|(other, _)| other == at);
+            page.push(shown(*at, wall, change, is_large, is_in_transaction));
         }
         self.next = upto;
         Ok(Some(page))
@@ -58,7 +61,13 @@ impl EventTail for Tail {
 }
 
 /// A change as the server shows it, without a large document.
-fn shown(at: Timestamp, wall: bson::DateTime, change: &Change, is_large: bool) -> RawDocumentBuf {
+fn shown(
+    at: Timestamp,
+    wall: bson::DateTime,
+    change: &Change,
+    is_large: bool,
+    is_in_transaction: bool,
+) -> RawDocumentBuf {
     let (operation, number) = match change {
         Change::Insert(number, _) => ("insert", number),
         Change::Update(number) | Change::Requested(number) => ("update", number),
@@ -67,6 +76,10 @@ fn shown(at: Timestamp, wall: bson::DateTime, change: &Change, is_large: bool) -
 
     let mut shown = rawdoc! { "operationType": operation, "clusterTime": at, "wallTime": wall };
     shown.append(cstr!("documentKey"), rawdoc! { "_id": format!("e{number}") });
+
+    if is_in_transaction {
+        shown.append(cstr!("txnNumber"), 1_i64);
+    }
 
     match change {
         Change::Insert(_, event) if !is_large => shown.append(cstr!("fullDocument"), event.clone()),
