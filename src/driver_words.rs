@@ -250,14 +250,14 @@ mod tests {
     #[tokio::test]
     async fn the_linked_driver_describes_a_server_that_refuses_connections() {
         let uri = "mongodb://127.0.0.1:1/?directConnection=true&serverSelectionTimeoutMS=300";
-        let client = mongodb::Client::with_uri_str(uri).await.unwrap();
+        let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
         let error = client.list_database_names().await.unwrap_err().kind.to_string();
 
         let servers = unusable_servers(&error);
         assert_eq!(servers.len(), 1, "{error}");
         assert_eq!(servers[0].address, "127.0.0.1:1", "{error}");
 
-        let reason = servers[0].error.unwrap();
+        let reason = servers[0].error.expect("a reason");
         assert!(reason.starts_with("I/O error: Connection refused"), "{error}");
     }
 

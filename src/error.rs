@@ -203,7 +203,7 @@ mod tests {
     fn an_error_prints_its_own_sentence_and_hands_out_its_cause() {
         let error = refused();
         assert_eq!(error.to_string(), "NATS can't be reached");
-        assert_eq!(error.source().unwrap().to_string(), "connection refused");
+        assert_eq!(error.source().expect("a source").to_string(), "connection refused");
         assert!(error.cause::<io::Error>().is_some());
         assert!(Error::new(ErrorKind::Nats, "away").source().is_none());
     }

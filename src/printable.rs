@@ -98,10 +98,10 @@ mod tests {
                       \u{2060}\u{2066}\u{2069}\u{34f}\u{3164}\u{fe0f}\u{feff}\u{fff9}\u{e000}\u{e0041}\u{10ffff}\u{378}\u{a0}";
         for c in hidden.chars() {
             assert_eq!(printable(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
-            let json = serde_json::to_string(&format!("a{c}b")).unwrap();
+            let json = serde_json::to_string(&format!("a{c}b")).expect("JSON");
             let safe = printable_json(&json);
             assert!(safe.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{safe:?}");
-            let read: String = serde_json::from_str(&safe).unwrap();
+            let read: String = serde_json::from_str(&safe).expect("JSON");
             assert_eq!(read, format!("a{c}b"));
         }
     }

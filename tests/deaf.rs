@@ -64,6 +64,17 @@ async fn is_ready(relay: &Relay) {
     until("the relay is ready", async || (ready(relay).await.0 == 200).then_some(())).await;
 }
 
+/// The events 1 to 5 of `k` wait while the relay is deaf, and follow once it may hear.
+async fn nothing_leaves_until_it_hears(nats: &NatsServer, scene: &Scene, relay: &Relay) {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(scene.messages().await.len(), 0, "nothing is sent whose ack can't arrive");
+
+    nats.reload(&hearing());
+    scene.drained().await;
+    is_ready(relay).await;
+    assert_eq!(scene.numbers().await["k"], [1, 2, 3, 4, 5]);
+}
+
 /// What `outboxd check` says, in one line.
 fn check(scene: &Scene, settings: &[(&str, &str)]) -> (Option<i32>, String) {
     let (code, said) = outboxd_with(scene, &["check"], settings);
@@ -143,13 +154,7 @@ async fn a_relay_that_starts_deaf_sends_nothing_until_it_hears() {
     let relay = Relay::start(&scene, &USER);
     relay.says("delivers no replies").await;
     is_not_ready_because(&relay, MISSING).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(scene.messages().await.len(), 0, "nothing is sent whose ack can't arrive");
-
-    nats.reload(&hearing());
-    scene.drained().await;
-    is_ready(&relay).await;
-    assert_eq!(scene.numbers().await["k"], [1, 2, 3, 4, 5]);
+    nothing_leaves_until_it_hears(&nats, &scene, &relay).await;
 }
 
 #[tokio::test]
@@ -163,13 +168,7 @@ async fn a_right_that_is_gone_when_the_relay_reconnects_is_noticed() {
 
     is_not_ready_because(&relay, MISSING).await;
     scene.commit((1..=5).map(|number| scene.event("k", number))).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(scene.messages().await.len(), 0, "nothing is sent whose ack can't arrive");
-
-    nats.reload(&hearing());
-    scene.drained().await;
-    is_ready(&relay).await;
-    assert_eq!(scene.numbers().await["k"], [1, 2, 3, 4, 5]);
+    nothing_leaves_until_it_hears(&nats, &scene, &relay).await;
 }
 
 #[tokio::test]

@@ -171,8 +171,10 @@ mod tests {
     #[test]
     fn clocks_are_compared_in_the_middle_of_the_question() {
         let now = SystemTime::now();
-        let ms =
-            i64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        let ms = i64::try_from(
+            now.duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_millis(),
+        )
+        .expect("a time that fits");
 
         for (ahead, level) in
             [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)]

@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_last_migration_of_a_collection_counts() {
-        let collections = migrated("events", &Layout::default()).unwrap();
+        let collections = migrated("events", &Layout::default()).expect("the migration is read");
         let (name, events) = &collections[0];
         assert_eq!(name, "events");
         assert!(events.options.to_string().contains("strLenBytes"), "{}", events.options);

@@ -1,5 +1,5 @@
-//! How `outboxd discard` removes events. A dead event is in no relay's memory and is removed at once.
-//! Of any other, the relay is asked to let go; while no relay leads, the lease keeps one away.
+//! How `outboxd discard` removes events. A dead event is in no relay's memory and is removed at
+//! once. Of any other, the relay is asked to let go; while no relay leads, the lease keeps one away.
 //!
 //! This process makes every delete itself, so it knows how many of its own came true. The request
 //! names the command and lapses: whether the command ends, is interrupted or is killed, no event is

@@ -288,8 +288,9 @@ mod tests {
     fn options_of_other_drivers_are_left_out_and_named() {
         let others = "uuidRepresentation=standard&compressors=zstd,snappy&waitQueueTimeoutMS=9&\
                       useUnifiedTopology=true&3t.uriVersion=3&tlsInsecure=true&tls=true";
-        let uri =
-            read(&format!("{BASE}&{others}")).map_err(|mistakes| mistakes.join("\n")).unwrap();
+        let uri = read(&format!("{BASE}&{others}"))
+            .map_err(|mistakes| mistakes.join("\n"))
+            .expect("a URI that can be used");
         assert_eq!(uri.text, format!("{BASE}&tlsInsecure=true&tls=true"));
         assert_eq!(
             uri.warnings,
@@ -300,7 +301,8 @@ mod tests {
             ]
         );
 
-        let plain = read(BASE).map_err(|mistakes| mistakes.join("\n")).unwrap();
+        let plain =
+            read(BASE).map_err(|mistakes| mistakes.join("\n")).expect("a URI that can be used");
         assert_eq!((plain.text.as_str(), plain.warnings.len()), (BASE, 0));
     }
 

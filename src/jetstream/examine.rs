@@ -1,7 +1,8 @@
 //! Which of several answers to a publish counts.
 //!
 //! A neighbour that may answer a publish is often faster than the stream. So an ack that doesn't fit
-//! counts once the stream is seen to have the message, and a refusal waits for an ack. What the stream itself says of its configuration decides whether it takes a subject.
+//! counts once the stream is seen to have the message, and a refusal waits for an ack. What the
+//! stream itself says of its configuration decides whether it takes a subject.
 //! An ordinary ack never comes here.
 
 use std::time::Duration;

@@ -10,6 +10,7 @@
 //! - `sequences`: whether the sequence of an ack fits those before it
 //! - `forgeries`: signs that somebody else than the stream answers
 //! - `examine`: which of several answers to a publish counts
+//! - `fuzz`: arbitrary bytes in the place of what NATS answers
 //! - `bus`: publishes, and classifies errors
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream

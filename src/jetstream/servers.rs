@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn server(url: &str, is_discovered: bool, did_connect: bool) -> Server {
-        let addr = url.parse().unwrap();
+        let addr = url.parse().expect("an address");
         Server { addr, failed_attempts: 0, did_connect, is_discovered, last_error: None }
     }
 
@@ -66,8 +66,9 @@ mod tests {
         let turns = Turns::default();
         let mut tried = Vec::new();
         for attempt in 0..20 {
-            let next = turns.next(&servers).unwrap().addr;
-            let chosen = servers.iter_mut().find(|server| server.addr == next).unwrap();
+            let next = turns.next(&servers).expect("a server").addr;
+            let chosen =
+                servers.iter_mut().find(|server| server.addr == next).expect("one of the servers");
             assert_eq!(chosen.is_discovered, attempt % 2 == 1);
             chosen.failed_attempts += 1;
             tried.push(format!("{}:{}", next.host(), next.port()));
@@ -77,16 +78,16 @@ mod tests {
         tried.dedup();
         assert_eq!(tried.len(), servers.len(), "each gets its turn: {tried:?}");
 
-        turns.next(&servers).unwrap();
+        turns.next(&servers).expect("a server");
         turns.begin();
-        assert!(turns.next(&servers).unwrap().addr.host() != "advertised");
+        assert!(turns.next(&servers).expect("a server").addr.host() != "advertised");
     }
 
     #[test]
     fn without_advertised_servers_and_before_the_first_connection_nothing_is_special() {
         let turns = Turns::default();
         let servers = [server("nats://a:1", false, true)];
-        assert!((0..3).all(|_| turns.next(&servers).unwrap().addr.host() == "a"));
+        assert!((0..3).all(|_| turns.next(&servers).expect("a server").addr.host() == "a"));
         assert!(turns.next(&[server("nats://a:1", false, false)]).is_none());
     }
 }

@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_stored_message_is_compared_in_id_payload_and_subject() {
-        let (subject, headers) = (Subject::new("made").unwrap(), Headers::default());
+        let (subject, headers) = (Subject::new("made").expect("a subject"), Headers::default());
         let payload = bytes::Bytes::from_static(b"{}");
         let sent =
             Message { subject: &subject, headers: &headers, id: "d.o.a", stream: "S", payload };
@@ -233,7 +233,7 @@ mod tests {
         ] {
             let data = STANDARD.encode(data).into();
             let stored = Stored { subject: subject.into(), hdrs: hdrs.into(), data };
-            assert_eq!(stored.compare(&sent).unwrap(), held);
+            assert_eq!(stored.compare(&sent).expect("base64"), held);
         }
     }
 

@@ -332,7 +332,10 @@ mod tests {
         for (i, migration) in MIGRATIONS.iter().enumerate() {
             assert!(migration.name.starts_with(&format!("{:04}_", i + 1)), "{}", migration.name);
             assert!(
-                !migration.commands("outbox", &Layout::default()).unwrap().is_empty(),
+                !migration
+                    .commands("outbox", &Layout::default())
+                    .expect("the migration is read")
+                    .is_empty(),
                 "{}",
                 migration.name
             );

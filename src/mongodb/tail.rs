@@ -17,7 +17,7 @@ use outboxd_client::field;
 use crate::relay::ports::{EventTail, StoreResult};
 
 /// Changes per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of
-/// which the driver holds two or three copies.
+/// which the driver holds two copies for a moment.
 const REPLY: u32 = 1000;
 /// How long the server waits for something to happen before it answers a quiet tail: a stop is
 /// noticed after this long at most.

@@ -188,7 +188,7 @@ mod tests {
         // Unique indexes, validators, and what nobody has thought of.
         for code in [11_000, 11_001, 121, 171, 66, 17_419, 1, 8, 61, 96, 999_999] {
             for code in [Bson::from(code), Bson::from(i64::from(code))] {
-                let refused = read_refused(&refusal(code.clone())).unwrap();
+                let refused = read_refused(&refusal(code.clone())).expect("a refusal");
                 assert_eq!(refused.index, 3, "{code}");
                 assert!(refused.error.len() <= MAX_REASON_BYTES);
             }

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     fn at(wall: &str, monotonic: Instant) -> Clocks {
-        let wall_ms = wall.parse::<DateTime<chrono::Utc>>().unwrap().timestamp_millis();
+        let wall_ms = wall.parse::<DateTime<chrono::Utc>>().expect("a time").timestamp_millis();
         Clocks { wall_ms, monotonic }
     }
 

@@ -373,8 +373,8 @@ mod tests {
                 ),
             ),
         ] {
-            let line = origin.render(&alert).unwrap();
-            let (at, rest_of_line) = line.split_at(line.find(",\"outbox\"").unwrap());
+            let line = origin.render(&alert).expect("a line");
+            let (at, rest_of_line) = line.split_at(line.find(",\"outbox\"").expect("the outbox"));
             assert!(at.starts_with("{\"at\":\"20") && at.ends_with("Z\""), "{line}");
             let origin = r#","outbox":"shop.outbox","relay":"r1","#;
             assert_eq!(rest_of_line, format!("{origin}{rest}"));

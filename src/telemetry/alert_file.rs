@@ -206,40 +206,48 @@ mod tests {
 
     #[test]
     fn the_file_is_rotated_and_remembers_the_newest_kind() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("alerts.jsonl");
-        let newest = |outbox| newest_kind(&path, outbox, &KINDS).unwrap();
+        let newest = |outbox| newest_kind(&path, outbox, &KINDS).expect("the file is read");
 
         assert_eq!(newest("shop.outbox"), None);
 
-        let mut file = AlertFile::open(&path).unwrap();
+        let mut file = AlertFile::open(&path).expect("the file is opened");
         let stuck = line("shop.outbox", "stuck");
-        file.append(&stuck).unwrap();
-        file.append(&line("shop.outbox", "dead")).unwrap();
-        file.append("{cut off").unwrap();
+        file.append(&stuck).expect("the line is written");
+        file.append(&line("shop.outbox", "dead")).expect("the line is written");
+        file.append("{cut off").expect("the line is written");
         assert_eq!(newest("shop.outbox"), Some("stuck"));
         assert_eq!(newest("other.outbox"), None, "another outbox's line is not this one's");
 
         file.max_bytes = 10;
         let recovered = line("shop.outbox", "recovered");
-        file.append(&recovered).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), recovered);
-        assert!(std::fs::read_to_string(older(&path)).unwrap().starts_with(&stuck));
+        file.append(&recovered).expect("the line is written");
+        assert_eq!(std::fs::read_to_string(&path).expect("the file is read"), recovered);
+        assert!(
+            std::fs::read_to_string(older(&path)).expect("the file is read").starts_with(&stuck)
+        );
         assert_eq!(newest("shop.outbox"), Some("recovered"));
     }
 
     #[test]
     fn a_line_that_a_crash_cut_off_does_not_spoil_the_next() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("alerts.jsonl");
-        std::fs::write(&path, "{\"outbox\":\"sh").unwrap();
-        AlertFile::open(&path).unwrap().append(&line("shop.outbox", "stuck")).unwrap();
-        assert_eq!(newest_kind(&path, "shop.outbox", &KINDS).unwrap(), Some("stuck"));
+        std::fs::write(&path, "{\"outbox\":\"sh").expect("the file is written");
+        AlertFile::open(&path)
+            .expect("the file is opened")
+            .append(&line("shop.outbox", "stuck"))
+            .expect("the line is written");
+        assert_eq!(
+            newest_kind(&path, "shop.outbox", &KINDS).expect("the file is read"),
+            Some("stuck")
+        );
     }
 
     #[test]
     fn two_outboxes_share_a_file_and_its_rotation() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("alerts.jsonl");
         // Each half of the lines fits, so one rotation must keep all of them.
         let (lines, bytes) = (200, line("shop.outbox", "stuck").len() as u64);
@@ -248,16 +256,19 @@ mod tests {
             for outbox in ["shop.outbox", "bank.outbox"] {
                 let file = AlertFile { path: path.clone(), max_bytes: lines * bytes };
                 scope.spawn(move || {
-                    (0..lines).for_each(|_| file.append(&line(outbox, "stuck")).unwrap());
+                    (0..lines).for_each(|_| {
+                        file.append(&line(outbox, "stuck")).expect("the line is written")
+                    });
                 });
             }
         });
 
-        let written = [older(&path), path].map(|path| std::fs::read_to_string(path).unwrap());
+        let written = [older(&path), path]
+            .map(|path| std::fs::read_to_string(path).expect("the file is read"));
         let kept: Vec<Value> = written
             .iter()
             .flat_map(|text| text.lines())
-            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
 
         for outbox in ["shop.outbox", "bank.outbox"] {

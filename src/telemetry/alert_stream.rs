@@ -105,25 +105,25 @@ mod tests {
 
     fn fifo(folder: &Path) -> std::path::PathBuf {
         let path = folder.join("fifo");
-        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
         assert!(made.success());
         path
     }
 
     #[test]
     fn what_alerts_can_be_written_to_is_known_without_opening_it() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let (file, fifo) = (folder.path().join("file"), fifo(folder.path()));
-        assert!(!is_stream(&file).unwrap(), "it will be a file");
-        std::fs::write(&file, "").unwrap();
-        assert!(!is_stream(&file).unwrap());
-        assert!(is_stream(&fifo).unwrap());
-        assert!(is_stream(Path::new("/dev/zero")).unwrap());
+        assert!(!is_stream(&file).expect("what stands there can be told"), "it will be a file");
+        std::fs::write(&file, "").expect("the file is written");
+        assert!(!is_stream(&file).expect("what stands there can be told"));
+        assert!(is_stream(&fifo).expect("what stands there can be told"));
+        assert!(is_stream(Path::new("/dev/zero")).expect("what stands there can be told"));
 
         let socket = folder.path().join("socket");
-        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         let around = folder.path().join("around");
-        std::os::unix::fs::symlink(&around, &around).unwrap();
+        std::os::unix::fs::symlink(&around, &around).expect("a link");
         for path in [folder.path(), &socket, &around] {
             assert!(is_stream(path).is_err(), "{}", path.display());
         }
@@ -131,17 +131,20 @@ mod tests {
 
     #[test]
     fn a_pipe_gets_whole_lines_and_one_that_nobody_reads_delays_nobody_for_long() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let path = fifo(folder.path());
-        try_open(&path).unwrap();
+        try_open(&path).expect("it is opened");
         assert_eq!(write(&path, "lost\n").unwrap_err().kind(), ErrorKind::TimedOut);
 
         // A reader that does not wait for a writer.
-        let mut reader =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        write(&path, "one\ntwo\n").unwrap();
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .expect("a reader");
+        write(&path, "one\ntwo\n").expect("the lines are written");
         let mut read = [0; 64];
-        let bytes = reader.read(&mut read).unwrap();
+        let bytes = reader.read(&mut read).expect("the lines are read");
         assert_eq!(&read[..bytes], b"one\ntwo\n");
 
         let line = format!("{}\n", "x".repeat(1000));

@@ -163,8 +163,8 @@ mod tests {
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _open = self.gate.lock().unwrap();
-            self.written.lock().unwrap().extend_from_slice(bytes);
+            let _open = self.gate.lock().expect("no thread has panicked");
+            self.written.lock().expect("no thread has panicked").extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -181,9 +181,9 @@ mod tests {
         let report = move |dropped| {
             reports.fetch_add(dropped, Ordering::Relaxed);
         };
-        let writer = LogWriter::start(pipe.clone(), report).unwrap();
+        let writer = LogWriter::start(pipe.clone(), report).expect("a thread");
 
-        let closed = pipe.gate.lock().unwrap();
+        let closed = pipe.gate.lock().expect("no thread has panicked");
         let line = vec![b'x'; 1 << 10];
         (0..2000).for_each(|_| writer.line(line.clone()));
         assert!(!writer.flush(Duration::from_millis(10)), "nobody reads");
@@ -192,11 +192,11 @@ mod tests {
 
         drop(closed);
         assert!(writer.flush(Duration::from_secs(60)));
-        assert_eq!(pipe.written.lock().unwrap().len(), QUEUE_BYTES);
+        assert_eq!(pipe.written.lock().expect("no thread has panicked").len(), QUEUE_BYTES);
         assert_eq!(reported.load(Ordering::Relaxed), dropped);
 
         writer.line(b"the last\n".to_vec());
         assert!(writer.flush(Duration::from_secs(60)));
-        assert!(pipe.written.lock().unwrap().ends_with(b"the last\n"));
+        assert!(pipe.written.lock().expect("no thread has panicked").ends_with(b"the last\n"));
     }
 }

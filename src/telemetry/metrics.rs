@@ -376,7 +376,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_outboxes_of_a_process_count_apart() {
-        let registry = Registry::start().unwrap();
+        let registry = Registry::start().expect("a registry");
         let (shop, bank) = (registry.outbox("shop.outbox"), registry.outbox("bank.outbox"));
         shop.events().published.increment(3);
         shop.events().failed.add(Class::Poison);
@@ -398,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_outbox_leaves_no_gauge_that_lies() {
-        let registry = Registry::start().unwrap();
+        let registry = Registry::start().expect("a registry");
         let metrics = registry.outbox("shop.outbox");
         let (leading, load, backlog) = (metrics.leads(7), metrics.load(), metrics.backlog());
 
@@ -418,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_of_none_count_nowhere() {
-        let registry = Registry::start().unwrap();
+        let registry = Registry::start().expect("a registry");
         Metrics::none().events().published.increment(1);
         assert!(!registry.render().contains("outboxd_events_published_total{"));
     }

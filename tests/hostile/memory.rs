@@ -1,12 +1,13 @@
-//! Whatever valid documents are in the outbox, the relay's memory is bounded.
+//! Whatever valid documents are in the outbox, the relay's memory is bounded: by what it needs
+//! without them, its buffer, and the driver's copies of a reply.
 
 use bson::{Bson, Decimal128, Document, Timestamp, doc};
 
 use crate::support::{Relay, Scene, until};
 
-/// What the relay may need at most, in kB, besides what it needs without events: its bounds of 16
-/// MiB, and the driver's copies of a reply of 16 MB.
-const GROWTH: u64 = 100 << 10;
+/// What the relay may need at most, in kB, besides what it needs without events: its bounds of 8
+/// MiB, two copies of a reply of 16 MB, and what the allocator keeps. Up to 58 MiB were seen.
+const GROWTH: u64 = 80 << 10;
 /// Large, with some room for the mark.
 const LARGE: usize = 15 << 20;
 
@@ -97,7 +98,7 @@ fn name(id: &Option<Bson>) -> &str {
 }
 
 #[tokio::test]
-async fn no_set_of_valid_documents_takes_more_memory_than_the_relay_may_have() {
+async fn no_set_of_valid_documents_takes_more_memory_than_buffer_and_replies() {
     let scene = Scene::new().await;
     let relay = Relay::leading(&scene, &[]).await;
     let idle = relay.peak_rss();

@@ -149,10 +149,10 @@ mod tests {
         let flow = second.since(Some(&first));
         assert!(flow.leads);
         assert!(flow.in_flight.abs() < 0.001, "another outbox's: {flow:?}");
-        assert!((flow.published.unwrap() - 100.0).abs() < 0.1, "{flow:?}");
-        assert!(flow.failed.unwrap().abs() < 0.001, "{flow:?}");
+        assert!((flow.published.expect("a rate") - 100.0).abs() < 0.1, "{flow:?}");
+        assert!(flow.failed.expect("a rate").abs() < 0.001, "{flow:?}");
 
-        let (p50, p99) = flow.latency.unwrap();
+        let (p50, p99) = flow.latency.expect("a latency");
         assert!(p50 < 0.001 && p99 > 0.009 && p99 <= 0.01, "{flow:?}");
         // Nothing new, and nothing to compare with.
         assert!(second.since(Some(&sample(0, 1100, [900, 1100, 1100]))).latency.is_none());

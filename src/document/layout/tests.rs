@@ -30,17 +30,18 @@ fn order_with(fields: Document) -> Document {
 
 #[test]
 fn a_document_that_was_not_written_for_outboxd_is_read_as_it_is() {
-    let record = read(order(), &orders()).unwrap();
+    let record = read(order(), &orders()).expect("a record");
     assert_eq!(record.subject.as_str(), "eu.shop.order.placed");
-    assert_eq!(record.key.unwrap().as_str(), "7");
+    assert_eq!(record.key.expect("a key").as_str(), "7");
     assert_eq!(record.state, State::Locked);
     assert!(record.headers.is_empty(), "no version, no header");
 
-    let record = read(order_with(doc! { "version": 2, "ts": "2026" }), &orders()).unwrap();
+    let record =
+        read(order_with(doc! { "version": 2, "ts": "2026" }), &orders()).expect("a record");
     assert_eq!(record.headers.get("eventType"), Some("placed/2"));
 
     let theirs = order_with(doc! { "version": 2, "headers": { "EventType": "theirs" } });
-    assert_eq!(read(theirs, &orders()).unwrap().headers.get("eventType"), Some("theirs"));
+    assert_eq!(read(theirs, &orders()).expect("a record").headers.get("eventType"), Some("theirs"));
 }
 
 #[test]
@@ -77,15 +78,19 @@ fn a_template_that_makes_no_sense_is_refused() {
 
     assert!(Layout::default().with_subject("{a}", "{subject}").is_err());
     assert!(Layout::of_fields("ts", "payload", "headers").is_err());
-    assert_eq!(Layout::default().with_subject("", "{subject}").unwrap(), Layout::default());
+    assert_eq!(
+        Layout::default().with_subject("", "{subject}").expect("a layout"),
+        Layout::default()
+    );
 }
 
 #[test]
 fn cloudevents_attributes_are_headers() {
-    let layout = orders().with_cloudevents("/shop/orders", Some("com.example.{type}")).unwrap();
+    let layout =
+        orders().with_cloudevents("/shop/orders", Some("com.example.{type}")).expect("a layout");
     let ts = Timestamp { time: 1_700_000_000, increment: 1 };
-    let record =
-        read(order_with(doc! { "ts": ts, "aggregateid": "50 % größer" }), &layout).unwrap();
+    let record = read(order_with(doc! { "ts": ts, "aggregateid": "50 % größer" }), &layout)
+        .expect("a record");
     let id = record.id.to_string();
     let expected = [
         ("ce-specversion", "1.0"),
@@ -100,21 +105,24 @@ fn cloudevents_attributes_are_headers() {
     assert_eq!(record.headers.iter().collect::<Vec<_>>(), expected);
     // One that a writer made stays as it is.
     let own = order_with(doc! { "headers": { "content-type": "application/cloudevents+json" } });
-    assert_eq!(read(own, &layout).unwrap().headers.iter().count(), 1);
+    assert_eq!(read(own, &layout).expect("a record").headers.iter().count(), 1);
 
     let text = order_with(doc! { "payload": "text", "headers": { "Content-Type": "text/plain" } });
-    assert_eq!(read(text, &layout).unwrap().headers.get("ce-datacontenttype"), Some("text/plain"));
+    assert_eq!(
+        read(text, &layout).expect("a record").headers.get("ce-datacontenttype"),
+        Some("text/plain")
+    );
 }
 
 #[test]
 fn an_event_with_as_many_headers_as_it_may_have_can_be_a_cloudevent() {
-    let layout = Layout::default().with_cloudevents("/shop/orders", None).unwrap();
+    let layout = Layout::default().with_cloudevents("/shop/orders", None).expect("a layout");
     let headers: Document = (0..64).map(|i| (format!("h{i:03}"), "x".repeat(508).into())).collect();
     let event = doc! {
         "_id": "e1", "ts": Timestamp { time: 5, increment: 1 }, "subject": "made", "key": "é".repeat(127),
         "payload": {}, "headers": headers, "isLocked": true, "failures": [],
     };
-    let record = read(event, &layout).unwrap();
+    let record = read(event, &layout).expect("a record");
     assert_eq!(record.headers.get("ce-id"), Some("e1"));
     assert_eq!(record.headers.iter().count(), 64 + 7);
 }
@@ -136,7 +144,7 @@ fn a_whole_double_is_the_key_that_json_stringify_makes_of_it() {
         assert_eq!(key(number.into()), Ok(Some(text.to_owned())));
         // What a query for the key looks for has the number among it, by its value.
         let forms = orders().of_key(text);
-        let forms = forms.as_document().unwrap().get_array("$in").unwrap();
+        let forms = forms.as_document().expect("a document").get_array("$in").expect("an array");
         let has = |form: &Bson| match form {
             Bson::Int64(form) => *form as f64 == number && form.to_string() == text,
             Bson::Double(form) => *form == number,

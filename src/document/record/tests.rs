@@ -20,9 +20,9 @@ fn parse(document: &Document) -> Result<OutboxRecord, Box<Malformed>> {
 
 #[test]
 fn an_event_is_read_as_it_will_be_sent() {
-    let record = parse(&event()).unwrap();
+    let record = parse(&event()).expect("a record");
     assert_eq!(record.subject.as_str(), "ticket:created");
-    assert_eq!(record.key.unwrap().as_str(), "t1");
+    assert_eq!(record.key.expect("a key").as_str(), "t1");
     assert_eq!(record.payload, br#"{"id":"t1"}"#);
     assert_eq!(record.headers.iter().collect::<Vec<_>>(), [("traceparent", "00-1")]);
     assert_eq!(record.state, State::Locked);
@@ -92,8 +92,11 @@ fn a_field_that_stands_twice_is_refused() {
 fn a_missing_ts_falls_back_to_the_id() {
     let mut document = event();
     document.remove("ts");
-    document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap());
-    assert_eq!(parse(&document).unwrap().ts, Timestamp { time: 0x6745_f0a1, increment: 0 });
+    document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").expect("an ObjectId"));
+    assert_eq!(
+        parse(&document).expect("a record").ts,
+        Timestamp { time: 0x6745_f0a1, increment: 0 }
+    );
 }
 
 #[test]
@@ -101,15 +104,15 @@ fn a_time_that_the_server_never_filled_is_none() {
     let (zero, id) = (Timestamp { time: 0, increment: 0 }, 0x6745_f0a1);
     let mut document = event();
     document.insert("ts", zero);
-    document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap());
-    assert_eq!(parse(&document).unwrap().ts, Timestamp { time: id, increment: 0 });
+    document.insert("_id", ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").expect("an ObjectId"));
+    assert_eq!(parse(&document).expect("a record").ts, Timestamp { time: id, increment: 0 });
     let at = |document: &Document| {
         crate::document::written::written_at(|name| document.get(name).cloned())
     };
     assert_eq!(at(&document), Some(id));
 
     document.insert("_id", "text");
-    assert_eq!(parse(&document).unwrap().ts, zero);
+    assert_eq!(parse(&document).expect("a record").ts, zero);
     assert_eq!(at(&document), None);
     document.remove("ts");
     assert_eq!(at(&document), None);
@@ -123,7 +126,7 @@ fn the_state_follows_from_the_bookkeeping() {
     let mut document = event();
     document.insert("isLocked", false);
 
-    let record = parse(&document).unwrap();
+    let record = parse(&document).expect("a record");
     assert_eq!((record.state, record.due_at_ms), (State::Parked, 0));
     assert!(record.is_due(0));
 
@@ -131,26 +134,26 @@ fn the_state_follows_from_the_bookkeeping() {
     document.insert("attempts", 3);
     document.insert("failures", [doc! { "code": "timeout" }]);
 
-    let record = parse(&document).unwrap();
+    let record = parse(&document).expect("a record");
     assert_eq!((record.state, record.attempts), (State::Failed, 3));
     assert!(!record.is_due(6) && record.is_due(7));
 
     document.insert("discardRequestedAt", bson::DateTime::from_millis(8));
-    let record = parse(&document).unwrap();
+    let record = parse(&document).expect("a record");
     assert_eq!((record.state, record.discard_requested_at_ms), (State::Failed, Some(8)));
     assert!(!record.is_due(7) && !record.is_due(30_007), "it is to be removed");
     assert!(record.is_due(30_008), "the command that asked is gone");
 
     for other in [Bson::from("now"), Bson::Null, Bson::Boolean(true), i64::MAX.into()] {
         document.insert("discardRequestedAt", other);
-        assert!(parse(&document).unwrap().is_due(7), "no request");
+        assert!(parse(&document).expect("a record").is_due(7), "no request");
     }
 
     document.insert("discardRequestedAt", bson::DateTime::from_millis(i64::MAX));
-    assert!(parse(&document).unwrap().is_due(7), "a request far ahead is none");
+    assert!(parse(&document).expect("a record").is_due(7), "a request far ahead is none");
 
     document.insert("deadAt", bson::DateTime::from_millis(9));
-    let record = parse(&document).unwrap();
+    let record = parse(&document).expect("a record");
     assert_eq!((record.state, record.discard_requested_at_ms), (State::Dead, None));
 }
 
@@ -169,7 +172,7 @@ fn a_record_and_a_document_have_one_state() {
                 document.extend(dead.clone().map(|dead| ("deadAt".to_owned(), dead)));
                 document.extend(failures.map(|failures| ("failures".to_owned(), failures)));
 
-                let record = parse(&document).unwrap();
+                let record = parse(&document).expect("a record");
                 assert_eq!(record.state, State::of(&document), "{document}");
             }
         }

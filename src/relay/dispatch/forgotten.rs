@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn key(number: usize) -> Key {
-        Key::new(format!("{number}-{}", "k".repeat(200))).unwrap()
+        Key::new(format!("{number}-{}", "k".repeat(200))).expect("a key")
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - `tail`: what commits after it
 //! - `change`, `transaction`: a change, and what a transaction left of what it inserted
 //! - [`found`]: what both hand over
+//! - `fuzz`: arbitrary bytes in the place of what the server answers
 
 mod change;
 pub(crate) mod found;

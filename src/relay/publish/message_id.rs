@@ -81,8 +81,9 @@ mod tests {
             &as_id,
         ];
 
-        let mut ids: Vec<_> = texts.iter().map(|text| EventId::string(*text).unwrap()).collect();
-        ids.push(EventId::ObjectId(ObjectId::parse_str(hex).unwrap()));
+        let mut ids: Vec<_> =
+            texts.iter().map(|text| EventId::string(*text).expect("an id")).collect();
+        ids.push(EventId::ObjectId(ObjectId::parse_str(hex).expect("an ObjectId")));
         ids.push(EventId::Uuid(uuid));
 
         let mut made = HashSet::new();

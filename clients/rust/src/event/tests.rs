@@ -38,7 +38,7 @@ fn subjects_that_could_reach_the_servers_own_spaces_are_refused() {
 
 #[test]
 fn headers_of_the_server_and_line_breaks_are_refused() {
-    let event = Event::new("a", &serde_json::json!({})).unwrap();
+    let event = Event::new("a", &serde_json::json!({})).expect("an event");
     for (name, value) in [
         ("Nats-Msg-Id", "x"),
         ("nats-rollup", "all"),
@@ -53,7 +53,7 @@ fn headers_of_the_server_and_line_breaks_are_refused() {
         assert!(event.clone().header(name, value).is_err(), "{name:?}: {value:?}");
     }
 
-    let event = event.header("traceparent", "00-1").unwrap();
+    let event = event.header("traceparent", "00-1").expect("a header");
     assert!(event.header("TraceParent", "00-2").is_err(), "one header twice");
 }
 
@@ -77,10 +77,10 @@ fn a_payload_that_is_no_message_is_refused() {
 fn what_a_relay_adds_has_room_of_its_own() {
     let mut headers = Headers::default();
     for i in 0..MAX_HEADERS {
-        headers.insert(&format!("h{i:03}"), &"x".repeat(508)).unwrap();
+        headers.insert(&format!("h{i:03}"), &"x".repeat(508)).expect("a header");
     }
     assert!(headers.insert("one-more", "").is_err());
-    headers.insert_made("ce-id", "1").unwrap();
+    headers.insert_made("ce-id", "1").expect("a header");
     assert!(headers.insert_made("ce-ID", "1").is_err(), "there twice");
     assert!(headers.insert_made("ce-type", &"x".repeat(MAX_MADE_HEADER_BYTES)).is_err());
 }

@@ -12,8 +12,8 @@ fn published(payload: bson::Document) -> Result<String, PayloadError> {
 
 #[test]
 fn a_document_is_published_as_the_json_a_consumer_expects() {
-    let id = ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").unwrap();
-    let uuid = bson::Uuid::parse_str("67e55044-10b1-426f-9247-bb680e5fe0c8").unwrap();
+    let id = ObjectId::parse_str("6745f0a1b2c3d4e5f6a7b8c9").expect("an ObjectId");
+    let uuid = bson::Uuid::parse_str("67e55044-10b1-426f-9247-bb680e5fe0c8").expect("a UUID");
     let payload = doc! {
         "id": id,
         "uuid": uuid,
@@ -21,14 +21,14 @@ fn a_document_is_published_as_the_json_a_consumer_expects() {
         "price": 5_i32,
         "big": i64::MAX,
         "rate": 0.1,
-        "amount": Bson::Decimal128("12.30".parse().unwrap()),
+        "amount": Bson::Decimal128("12.30".parse().expect("a decimal")),
         "blob": Bson::Binary(bson::Binary { subtype: BinarySubtype::Generic, bytes: vec![0, 255] }),
         "nested": { "list": [1, "two", null, true] },
         "text": "quote \" slash \\ \u{1} é",
     };
 
-    let text = published(payload).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let text = published(payload).expect("JSON");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
         json,
         serde_json::json!({
@@ -65,9 +65,9 @@ fn what_has_no_plain_form_is_refused_by_its_path() {
         (Bson::Double(-f64::NAN), "NaN"),
         (Bson::Double(f64::INFINITY), "Infinity"),
         (Bson::Double(f64::NEG_INFINITY), "-Infinity"),
-        (Bson::Decimal128("NaN".parse().unwrap()), "a decimal NaN"),
-        (Bson::Decimal128("Infinity".parse().unwrap()), "a decimal Infinity"),
-        (Bson::Decimal128("-Infinity".parse().unwrap()), "a decimal -Infinity"),
+        (Bson::Decimal128("NaN".parse().expect("a decimal")), "a decimal NaN"),
+        (Bson::Decimal128("Infinity".parse().expect("a decimal")), "a decimal Infinity"),
+        (Bson::Decimal128("-Infinity".parse().expect("a decimal")), "a decimal -Infinity"),
         (Bson::DateTime(bson::DateTime::MAX), "a date outside the years 0 to 9999"),
     ] {
         let said = |path: &str| format!("{path} is {what}; it has no plain form in JSON");
@@ -128,7 +128,7 @@ fn only_binary_of_subtype_4_is_a_uuid() {
         (BinarySubtype::UserDefined(0x80), base64),
     ] {
         let binary = bson::Binary { subtype, bytes: bytes.clone() };
-        assert_eq!(published(doc! { "v": binary }).unwrap(), format!(r#"{{"v":"{text}"}}"#));
+        assert_eq!(published(doc! { "v": binary }).expect("JSON"), format!(r#"{{"v":"{text}"}}"#));
     }
 }
 
@@ -144,15 +144,18 @@ fn nesting_is_bounded() {
 
 #[test]
 fn text_and_binary_go_out_byte_for_byte() {
-    assert_eq!(to_bytes(RawBsonRef::String("{not json"), "payload").unwrap(), b"{not json");
-    assert_eq!(published_len(&Bson::String("abc".into())).unwrap(), 3);
-    assert_eq!(published_len(&Bson::Array(vec![1.into(), 2.into()])).unwrap(), "[1,2]".len());
+    assert_eq!(
+        to_bytes(RawBsonRef::String("{not json"), "payload").expect("a payload"),
+        b"{not json"
+    );
+    assert_eq!(published_len(&Bson::String("abc".into())).expect("JSON"), 3);
+    assert_eq!(published_len(&Bson::Array(vec![1.into(), 2.into()])).expect("JSON"), "[1,2]".len());
 }
 
 #[test]
 fn json_ends_at_the_limit_whatever_makes_it_long() {
     let many = |value: Bson| Bson::Array(vec![value; 1000]);
-    let decimal = Bson::Decimal128("1E-6143".parse().unwrap());
+    let decimal = Bson::Decimal128("1E-6143".parse().expect("a decimal"));
     for payload in [
         doc! { "a": "\u{1}".repeat(10_000) },
         doc! { "\u{1}".repeat(10_000): 1 },
@@ -162,11 +165,11 @@ fn json_ends_at_the_limit_whatever_makes_it_long() {
         doc! { "a": many(Bson::Null) },
         doc! { "a": Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0; 9000] }) },
     ] {
-        let raw = bson::RawDocumentBuf::try_from(&payload).unwrap();
+        let raw = bson::RawDocumentBuf::try_from(&payload).expect("a document");
         let raw = RawBsonRef::Document(&raw);
-        let whole = to_bytes(raw, "payload").unwrap();
+        let whole = to_bytes(raw, "payload").expect("a payload");
 
-        assert_eq!(to_bytes_within(raw, "payload", whole.len()).unwrap(), whole);
+        assert_eq!(to_bytes_within(raw, "payload", whole.len()).expect("a payload"), whole);
         let cut = to_bytes_within(raw, "payload", whole.len() - 1);
         assert!(matches!(cut, Err(PayloadError::TooLong(most)) if most + 1 == whole.len()));
 
