@@ -13,8 +13,8 @@ pub(crate) fn page(bytes: &[u8]) {
     let mut continued = Continued::default();
     // The second time as the page after the first one.
     for is_cut in [true, false] {
-        let Ok(steps) = continued.steps(page, is_cut) else { return };
-        assert!(steps.len() <= survey.changes, "more steps than changes");
+        let Ok(steps) = continued.steps(&survey.changes, is_cut) else { return };
+        assert!(steps.len() <= survey.changes.len(), "more steps than changes");
 
         for step in steps {
             let (Step::Inserted(change, _) | Step::Committed(change)) = step else { continue };

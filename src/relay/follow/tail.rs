@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use bson::{RawArray, RawDocument};
+use bson::RawDocument;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -54,14 +54,14 @@ pub(super) async fn tail(
             .ok_or_else(|| StoreError::unexpected("the change stream ended"))?;
         reached();
 
-        let changes = page.documents()?;
-        let survey = Survey::of(changes)?;
-        let is_cut = survey.ends_in_transaction && stream.may_be_cut(survey.changes, survey.bytes);
+        let Survey { changes, bytes, is_plain, ends_in_transaction } =
+            Survey::of(page.documents()?)?;
+        let is_cut = ends_in_transaction && stream.may_be_cut(changes.len(), bytes);
 
-        let taken = match survey.is_plain && !is_cut && !continued.may_repeat() {
-            true => take_inserts(store, changes, &mut overlap, found).await?,
+        let taken = match is_plain && !is_cut && !continued.may_repeat() {
+            true => take_inserts(store, &changes, &mut overlap, found).await?,
             false => {
-                let steps = continued.steps(changes, is_cut)?;
+                let steps = continued.steps(&changes, is_cut)?;
                 warn_of_withdrawn(&steps, &mut has_warned);
                 take_steps(store, &steps, &mut overlap, found).await?
             }
@@ -71,7 +71,7 @@ pub(super) async fn tail(
             return Ok(closed);
         }
 
-        if pace.is_to_pause(survey.changes) {
+        if pace.is_to_pause(changes.len()) {
             sleep(PAUSE).await;
         }
     }
@@ -82,12 +82,11 @@ pub(super) async fn tail(
 /// Hands over a page of nothing but inserts.
 async fn take_inserts(
     store: &impl EventStore,
-    page: &RawArray,
+    changes: &[Change<'_>],
     overlap: &mut Option<Overlap>,
     found: &mpsc::Sender<Found>,
 ) -> StoreResult<Result<(), Closed>> {
-    for change in page {
-        let change = Change::new(change)?;
+    for change in changes {
         let Some(document) = change.document() else { continue };
 
         if let Err(closed) = insert(store, change, document, overlap, found).await? {
@@ -108,7 +107,7 @@ async fn take_steps(
     let mut committed = Committed::new(steps);
 
     for (index, step) in steps.iter().enumerate() {
-        let taken = match *step {
+        let taken = match step {
             Step::Inserted(change, document) => {
                 insert(store, change, document, overlap, found).await?
             }
@@ -135,7 +134,7 @@ async fn take_steps(
 /// Hands over an event that this change inserted, unless the sweep had it.
 async fn insert(
     store: &impl EventStore,
-    change: Change<'_>,
+    change: &Change<'_>,
     document: &RawDocument,
     overlap: &mut Option<Overlap>,
     found: &mpsc::Sender<Found>,

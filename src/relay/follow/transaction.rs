@@ -27,28 +27,27 @@ use crate::relay::ports::{
 /// What one read of touched events may bring.
 const READ: Room = Room { events: 200, bytes: 4 << 20 };
 
-/// The size of a page, and whether it holds anything but inserts with their documents.
+/// The changes of a page, and whether there is anything but inserts with their documents.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
-    pub(super) changes: usize,
+pub(super) struct Survey<'a> {
+    pub(super) changes: Vec<Change<'a>>,
     pub(super) bytes: usize,
     pub(super) is_plain: bool,
     /// Whether its last change is of a transaction, which the next page may continue.
     pub(super) ends_in_transaction: bool,
 }
 
-impl Survey {
-    pub(super) fn of(page: &RawArray) -> StoreResult<Self> {
+impl<'a> Survey<'a> {
+    pub(super) fn of(page: &'a RawArray) -> StoreResult<Self> {
         let mut survey = Self { is_plain: true, ..Self::default() };
-        let mut last = None;
         for change in page {
             let change = Change::new(change)?;
-            last = Some(change);
-            survey.changes += 1;
             survey.bytes += change.bytes();
             survey.is_plain &= change.operation()? == "insert" && change.document().is_some();
+            survey.changes.push(change);
         }
 
+        let last = survey.changes.last();
         survey.ends_in_transaction = last.is_some_and(Change::is_in_transaction);
         Ok(survey)
     }
@@ -90,14 +89,13 @@ impl Continued {
     /// the transaction of its last change.
     pub(super) fn steps<'a>(
         &mut self,
-        page: &'a RawArray,
+        changes: &[Change<'a>],
         is_cut: bool,
     ) -> StoreResult<Vec<Step<'a>>> {
         let mut plan = Plan::default();
         let mut last = None;
 
-        for change in page {
-            let change = Change::new(change)?;
+        for &change in changes {
             let operation = change.operation()?;
             if !matches!(operation, "insert" | "update" | "replace" | "delete") {
                 plan.steps.push(Step::Ended(operation));
@@ -198,7 +196,7 @@ impl Step<'_> {
 
     fn is_before(&self, change: Change<'_>) -> bool {
         match self {
-            Self::Inserted(insert, _) | Self::Committed(insert) => change.is_newer_than(*insert),
+            Self::Inserted(insert, _) | Self::Committed(insert) => change.is_newer_than(insert),
             Self::Withdrawn | Self::Nothing | Self::Requested | Self::Ended(_) => false,
         }
     }
@@ -225,7 +223,7 @@ impl<'a> Committed<'a> {
         &mut self,
         store: &impl EventStore,
         index: usize,
-        change: Change<'_>,
+        change: &Change<'_>,
     ) -> StoreResult<Option<RawDocumentBuf>> {
         let Some(id) = change.id() else {
             // It can't be published, and is reported whatever else is in it.
