@@ -13,6 +13,8 @@
 //! request each; a body is never read. A client that is slow is cut off and keeps nobody waiting.
 
 mod connections;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 use std::io::ErrorKind as ErrorKindOfIo;
 use std::sync::Arc;
@@ -120,11 +122,7 @@ pub(crate) async fn start(
 
 /// Answers one request per connection, for as long as the process lives.
 async fn serve(listener: TcpListener, router: Router) {
-    let connections = Connections::default();
-    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-    // Without keep-alive no connection is idle, so cutting a slow one loses nothing.
-    http.http1().keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+    let (connections, http) = (Connections::default(), http());
 
     loop {
         let (stream, from) = match listener.accept().await {
@@ -156,6 +154,14 @@ async fn serve(listener: TcpListener, router: Router) {
         // In a flood, what was taken is served before more is taken.
         tokio::task::yield_now().await;
     }
+}
+
+fn http() -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
+    // Without keep-alive no connection is idle, so cutting a slow one loses nothing.
+    http.http1().keep_alive(false).max_buf_size(MAX_REQUEST_BYTES);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
+    http
 }
 
 /// The state that every handler shares.

@@ -7,7 +7,6 @@ use bson::{RawBsonRef, RawDocument};
 use outboxd_client::field;
 use serde::de::IgnoredAny;
 
-use crate::config::{Config, Sources};
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 
@@ -15,10 +14,11 @@ use crate::document::record::OutboxRecord;
 pub type Target = fn(&[u8]);
 
 /// The targets by their names.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("ack", crate::jetstream::fuzz::ack),
+    ("admin", crate::admin::fuzz::request),
     ("changes", crate::relay::follow::fuzz::page),
-    ("configuration", configuration),
+    ("configuration", crate::config::fuzz::configuration),
     ("event", event),
     ("stream-info", crate::jetstream::fuzz::stream_info),
 ];
@@ -47,23 +47,6 @@ fn event(bytes: &[u8]) {
     }
 
     let _ = document.get(field::ID);
-}
-
-/// A configuration: lines `name = value` of flags up to the first empty line, then the file.
-fn configuration(bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    let (flags, file) = text.split_once("\n\n").unwrap_or(("", &text));
-    let folder = std::env::temp_dir();
-    let path = folder.join(format!("outboxd-fuzz-{}.toml", std::process::id()));
-    if std::fs::write(&path, file).is_err() {
-        panic!("{} cannot be written", path.display());
-    }
-
-    let set = flags.lines().map(str::to_owned).collect();
-    let read = Config::load(&Sources { file: Some(path), set, ..Sources::default() });
-    if let Err(error) = read {
-        assert!(!error.to_string().is_empty(), "refused without a reason");
-    }
 }
 
 #[cfg(test)]

@@ -16,12 +16,15 @@
 //! | `sections` | each section: its struct, its settings with their descriptions |
 //! | `mod` | the whole: [`Config`] |
 //! | `schema` | the settings as JSON Schema |
+//! | `fuzz` | arbitrary bytes in the place of a file, flags and the environment |
 //!
 //! Every mistake is reported at once. Secrets are a type that doesn't print. The library reads no
 //! environment itself: [`Sources`] carries what `main` found there. `config/outboxd.toml` and the
 //! handbook's page are generated from [`Config::settings`].
 
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod info;
 mod named_file;
 mod reader;

@@ -72,15 +72,24 @@ pub(super) struct Origin {
 
 /// Reads the whole configuration with `read`, and rejects what it didn't ask for.
 pub(super) fn read<T>(sources: &Sources, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Reading) {
-    let mut reading = Reading::default();
-    let values = Values::of(sources, &mut reading.mistakes);
+    let mut mistakes = Vec::new();
+    let values = Values::of(sources, &mut mistakes);
+    read_values(&values, mistakes, read)
+}
 
-    let mut root =
-        Reader { values: &values, reading: &mut reading, at: String::new(), base: String::new() };
+/// The same of values that were read with these mistakes.
+pub(super) fn read_values<T>(
+    values: &Values,
+    mistakes: Vec<String>,
+    read: impl FnOnce(&mut Reader<'_>) -> T,
+) -> (T, Reading) {
+    let mut reading = Reading { mistakes, ..Reading::default() };
+    let (at, base) = (String::new(), String::new());
+    let mut root = Reader { values, reading: &mut reading, at, base };
     let read = read(&mut root);
 
     let settings: Vec<_> = reading.settings.iter().map(|read| &read.info).collect();
-    for line in unknown::lines(&values, &settings, &reading.lists) {
+    for line in unknown::lines(values, &settings, &reading.lists) {
         push_new(&mut reading.mistakes, line);
     }
 

@@ -47,14 +47,7 @@ pub(super) struct Values {
 impl Values {
     /// Reads the sources. What can't be read at all is added to `mistakes`.
     pub(super) fn of(sources: &Sources, mistakes: &mut Vec<String>) -> Self {
-        let is_set = |(_, text): &&(String, String)| !text.is_empty();
-        let mut values = Self {
-            direct: BTreeMap::new(),
-            flags: Vec::new(),
-            env: sources.env.iter().filter(is_set).cloned().collect(),
-            file: BTreeMap::new(),
-            lists: BTreeMap::new(),
-        };
+        let mut values = Self::without_file(sources, mistakes);
 
         if let Some(path) = &sources.file {
             match std::fs::read_to_string(path) {
@@ -65,6 +58,20 @@ impl Values {
                 )),
             }
         }
+
+        values
+    }
+
+    /// What flags and the environment hold.
+    pub(super) fn without_file(sources: &Sources, mistakes: &mut Vec<String>) -> Self {
+        let is_set = |(_, text): &&(String, String)| !text.is_empty();
+        let mut values = Self {
+            direct: BTreeMap::new(),
+            flags: Vec::new(),
+            env: sources.env.iter().filter(is_set).cloned().collect(),
+            file: BTreeMap::new(),
+            lists: BTreeMap::new(),
+        };
 
         for (name, text) in &values.env {
             if let Some(path) = name.strip_prefix(PREFIX).filter(|path| path.contains("__")) {
@@ -87,7 +94,8 @@ impl Values {
         values
     }
 
-    fn add_file(&mut self, path: &Path, text: &str, mistakes: &mut Vec<String>) {
+    /// Adds what the text of a file holds.
+    pub(super) fn add_file(&mut self, path: &Path, text: &str, mistakes: &mut Vec<String>) {
         match text.parse::<Table>() {
             Ok(table) => self.flatten(&path.display().to_string(), "", table),
             // The first line is the place. The lines below it repeat the file's line, which may

@@ -113,6 +113,11 @@ pub(super) fn read(text: &str) -> Result<Uri, Vec<String>> {
 
 /// The string in its parts, if the driver takes all of it. Names are not looked up.
 fn accepted(uri: &str) -> mongodb::error::Result<ConnectionString> {
+    // The driver cuts what follows a `%` after two bytes, and panics in the middle of a character.
+    if uri.split('%').skip(1).any(|rest| rest.len() >= 2 && !rest.is_char_boundary(2)) {
+        return Err(mongodb::error::Error::custom("a % without two digits"));
+    }
+
     let parsed = ConnectionString::parse(uri)?;
     let mut offline = parsed.clone();
     if let HostInfo::DnsRecord(host) = offline.host_info {
@@ -304,6 +309,15 @@ mod tests {
         let plain =
             read(BASE).map_err(|mistakes| mistakes.join("\n")).expect("a URI that can be used");
         assert_eq!((plain.text.as_str(), plain.warnings.len()), (BASE, 0));
+    }
+
+    #[test]
+    fn a_percent_sign_before_any_character_is_refused() {
+        for password in ["50%€", "%é1", "1%", "%%", "%\u{10348}", "%1€"] {
+            let reason = read(&format!("mongodb://u:{password}@a/shop")).map(|_| ()).unwrap_err();
+            assert!(reason.concat().contains("percent-encoded"), "{password}: {reason:?}");
+        }
+        assert!(read("mongodb://u:50%25€@a/shop").is_ok());
     }
 
     #[test]

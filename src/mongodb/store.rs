@@ -20,7 +20,7 @@ use super::outbox::Store;
 use super::tail::TailCursor;
 use super::write::{Order, Write, is_of_documents, raw};
 use crate::document::state::{self, State};
-use crate::relay::listing::{Listing, RawId};
+use crate::relay::listing::{IdSet, Listing, RawId};
 use crate::relay::ports::{
     Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
@@ -38,8 +38,8 @@ impl EventStore for Store {
         self.max_payload.store(bytes, Ordering::Relaxed);
     }
 
-    async fn list(&self, most: usize, without: &[Key]) -> StoreResult<Listing> {
-        Ok(self.read_list(most, without).await?)
+    async fn list(&self, most: usize, without: &[Key], before: &IdSet) -> StoreResult<Listing> {
+        Ok(self.read_list(most, without, before).await?)
     }
 
     async fn held(

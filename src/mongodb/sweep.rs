@@ -26,7 +26,7 @@ use super::outbox::{self, Store, limit, without_most_failures};
 use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
-use crate::relay::listing::{self, Ids, Listing, Moment, RawId, id_of};
+use crate::relay::listing::{self, IdSet, Ids, Listing, Moment, RawId, id_of};
 use crate::relay::ports::{Dated, Fetched, Page, Room};
 
 /// Ids or keys per reply.
@@ -35,14 +35,21 @@ const BATCH: u32 = 10_000;
 const KEYS: usize = 100;
 /// Seconds by which the clocks of two members may differ.
 const SKEW: u32 = 3600;
-/// Bytes of ids for each event that a list is asked for, at which it ends: ids that were made for
-/// events are shorter.
-const ID_BYTES: usize = 160;
+/// Bytes of ids at which a list ends: those of fifty thousand events come to less.
+const LIST_BYTES: usize = 4 << 20;
 
 impl Store {
-    pub(super) async fn read_list(&self, most: usize, without: &[Key]) -> Result<Listing> {
-        match self.read_list_by(By::Index, most, without).await {
-            Err(error) if lacks_index(&error) => self.read_list_by(By::Scan, most, without).await,
+    /// See [`EventStore::list`](crate::relay::ports::EventStore::list).
+    pub(super) async fn read_list(
+        &self,
+        most: usize,
+        without: &[Key],
+        before: &IdSet,
+    ) -> Result<Listing> {
+        match self.read_list_by(By::Index, most, without, before).await {
+            Err(error) if lacks_index(&error) => {
+                self.read_list_by(By::Scan, most, without, before).await
+            }
             read => read,
         }
     }
@@ -91,9 +98,15 @@ impl Store {
         Ok(Dated { page, moment: Moment { after, until: time(&session)? } })
     }
 
-    async fn read_list_by(&self, by: By, most: usize, without: &[Key]) -> Result<Listing> {
+    async fn read_list_by(
+        &self,
+        by: By,
+        most: usize,
+        without: &[Key],
+        before: &IdSet,
+    ) -> Result<Listing> {
         let (session, after) = self.session_now().await?;
-        let mut list = List { ids: Ids::default(), most };
+        let mut list = List { ids: Ids::default(), again: Vec::new(), most, before };
         let mut snapshot = Snapshot::of(session).await?;
         let session = &mut snapshot.session;
         match by {
@@ -136,7 +149,7 @@ impl Store {
         let moment = Moment { after, until: time(&session)? };
         let is_cut = list.is_full();
         list.ids.truncate(most);
-        Ok(Listing { ids: list.ids, is_cut, moment })
+        Ok(Listing { ids: list.ids, again: list.again, is_cut, moment })
     }
 
     /// In queries: every event that isn't unlocked. The index has the first field's values one
@@ -290,20 +303,26 @@ impl Store {
 }
 
 /// A list while it is read.
-struct List {
+struct List<'a> {
     ids: Ids,
-    /// How many events are wanted.
+    /// Those of `before`.
+    again: Vec<u32>,
+    /// How many others are wanted.
     most: usize,
+    before: &'a IdSet,
 }
 
-impl List {
+impl List<'_> {
     /// How many more may be read: with one more than is wanted, it shows whether that was all.
     fn limit(&self) -> i64 {
-        limit((self.most.saturating_add(1)).saturating_sub(self.ids.len()).max(1))
+        let wanted = self.most + 1 + self.before.len();
+        limit(wanted.saturating_sub(self.ids.len() + self.again.len()).max(1))
     }
 
     fn is_full(&self) -> bool {
-        self.ids.len() > self.most || self.ids.bytes() / ID_BYTES > self.most
+        self.ids.len() > self.most
+            || self.ids.bytes() > LIST_BYTES
+            || self.again.len() >= IdSet::MOST
     }
 
     async fn take(
@@ -316,8 +335,12 @@ impl List {
         {
             for event in documents(&batch)? {
                 let id = id_of(event?).ok_or_else(|| Error::custom("an event without an _id"))?;
-                if !self.is_full() {
-                    self.ids.push(id);
+                if self.is_full() {
+                    return Ok(());
+                }
+                match self.before.place(id) {
+                    Some(place) => self.again.push(place),
+                    None => self.ids.push(id),
                 }
             }
         }

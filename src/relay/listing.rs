@@ -1,7 +1,10 @@
 //! What a sweep knows of the events that wait: their ids, in their order, and nothing else.
 //!
-//! A list may have a hundred thousand of them, so they are kept as the bytes of their BSON, one
-//! behind the other: 21 bytes for an ObjectId. An id may be of any type and need not be UTF-8.
+//! A list may have tens of thousands of them, so they are kept as the bytes of their BSON, one
+//! behind the other: 21 bytes for an ObjectId. An id may be of any type and need not be UTF-8. Of
+//! what was handed over, only digests are kept.
+
+use std::hash::{BuildHasher, RandomState};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use outboxd_client::{EventId, field};
@@ -9,8 +12,10 @@ use outboxd_client::{EventId, field};
 /// The oldest locked events as of one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// The oldest first.
+    /// The oldest first, without those that were handed over before.
     pub(crate) ids: Ids,
+    /// Those, as places in the set of what was handed over.
+    pub(crate) again: Vec<u32>,
     /// Whether there were more than were asked for.
     pub(crate) is_cut: bool,
     pub(crate) moment: Moment,
@@ -91,26 +96,57 @@ impl Ids {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[start..self.ends[index]]
     }
-
-    /// The same ids, to be looked up.
-    pub(crate) fn into_set(self) -> IdSet {
-        let mut sorted: Vec<usize> = (0..self.len()).collect();
-        sorted.sort_unstable_by(|a, b| self.get(*a).cmp(self.get(*b)));
-        IdSet { ids: self, sorted }
-    }
 }
 
-/// Ids in no order.
+/// Which ids were handed over: 16 bytes for each, however long it is. The digest has keys that
+/// nobody else knows, so nobody can choose two ids that have the same one.
 #[derive(Debug, Default)]
 pub(crate) struct IdSet {
-    ids: Ids,
-    /// Their places, by their bytes.
-    sorted: Vec<usize>,
+    keys: [RandomState; 2],
+    /// In their order.
+    digests: Vec<u128>,
 }
 
 impl IdSet {
+    /// The most ids: 8 MiB.
+    pub(crate) const MOST: usize = 500_000;
+
     pub(crate) fn contains(&self, id: &[u8]) -> bool {
-        self.sorted.binary_search_by(|place| self.ids.get(*place).cmp(id)).is_ok()
+        self.place(id).is_some()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.digests.len()
+    }
+
+    pub(crate) fn place(&self, id: &[u8]) -> Option<u32> {
+        if self.digests.is_empty() {
+            return None;
+        }
+        let place = self.digests.binary_search(&self.digest(id)).ok()?;
+        u32::try_from(place).ok()
+    }
+
+    /// Keeps what is in these places, and adds these ids.
+    pub(crate) fn renew(&mut self, mut kept: Vec<u32>, ids: &Ids) {
+        kept.sort_unstable();
+        kept.dedup();
+        for (to, from) in kept.iter().enumerate() {
+            self.digests[to] = self.digests[*from as usize];
+        }
+
+        self.digests.truncate(kept.len());
+        self.digests.reserve_exact(ids.len());
+        for place in 0..ids.len() {
+            let digest = self.digest(ids.get(place));
+            self.digests.push(digest);
+        }
+        self.digests.sort_unstable();
+    }
+
+    fn digest(&self, id: &[u8]) -> u128 {
+        let [first, second] = self.keys.each_ref().map(|key| u128::from(key.hash_one(id)));
+        first << 64 | second
     }
 }
 
@@ -187,11 +223,20 @@ mod tests {
             assert_eq!(Document::try_from(only).expect("a document"), doc! { "_id": id });
         }
 
-        let set = list.clone().into_set();
+        let mut set = IdSet::default();
+        set.renew(Vec::new(), &list);
         for id in ids() {
             assert!(set.contains(id_of(&raw(&doc! { "_id": id })).expect("an id")));
         }
         assert!(!set.contains(id_of(&raw(&doc! { "_id": 4_i32 })).expect("an id")));
+
+        let kept = set.place(list.get(0)).expect("the first");
+        let mut one = Ids::default();
+        one.push(id_of(&raw(&doc! { "_id": 4_i32 })).expect("an id"));
+        set.renew(vec![kept, kept], &one);
+        assert_eq!(set.len(), 2);
+        assert!([list.get(0), one.get(0)].iter().all(|id| set.contains(id)));
+        assert!(!set.contains(list.get(1)));
 
         list.truncate(2);
         assert_eq!((list.len(), list.get(1)[0]), (2, 0x07));

@@ -14,7 +14,7 @@ use outboxd_client::{EventId, Headers, Key, Subject};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::listing::{Listing, Moment, RawId};
+use super::listing::{IdSet, Listing, Moment, RawId};
 use super::publish::outcome::{Acked, Held, Rewound};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
@@ -35,12 +35,13 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// Parses a document of the outbox.
     fn parse(&self, document: &RawDocument) -> Parsed;
 
-    /// Lists the oldest locked events as of one moment, at most so many, without those of some
-    /// keys.
+    /// Lists the oldest locked events as of one moment, without those of some keys: at most so
+    /// many, besides those in a set. Ends where the list has [`IdSet::MOST`] of the set.
     fn list(
         &self,
         most: usize,
         without: &[Key],
+        before: &IdSet,
     ) -> impl Future<Output = StoreResult<Listing>> + Send;
 
     /// Follows the inserts and the operators' requests that commit after `at`, and what else

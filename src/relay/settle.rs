@@ -58,6 +58,8 @@ pub(crate) enum Settlement {
     GrantDiscard(EventId),
     /// Unlock them.
     Park(Park),
+    /// The lane of this key is blocked: no parks of it follow.
+    Blocked(Key),
 }
 
 /// What was written.
@@ -110,6 +112,7 @@ pub(crate) async fn run(
         settler.grant_discards(batch.discards).await;
         settler.mark(batch.failed).await;
         settler.park(batch.parks).await;
+        batch.blocked.iter().for_each(|key| _ = settler.blocked.remove(key));
     }
 
     while let Some(ended) = settler.deletes.join_next().await {
@@ -145,6 +148,7 @@ struct Batch {
     discards: Vec<EventId>,
     failed: Vec<(Unmarked, Mark)>,
     parks: Vec<Park>,
+    blocked: Vec<Key>,
 }
 
 impl Batch {
@@ -160,6 +164,7 @@ impl Batch {
                 }
                 Settlement::GrantDiscard(id) => batch.discards.push(id),
                 Settlement::Park(park) => batch.parks.push(park),
+                Settlement::Blocked(key) => batch.blocked.push(key),
             }
         }
 
@@ -173,7 +178,8 @@ struct Settler<S, B> {
     bus: B,
     repeating: Repeating,
     /// Keys of which the server refused a write: no more of them is parked. A lane learns of it
-    /// only by the report and is blocked then; parks that it sent before that are refused here.
+    /// only by the report and is blocked then; parks that it sent before that are refused here. No
+    /// more keys than reports are under way.
     blocked: HashSet<Key>,
     deletes: JoinSet<()>,
 }

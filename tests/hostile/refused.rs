@@ -14,6 +14,8 @@ const BUFFER: (&str, &str) = ("OUTBOXD_DISPATCH__MAX_BUFFERED_EVENTS", "512");
 const MANY: usize = 2000;
 /// More than the buffer and the events that may be unsettled.
 const VERY_MANY: usize = 8800;
+/// More than a list of a sweep.
+const LISTS: usize = 120_000;
 
 /// Documents that break the contract, which an insert past the validator writes.
 async fn insert(scene: &Scene, documents: impl Iterator<Item = Document>) {
@@ -71,6 +73,33 @@ async fn unmarkable_events_take_no_room_however_many_there_are() {
     assert!(relay.log().lines().count() < 500, "each is no line of its own: {}", relay.log());
     let locked = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
     assert_eq!(locked, MANY as u64 + 1000, "they are as they were");
+}
+
+/// What can't leave is listed again by each list, and passed over.
+#[tokio::test]
+async fn a_sweep_passes_over_more_events_of_a_blocked_key_than_a_list_has() {
+    let scene = Scene::new().await;
+    // It has no room for a mark.
+    let mut full = event(&scene, "a b", 0);
+    // MongoDB replaces a zero by the time of the insert.
+    let at = |time| Timestamp { time, increment: 1 };
+    full.extend(doc! { "ts": at(1), "key": "blocked", "payload": { "text": "" } });
+    let room = (16 << 20) - bson::serialize_to_vec(&full).expect("BSON").len();
+    full.insert("payload", doc! { "text": "x".repeat(room) });
+    insert(&scene, std::iter::once(full)).await;
+
+    let behind = (1..=LISTS).map(|number| {
+        let mut event = event(&scene, "made", number);
+        event.extend(doc! { "ts": at(2), "key": "blocked" });
+        event
+    });
+    insert(&scene, behind).await;
+
+    let relay = Relay::leading(&scene, &[]).await;
+    good_ones_leave(&scene, 1).await;
+
+    let locked = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
+    assert_eq!(locked, LISTS as u64 + 1, "they are as they were: {}", relay.log());
 }
 
 /// Events that follow the contract, that the stream doesn't take, and that a validator of somebody

@@ -281,6 +281,14 @@ impl Relay {
         self.child.id()
     }
 
+    /// Lets it have so many bytes of memory, besides that of its program. Without more it ends.
+    pub(crate) fn limit_memory(&self, bytes: u64) {
+        let limit = rustix::process::Rlimit { current: Some(bytes), maximum: None };
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Data, limit)
+            .expect("the limit is set");
+    }
+
     /// The most it ever had, in kB.
     pub(crate) fn peak_rss(&self) -> u64 {
         memory(self.pid(), "VmHWM:")

@@ -84,6 +84,13 @@ impl Forgotten {
         self.stalled.bits.is_empty() && self.blocked.bits.is_empty()
     }
 
+    /// Bytes of all filters.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let filters = [&self.stalled, &self.blocked].into_iter().chain(&self.since);
+        filters.map(|filter| size_of_val(&filter.bits[..])).sum()
+    }
+
     pub(super) fn stall(&mut self, key: &Key) {
         self.stalled.insert(key);
         if let Some(since) = &mut self.since {

@@ -42,6 +42,8 @@ pub(super) struct Began(u64);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     events: HashMap<EventId, Origin, RandomState>,
+    /// Of their ids.
+    bytes: usize,
     /// Malformed events that are being marked.
     malformed: HashSet<RawId>,
     malformed_bytes: usize,
@@ -71,6 +73,11 @@ impl Known {
     /// Events known, the malformed ones not counted.
     pub(super) fn events(&self) -> usize {
         self.events.len()
+    }
+
+    /// The bytes of their ids.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Malformed events known, and the bytes of their ids.
@@ -172,7 +179,10 @@ impl Known {
     /// Adds an event.
     pub(super) fn insert(&mut self, id: EventId, origin: Origin) {
         self.retried += usize::from(origin == Origin::Retry);
-        self.events.insert(id, origin);
+        let bytes = bytes_of(&id);
+        if self.events.insert(id, origin).is_none() {
+            self.bytes += bytes;
+        }
     }
 
     /// Adds a malformed event. Returns false if it was known.
@@ -186,6 +196,7 @@ impl Known {
     /// Removes an event without remembering that it settled.
     pub(super) fn remove(&mut self, id: &EventId) -> Option<Origin> {
         let origin = self.events.remove(id);
+        self.bytes -= origin.map_or(0, |_| bytes_of(id));
         self.retried -= usize::from(origin == Some(Origin::Retry));
         origin
     }
@@ -230,5 +241,13 @@ impl Known {
             None => self.settled = HashMap::default(),
             Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
         }
+    }
+}
+
+/// An id of another type has none besides its own place.
+fn bytes_of(id: &EventId) -> usize {
+    match id {
+        EventId::String(id) => id.len(),
+        EventId::ObjectId(_) | EventId::Uuid(_) => 0,
     }
 }

@@ -59,6 +59,8 @@ pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
 /// How often the id of a malformed event is in memory until it is marked: here, in its debt and in
 /// its mark.
 const COPIES_OF_AN_ID: usize = 3;
+/// How often the id of an event is in memory until its delete is settled: here and in that.
+const COPIES_UNSETTLED: usize = 2;
 /// Reads of keys under way at once. Each may bring [`KEY_READ`] beyond the bounds of the buffer.
 const MAX_KEY_READS: usize = 4;
 
@@ -143,7 +145,8 @@ impl Dispatch {
             (self.limits.max_buffered_events + MAX_UNSETTLED).saturating_sub(self.known.events());
         let buffered = self.limits.max_buffered_events.saturating_sub(self.buffered);
         let (malformed, bytes_of_ids) = self.known.malformed();
-        let bytes = self.buffered_bytes + COPIES_OF_AN_ID * bytes_of_ids;
+        let bytes_of_ids = COPIES_OF_AN_ID * bytes_of_ids + COPIES_UNSETTLED * self.known.bytes();
+        let bytes = self.buffered_bytes + bytes_of_ids;
 
         Room {
             events: buffered.min(unsettled).saturating_sub(malformed),

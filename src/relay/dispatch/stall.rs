@@ -180,17 +180,18 @@ impl Dispatch {
         self.parks.push(Park { key, ids: vec![id] });
     }
 
-    /// The park of what waited in a lane that stalls.
+    /// The park of what waited in a lane that stalls. Of a blocked one nothing more is unlocked.
     fn park_queue(&mut self, key: &Key, queue: impl IntoIterator<Item = Pending>) -> Option<Park> {
         let mut ids = Vec::new();
+        let is_blocked = matches!(self.lane(key).state(), LaneState::Blocked);
         for pending in queue {
             self.buffered -= 1;
             self.buffered_bytes -= pending.size();
 
             match pending.record.state {
-                State::Locked => ids.push(pending.record.id),
-                // The retrier has it already.
-                State::Failed | State::Parked | State::Dead => {
+                State::Locked if !is_blocked => ids.push(pending.record.id),
+                // It stays as it is. What is unlocked, the retrier has already.
+                State::Locked | State::Failed | State::Parked | State::Dead => {
                     self.known.remove(&pending.record.id);
                 }
             }
@@ -362,6 +363,12 @@ impl Dispatch {
     /// events may have.
     fn has_too_many_lanes(&self) -> bool {
         self.lane_bytes > self.limits.max_buffered_bytes / LANES
+    }
+
+    /// Bytes of lanes, and of the filters of those that were forgotten.
+    #[cfg(test)]
+    pub(super) fn memory_of_keys(&self) -> (usize, usize) {
+        (self.lane_bytes, self.forgotten.bytes())
     }
 
     /// A lane with something under way: it stays until that is settled.

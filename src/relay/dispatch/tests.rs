@@ -13,6 +13,8 @@ use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
 use crate::relay::listing::Moment;
 use crate::relay::ports::Next;
 
+mod many;
+
 const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
     max_buffered_events: 16,

@@ -13,8 +13,9 @@
 //!
 //! Each list begins with the oldest event again. So an event that was committed late, by a
 //! transaction that was open for long, is in the same list as the later events of its key or in an
-//! earlier one, and none of them passes it. What was handed over before is left out by its id; it
-//! leaves the outbox meanwhile, and so the lists move on.
+//! earlier one, and none of them passes it. What was handed over before is left out by its id. It
+//! leaves the outbox meanwhile, unless the server refuses to write it. The relay remembers
+//! [`IdSet::MOST`] such events.
 //!
 //! An event only ever goes from locked to unlocked. The keys of unlocked events are read after the
 //! list, so an event that is unlocked meanwhile, by a relay that lost the lease, is in one of the
@@ -32,6 +33,7 @@ use bson::{RawDocument, Timestamp};
 use outboxd_client::Key;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::found::{Closed, Found, as_document, hand_over};
 use crate::backoff::Backoff;
@@ -39,7 +41,7 @@ use crate::relay::dispatch::known::Origin;
 use crate::relay::listing::{IdSet, Ids, Moment, id_of};
 use crate::relay::ports::{EventPage as _, EventStore, Fetched, StoreResult};
 
-/// Most events in a list, unless about as many can't leave. In memory they come to a few MB.
+/// Most events in a list, besides those that were handed over before.
 const LIST: usize = 50_000;
 /// Most documents in a page: typical ones come to half a megabyte.
 const PAGE: usize = 1000;
@@ -82,7 +84,7 @@ pub(super) async fn sweep(
 ) -> StoreResult<Result<Swept, Closed>> {
     let mut handed_over = IdSet::default();
     let mut held_at = None;
-    let (mut most, mut waits) = (LIST, WAITS);
+    let (mut waits, mut has_warned) = (WAITS, false);
 
     for number in numbers {
         let (taken, is_taken) = oneshot::channel();
@@ -91,7 +93,7 @@ pub(super) async fn sweep(
         }
 
         let without = resting.borrow().clone();
-        let list = store.list(most, &without).await?;
+        let list = store.list(LIST, &without, &handed_over).await?;
         let Moment { after, until } = list.moment;
         if hold(store, until, held_at, found).await?.is_err() {
             return Ok(Err(Closed));
@@ -99,28 +101,31 @@ pub(super) async fn sweep(
         held_at = Some(until);
 
         let round = Round { store, number, until, found, resting };
-        let new = match round.hand_over(&list.ids, &handed_over).await? {
-            Ok(new) => new,
-            Err(closed) => return Ok(Err(closed)),
-        };
+        if let Err(closed) = round.hand_over(&list.ids).await? {
+            return Ok(Err(closed));
+        }
 
-        let listed = list.ids.len();
-        handed_over = list.ids.into_set();
+        handed_over.renew(list.again, &list.ids);
         if !list.is_cut {
             let ended = found.send(Found::SweepEnded).await;
             let swept = Swept { after, overlap: Overlap { listed: handed_over, until } };
             return Ok(ended.map(|()| swept).map_err(|_| Closed));
         }
 
-        // Many of these don't leave for now, or never: events that can't be marked, and those
-        // behind them. The next list looks beyond them.
-        if new <= listed / 2 {
-            most = most.saturating_mul(2);
-        }
-
-        if new > 0 {
+        if list.ids.len() > 0 {
             waits.reset();
             continue;
+        }
+
+        // Events that can't be marked, and those behind them. What comes after them would pass
+        // them.
+        if !has_warned {
+            has_warned = true;
+            warn!(
+                events = handed_over.len(),
+                "the oldest events of the outbox can't leave, and more are not remembered; nothing \
+                 newer leaves before an operator repairs or removes them"
+            );
         }
 
         tokio::select! {
@@ -166,13 +171,11 @@ struct Round<'a, S> {
 }
 
 impl<S: EventStore> Round<'_, S> {
-    /// Hands over the events of the list, in its order, that are not among those handed over
-    /// before. Returns how many that are.
-    async fn hand_over(&self, list: &Ids, before: &IdSet) -> StoreResult<Result<usize, Closed>> {
-        let ids = (0..list.len()).map(|place| list.get(place));
-        let new: Vec<&[u8]> = ids.filter(|id| !before.contains(id)).collect();
+    /// Hands over the events of the list, in its order.
+    async fn hand_over(&self, list: &Ids) -> StoreResult<Result<(), Closed>> {
+        let ids: Vec<&[u8]> = (0..list.len()).map(|place| list.get(place)).collect();
 
-        let (mut left, mut page, mut ahead) = (&new[..], FIRST_PAGE, None);
+        let (mut left, mut page, mut ahead) = (&ids[..], FIRST_PAGE, None);
         while !left.is_empty() {
             let (wanted, fetched) = match ahead.take() {
                 Some(read) => read,
@@ -199,7 +202,7 @@ impl<S: EventStore> Round<'_, S> {
             ahead = read?;
         }
 
-        Ok(Ok(new.len()))
+        Ok(Ok(()))
     }
 
     /// The documents of the first of these ids, and which those are.

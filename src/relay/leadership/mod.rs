@@ -332,9 +332,7 @@ impl<B: EventBus> Leadership<B> {
             self.in_flight.push(Box::pin(self.publisher.clone().publish(dispatched)));
         }
 
-        for park in self.dispatch.take_parks() {
-            self.settle(Settlement::Park(park));
-        }
+        self.settle_parks();
 
         if let Some(keys) = self.dispatch.take_changed_rests() {
             self.resting.send_replace(keys);
@@ -386,6 +384,12 @@ impl<B: EventBus> Leadership<B> {
         if let Some(forged) = self.publisher.bus.forged() {
             self.events.forged.increment(forged.signs);
             self.verdicts.forged(&self.config.stream.name, &forged);
+        }
+    }
+
+    fn settle_parks(&mut self) {
+        for park in self.dispatch.take_parks() {
+            self.settle(Settlement::Park(park));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use outboxd_client::Key;
 use tracing::{debug, info};
 
 use super::Leadership;
@@ -129,11 +130,15 @@ impl<B: EventBus> Leadership<B> {
             Settled::MarkRefused(unmarked, refusal) => {
                 self.refused(refusal);
                 self.dispatch.mark_refused(&unmarked);
+                unmarked.key.into_iter().for_each(|key| self.is_blocked(key));
             }
             Settled::ParkRefused(key, id, refusal) => {
-                refusal.into_iter().for_each(|refusal| self.refused(refusal));
                 self.dispatch.park_refused(&key, &id);
                 self.look_after_sweep();
+                if let Some(refusal) = refusal {
+                    self.refused(refusal);
+                    self.is_blocked(key);
+                }
             }
             Settled::DeleteRefused(id, refusal) => {
                 self.refused(refusal);
@@ -141,6 +146,12 @@ impl<B: EventBus> Leadership<B> {
             }
             Settled::CommandRefused(refusal) => self.verdicts.refused(refusal),
         }
+    }
+
+    /// The parks of this key that were sent are the last ones.
+    fn is_blocked(&mut self, key: Key) {
+        self.settle_parks();
+        self.settle(Settlement::Blocked(key));
     }
 
     /// MongoDB refuses to write an event, which stays as it is.

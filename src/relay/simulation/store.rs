@@ -11,7 +11,7 @@ use super::world::{Row, State, document, number, of};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
-use crate::relay::listing::{Ids, Listing, Moment, RawId, id_of, only_id};
+use crate::relay::listing::{IdSet, Listing, Moment, RawId, id_of, only_id};
 use crate::relay::ports::{
     Dated, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
     StoreErrorKind, StoreResult,
@@ -92,7 +92,7 @@ impl EventStore for Store {
         OutboxRecord::parse(document, &Layout::default())
     }
 
-    async fn list(&self, most: usize, without: &[Key]) -> StoreResult<Listing> {
+    async fn list(&self, most: usize, without: &[Key], before: &IdSet) -> StoreResult<Listing> {
         let without: Vec<_> = without.iter().map(key_number).collect();
         let most = most / LISTED;
         let after = self.command("time", State::tick).await?;
@@ -110,17 +110,21 @@ impl EventStore for Store {
         // Until that is answered, more is committed.
         let until = self.command("time", State::tick).await?;
 
-        let is_cut = listed.len() > most;
-        if is_cut {
-            self.world.lock().count("lists cut");
-        }
-
-        let mut ids = Ids::default();
-        for number in listed.into_iter().take(most) {
+        let mut list = Listing { moment: Moment { after, until }, ..Listing::default() };
+        for number in listed {
             let event = rawdoc! { "_id": format!("e{number}") };
-            ids.push(id_of(&event).expect("an id"));
+            let id = id_of(&event).expect("an id");
+            match before.place(id) {
+                Some(place) => list.again.push(place),
+                None if list.ids.len() == most => {
+                    list.is_cut = true;
+                    self.world.lock().count("lists cut");
+                    break;
+                }
+                None => list.ids.push(id),
+            }
         }
-        Ok(Listing { ids, is_cut, moment: Moment { after, until } })
+        Ok(list)
     }
 
     async fn held(
