@@ -9,6 +9,9 @@
 //! The crate `outboxd-client` has one pattern of its own, in `enqueue.rs`: the MongoDB driver has
 //! no other sign that a session is already in a transaction.
 
+#[cfg(test)]
+mod tests;
+
 /// Why a TLS handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TlsFault {
@@ -64,13 +67,48 @@ pub(crate) fn tls_fault(text: &str) -> Option<(TlsFault, &str)> {
     TLS.iter().find_map(|(words, fault)| Some((*fault, text.split_once(words)?.1)))
 }
 
+/// The names in what rustls says of a certificate of another host, without its types for them.
+pub(crate) fn certified_names(text: &str) -> String {
+    let mut names = text.to_owned();
+    for form in ["DnsName(", "IpAddress("] {
+        while let Some((before, rest)) = names.split_once(form) {
+            let (name, after) = rest.split_once(')').unwrap_or((rest, ""));
+            names = format!("{before}{name}{after}");
+        }
+    }
+
+    names
+}
+
+/// The word in the middle of one of rustls's errors within errors: `Other(OtherError(Word))`.
+pub(crate) fn innermost(text: &str) -> &str {
+    let word = text.rsplit('(').next().unwrap_or(text);
+    word.split([')', ' ', '{']).next().unwrap_or(word)
+}
+
 /// One server in the text of a failed server selection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnusableServer<'a> {
     pub(crate) address: &'a str,
-    pub(crate) server_type: &'a str,
+    server_type: &'a str,
     /// The driver's last error with this server.
-    pub(crate) error: Option<&'a str>,
+    pub(crate) error: Option<String>,
+}
+
+impl UnusableServer<'_> {
+    /// What it is, when there is no error. The words of the driver's own types (mongodb 3.9.1).
+    pub(crate) fn what(&self) -> &'static str {
+        match self.server_type {
+            "Standalone" => "a standalone, no member of a replica set",
+            "Mongos" => "a mongos",
+            "RSPrimary" => "the primary",
+            "RSSecondary" => "a secondary",
+            "RSArbiter" => "an arbiter",
+            "RSGhost" => "a member of a replica set that was never initiated, or that removed it",
+            "RSOther" => "hidden, starting or recovering",
+            _ => "no answer",
+        }
+    }
 }
 
 /// The servers in a failed server selection (mongodb 3.9.1):
@@ -78,9 +116,7 @@ pub(crate) struct UnusableServer<'a> {
 pub(crate) fn unusable_servers(text: &str) -> Vec<UnusableServer<'_>> {
     let servers = text.split("{ Address: ").skip(1).filter_map(|server| {
         let (address, rest) = server.split_once(", Type: ")?;
-        let error = rest
-            .split_once("Error: Kind: ")
-            .and_then(|(_, error)| error.split(", labels: ").next());
+        let error = rest.split_once("Error: ").map(|(_, error)| plain(error));
         let server_type = rest.split([',', ' ']).next().unwrap_or_default();
 
         Some(UnusableServer { address, server_type, error })
@@ -88,15 +124,107 @@ pub(crate) fn unusable_servers(text: &str) -> Vec<UnusableServer<'_>> {
     servers.collect()
 }
 
+/// The name of the replica set in a failed server selection, and whether the driver took it for one
+/// (mongodb 3.9.1).
+pub(crate) fn replica_set(text: &str) -> Option<&str> {
+    let (_, topology) = text.split_once(" Topology: { Type: ReplicaSet")?;
+    let (_, set) = topology.split_once(", Set Name: ")?;
+    set.split([',', ' ']).next()
+}
+
 /// A failed server selection without the description of the servers (mongodb 3.9.1).
 pub(crate) fn without_topology(text: &str) -> &str {
     text.split(" Topology: ").next().unwrap_or(text)
 }
 
-/// A failed authentication, such as `SCRAM failure: …`, without the error that it repeats in full
+/// Headings that say no more than what follows them (mongodb 3.9.1, async-nats 0.51.0).
+const HEADINGS: [&str; 4] = ["I/O error: ", "IO error: ", "Command failed: ", "nats: "];
+
+/// What happened to a connection to NATS, without the name of the library (async-nats 0.51.0):
+/// `client error: nats: IO error`.
+pub(crate) fn event(text: &str) -> String {
+    text.replacen(" error: nats: ", " error: ", 1)
+}
+
+/// Causes that only introduce the next one (reqwest 0.13, hyper-util 0.1).
+pub(crate) const INTRODUCTIONS: [&str; 3] =
+    ["client error (Connect)", "client error (SendRequest)", "tcp connect error"];
+
+/// An error's text without the driver's form of an error within an error (mongodb 3.9.1):
+/// `…: Kind: …, labels: {}, source: None, server response: None`. The inner one stays where the
+/// outer one only introduces it; elsewhere the outer one has repeated it.
+pub(crate) fn plain(text: &str) -> String {
+    let text = text.strip_prefix("Kind: ").unwrap_or(text);
+    let (own, inner) =
+        text.split_once(": Kind: ").map_or((text, None), |(own, inner)| (own, Some(inner)));
+    let own = own.split(", labels: ").next().unwrap_or(own);
+    let own = HEADINGS.iter().find_map(|heading| own.strip_prefix(heading)).unwrap_or(own);
+
+    match inner {
+        Some(inner) if own.ends_with("failed with") => format!("{own}: {}", plain(inner)),
+        _ => own_words(own),
+    }
+}
+
+/// What async-nats 0.51.0 says of a server's error, once: `authorization violation: nats:
+/// authorization violation`.
+fn own_words(text: &str) -> String {
+    match text.split_once(": nats: ") {
+        Some((kind, words)) if kind.eq_ignore_ascii_case(words) => kind.to_owned(),
+        Some((kind, words)) => format!("{kind}: {words}"),
+        None => text.to_owned(),
+    }
+}
+
+/// Why a name was not resolved (std 1.9x: getaddrinfo's own words).
+pub(crate) fn failed_lookup(text: &str) -> Option<&str> {
+    Some(text.split_once("failed to lookup address information: ")?.1)
+}
+
+/// A failed look-up of an SRV or TXT record without the question, in hickory's form for its
+/// developers (mongodb 3.9.1, hickory 0.25): `DNS error: no records found for Query { … }`.
+pub(crate) fn without_query(text: &str) -> &str {
+    let text = text.strip_prefix("DNS error: ").unwrap_or(text);
+    text.split(" for Query {").next().unwrap_or(text)
+}
+
+/// Whether what answered is no MongoDB: NATS, HTTP and others begin with words that the driver takes
+/// for a header (mongodb 3.9.1).
+pub(crate) fn is_another_protocol(text: &str) -> bool {
+    ["Invalid wire protocol opcode", "invalid message length", "exceeds maximum"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// A failed authentication without the name of its mechanism (mongodb 3.9.1):
+/// `SCRAM failure: Authentication failed.`.
+pub(crate) fn without_mechanism(text: &str) -> &str {
+    text.split_once(" failure: ").map_or(text, |(_, reason)| reason)
+}
+
+/// Whether a refusal is about the rights of a user who is known (mongod 6.0 to 8.0, and the proxy of
+/// hosted tiers).
+pub(crate) fn lacks_right(message: &str) -> bool {
+    message.starts_with("not authorized on ") || message.contains("is not allowed to do action")
+}
+
+/// A server's refusal of a command without the command, which may be long (mongod 6.0 to 8.0):
+/// `not authorized on shop to execute command { find: "outbox", … }`.
+pub(crate) fn without_command(message: &str) -> String {
+    match message.split_once(" to execute command { ") {
+        Some((refusal, command)) => {
+            let name = command.split(':').next().unwrap_or_default();
+            format!("{refusal} to execute {name}")
+        }
+        None => message.to_owned(),
+    }
+}
+
+/// For the refusal of an option that the driver does not have: the name that is similar, if one is
 /// (mongodb 3.9.1).
-pub(crate) fn without_inner_error(text: &str) -> &str {
-    text.split(": Kind: ").next().unwrap_or(text)
+pub(crate) fn unknown_option(text: &str) -> Option<Option<&str>> {
+    let (_, rest) = text.split_once(" is an invalid option")?;
+    Some(rest.split_once("similar name exists: ").map(|(_, similar)| similar))
 }
 
 /// The subject in `Permissions Violation for Publish to "subject"` (nats-server 2.9 to 2.15;
@@ -119,159 +247,4 @@ pub(crate) fn ends_subscription(text: &str) -> bool {
 /// Whether an error of nats-server is about a missing permission.
 pub(crate) fn is_violation(text: &str) -> bool {
     text.to_ascii_lowercase().contains("permissions violation")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_failed_handshake_is_known_by_the_libraries_texts() {
-        for (text, fault, rest) in [
-            (
-                "IO error: invalid peer certificate: certificate expired: verification time 5",
-                TlsFault::Expired,
-                ": verification time 5",
-            ),
-            (
-                "invalid peer certificate: certificate not valid yet: verification time 5 (UNIX)",
-                TlsFault::NotYetValid,
-                ": verification time 5 (UNIX)",
-            ),
-            (
-                "invalid peer certificate: certificate not valid for name \"a\"",
-                TlsFault::WrongName,
-                " \"a\"",
-            ),
-            ("invalid peer certificate: UnknownIssuer", TlsFault::Untrusted, ""),
-            ("invalid peer certificate: BadSignature", TlsFault::Untrusted, ""),
-            (
-                "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))",
-                TlsFault::CaAsServer,
-                "))",
-            ),
-            ("invalid peer certificate: BadEncoding", TlsFault::Certificate, "BadEncoding"),
-            ("received fatal alert: CertificateRequired", TlsFault::ClientCertificate, ""),
-            ("received fatal alert: BadCertificate", TlsFault::ClientCertificate, ""),
-            ("received fatal alert: CertificateExpired", TlsFault::ClientCertificate, ""),
-            ("received fatal alert: CertificateUnknown", TlsFault::ClientCertificate, ""),
-            ("received fatal alert: UnknownCA", TlsFault::ClientCertificate, ""),
-            ("received fatal alert: ProtocolVersion", TlsFault::Refused, "ProtocolVersion"),
-            (
-                "received corrupt message of type InvalidContentType",
-                TlsFault::Plaintext,
-                "InvalidContentType",
-            ),
-            ("tls handshake eof", TlsFault::Plaintext, ""),
-            (
-                "peer closed connection without sending TLS close_notify: see the docs",
-                TlsFault::HungUp,
-                ": see the docs",
-            ),
-            ("I/O error: unexpected end of file", TlsFault::HungUp, ""),
-        ] {
-            assert_eq!(tls_fault(text), Some((fault, rest)), "{text}");
-        }
-        assert_eq!(tls_fault("Connection refused"), None);
-    }
-
-    #[test]
-    fn every_pattern_can_be_reached() {
-        for (i, (words, fault)) in TLS.iter().enumerate() {
-            assert_eq!(tls_fault(words), Some((*fault, "")), "{words}");
-            assert!(TLS[..i].iter().all(|(other, _)| other != words), "{words} twice");
-        }
-    }
-
-    /// The text of rustls itself, so that an update that changes it fails here.
-    #[test]
-    fn the_patterns_are_those_of_the_linked_rustls() {
-        use rustls::pki_types::{ServerName, UnixTime};
-        use rustls::{AlertDescription, CertificateError, Error};
-
-        let [early, late] = [5, 10].map(|at| UnixTime::since_unix_epoch(Duration::from_secs(at)));
-        let expired = CertificateError::ExpiredContext { time: late, not_after: early };
-        let not_yet_valid = CertificateError::NotValidYetContext { time: early, not_before: late };
-        let wrong_name = CertificateError::NotValidForNameContext {
-            expected: ServerName::try_from("a").expect("a name"),
-            presented: vec!["b".to_owned()],
-        };
-
-        for (error, fault) in [
-            (expired.into(), TlsFault::Expired),
-            (not_yet_valid.into(), TlsFault::NotYetValid),
-            (wrong_name.into(), TlsFault::WrongName),
-            (CertificateError::UnknownIssuer.into(), TlsFault::Untrusted),
-            (CertificateError::BadSignature.into(), TlsFault::Untrusted),
-            (CertificateError::BadEncoding.into(), TlsFault::Certificate),
-            (
-                Error::AlertReceived(AlertDescription::CertificateRequired),
-                TlsFault::ClientCertificate,
-            ),
-            (Error::AlertReceived(AlertDescription::BadCertificate), TlsFault::ClientCertificate),
-            (Error::AlertReceived(AlertDescription::UnknownCA), TlsFault::ClientCertificate),
-            (Error::AlertReceived(AlertDescription::ProtocolVersion), TlsFault::Refused),
-            (
-                Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
-                TlsFault::Plaintext,
-            ),
-        ] {
-            let error: Error = error;
-            let found = tls_fault(&error.to_string()).map(|(fault, _)| fault);
-            assert_eq!(found, Some(fault), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_servers_of_a_failed_selection_have_their_reasons() {
-        let text = "Server selection timeout: No available servers. Topology: { Type: Single, \
-                    Servers: [ { Address: a:1, Type: Unknown, Error: Kind: I/O error: unexpected \
-                    end of file, labels: {}, source: None }, { Address: b:2, Type: RsSecondary, \
-                    Average RTT: 1ms } ] }";
-        assert_eq!(
-            unusable_servers(text),
-            [
-                UnusableServer {
-                    address: "a:1",
-                    server_type: "Unknown",
-                    error: Some("I/O error: unexpected end of file"),
-                },
-                UnusableServer { address: "b:2", server_type: "RsSecondary", error: None },
-            ]
-        );
-        assert_eq!(without_topology(text), "Server selection timeout: No available servers.");
-        assert_eq!(unusable_servers("Error: other"), []);
-        assert_eq!(without_topology("Error: other"), "Error: other");
-    }
-
-    /// The driver's own text, so that an update that changes it fails here.
-    #[tokio::test]
-    async fn the_linked_driver_describes_a_server_that_refuses_connections() {
-        let uri = "mongodb://127.0.0.1:1/?directConnection=true&serverSelectionTimeoutMS=300";
-        let client = mongodb::Client::with_uri_str(uri).await.expect("a client");
-        let error = client.list_database_names().await.unwrap_err().kind.to_string();
-
-        let servers = unusable_servers(&error);
-        assert_eq!(servers.len(), 1, "{error}");
-        assert_eq!(servers[0].address, "127.0.0.1:1", "{error}");
-
-        let reason = servers[0].error.expect("a reason");
-        assert!(reason.starts_with("I/O error: Connection refused"), "{error}");
-    }
-
-    #[test]
-    fn a_failed_authentication_loses_the_error_it_repeats() {
-        let text = "SCRAM failure: Authentication failed.: Kind: Command failed: Error code 18";
-        assert_eq!(without_inner_error(text), "SCRAM failure: Authentication failed.");
-    }
-
-    #[test]
-    fn a_denied_publish_names_its_subject() {
-        let denied = "Permissions Violation for Publish to \"Shop.made\"";
-        assert_eq!(denied_subject(denied), Some("Shop.made"));
-        assert_eq!(denied_subject("permissions violation for publish to \"a\""), Some("a"));
-        assert_eq!(denied_subject("Permissions Violation for Subscription to \"a\""), None);
-    }
 }

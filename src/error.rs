@@ -15,6 +15,8 @@ use mongodb::error::{ErrorKind as MongodbErrorKind, WriteFailure};
 use crate::driver_words;
 use crate::tls;
 
+/// MongoDB's code for a command that the user may not run.
+const UNAUTHORIZED: i32 = 13;
 /// MongoDB's code for a query that took longer than its bound.
 const MAX_TIME_EXPIRED: i32 = 50;
 
@@ -116,30 +118,51 @@ pub struct Report<'a>(&'a Error);
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = self.0.message.clone();
-        for cause in successors(self.0.source(), |&cause| cause.source()) {
-            let text = cause
-                .downcast_ref::<mongodb::error::Error>()
-                .map_or_else(|| cause.to_string(), mongodb_reason);
-            if !line.contains(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-        }
+        let causes = self.0.source().into_iter().flat_map(each_cause);
+        causes.for_each(|text| extend(&mut line, &text));
 
         f.write_str(&line)
     }
 }
 
-/// An error of the driver in one sentence. The driver's own text adds the server's whole reply in
-/// hex and, when no server can be used, the state of every server.
+/// An error of the driver in one sentence, with where to look further.
 pub(crate) fn mongodb_reason(error: &mongodb::error::Error) -> String {
-    let text = error.kind.to_string();
+    let words = mongodb_words(error);
     match &*error.kind {
-        MongodbErrorKind::ServerSelection { .. } => no_server(&text),
-        MongodbErrorKind::Authentication { .. } => format!(
-            "{}; `outboxd check` names the user that was refused",
-            driver_words::without_inner_error(&text).trim_end_matches('.')
-        ),
+        MongodbErrorKind::ServerSelection { message, .. } => {
+            let may_differ = driver_words::replica_set(message).is_some()
+                && !driver_words::unusable_servers(message).is_empty();
+            let names = match may_differ {
+                true => {
+                    "; if MONGODB_URI names other hosts, these are the names that the replica set \
+                     gives its members"
+                }
+                false => "",
+            };
+            format!("{words}{names}; `outboxd check` has details")
+        }
+        MongodbErrorKind::Authentication { .. } => {
+            format!("{words}; `outboxd check` names the user that was refused")
+        }
+        MongodbErrorKind::Command(refused) if driver_words::lacks_right(&refused.message) => {
+            format!("{words}; `outboxd privileges` prints the rights that each role needs")
+        }
+        MongodbErrorKind::Command(refused) if refused.code == UNAUTHORIZED => {
+            format!("{words}; `outboxd check` has details")
+        }
+        _ => words,
+    }
+}
+
+/// An error of the driver in words of its own. Its text adds the server's whole reply in hex and,
+/// when no server can be used, the state of every server.
+pub(crate) fn mongodb_words(error: &mongodb::error::Error) -> String {
+    match &*error.kind {
+        MongodbErrorKind::ServerSelection { message, .. } => no_server(message),
+        MongodbErrorKind::Authentication { message, .. } => {
+            let reason = driver_words::plain(message);
+            driver_words::without_mechanism(&reason).trim_end_matches('.').to_owned()
+        }
         MongodbErrorKind::Write(WriteFailure::WriteError(refused)) => refused.message.clone(),
         MongodbErrorKind::Write(WriteFailure::WriteConcernError(unmet)) => unmet.message.clone(),
         MongodbErrorKind::Command(error) if error.code == MAX_TIME_EXPIRED => {
@@ -147,12 +170,26 @@ pub(crate) fn mongodb_reason(error: &mongodb::error::Error) -> String {
              --key, --dead or --older-than, and look at the server's load"
                 .to_owned()
         }
+        MongodbErrorKind::Command(error) => {
+            let message = driver_words::without_command(&error.message);
+            match error.code_name.as_str() {
+                "" => format!("{message} (code {})", error.code),
+                name => format!("{message} (code {} {name})", error.code),
+            }
+        }
+        MongodbErrorKind::Io(error) => tls::describe(&error.to_string()),
+        MongodbErrorKind::DnsResolve { message, .. } => {
+            driver_words::without_query(message).to_owned()
+        }
+        MongodbErrorKind::InvalidArgument { message, .. }
+        | MongodbErrorKind::Internal { message, .. }
+        | MongodbErrorKind::InvalidResponse { message, .. } => driver_words::plain(message),
         MongodbErrorKind::Custom(_) => {
             let own = error.get_custom::<String>().cloned();
             own.or_else(|| error.get_custom::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or(text)
+                .unwrap_or_else(|| error.kind.to_string())
         }
-        _ => text,
+        _ => driver_words::plain(&error.kind.to_string()),
     }
 }
 
@@ -160,19 +197,51 @@ fn no_server(text: &str) -> String {
     let servers: Vec<_> = driver_words::unusable_servers(text)
         .iter()
         .map(|server| {
-            let reason = tls::describe(server.error.unwrap_or(server.server_type));
-            format!("{}: {reason}", server.address)
+            let reason = server.error.as_deref().map(tls::describe);
+            format!("{}: {}", server.address, reason.as_deref().unwrap_or(server.what()))
         })
         .collect();
 
-    match servers.is_empty() {
-        true => {
-            format!("{}; `outboxd check` has details", driver_words::without_topology(text))
+    match (servers.is_empty(), driver_words::replica_set(text)) {
+        (true, Some(set)) => {
+            format!("none of the hosts of MONGODB_URI is a member of the replica set {set}")
         }
-        false => {
-            format!("no server can be used ({}); `outboxd check` has details", servers.join("; "))
-        }
+        (true, None) => driver_words::without_topology(text).trim_end_matches('.').to_owned(),
+        (false, _) => format!("no server can be used ({})", servers.join("; ")),
     }
+}
+
+/// An error of a library with its causes, on one line.
+pub(crate) fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let mut line = String::new();
+    each_cause(error).for_each(|text| extend(&mut line, &text));
+    line
+}
+
+/// The words of an error and of each of its causes. The MongoDB driver's have no further one: it
+/// only repeats them.
+fn each_cause<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = String> + 'a {
+    let next = |&cause: &&'a (dyn StdError + 'static)| {
+        if cause.is::<mongodb::error::Error>() { None } else { cause.source() }
+    };
+    let words = successors(Some(error), next).map(|cause| {
+        cause
+            .downcast_ref::<mongodb::error::Error>()
+            .map_or_else(|| driver_words::plain(&cause.to_string()), mongodb_reason)
+    });
+    words.filter(|words| !driver_words::INTRODUCTIONS.contains(&words.as_str()))
+}
+
+/// Adds a cause that the line doesn't have yet.
+fn extend(line: &mut String, cause: &str) {
+    if line.contains(cause) {
+        return;
+    }
+
+    if !line.is_empty() {
+        line.push_str(": ");
+    }
+    line.push_str(cause);
 }
 
 /// Names the question to MongoDB that failed.
@@ -225,6 +294,12 @@ mod tests {
         let custom = mongodb::error::Error::custom("the write concern was not met".to_owned());
         let error = Err::<(), _>(custom).during("deleting").unwrap_err();
         assert_eq!(error.report().to_string(), "MongoDB: deleting: the write concern was not met");
+        let nowhere = "Server selection timeout: No available servers. Topology: { Type: \
+                       ReplicaSetNoPrimary, Set Name: rs1 }";
+        assert_eq!(
+            no_server(nowhere),
+            "none of the hosts of MONGODB_URI is a member of the replica set rs1"
+        );
         assert_eq!(
             no_server(
                 "Server selection timeout: No available servers. Topology: { Type: Single, \
@@ -232,7 +307,7 @@ mod tests {
                  eof, labels: {} } ] }"
             ),
             "no server can be used (a:1: it does not speak TLS, which the configuration \
-             requires); `outboxd check` has details"
+             requires)"
         );
     }
 }

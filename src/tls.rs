@@ -1,6 +1,8 @@
-//! A failed TLS handshake as a sentence about the server, and its remedy.
+//! Why a server was not reached, as a sentence about it, and the remedy of a failed TLS handshake.
 
-use crate::driver_words::{TlsFault, tls_fault};
+use crate::driver_words::{
+    TlsFault, certified_names, failed_lookup, innermost, is_another_protocol, plain, tls_fault,
+};
 
 impl TlsFault {
     /// The fault in an error's text, if TLS is to blame.
@@ -60,21 +62,32 @@ impl TlsFault {
     }
 }
 
-/// A sentence about the server if TLS is to blame for an error, else the error's own text.
+/// A sentence about the server if TLS or its name is to blame for an error, else the error's own
+/// words.
 pub(crate) fn describe(text: &str) -> String {
+    if let Some(reason) = failed_lookup(text) {
+        return format!("this machine can't resolve its name ({reason})");
+    }
+
+    if is_another_protocol(text) {
+        return "what listens there is no MongoDB".to_owned();
+    }
+
     let Some((fault, details)) = tls_fault(text) else {
-        return text.to_owned();
+        return plain(text);
     };
 
     match fault {
-        TlsFault::Expired => "its certificate has expired".to_owned(),
+        TlsFault::Expired => "its certificate has expired by this machine's clock".to_owned(),
         TlsFault::NotYetValid => "its certificate is not valid yet, or a clock is wrong".to_owned(),
-        TlsFault::WrongName => format!("its certificate is not valid for name{details}"),
+        TlsFault::WrongName => {
+            format!("its certificate is not valid for name{}", certified_names(details))
+        }
         TlsFault::Untrusted => "its certificate is not signed by a trusted CA".to_owned(),
         TlsFault::CaAsServer => "it presents a CA's certificate as its own".to_owned(),
-        TlsFault::Certificate => format!("its certificate is invalid: {details}"),
+        TlsFault::Certificate => format!("its certificate is invalid: {}", innermost(details)),
         TlsFault::ClientCertificate => "it requires a client certificate that it trusts".to_owned(),
-        TlsFault::Refused => format!("it refused the TLS handshake: {details}"),
+        TlsFault::Refused => format!("it refused the TLS handshake: {}", innermost(details)),
         TlsFault::Plaintext => "it does not speak TLS, which the configuration requires".to_owned(),
         TlsFault::HungUp => {
             "it closed the connection, as a server does that requires TLS or a client certificate"
@@ -92,20 +105,28 @@ mod tests {
         for (text, sentence) in [
             (
                 "IO error: invalid peer certificate: certificate expired: verification time 5",
-                "its certificate has expired",
+                "its certificate has expired by this machine's clock",
             ),
             (
                 "invalid peer certificate: certificate not valid for name \"a\"; certificate is \
                  only valid for DnsName(\"b\")",
                 "its certificate is not valid for name \"a\"; certificate is only valid for \
-                 DnsName(\"b\")",
+                 \"b\"",
             ),
             ("invalid peer certificate: BadEncoding", "its certificate is invalid: BadEncoding"),
+            (
+                "invalid peer certificate: Other(OtherError(UnsupportedCertVersion))",
+                "its certificate is invalid: UnsupportedCertVersion",
+            ),
             (
                 "received fatal alert: ProtocolVersion",
                 "it refused the TLS handshake: ProtocolVersion",
             ),
-            ("Connection refused", "Connection refused"),
+            ("IO error: Connection refused", "Connection refused"),
+            (
+                "failed to lookup address information: Name or service not known",
+                "this machine can't resolve its name (Name or service not known)",
+            ),
         ] {
             assert_eq!(describe(text), sentence);
         }

@@ -49,4 +49,5 @@ mod tls; // over TLS with every kind of credentials, never without, and on with 
 mod traces; // one trace from the writer over the relay to the consumer
 mod transactions; // of an event that its transaction touched, what was committed is published, whoever finds it
 mod verbs; // what holds for every verb: help, no server, a wrong password, a reader that has gone
+mod words; // what people read when a library fails is words, not the library's own form
 mod writers; // services in other languages: their programs write, the relay publishes, they read it

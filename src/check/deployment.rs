@@ -12,6 +12,7 @@ use super::outbox::{self, Sample};
 use super::privileges;
 use crate::config::Config;
 use crate::duration::for_people;
+use crate::error::mongodb_words;
 use crate::finding::Finding;
 use crate::tls;
 
@@ -34,19 +35,24 @@ pub(super) async fn look(
     let user = options.credential.as_ref().and_then(|credential| credential.username.clone());
     let database = match Client::with_options(options) {
         Ok(client) => client.database(&config.mongodb.database),
-        Err(error) => return (vec![unreachable(at, &error.kind.to_string(), None)], None),
+        Err(error) => return (vec![unreachable(at, &mongodb_words(&error))], None),
     };
 
     let status = doc! { "connectionStatus": 1, "showPrivileges": true };
     let status = match ask(timeout, database.run_command(status)).await {
-        Ok(status) => status,
+        Ok(status) => Ok(status),
+        Err(no_answer) if [Why::Denied, Why::Withheld].contains(&no_answer.why) => Err(no_answer),
         Err(no_answer) => return (vec![not_admitted(at, user.as_deref(), &no_answer)], None),
     };
 
     let outbox = database.collection::<Document>(&config.mongodb.collection);
     let read = ask(timeout, outbox.find_one(doc! {}).projection(doc! { "_id": 1 })).await;
-    let denied = read.is_err_and(|no_answer| no_answer.why == Why::Denied);
-    let mut findings = match privileges::look(config, at, &status, denied) {
+    let denied = read.err().filter(|read| [Why::Denied, Why::Withheld].contains(&read.why));
+    let judged = match &status {
+        Ok(status) => privileges::look(config, at, status, denied.is_some()),
+        Err(no_answer) => privileges::unknown(config, at, no_answer, denied.as_ref()),
+    };
+    let mut findings = match judged {
         Ok(findings) => findings,
         Err(finding) => return (vec![finding], None),
     };

@@ -1,5 +1,7 @@
 //! Each host of MongoDB by itself, without the user, and the deployment that the hosts form.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bson::{Document, doc};
@@ -9,26 +11,31 @@ use mongodb::options::{ClientOptions, ServerAddress, Tls};
 use tokio::net::TcpStream;
 
 use super::ask::{Clock, ask, within};
-use crate::driver_words::TlsFault;
-use crate::finding::Finding;
+use crate::driver_words::{TlsFault, failed_lookup, is_another_protocol};
+use crate::error::mongodb_words;
+use crate::finding::{Finding, shell};
 use crate::tls;
-
-const START_OR_CORRECT: &str =
-    "$ systemctl start mongod   # on that host, or\nMONGODB_URI: correct the host";
 
 /// One host's answer to `hello`.
 pub(super) struct Host {
+    pub(super) address: ServerAddress,
     pub(super) hello: Document,
-    pub(super) clock: Option<Clock>,
+    clock: Option<Clock>,
     took: Duration,
+}
+
+/// A host that did not answer.
+struct Silent {
+    address: ServerAddress,
+    /// As the network, TLS or the driver put it.
+    reason: String,
 }
 
 /// The answers of all hosts.
 pub(super) struct Hosts {
     answers: Vec<Host>,
-    /// One line for each host that did not answer.
-    silent: Vec<String>,
-    remedy: Option<&'static str>,
+    silent: Vec<Silent>,
+    over_tls: bool,
 }
 
 /// Whether the deployment can answer further questions.
@@ -44,19 +51,15 @@ pub(super) async fn probe(options: &ClientOptions, timeout: Duration) -> Hosts {
     let probes = options.hosts.iter().map(|address| probe_one(options, address, timeout));
     let probed = join_all(probes).await;
 
-    let (mut answers, mut silent, mut remedy) = (Vec::new(), Vec::new(), None);
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
     for (address, probed) in options.hosts.iter().zip(probed) {
         match probed {
             Ok(host) => answers.push(host),
-            Err(reason) => {
-                silent.push(format!("{address}: {}", tls::describe(&reason)));
-                let fault = TlsFault::of(&reason);
-                remedy = remedy.or(fault.map(|fault| fault.mongodb_remedy(over_tls)));
-            }
+            Err(reason) => silent.push(Silent { address: address.clone(), reason }),
         }
     }
 
-    Hosts { answers, silent, remedy }
+    Hosts { answers, silent, over_tls }
 }
 
 /// Asks one host. Every mongod answers `hello` without a user, whatever state the deployment is in.
@@ -76,7 +79,7 @@ async fn probe_one(
     options.load_balanced = None;
     options.credential = None;
 
-    let client = Client::with_options(options).map_err(|error| error.kind.to_string())?;
+    let client = Client::with_options(options).map_err(|error| mongodb_words(&error))?;
     let admin = client.database("admin");
     let hello = async || {
         let answer = ask(timeout, admin.run_command(doc! { "hello": 1 })).await;
@@ -90,7 +93,7 @@ async fn probe_one(
     let clock =
         hello.get_datetime("localTime").ok().map(|at| Clock::new(at.timestamp_millis(), asked));
 
-    Ok(Host { hello, clock, took: began.elapsed() })
+    Ok(Host { address: address.clone(), hello, clock, took: began.elapsed() })
 }
 
 /// Looks the host up and connects.
@@ -108,20 +111,45 @@ impl Hosts {
         primary.or(self.answers.first())
     }
 
+    /// The clock that differs most from this machine's, with its host.
+    pub(super) fn clock(&self) -> Option<(String, Clock)> {
+        let clocks = self.answers.iter().filter_map(|host| Some((host, host.clock?)));
+        let (host, clock) = clocks.max_by_key(|(_, clock)| clock.ahead_ms.unsigned_abs())?;
+        Some((host.address.to_string(), clock))
+    }
+
     pub(super) fn reachable(&self, at: &str) -> Finding {
+        const CHECK: &str = "mongodb.reachable";
         let Some(first) = self.first() else {
-            return unreachable(at, &self.silent.join("; "), self.remedy);
+            let check = match self.silent.iter().any(|silent| silent.tls_fault().is_some()) {
+                true => "mongodb.tls",
+                false => CHECK,
+            };
+            return Finding::fail(check, at, self.reasons(), self.remedy());
         };
 
         let answered = format!("answered in {:.1} ms", first.took.as_secs_f64() * 1000.0);
         match self.silent.is_empty() {
-            true => Finding::ok("mongodb.reachable", at, answered),
+            true => Finding::ok(CHECK, at, answered),
             false => {
-                let found =
-                    format!("{answered}, but not every host did: {}", self.silent.join("; "));
-                let remedy = self.remedy.unwrap_or(START_OR_CORRECT);
-                Finding::warn("mongodb.reachable", at, found, remedy)
+                let found = format!("{answered}, but not every host did: {}", self.reasons());
+                Finding::warn(CHECK, at, found, self.remedy())
             }
+        }
+    }
+
+    fn reasons(&self) -> String {
+        let reasons: Vec<_> = self.silent.iter().map(Silent::to_string).collect();
+        reasons.join("; ")
+    }
+
+    /// The remedy for the first host that did not answer, where TLS is to blame before all others.
+    fn remedy(&self) -> String {
+        let fault = self.silent.iter().find_map(Silent::tls_fault);
+        match (fault, self.silent.first()) {
+            (Some(fault), _) => fault.mongodb_remedy(self.over_tls).to_owned(),
+            (None, Some(silent)) => silent.remedy(),
+            (None, None) => String::new(),
         }
     }
 
@@ -160,6 +188,17 @@ impl Hosts {
             return (Finding::fail(CHECK, at, found, remedy), Usable::Yes);
         }
 
+        if options.direct_connection == Some(true) && !flag(hello, "isWritablePrimary") {
+            let found = "directConnection=true leads to a member that is not the primary, and it \
+                         alone accepts writes";
+            let remedy = match hello.get_str("primary") {
+                Ok(primary) => format!("MONGODB_URI: {primary} as the host, or\n"),
+                Err(_) => String::new(),
+            };
+            let remedy = format!("{remedy}MONGODB_URI: without directConnection=true");
+            return (Finding::fail(CHECK, at, found, remedy), Usable::Yes);
+        }
+
         let has_primary =
             |hello: &Document| flag(hello, "isWritablePrimary") || hello.contains_key("primary");
         if !hellos().any(has_primary) {
@@ -183,73 +222,151 @@ impl Hosts {
         timeout: Duration,
     ) -> Option<(Finding, Usable)> {
         const CHECK: &str = "mongodb.members";
+        let host = self.answers.iter().find(|host| host.hello.get_str("setName").is_ok())?;
+        let hello = &host.hello;
+        let named = names(hello);
+
         if options.direct_connection == Some(true) {
-            return None;
+            let found = format!(
+                "directConnection=true: of {} outboxd knows this one alone, and stops when \
+                 another one becomes primary",
+                named.join(", ")
+            );
+            let remedy = "MONGODB_URI: the hosts of all members, without directConnection=true";
+            let warning = (Finding::warn(CHECK, at, found, remedy), Usable::Yes);
+            return (named.len() > 1).then_some(warning);
         }
 
-        let hello = self
-            .answers
+        let others: Vec<_> = named
             .iter()
-            .map(|host| &host.hello)
-            .find(|hello| hello.get_str("setName").is_ok())?;
-        let named: Vec<&str> = ["hosts", "passives"]
-            .iter()
-            .filter_map(|name| hello.get_array(name).ok())
-            .flatten()
-            .filter_map(|host| host.as_str())
+            .filter_map(|host| ServerAddress::parse(host).ok())
+            .filter(|host| !options.hosts.contains(host))
             .collect();
-        let others: Vec<(usize, ServerAddress)> = named
-            .iter()
-            .enumerate()
-            .filter_map(|(place, host)| Some((place, ServerAddress::parse(host).ok()?)))
-            .filter(|(_, host)| !options.hosts.contains(host))
-            .collect();
-
         if others.is_empty() {
             return None;
         }
 
-        let connects = others.iter().map(|(_, host)| connect(host, timeout));
-        let connected = join_all(connects).await;
+        let asked = others.iter().map(|other| probe_one(options, other, timeout));
+        let asked = join_all(asked).await;
         let lost: Vec<_> = others
-            .iter()
-            .zip(connected)
-            .filter_map(|((place, host), connected)| Some((*place, host, connected.err()?)))
+            .into_iter()
+            .zip(asked)
+            .filter_map(|(address, answer)| {
+                let reason = match answer {
+                    Ok(other) if is_another(hello, &other) => "another server answers".to_owned(),
+                    Ok(_) => return None,
+                    Err(reason) => reason,
+                };
+                Some(Silent { address, reason })
+            })
             .collect();
 
-        let Some((place, host, _)) = lost.first() else {
+        if lost.is_empty() {
             let found = "this machine reaches every member by the name that the set gives it";
             return Some((Finding::ok(CHECK, at, found), Usable::Yes));
-        };
+        }
 
-        let reasons: Vec<_> =
-            lost.iter().map(|(_, host, reason)| format!("{host}: {reason}")).collect();
+        let reasons: Vec<_> = lost.iter().map(Silent::to_string).collect();
         let found = format!(
             "clients use the names that the replica set gives its members ({}), and this machine \
              doesn't reach {}",
             named.join(", "),
             reasons.join("; ")
         );
-        let remedy = format!(
-            "/etc/hosts or DNS: give {} the member's address on this machine, or\n\
-             mongosh> c = rs.conf(); c.members[{place}].host = \"<host>:<port>\"; rs.reconfig(c)",
-            name(host)
-        );
 
+        let remedy = to_reach(&lost, host, named.len());
         let primary = hello.get_str("primary").ok();
-        let is_primary = |host: &ServerAddress| Some(host.to_string().as_str()) == primary;
-        Some(match lost.iter().any(|(_, host, _)| is_primary(host)) {
+        let is_primary = |silent: &Silent| Some(silent.address.to_string().as_str()) == primary;
+        Some(match lost.iter().any(is_primary) {
             true => (Finding::fail(CHECK, at, found, remedy), Usable::No),
             false => (Finding::warn(CHECK, at, found, remedy), Usable::Yes),
         })
     }
 }
 
-fn name(address: &ServerAddress) -> String {
-    match address {
-        ServerAddress::Tcp { host, .. } => host.clone(),
-        other => other.to_string(),
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, tls::describe(&self.reason))
     }
+}
+
+impl Silent {
+    fn tls_fault(&self) -> Option<TlsFault> {
+        TlsFault::of(&self.reason)
+    }
+
+    /// The host's name, if it is one that a resolver has to know.
+    fn name(&self) -> Option<&str> {
+        let ServerAddress::Tcp { host, .. } = &self.address else { return None };
+        let is_name = host.parse::<IpAddr>().is_err() && host != "localhost";
+        is_name.then_some(host)
+    }
+
+    fn remedy(&self) -> String {
+        let correct = "MONGODB_URI: correct the host";
+        match self.name() {
+            Some(name) if failed_lookup(&self.reason).is_some() => format!(
+                "$ getent hosts {}   # once it prints an address, the relay goes on, or\n{correct}",
+                shell(name)
+            ),
+            _ if is_another_protocol(&self.reason) => format!("{correct} and its port"),
+            _ => format!("$ systemctl start mongod   # on that host, or\n{correct}"),
+        }
+    }
+}
+
+/// The remedies for members that can't be reached, while `host` can: the connection string, the
+/// names on this machine, or those in the set.
+fn to_reach(lost: &[Silent], host: &Host, members: usize) -> String {
+    let mut lines = Vec::new();
+    if flag(&host.hello, "isWritablePrimary") {
+        let while_so = if members > 1 { ", as long as it is the primary" } else { "" };
+        lines.push(format!(
+            "MONGODB_URI: directConnection=true, with {} alone   # outboxd then uses no other \
+             name{while_so}, or",
+            host.address
+        ));
+    }
+
+    let names: Vec<_> = lost.iter().filter_map(Silent::name).collect();
+    if !names.is_empty() {
+        let members = if names.len() == 1 { "the member's address" } else { "their addresses" };
+        let names = names.join(", ");
+        lines.push(format!("/etc/hosts or DNS: give {names} {members} on this machine, or"));
+    }
+
+    let renamed: Vec<_> = lost
+        .iter()
+        .map(|silent| {
+            let host = serde_json::Value::from(silent.address.to_string());
+            format!("c.members.find(m => m.host == {host}).host = \"<host>:<port>\"; ")
+        })
+        .collect();
+    lines.push(format!("mongosh> c = rs.conf(); {}rs.reconfig(c)", renamed.concat()));
+
+    lines.join("\n")
+}
+
+/// Whether what answered by a member's name is no member of the set, or not the member of this name.
+fn is_another(of_set: &Document, answer: &Host) -> bool {
+    let set = |hello: &Document| hello.get_str("setName").map(str::to_owned).ok();
+    let process = |hello: &Document| {
+        hello
+            .get_document("topologyVersion")
+            .and_then(|version| version.get_object_id("processId"))
+            .ok()
+    };
+
+    let hello = &answer.hello;
+    let is_same_name = of_set.get_str("me").is_ok_and(|me| me == answer.address.to_string());
+    set(of_set) != set(hello) || is_same_name && process(of_set) != process(hello)
+}
+
+/// The members that a client may use, by the names that the set gives them.
+fn names(hello: &Document) -> Vec<&str> {
+    let lists = ["hosts", "passives"];
+    let lists = lists.iter().filter_map(|name| hello.get_array(name).ok());
+    lists.flatten().filter_map(|host| host.as_str()).collect()
 }
 
 fn flag(hello: &Document, name: &str) -> bool {
@@ -274,10 +391,7 @@ fn to_replica_set(options: &ClientOptions) -> String {
     )
 }
 
-/// No host answered. With `tls_remedy`, TLS is to blame.
-pub(super) fn unreachable(at: &str, reason: &str, tls_remedy: Option<&str>) -> Finding {
-    match tls_remedy {
-        Some(remedy) => Finding::fail("mongodb.tls", at, reason, remedy),
-        None => Finding::fail("mongodb.reachable", at, reason, START_OR_CORRECT),
-    }
+/// The hosts are not known, or not usable, so none was asked.
+pub(super) fn unreachable(at: &str, reason: &str) -> Finding {
+    Finding::fail("mongodb.reachable", at, reason, "MONGODB_URI: correct it")
 }

@@ -30,11 +30,10 @@ use async_nats::jetstream::stream::Config as StreamFound;
 use self::ask::Clock;
 use self::outbox::Sample;
 use crate::config::Config;
+use crate::duration::for_people;
 use crate::finding::{Finding, shell};
 use crate::jetstream::facts;
 
-/// Clocks further apart than this make times in logs and alerts misleading.
-const MAX_SKEW: Duration = Duration::from_secs(1);
 /// Bytes of a message for the headers that the relay adds: names, message id and expected stream.
 const HEADERS: usize = 512;
 /// Subjects that a finding names.
@@ -53,9 +52,28 @@ pub(crate) async fn look(config: &Config, timeout: Duration) -> Vec<Finding> {
         findings.push(size(&outbox, sample, max_payload, nats.stream.as_ref()));
     }
 
-    findings.extend(mongodb.clock.map(|clock| skew("clock.mongodb", "mongod", clock)));
-    findings.extend(nats.clock.map(|clock| skew("clock.nats", "nats-server", clock)));
+    findings.extend(clocks(mongodb.clock, nats.clock));
     findings
+}
+
+/// Compares the servers' clocks with this machine's. Where both servers agree with each other, it is
+/// this machine's that is wrong.
+fn clocks(mongod: Option<(String, Clock)>, nats: Option<Clock>) -> Vec<Finding> {
+    let odd = mongod.as_ref().zip(nats).is_some_and(|((_, mongod), nats)| {
+        mongod.is_off() && nats.is_off() && !mongod.differs_from(nats)
+    });
+    let where_set = match odd {
+        true => "on this machine: mongod and nats-server agree with each other",
+        false => "on the machine whose clock is wrong",
+    };
+
+    let mongod = mongod.map(|(host, clock)| {
+        let server = if clock.is_off() { format!("mongod {host}") } else { "mongod".to_owned() };
+        skew("clock.mongodb", &server, clock, where_set)
+    });
+    let nats = nats.map(|clock| skew("clock.nats", "nats-server", clock, where_set));
+
+    mongod.into_iter().chain(nats).collect()
 }
 
 /// Whether the stream covers the subjects of the waiting events.
@@ -140,18 +158,25 @@ fn size(
     Finding::fail(CHECK, outbox, format!("{found}, so the relay will mark it as dead"), remedy)
 }
 
-fn skew(check: &'static str, server: &str, clock: Clock) -> Finding {
+fn skew(check: &'static str, server: &str, clock: Clock, where_set: &str) -> Finding {
     const CLOCKS: &str = "clocks";
-    let apart = Duration::from_millis(clock.ahead_ms.unsigned_abs());
-    if apart <= MAX_SKEW + clock.took / 2 {
+    if !clock.is_off() {
         let found = format!("the clocks of {server} and this machine agree within a second");
         return Finding::ok(check, CLOCKS, found);
     }
 
+    let apart = match Duration::from_millis(clock.ahead_ms.unsigned_abs()) {
+        long if long >= Duration::from_secs(60) => {
+            for_people(Duration::from_secs(long.as_secs_f64().round() as u64))
+        }
+        short => format!("{:.1} s", short.as_secs_f64()),
+    };
     let direction = if clock.ahead_ms > 0 { "ahead of" } else { "behind" };
-    let found =
-        format!("{server}'s clock is {:.1} s {direction} this machine's", apart.as_secs_f64());
-    let remedy = "$ timedatectl set-ntp true   # on the machine whose clock is wrong";
+    let found = format!(
+        "the clock of {server} is {apart} {direction} this machine's, so times in logs, alerts and \
+         audits mislead; the relay measures by mongod's clock alone"
+    );
+    let remedy = format!("$ timedatectl set-ntp true   # {where_set}");
 
     Finding::warn(check, CLOCKS, found, remedy)
 }
@@ -180,7 +205,23 @@ mod tests {
             [(0, Level::Ok), (900, Level::Ok), (5000, Level::Warn), (-5000, Level::Warn)]
         {
             let clock = Clock::new(ms + ahead, now);
-            assert_eq!(skew("clock.nats", "nats-server", clock).level, level, "{ahead}");
+            assert_eq!(skew("clock.nats", "nats-server", clock, "").level, level, "{ahead}");
         }
+    }
+
+    #[test]
+    fn two_servers_that_agree_leave_this_machine_as_the_odd_one() {
+        let clock = |ahead_ms| Clock { ahead_ms, took: Duration::ZERO };
+        let remedies = |mongod, nats| {
+            let found = clocks(Some(("a:1".to_owned(), clock(mongod))), Some(clock(nats)));
+            found.into_iter().filter_map(|found| found.remedy).collect::<Vec<_>>()
+        };
+        assert!(remedies(3_600_000, 3_600_500).iter().all(|line| line.contains("this machine:")));
+        assert_eq!(remedies(3_600_000, 3_600_500).len(), 2);
+        assert_eq!(remedies(5_000, 0).len(), 1);
+        assert!(remedies(5_000, -5_000)[0].contains("whose clock is wrong"));
+
+        let found = clocks(Some(("a:1".to_owned(), clock(-3_600_000))), None);
+        assert!(found[0].found.contains("mongod a:1 is 1h"), "{}", found[0].found);
     }
 }

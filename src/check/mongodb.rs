@@ -13,7 +13,8 @@ use crate::finding::Finding;
 #[derive(Default)]
 pub(super) struct Checked {
     pub(super) findings: Vec<Finding>,
-    pub(super) clock: Option<Clock>,
+    /// Of the host whose clock differs most.
+    pub(super) clock: Option<(String, Clock)>,
     pub(super) sample: Option<Sample>,
 }
 
@@ -45,7 +46,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let Some(first) = hosts.first() else {
         return checked;
     };
-    checked.clock = first.clock;
+    checked.clock = hosts.clock();
 
     let (topology, usable) = hosts.topology(&at, &mut options);
     checked.findings.push(topology);
@@ -71,7 +72,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
 /// The hosts are not known, so none was asked.
 fn no_hosts(config: &Config, reason: &str) -> Finding {
     match config.mongodb.srv_record() {
-        None => unreachable("mongod", reason, None),
+        None => unreachable("mongod", reason),
         Some(record) => {
             let remedy = format!(
                 "$ nslookup -type=SRV {record}   # once it names the hosts, the relay goes on, or\n\

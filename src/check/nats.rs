@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::ask::{Clock, within};
 use super::domain;
 use crate::config::Config;
-use crate::driver_words::TlsFault;
+use crate::driver_words::{TlsFault, plain};
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
 use crate::jetstream::acks::Acks;
@@ -139,7 +139,7 @@ impl Denials {
         let denials = self.clone();
         move |event| {
             if let Event::ServerError(error) = event {
-                denials.with(|last| *last = Some(error.to_string()));
+                denials.with(|last| *last = Some(plain(&error.to_string())));
                 if let ServerError::Other(error) = &error {
                     denials.0.denied.learn(error);
                     denials.0.hearing.learn(error);
@@ -172,7 +172,7 @@ fn not_connected(at: &str, kind: Option<ConnectErrorKind>, reason: &str) -> Vec<
         let remedy = "NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_NKEY or NATS_CREDS: correct the \
                       credentials\n\
                       nats-server.conf: authorization { user: <user>, password: <bcrypt> }";
-        let found = format!("the server refused the credentials: {reason}");
+        let found = format!("the server refused the credentials: {}", tls::describe(reason));
         return vec![
             Finding::ok("nats.reachable", at, "answered"),
             Finding::fail("nats.auth", at, found, remedy),
@@ -185,7 +185,7 @@ fn not_connected(at: &str, kind: Option<ConnectErrorKind>, reason: &str) -> Vec<
     }
 
     let remedy = "$ systemctl start nats-server   # on that host, or\nNATS_URL: correct the host";
-    vec![Finding::fail("nats.reachable", at, reason, remedy)]
+    vec![Finding::fail("nats.reachable", at, tls::describe(reason), remedy)]
 }
 
 fn auth(at: &str, required: bool) -> Finding {

@@ -100,9 +100,17 @@ async fn applied(config: &Config, database: &Database, at: &str, timeout: Durati
         .map(|(migration, _)| migration.name)
         .collect();
 
+    let is_elsewhere = match pending.len() == statuses.len() {
+        true => "; this is no outbox yet, or the outbox is in another database or collection",
+        false => "",
+    };
+
     match pending.is_empty() {
         true => Finding::ok(CHECK, at, format!("all {} applied", statuses.len())),
-        false => Finding::fail(CHECK, at, format!("not applied: {}", pending.join(", ")), MIGRATE),
+        false => {
+            let found = format!("not applied: {}{is_elsewhere}", pending.join(", "));
+            Finding::fail(CHECK, at, found, MIGRATE)
+        }
     }
 }
 

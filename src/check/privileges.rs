@@ -2,6 +2,7 @@
 
 use bson::{Bson, Document};
 
+use super::ask::{self, NoAnswer};
 use crate::config::Config;
 use crate::finding::Finding;
 use crate::privileges::Role;
@@ -43,7 +44,29 @@ pub(super) fn look(
     };
 
     let found = format!("as {}, defined in database {}", user.name, user.home);
-    Ok(vec![Finding::ok(AUTH, at, found), rights(config, at, &user)])
+    let auth = Finding::ok(AUTH, at, found);
+    if user.is_known {
+        return Ok(vec![auth, rights(config, at, &user)]);
+    }
+
+    let found = "not checked: this MongoDB does not report what a user may do";
+    Ok(vec![auth, Finding::ok("mongodb.privileges", at, found)])
+}
+
+/// For a server that does not report the user: the finding that says so, or that the user may not
+/// even read.
+pub(super) fn unknown(
+    config: &Config,
+    at: &str,
+    no_answer: &NoAnswer,
+    denied: Option<&NoAnswer>,
+) -> Result<Vec<Finding>, Finding> {
+    const CHECK: &str = "mongodb.privileges";
+    let Some(denied) = denied else { return Ok(vec![ask::unknown(CHECK, at, no_answer)]) };
+
+    let (database, outbox) = (&config.mongodb.database, &config.mongodb.collection);
+    let found = format!("the user may not read {database}.{outbox}: {}", denied.reason);
+    Err(Finding::fail(CHECK, at, found, "$ outboxd privileges --role relay   # prints the role"))
 }
 
 /// The authenticated user, with what it may do.
@@ -53,6 +76,8 @@ struct User<'a> {
     home: &'a str,
     roles: Vec<&'a str>,
     privileges: Vec<&'a Document>,
+    /// Whether the server reports privileges. Some that are like MongoDB don't.
+    is_known: bool,
 }
 
 impl<'a> User<'a> {
@@ -70,6 +95,7 @@ impl<'a> User<'a> {
             home: text(user, "db"),
             roles: documents("authenticatedUserRoles").map(|role| text(role, "role")).collect(),
             privileges: documents("authenticatedUserPrivileges").collect(),
+            is_known: info.contains_key("authenticatedUserPrivileges"),
         })
     }
 

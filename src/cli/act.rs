@@ -13,7 +13,7 @@ use super::config::load;
 use super::discard::Discard;
 use super::list;
 use super::output::{events, print};
-use super::selection::Filter;
+use super::selection::{Filter, inspect_by};
 use crate::config::{Config, Sources};
 use crate::document::state::{DISCARD_HOLDS, State};
 use crate::duration;
@@ -88,7 +88,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Resul
     let mongodb = &config.mongodb;
     let client = mongodb.client("operator").await?;
     let (database, layout) = (client.database(&mongodb.database), &config.event.layout);
-    let inspect = Inspect::new(database.clone(), &mongodb.collection, layout.clone());
+    let inspect = inspect_by(&config, &client).await?;
     let act = Act::new(database, &mongodb.collection, layout.clone());
     let selection = args.filter.selection(&args.ids);
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::config::load;
 use super::output::{Output, show, table};
+use super::selection::inspect_by;
 use crate::config::{MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::act::{Act, AuditRecord};
@@ -60,7 +61,10 @@ impl Record {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = load(sources)?;
     let MongodbConfig { database, collection, .. } = &config.mongodb;
-    let database = config.mongodb.client("operator").await?.database(database);
+    let client = config.mongodb.client("operator").await?;
+    inspect_by(&config, &client).await?;
+
+    let database = client.database(database);
     let act = Act::new(database, collection, config.event.layout.clone());
     let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
     let records: Vec<_> = records.iter().map(Record::read).collect();

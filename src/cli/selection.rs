@@ -7,7 +7,7 @@ use clap::Args;
 use super::config::load;
 use crate::config::{Config, MongodbConfig, Sources};
 use crate::document::state::State;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::selection::Selection;
 
@@ -76,10 +76,29 @@ impl Filter {
 }
 
 /// Opens the configured outbox. The operator's verbs need only MongoDB.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no outbox: numbers of nothing would look like good news.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
     let config = load(sources)?;
-    let MongodbConfig { database, collection, .. } = &config.mongodb;
-    let database = config.mongodb.client("operator").await?.database(database);
-    let inspect = Inspect::new(database, collection, config.event.layout.clone());
+    let client = config.mongodb.client("operator").await?;
+    let inspect = inspect_by(&config, &client).await?;
     Ok((config, inspect))
+}
+
+/// The same, over this client.
+pub(super) async fn inspect_by(config: &Config, client: &mongodb::Client) -> Result<Inspect> {
+    let MongodbConfig { database, collection, .. } = &config.mongodb;
+    let layout = config.event.layout.clone();
+    let inspect = Inspect::new(client.database(database), collection, layout);
+    if inspect.exists().await.during("looking for the outbox")? {
+        return Ok(inspect);
+    }
+
+    let message = format!(
+        "there is no outbox {database}.{collection}: the database {database} has no collection \
+         {collection}; correct the database in MONGODB_URI or mongodb.collection, or create the \
+         outbox with `outboxd migrate`"
+    );
+    Err(Error::new(ErrorKind::NotFound, message))
 }

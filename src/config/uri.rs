@@ -6,62 +6,27 @@
 //! here, without a network: what is left to fail later is up to the network, and worth a retry.
 //!
 //! No message repeats a password. Where a password that is not percent-encoded may have shifted
-//! the parts, no message repeats any of them.
+//! the parts, no message repeats any of them: it names the characters to encode, and nothing else.
+//!
+//! - `options`: options that only other drivers have
+
+mod options;
+#[cfg(test)]
+mod tests;
 
 use futures_util::FutureExt as _;
 use mongodb::options::{AuthMechanism, ClientOptions, ConnectionString, HostInfo, ServerAddress};
 use percent_encoding::percent_decode_str;
 
-/// Options that are left out, in lower case. outboxd decides these itself, or does without.
-const LEFT_OUT: &[&str] = &[
-    // Other drivers' names and types for what a document holds; outboxd reads what is stored.
-    "uuidrepresentation",
-    "guids",
-    "document_class",
-    "tz_aware",
-    "datetime_conversion",
-    "unicode_decode_error_handler",
-    // Compression, which outboxd does without: events leave mongod once.
-    "compressors",
-    "zlibcompressionlevel",
-    // How long others queue for a connection and keep it. A timeout of operations, which the driver
-    // does not have, is not among them: whoever sets one counts on it.
-    "waitqueuetimeoutms",
-    "waitqueuemultiple",
-    "maxlifetimems",
-    "maxconnectionlifetimems",
-    "maintenancefrequencyms",
-    // Habits of older drivers, and how others keep their connections.
-    "usenewurlparser",
-    "useunifiedtopology",
-    "usecreateindex",
-    "usefindandmodify",
-    "autoreconnect",
-    "reconnecttries",
-    "reconnectinterval",
-    "keepalive",
-    "keepaliveinitialdelay",
-    "nodelay",
-    "poolsize",
-    "minsize",
-    "streamtype",
-    "connect",
-    "safe",
-    "slaveok",
-    // Checks of revoked certificates, which rustls does not make.
-    "tlsdisableocspendpointcheck",
-    "tlsdisablecertificaterevocationcheck",
-];
-
-/// Options of a graphical client begin like this.
-const LEFT_OUT_PREFIX: &str = "3t.";
+use self::options::{Fate, fate};
+use crate::driver_words::unknown_option;
+use crate::error::mongodb_words;
 
 /// Options that turn off the check of the server's certificate.
 const UNVERIFIED: [&str; 2] = ["tlsinsecure", "tlsallowinvalidcertificates"];
 
 /// Options whose values may be secrets.
-const SECRET: [&str; 3] =
-    ["authmechanismproperties", "proxypassword", "tlscertificatekeyfilepassword"];
+const SECRET: [&str; 2] = ["authmechanismproperties", "tlscertificatekeyfilepassword"];
 
 /// Options that others depend on. The driver is asked about these first, so that it is the other
 /// one that a mistake names.
@@ -76,9 +41,14 @@ const FIRST: [&str; 8] = [
     "replicaset",
 ];
 
+/// Characters that a user or a password can't have as they are.
+const RESERVED: [char; 7] = [':', '/', '?', '#', '[', ']', '@'];
+/// What stands for a part in other people's examples and files.
+const PLACEHOLDERS: [&str; 3] = ["<password>", "<db_password>", "${"];
+
 const NOT_ONE: &str = "is not a connection string such as mongodb://host/database?replicaSet=…";
-const NOT_ENCODED: &str = "the driver can't read it; a user or password with one of : / ? # [ ] @ % has to be \
-     percent-encoded, for example @ as %40";
+const NO_HOSTS: &str = "its hosts or its database can't be read; write \
+     mongodb://host:port,host:port/database?replicaSet=…, and percent-encode user and password";
 
 /// A connection string that the driver takes.
 pub(super) struct Uri {
@@ -95,20 +65,109 @@ pub(super) struct Uri {
 /// Every mistake that was found.
 pub(super) fn read(text: &str) -> Result<Uri, Vec<String>> {
     let (base, options) = text.split_once('?').unwrap_or((text, ""));
+    if let Some(mistake) = unreadable(text, base) {
+        return Err(vec![mistake]);
+    }
+
     let mut options: Vec<_> = options.split('&').filter(|option| !option.is_empty()).collect();
-    // A question mark in a password ends the base too early.
-    if !options.iter().all(|option| is_option(option)) {
-        return Err(vec![NOT_ENCODED.to_owned()]);
+    if let Some(mistake) = in_no_order(base, &options) {
+        return Err(vec![mistake]);
     }
 
-    let left_out: Vec<_> = options.extract_if(.., |option| is_left_out(name(option))).collect();
+    let left_out: Vec<_> = options.extract_if(.., |option| of(option) == Fate::LeftOut).collect();
+    let is_refused = options.iter().any(|option| of(option) != Fate::Kept);
     let uri = join(base, &options);
-    let Ok(parsed) = accepted(&uri) else { return Err(mistakes(base, &options)) };
-    if has_no_password(&parsed) {
-        return Err(vec!["names a user without a password".to_owned()]);
+    let parsed = match accepted(&uri) {
+        Ok(parsed) if !is_refused => parsed,
+        _ => return Err(mistakes(base, &options)),
+    };
+
+    match unusable(&parsed) {
+        Some(mistake) => Err(vec![mistake.to_owned()]),
+        None => Ok(Uri { text: uri, parsed, warnings: warnings(&left_out, &options) }),
+    }
+}
+
+/// What keeps the string from having parts at all.
+fn unreadable(text: &str, base: &str) -> Option<String> {
+    let bare = text.trim_matches(|c: char| c.is_whitespace() || "\"'`".contains(c));
+    if bare != text && bare.starts_with("mongodb") {
+        return Some("has quotes or spaces around it; remove them".to_owned());
     }
 
-    Ok(Uri { text: uri, parsed, warnings: warnings(&left_out, &options) })
+    let schemes = ["mongodb://", "mongodb+srv://"];
+    let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or_default();
+    if rest.is_empty() {
+        return Some(NOT_ONE.to_owned());
+    }
+
+    if let Some(placeholder) = PLACEHOLDERS.iter().find(|placeholder| rest.contains(**placeholder))
+    {
+        return Some(format!(
+            "has a {placeholder}{} that nothing has replaced; if it is meant, write < as %3C and \
+             $ as %24",
+            if placeholder.ends_with('{') { "…}" } else { "" }
+        ));
+    }
+
+    let user = base.split_once("://")?.1.rsplit_once('@')?.0;
+    not_encoded(user)
+}
+
+/// What keeps the options from being read. A question mark in a password makes options of what
+/// follows it; an `@` among them is its sign, and then none is named.
+fn in_no_order(base: &str, options: &[&str]) -> Option<String> {
+    let is_shifted = options.iter().any(|option| option.contains('@'));
+    let no_option = options.iter().find(|option| !is_option(option));
+    if is_shifted {
+        return no_option.map(|_| shifted(base, options));
+    }
+
+    if let Some(option) = no_option {
+        return Some(match option.split_once('=') {
+            None if is_name(option) => format!("the option {option} has no value"),
+            _ => "an option is not of the form name=value".to_owned(),
+        });
+    }
+
+    let run_together = options.iter().find(|option| {
+        let (_, value) = parts(option);
+        value.match_indices([';', '?']).any(|(at, _)| is_option(&value[at + 1..]))
+    });
+    let run_together = run_together.map(|option| parts(option).0);
+    run_together.map(|name| format!("another option follows {name} without an & between them"))
+}
+
+/// The mistake of a string in which a password may have become options.
+fn shifted(base: &str, options: &[&str]) -> String {
+    let text = join(base, options);
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
+
+    not_encoded(user).unwrap_or_else(|| NO_HOSTS.to_owned())
+}
+
+/// The characters of a user and a password that have to be percent-encoded.
+fn not_encoded(user: &str) -> Option<String> {
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    let mut found = Vec::new();
+    for part in [name, password] {
+        for (at, character) in part.char_indices() {
+            let is_bare_percent = || {
+                let code = part.as_bytes().get(at + 1..at + 3);
+                character == '%' && !code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+            };
+            if (RESERVED.contains(&character) || is_bare_percent()) && !found.contains(&character) {
+                found.push(character);
+            }
+        }
+    }
+
+    let each: Vec<_> =
+        found.iter().map(|found| format!("{found} as %{:02X}", *found as u32)).collect();
+    let mistake =
+        || format!("the user or the password is not percent-encoded: write {}", each.join(", "));
+    (!each.is_empty()).then(mistake)
 }
 
 /// The string in its parts, if the driver takes all of it. Names are not looked up.
@@ -134,11 +193,15 @@ fn accepted(uri: &str) -> mongodb::error::Result<ConnectionString> {
     }
 }
 
-/// Why the driver refuses the string: adds one option after the other and notes which it refuses.
+/// Why the string is refused: adds one option after the other and notes which the driver refuses.
 fn mistakes(base: &str, options: &[&str]) -> Vec<String> {
+    if options.iter().any(|option| option.contains('@')) {
+        return vec![shifted(base, options)];
+    }
+
     let mut options = options.to_vec();
     let rank = |option: &&str| {
-        let name = name(option).to_ascii_lowercase();
+        let name = parts(option).0.to_ascii_lowercase();
         FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len())
     };
     options.sort_by_key(rank);
@@ -152,6 +215,11 @@ fn mistakes(base: &str, options: &[&str]) -> Vec<String> {
 
     let mut mistakes = Vec::new();
     for option in options {
+        if let Fate::Refused(reason) = of(option) {
+            mistakes.push(refusal(parts(option).0, Some(reason)));
+            continue;
+        }
+
         taken.push(option);
         let Err(error) = accepted(&join(base, &taken)) else { continue };
         taken.pop();
@@ -169,34 +237,31 @@ fn of_base(base: &str, options: &[&str]) -> Option<String> {
     let with_auth: Vec<_> = options
         .iter()
         .copied()
-        .filter(|option| name(option).to_ascii_lowercase().starts_with("auth"))
+        .filter(|option| parts(option).0.to_ascii_lowercase().starts_with("auth"))
         .collect();
     if accepted(&join(base, &with_auth)).is_ok() {
         return None;
     }
 
     let Some((scheme, rest)) = base.split_once("://") else { return Some(NOT_ONE.to_owned()) };
-    if !["mongodb", "mongodb+srv"].contains(&scheme) {
-        return Some(NOT_ONE.to_owned());
-    }
-
     let (user, hosts) =
         rest.rsplit_once('@').map_or((None, rest), |(user, hosts)| (Some(user), hosts));
     if user.is_some_and(|user| accepted(&format!("mongodb://{user}@host")).is_err()) {
-        return Some(NOT_ENCODED.to_owned());
+        return Some("names no user before the @".to_owned());
     }
 
     // Without `@` the hosts may be a password that ended up there.
     let srv_only = accepted(&format!("mongodb://{hosts}")).is_ok();
     match accepted(&format!("{scheme}://{hosts}")) {
-        Err(error) if srv_only => Some(format!("the driver refuses it: {}", error.kind)),
-        _ => Some(format!("{NOT_ONE}; if it is one, {NOT_ENCODED}")),
+        Err(error) if srv_only => Some(format!("the driver refuses it: {}", reason(&error))),
+        _ => Some(NO_HOSTS.to_owned()),
     }
 }
 
 /// The driver's refusal of an option, named by the option.
 fn refused(base: &str, option: &str, error: &mongodb::error::Error) -> String {
-    let (name, reason) = (name(option), error.kind.to_string());
+    let (name, _) = parts(option);
+    let reason = reason(error);
     let password = base
         .split_once("://")
         .and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0.split_once(':')?.1))
@@ -205,27 +270,41 @@ fn refused(base: &str, option: &str, error: &mongodb::error::Error) -> String {
 
     let reveals =
         !password.is_empty() && (reason.contains(password) || reason.contains(decoded.as_ref()));
-    match reveals || SECRET.contains(&name.to_ascii_lowercase().as_str()) {
-        true => format!("the driver refuses the option {name}"),
-        false => format!("the driver refuses the option {name}: {}", sentence(&reason)),
+    let is_secret = reveals || SECRET.contains(&name.to_ascii_lowercase().as_str());
+    // The driver does not fill in every text of its own.
+    let is_shown = !is_secret && !reason.contains('{');
+
+    match unknown_option(&reason) {
+        Some(similar) if !reveals => {
+            let similar = similar.filter(|similar| *similar != name.to_ascii_lowercase());
+            let similar = similar.map(|similar| format!("; a similar name exists: {similar}"));
+            refusal(name, Some(&format!("it knows no such option{}", similar.unwrap_or_default())))
+        }
+        _ => refusal(name, is_shown.then_some(&reason)),
     }
 }
 
-/// The driver's words without its own heading.
-fn sentence(reason: &str) -> &str {
-    reason
-        .rsplit_once("argument was provided: ")
-        .map_or(reason, |(_, reason)| reason)
-        .trim_end_matches('.')
+fn refusal(name: &str, reason: Option<&str>) -> String {
+    match reason {
+        None => format!("the driver refuses the option {name}"),
+        Some(reason) => format!("the driver refuses the option {name}: {reason}"),
+    }
+}
+
+/// The driver's words, without its own heading.
+fn reason(error: &mongodb::error::Error) -> String {
+    mongodb_words(error).trim_end_matches('.').to_owned()
 }
 
 fn warnings(left_out: &[&str], options: &[&str]) -> Vec<String> {
-    let names = |options: Vec<&str>| options.into_iter().map(name).collect::<Vec<_>>().join(", ");
+    let names = |options: Vec<&str>| {
+        options.into_iter().map(|option| parts(option).0).collect::<Vec<_>>().join(", ")
+    };
     let is_true = |option: &str| option.to_ascii_lowercase().ends_with("=true");
     let unverified: Vec<_> = options
         .iter()
         .copied()
-        .filter(|option| UNVERIFIED.contains(&name(option).to_ascii_lowercase().as_str()))
+        .filter(|option| UNVERIFIED.contains(&parts(option).0.to_ascii_lowercase().as_str()))
         .filter(|option| is_true(option))
         .collect();
 
@@ -241,152 +320,55 @@ fn warnings(left_out: &[&str], options: &[&str]) -> Vec<String> {
     warnings
 }
 
-/// Whether it authenticates with a password that it doesn't have.
-fn has_no_password(parsed: &ConnectionString) -> bool {
-    let Some(credential) = &parsed.credential else { return false };
+/// What the driver accepts, and nothing could connect with.
+fn unusable(parsed: &ConnectionString) -> Option<&'static str> {
+    if parsed.replica_set.as_deref() == Some("") {
+        return Some("the option replicaSet has no value");
+    }
+
+    if parsed.default_database.as_deref().is_some_and(|name| name.contains(['&', '='])) {
+        return Some("the options begin with an &; write ? before the first of them");
+    }
+
+    let credential = parsed.credential.as_ref()?;
+    if credential.mechanism == Some(AuthMechanism::MongoDbCr) {
+        return Some(
+            "the driver refuses the option authMechanism: no supported server has MONGODB-CR; \
+             leave it out",
+        );
+    }
+
+    // Whoever authenticates with a password needs one.
     let wants_one = matches!(
         credential.mechanism,
         None | Some(AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256)
     );
-    wants_one && credential.username.is_some() && credential.password.is_none()
+    let lacks_it = wants_one && credential.username.is_some() && credential.password.is_none();
+    lacks_it.then_some("names a user without a password")
 }
 
 fn is_option(option: &str) -> bool {
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
-    };
     option.split_once('=').is_some_and(|(name, _)| is_name(name))
 }
 
-fn is_left_out(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    LEFT_OUT.contains(&name.as_str()) || name.starts_with(LEFT_OUT_PREFIX)
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte))
 }
 
-fn name(option: &str) -> &str {
-    option.split_once('=').map_or(option, |(name, _)| name)
+fn of(option: &str) -> Fate {
+    let (name, value) = parts(option);
+    fate(name, value)
+}
+
+/// Name and value.
+fn parts(option: &str) -> (&str, &str) {
+    option.split_once('=').unwrap_or((option, ""))
 }
 
 fn join(base: &str, options: &[&str]) -> String {
     match options.is_empty() {
         true => base.to_owned(),
         false => format!("{base}?{}", options.join("&")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BASE: &str = "mongodb://u:hun%40ter2@a:1,b:2/shop?replicaSet=rs0";
-
-    fn mistakes_of(uri: &str) -> String {
-        let mistakes = read(uri).map(|_| ()).unwrap_err().join("\n");
-        for secret in ["hun%40ter2", "hun@ter2", "hunter2", "hun", "ter2"] {
-            assert!(!mistakes.contains(secret), "{uri}: {mistakes}");
-        }
-        mistakes
-    }
-
-    #[test]
-    fn options_of_other_drivers_are_left_out_and_named() {
-        let others = "uuidRepresentation=standard&compressors=zstd,snappy&waitQueueTimeoutMS=9&\
-                      useUnifiedTopology=true&3t.uriVersion=3&tlsInsecure=true&tls=true";
-        let uri = read(&format!("{BASE}&{others}"))
-            .map_err(|mistakes| mistakes.join("\n"))
-            .expect("a URI that can be used");
-        assert_eq!(uri.text, format!("{BASE}&tlsInsecure=true&tls=true"));
-        assert_eq!(
-            uri.warnings,
-            [
-                "outboxd does without these options of other drivers: uuidRepresentation, \
-                 compressors, waitQueueTimeoutMS, useUnifiedTopology, 3t.uriVersion",
-                "tlsInsecure: the server's certificate is not verified"
-            ]
-        );
-
-        let plain =
-            read(BASE).map_err(|mistakes| mistakes.join("\n")).expect("a URI that can be used");
-        assert_eq!((plain.text.as_str(), plain.warnings.len()), (BASE, 0));
-    }
-
-    #[test]
-    fn a_percent_sign_before_any_character_is_refused() {
-        for password in ["50%€", "%é1", "1%", "%%", "%\u{10348}", "%1€"] {
-            let reason = read(&format!("mongodb://u:{password}@a/shop")).map(|_| ()).unwrap_err();
-            assert!(reason.concat().contains("percent-encoded"), "{password}: {reason:?}");
-        }
-        assert!(read("mongodb://u:50%25€@a/shop").is_ok());
-    }
-
-    #[test]
-    fn what_the_driver_refuses_is_named_by_its_option() {
-        for (options, names) in [
-            ("replicaSte=rs0", &["replicaSte", "similar name exists: replicaset"][..]),
-            ("connectTimeoutMS=soon", &["connectTimeoutMS", "non-negative integer"]),
-            ("retryWrites=yes&maxPoolSize=many", &["retryWrites", "maxPoolSize"]),
-            ("socketTimeoutMS=30000", &["socketTimeoutMS", "does not support"]),
-            ("timeoutMS=30000", &["timeoutMS"]),
-            ("maxPoolSize=0", &["maxPoolSize", "cannot specify maxPoolSize=0"]),
-            ("heartbeatFrequencyMS=5", &["heartbeatFrequencyMS"]),
-            ("directConnection=true", &["directConnection", "multiple seeds"]),
-            ("loadBalanced=true", &["loadBalanced", "multiple seeds"]),
-            ("authMechanism=GSSAPI", &["authMechanism"]),
-            ("authMechanism=MONGODB-AWS", &["authMechanism"]),
-            ("tls=false&tlsCAFile=/ca", &["tlsCAFile"]),
-            ("tlsAllowInvalidHostnames=true", &["tlsAllowInvalidHostnames"]),
-            ("w=0&journal=true", &["journal"]),
-            ("readPreferenceTags=a:b", &["readPreferenceTags"]),
-            ("maxStalenessSeconds=1&readPreference=secondary", &["maxStalenessSeconds"]),
-            ("retryReads=true&retryReads=true", &["retryReads", "repeated"]),
-            ("srvMaxHosts=2", &["srvMaxHosts"]),
-            ("proxyHost=proxy", &["proxyHost"]),
-            ("readPreference=hun@ter2", &["readPreference"]),
-        ] {
-            let mistakes = mistakes_of(&format!("{BASE}&{options}"));
-            for name in names {
-                assert!(mistakes.contains(name), "{options}: {name:?} in {mistakes}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_base_that_cannot_be_read_reveals_no_password() {
-        for uri in [
-            "mongodb://u:hun@ter2@host/shop",
-            "mongodb://u:hun/ter2@host/shop",
-            "mongodb://u:hun?ter2@host/shop?replicaSet=rs0",
-            "mongodb://u:hun%ter2@host/shop",
-            "mongodb://u:hun:ter2@host/shop",
-            "mongodb://u:hun#ter2@host/shop",
-        ] {
-            assert!(mistakes_of(uri).contains("percent-encoded"), "{uri}");
-        }
-
-        for (uri, part) in [
-            ("postgres://u:hunter2@db/shop", "is not a connection string"),
-            ("hunter2", "is not a connection string"),
-            ("mongodb+srv://u:hunter2@host:27017/shop", "a port cannot be specified"),
-            ("mongodb+srv://u:hunter2@a.example.com,b.example.com/shop", "exactly one host"),
-            ("mongodb://u@host/shop", "a user without a password"),
-            ("mongodb://u:hunter2@host/shop?authMechanism=MONGODB-X509", "authMechanism"),
-        ] {
-            let mistakes = mistakes_of(uri);
-            assert!(mistakes.contains(part), "{uri}: {part:?} in {mistakes}");
-        }
-    }
-
-    #[test]
-    fn names_are_not_looked_up() {
-        for uri in [
-            "mongodb+srv://u:p@cluster0.example.invalid/shop?srvServiceName=db",
-            "mongodb+srv://u:p@cluster0.example.invalid/shop?retryWrites=true&w=majority&appName=a",
-            "mongodb://nowhere.invalid/shop",
-            "mongodb://u:p@%2Ftmp%2Fmongodb.sock/shop",
-            "mongodb://host/shop?authMechanism=MONGODB-X509&tls=true",
-        ] {
-            assert!(read(uri).is_ok(), "{uri}: {}", mistakes_of(uri));
-        }
     }
 }

@@ -22,6 +22,7 @@ use super::reply::Expected;
 use super::servers::Turns;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
+use crate::driver_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
 use crate::telemetry::health::Health;
@@ -213,7 +214,8 @@ impl Signals {
 
         // A client that outlives its connection may yet try to reconnect. That is no news.
         if !self.up.is_closed() {
-            info!(%event, "nats connection");
+            let event = event.to_string();
+            info!(event = driver_words::event(&event), "nats connection");
         }
     }
 }

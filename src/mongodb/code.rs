@@ -5,7 +5,7 @@ const FAILED_TO_PARSE: i32 = 9;
 const TYPE_MISMATCH: i32 = 14;
 const PATH_NOT_VIABLE: i32 = 28;
 /// The user may not run the command.
-pub(super) const UNAUTHORIZED: i32 = 13;
+pub(crate) const UNAUTHORIZED: i32 = 13;
 /// A document that is no valid BSON.
 const INVALID_BSON: i32 = 22;
 /// There is no collection of this name.
@@ -25,6 +25,17 @@ pub(super) const DUPLICATE_KEY: i32 = 11000;
 const UPDATED_TOO_LARGE: i32 = 17419;
 /// An upsert would make a document larger than 16 MB.
 const UPSERTED_TOO_LARGE: i32 = 17420;
+
+/// The command is not for this user, or not for anybody here: hosted tiers and servers that are like
+/// MongoDB lack some.
+pub(crate) const WITHHELD: &[i32] = &[
+    UNAUTHORIZED,
+    59,   // CommandNotFound
+    115,  // CommandNotSupported
+    238,  // NotImplemented
+    303,  // of Amazon DocumentDB: feature not supported
+    8000, // AtlasError, of hosted tiers: not allowed here, or not for this user
+];
 
 /// The errors that pass by themselves: of the network, of a server that stops or is no primary, of
 /// time limits, of other operations in the way, and of a full disk. The codes of retryable writes in

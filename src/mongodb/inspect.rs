@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
-use mongodb::error::Result;
+use mongodb::error::{ErrorKind, Result};
 use mongodb::{Collection, Database};
 use outboxd_client::field;
 use serde::Serialize;
 
 use super::backlog::BacklogStore;
 use super::bounded::{QUERY_TIME, small};
-use super::clock;
 use super::collation::simple;
 use super::collections::LEASE;
 use super::lease::LONGEST_TTL;
 use super::selection::{Selection, ids};
+use super::{clock, code};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
@@ -108,6 +108,36 @@ impl Inspect {
             database,
             layout,
         }
+    }
+
+    /// Whether the outbox exists.
+    ///
+    /// # Errors
+    /// The driver's, and the server's refusal of a user who may not even read it.
+    pub(crate) async fn exists(&self) -> Result<bool> {
+        // Names alone, and those of collections that the user may use: for that nobody needs a
+        // privilege.
+        let list = doc! {
+            "listCollections": 1, "filter": { "name": self.events.name() },
+            "nameOnly": true, "authorizedCollections": true, "cursor": {},
+        };
+        match self.database.run_cursor_command(list).await {
+            Ok(mut found) => {
+                if found.try_next().await?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Err(error) => match &*error.kind {
+                ErrorKind::Command(refused) if code::WITHHELD.contains(&refused.code) => {
+                    return Ok(true);
+                }
+                _ => return Err(error),
+            },
+        }
+
+        // Not there, or not for this user: then a read is refused.
+        let read = self.events.find_one(doc! {}).projection(doc! { field::ID: 1 });
+        Ok(read.max_time(QUERY_TIME).await?.is_some())
     }
 
     /// The selected events, oldest first, and how many there are in all.

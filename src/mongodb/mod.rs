@@ -19,7 +19,7 @@ pub(crate) mod act;
 pub(crate) mod backlog;
 pub(crate) mod bounded;
 mod clock;
-mod code;
+pub(crate) mod code;
 pub(crate) mod collation;
 pub(crate) mod collections;
 mod due;

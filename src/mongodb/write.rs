@@ -12,6 +12,7 @@ use outboxd_client::field;
 use super::code;
 use super::collation::simple_document;
 use super::outbox::Store;
+use crate::error::mongodb_words;
 use crate::relay::ports::Refused;
 
 /// Longest text of a refusal. One that repeats a document may have megabytes.
@@ -57,7 +58,7 @@ impl Store {
                     refused.extend(alone.into_iter().map(|refused| Refused { index, ..refused }));
                 }
                 Err(error) if is_of_documents(&error) => {
-                    refused.push(Refused { index, error: cut(&error.kind.to_string()) });
+                    refused.push(Refused { index, error: cut(&mongodb_words(&error)) });
                 }
                 Err(error) => return Err(error),
             }
@@ -99,7 +100,9 @@ impl Store {
 
         let reply = self.database().run_raw_command(command).await?;
         if let Some(error) = reply.get("writeConcernError") {
-            let message = format!("the write concern was not met: {error}");
+            let reason = error.as_document().and_then(|error| error.get_str("errmsg").ok());
+            let reason = reason.unwrap_or("the server gives no reason");
+            let message = format!("the write concern was not met: {reason}");
             return Err(Error::custom(message));
         }
 

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::choose_tls;
 use super::seldom::Seldom;
 use crate::backoff::Backoff;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, with_causes};
 
 /// Alerts that wait to be posted; more than a person would read.
 const QUEUE: usize = 256;
@@ -94,7 +94,8 @@ async fn post(client: &Client, url: &str, alert: String, failed: &mut Seldom) {
             Err(error) => {
                 let error = error.without_url();
                 if let Some(attempts) = failed.count(1) {
-                    warn!(%error, attempts, "could not post an alert");
+                    let error = with_causes(&error);
+                    warn!(error, attempts, "could not post an alert");
                 }
             }
         }

@@ -34,6 +34,7 @@ struct Shared {
     changed: Notify,
     /// Ends every connection there is.
     cut: Notify,
+    closed: Notify,
     /// Chunks that were held back or delayed.
     harmed: AtomicU64,
     cuts: AtomicU64,
@@ -50,23 +51,45 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// To `host:port`.
     pub(crate) async fn start(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::at("127.0.0.1:0", target).await
+    }
+
+    /// The same, listening on this address.
+    pub(crate) async fn at(address: &str, target: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Arc::new(Shared {
             target: target.to_owned(),
             toxic: AtomicU8::new(Toxic::None as u8),
             changed: Notify::new(),
             cut: Notify::new(),
+            closed: Notify::new(),
             harmed: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
         });
-        let proxy = Self { address, shared: shared.clone() };
+        let (accepting, stopped) = (shared.clone(), shared.clone());
+        let proxy = Self { address, shared };
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(shared.clone(), client));
+            let accept = async {
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(pass(accepting.clone(), client));
+                }
+            };
+            tokio::select! {
+                () = accept => {}
+                () = stopped.closed.notified() => {}
             }
         });
         proxy
+    }
+
+    /// From now on its address refuses connections, and those there are end.
+    pub(crate) async fn close(&self) {
+        self.shared.closed.notify_one();
+        self.reset();
+        while TcpStream::connect(&self.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// From now on, for the connections there are too.

@@ -41,7 +41,8 @@ impl MongodbConfig {
                 "Connection string of the replica set. It includes TLS: `tls=true&tlsCAFile=…`, \
                  and with a client certificate \
                  `authMechanism=MONGODB-X509&tlsCertificateKeyFile=…`. Without a CA file, \
-                 outboxd trusts the public CAs.",
+                 outboxd trusts the public CAs. With `directConnection=true` it uses the one host \
+                 alone, whatever names the set gives its members.",
             )
             .variables(&["MONGODB_URI", "MONGO_URI"])
             .example("\"mongodb://host/shop?replicaSet=rs0\"")
@@ -66,9 +67,15 @@ impl MongodbConfig {
             reader.missing("database", "is not set; put the database in the URI's path or set it");
         }
 
+        let in_path = parsed.as_ref().and_then(|parsed| parsed.default_database.clone());
+        let name = database.as_ref().or(in_path.as_ref());
+        if let Some(character) = name.and_then(|name| name.chars().find(|&c| !may_name(c))) {
+            let reason = format!("a database's name can't have a {character:?}");
+            reader.mistake("database", reason);
+        }
+
         let at = parsed.as_ref().map(|parsed| Place(&parsed.host_info).to_string());
         let srv_record = parsed.as_ref().and_then(srv_record);
-        let in_path = parsed.and_then(|parsed| parsed.default_database);
 
         Self {
             uri: uri.unwrap_or_default(),
@@ -149,6 +156,11 @@ impl MongodbConfig {
             }
         }
     }
+}
+
+/// Whether the server takes this character in the name of a database.
+fn may_name(character: char) -> bool {
+    !['/', '\\', ' ', '"', '$', '.', '\0'].contains(&character)
 }
 
 /// Where a connection string leads, for people.

@@ -121,7 +121,8 @@ async fn indexes(database: &Database, name: &str) -> Result<Vec<Document>> {
         Err(error) => match &*error.kind {
             // It was dropped a moment ago.
             ErrorKind::Command(refused)
-                if [code::UNAUTHORIZED, code::NAMESPACE_NOT_FOUND].contains(&refused.code) =>
+                if refused.code == code::NAMESPACE_NOT_FOUND
+                    || code::WITHHELD.contains(&refused.code) =>
             {
                 Ok(Vec::new())
             }

@@ -128,6 +128,6 @@ fn judge(found: &Found) -> Vec<Finding> {
 fn is_denied(error: &mongodb::error::Error) -> bool {
     matches!(
         &*error.kind,
-        mongodb::error::ErrorKind::Command(refused) if refused.code == code::UNAUTHORIZED
+        mongodb::error::ErrorKind::Command(refused) if code::WITHHELD.contains(&refused.code)
     )
 }
