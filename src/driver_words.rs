@@ -244,6 +244,15 @@ pub(crate) fn ends_subscription(text: &str) -> bool {
     words.to_ascii_lowercase().contains("subscription")
 }
 
+/// Whose port a client connected to, if it is none for clients: `attempted to connect to route port`
+/// and the like (nats-server 2.10 to 2.15).
+pub(crate) fn other_port(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let ports = [("route", "routes"), ("leaf node", "leaf nodes"), ("gateway", "gateways")];
+    let of = |(word, whose)| text.contains(&format!("to connect to {word} port")).then_some(whose);
+    ports.into_iter().find_map(of)
+}
+
 /// Whether an error of nats-server is about a missing permission.
 pub(crate) fn is_violation(text: &str) -> bool {
     text.to_ascii_lowercase().contains("permissions violation")

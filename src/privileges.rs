@@ -5,9 +5,12 @@
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Api, Config};
 use crate::jetstream::stored;
 use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
+
+/// In the place of subjects that the settings don't name.
+pub(crate) const UNKNOWN: &str = "<stream.subjects>";
 
 /// The user of the privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -139,10 +142,25 @@ impl Role {
         let publish = match self {
             Self::Relay => {
                 let read = format!("{api}.{}", stored::request(stream));
-                config.stream.subjects.get().iter().cloned().chain([info, read]).collect()
+                subjects(config).into_iter().chain([info, read]).collect()
             }
             Self::Operator => return None,
-            Self::Migrate => vec![info, format!("{api}.STREAM.CREATE.{stream}")],
+            Self::Migrate => {
+                // What the account permits, and who else has the subjects.
+                let mut publish = vec![
+                    info,
+                    format!("{api}.STREAM.CREATE.{stream}"),
+                    format!("{api}.STREAM.NAMES"),
+                    format!("{api}.INFO"),
+                    "$SYS.REQ.USER.INFO".to_owned(),
+                ];
+                if config.nats.api == Api::Near {
+                    // Whether another domain has the stream already.
+                    publish.push("$SYS.REQ.ACCOUNT.PING.CONNZ".to_owned());
+                    publish.push(format!("$JS.*.API.STREAM.INFO.{stream}"));
+                }
+                publish
+            }
         };
 
         Some(NatsPermissions {
@@ -159,7 +177,7 @@ impl Role {
         }
 
         let inbox = format!("{}.>", config.nats.inbox_prefix);
-        let mut unseen = config.stream.subjects.get().clone();
+        let mut unseen = subjects(config);
         // Replies, and the requests by which acks are verified.
         unseen.extend([inbox.clone(), format!("{}.>", config.nats.api_prefix())]);
         Some(OthersPermissions {
@@ -167,5 +185,13 @@ impl Role {
             subscribe: Denied { deny: unseen },
             allow_responses: false,
         })
+    }
+}
+
+/// The events' subjects, or the name of the setting that lacks them.
+fn subjects(config: &Config) -> Vec<String> {
+    match config.stream.subjects.is_empty() {
+        true => vec![UNKNOWN.to_owned()],
+        false => config.stream.subjects.clone(),
     }
 }

@@ -312,10 +312,10 @@ async fn an_event_that_the_stream_would_reject_is_found() {
             .unwrap();
     scene.commit([other, big]).await;
     let checked = check(&scene, &[]);
-    assert_eq!(checked.code, Some(1));
     let remedy =
         format!("$ nats stream edit {} --subjects '{},else;reboot'", scene.name, scene.subjects);
-    checked.has("fail", "outbox.subjects", "does not cover else;reboot", &remedy);
+    // The account may map it.
+    checked.has("warn", "outbox.subjects", "does not cover else;reboot", &remedy);
     checked.has("ok", "outbox.biggest_event", "with 1000011 bytes", "");
 
     let small = scene_with(|config| config.max_message_size = 1000).await;

@@ -239,6 +239,9 @@ fn every_variable_of_the_schema_is_read() {
             if section == "mongodb" && name.starts_with("uri") {
                 sources.env.retain(|(name, _)| name != "MONGODB_URI");
             }
+            if section == "stream" && name == "name" {
+                sources.env.retain(|(name, _)| name != "NATS_CLUSTER_ID");
+            }
             let without = outcome(&sources);
 
             for variable in setting["x-environment"].as_array().unwrap() {

@@ -1,6 +1,7 @@
 //! Two streams on one subject: in the hub and in a leaf node, or beside a subscriber that is no
 //! stream. Only the ack of the expected stream in its domain counts, and nobody else's refusal.
 
+use async_nats::connect;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
@@ -16,36 +17,55 @@ const EVENTS: u32 = 200;
 struct Pair {
     hub: NatsServer,
     leaf: NatsServer,
+    leaf_config: String,
     _data: [tempfile::TempDir; 2],
 }
 
 impl Pair {
     async fn start() -> Self {
+        let pair = Self::of(Some("hub"), Some("leaf")).await;
+        let client = connect(&pair.leaf.url).await.unwrap();
+        let api = ContextBuilder::new().domain("hub").build(client);
+        until("the leaf node reaches the hub's JetStream", async || api.query_account().await.ok())
+            .await;
+        pair
+    }
+
+    /// With domains of these names, or none.
+    async fn of(hub: Option<&str>, leaf: Option<&str>) -> Self {
         let port = free_ports(1)[0];
         let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let config = |name: &str, data: &tempfile::TempDir, leafnodes: &str| {
-            format!(
-                "server_name: {name}\njetstream {{ store_dir: \"{}\", domain: {name} }}\n\
+        let config =
+            |name: &str, domain: Option<&str>, data: &tempfile::TempDir, leafnodes: &str| {
+                let domain = domain.map(|domain| format!(", domain: {domain}")).unwrap_or_default();
+                format!(
+                    "server_name: {name}\njetstream {{ store_dir: \"{}\"{domain} }}\n\
                  leafnodes {{ {leafnodes} }}",
-                data.path().display()
-            )
-        };
+                    data.path().display()
+                )
+            };
 
         let listen = format!("listen: \"127.0.0.1:{port}\"");
         let remotes = format!("remotes: [{{ url: \"nats://127.0.0.1:{port}\" }}]");
-        let hub = NatsServer::with_config(&config("hub", &data[0], &listen)).await;
-        let leaf = NatsServer::with_config(&config("leaf", &data[1], &remotes)).await;
-        let pair = Self { hub, leaf, _data: data };
+        let hub = NatsServer::with_config(&config("hub", hub, &data[0], &listen)).await;
+        let leaf_config = config("leaf", leaf, &data[1], &remotes);
+        let leaf = NatsServer::with_config(&leaf_config).await;
 
-        let client = async_nats::connect(&pair.leaf.url).await.unwrap();
-        let api = ContextBuilder::new().domain("hub").build(client);
-        until("the leaf node reaches the hub", async || api.query_account().await.ok()).await;
-        pair
+        let (near, far) = (connect(&leaf.url).await.unwrap(), connect(&hub.url).await.unwrap());
+        let mut heard = far.subscribe("across").await.unwrap();
+        far.flush().await.unwrap();
+        let across = tokio::spawn(async move { heard.next().await });
+        until("the leaf node reaches the hub", async || {
+            near.publish("across", "".into()).await.unwrap();
+            across.is_finished().then_some(())
+        })
+        .await;
+        Self { hub, leaf, leaf_config, _data: data }
     }
 
     /// JetStream of the leaf node.
     async fn leaf(&self) -> Context {
-        jetstream::new(async_nats::connect(&self.leaf.url).await.unwrap())
+        jetstream::new(connect(&self.leaf.url).await.unwrap())
     }
 
     /// The settings of a relay that connects to the leaf node and publishes to the hub.
@@ -135,13 +155,25 @@ async fn a_stream_in_another_domain_is_found_and_can_be_used() {
     let (code, said) = outboxd_with(&scene, &["check"], &at_leaf);
     assert_eq!(code, Some(1), "{said}");
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let found = "doesn't exist in JetStream domain leaf, in which it was looked for; it exists in \
-                 domain hub: set nats.domain = \"hub\"";
+    let found = "doesn't exist in JetStream domain leaf of server leaf, where it was looked for; it \
+                 exists in domain hub: set nats.domain = \"hub\"";
     assert!(said.contains(found) && said.contains("OUTBOXD_NATS__DOMAIN=hub"), "{said}");
+    assert!(!said.contains("outboxd migrate"), "{said}");
 
     let (code, said) = outboxd_with(&scene, &["run"], &at_leaf);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("doesn't exist in the JetStream domain leaf"), "{said}");
+    assert!(said.contains(found) && said.contains("OUTBOXD_NATS__DOMAIN=hub"), "{said}");
+
+    let (code, said) = outboxd_with(&scene, &["migrate"], &at_leaf);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(found) && said.contains("nothing was created"), "{said}");
+    let there = pair.leaf().await.get_stream(&scene.stream).await;
+    assert!(there.is_err(), "no second stream");
+
+    // Who names a domain is believed.
+    let (code, said) =
+        outboxd_with(&scene, &["migrate"], &[at_leaf[0], ("OUTBOXD_NATS__DOMAIN", "leaf")]);
+    assert_eq!((code, said.contains("in JetStream domain leaf")), (Some(0), true), "{said}");
 
     let (code, said) = outboxd_with(&scene, &["check"], &pair.through_leaf());
     assert_eq!(code, Some(0), "{said}");
@@ -201,4 +233,145 @@ async fn a_subject_that_only_another_stream_takes_is_marked_with_that_streams_re
     })
     .await;
     assert_eq!(relay.metric("outboxd_breaker_open").await, 0);
+}
+
+#[tokio::test]
+async fn a_domain_that_nobody_has_is_told_from_a_missing_stream() {
+    let pair = Pair::start().await;
+    let scene = Scene::alone(&pair.hub).await;
+    let wrong = [("NATS_URL", pair.leaf.url.as_str()), ("OUTBOXD_NATS__DOMAIN", "hubb")];
+    let (code, said) = outboxd_with(&scene, &["check"], &wrong);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("no JetStream answers for JetStream domain hubb at server leaf"),
+        "{said}"
+    );
+    assert!(said.contains("'hub or leaf'") && !said.contains("outboxd migrate"), "{said}");
+}
+
+#[tokio::test]
+async fn a_stream_in_a_leaf_node_is_found_from_a_hub_without_a_domain() {
+    let pair = Pair::of(None, Some("leaf")).await;
+    let scene = Scene::on(&pair.leaf).await;
+    let (code, said) = outboxd_with(&scene, &["migrate"], &[("OUTBOXD_NATS__DOMAIN", "leaf")]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = outboxd_with(&scene, &["check"], &[("NATS_URL", &pair.hub.url)]);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(1), "{said}");
+    let found = "doesn't exist in the JetStream of server hub, where it was looked for; it exists in \
+                 domain leaf";
+    assert!(said.contains(found) && !said.contains("outboxd migrate"), "{said}");
+
+    // The reverse: what the hub has can't be asked from the leaf node.
+    let scene = Scene::alone(&pair.hub).await;
+    for verb in ["check", "migrate"] {
+        let (code, said) = outboxd_with(&scene, &[verb], &[("NATS_URL", &pair.leaf.url)]);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, Some(1), "{said}");
+        let found = "server hub has JetStream without a domain, which can't be asked from here";
+        assert!(said.contains(found), "{said}");
+        let line = "$ OUTBOXD_NATS__DOMAIN=leaf outboxd migrate # creates it here";
+        assert_eq!(said.contains("outboxd migrate"), verb == "migrate", "{said}");
+        assert_eq!(said.contains(line), verb == "migrate", "{said}");
+    }
+    assert!(pair.leaf().await.get_stream(&scene.stream).await.is_err());
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_ask_for_domains_creates_nothing_before_one_is_named() {
+    let pair = Pair::start().await;
+    let scene = Scene::on(&pair.hub).await;
+    // What a user for `migrate` was permitted before outboxd asked for more.
+    let name = &scene.stream;
+    let user = format!(
+        "{{ user: m, password: m, permissions: {{ publish: [\"$JS.API.STREAM.INFO.{name}\", \
+         \"$JS.*.API.STREAM.INFO.{name}\", \"$JS.API.STREAM.CREATE.{name}\", \
+         \"$JS.*.API.STREAM.CREATE.{name}\"], subscribe: [\"_INBOX.>\"] }} }}"
+    );
+    pair.leaf.reload(&format!("{}\nauthorization {{ users: [{user}] }}\n", pair.leaf_config));
+
+    let at_leaf =
+        [("NATS_URL", pair.leaf.url.as_str()), ("NATS_USER", "m"), ("NATS_PASSWORD", "m")];
+    let refused = until("the user is known", async || {
+        let (code, said) = outboxd_with(&scene, &["migrate"], &at_leaf);
+        said.contains("may not ask which other domains").then_some((code, said))
+    })
+    .await;
+    assert_eq!(refused.0, Some(1));
+    let create = "$ OUTBOXD_NATS__DOMAIN=leaf outboxd migrate   # creates it here";
+    assert!(refused.1.contains(create), "{}", refused.1);
+
+    let (_, said) = outboxd_with(&scene, &["check"], &at_leaf);
+    assert!(said.contains("OUTBOXD_NATS__DOMAIN=<domain>") && !said.contains("outboxd migrate\n"));
+    let leaf = ContextBuilder::new().domain("leaf").build(scene.context.client());
+    assert!(leaf.get_stream(&scene.stream).await.is_err());
+
+    let here = [&at_leaf[..], &[("OUTBOXD_NATS__DOMAIN", "leaf")]].concat();
+    let (code, said) = outboxd_with(&scene, &["migrate"], &here);
+    assert_eq!((code, said.contains("in JetStream domain leaf")), (Some(0), true), "{said}");
+}
+
+/// Account A has the stream, and account B imports A's JetStream as `JS.A.API`.
+fn accounts(subjects: &str, of_b: &str) -> String {
+    format!(
+        "accounts {{\n\
+         A: {{ jetstream: enabled, users: [{{ user: a, password: a }}],\n\
+         exports: [{{ service: \"$JS.API.>\" }}, {{ service: \"{subjects}\" }}] }}\n\
+         B: {{ {of_b} users: [{{ user: b, password: b }}],\n\
+         imports: [{{ service: {{ account: A, subject: \"$JS.API.>\" }}, to: \"JS.A.API.>\" }},\n\
+         {{ service: {{ account: A, subject: \"{subjects}\" }} }}] }}\n}}\nno_auth_user: a\n"
+    )
+}
+
+#[tokio::test]
+async fn a_stream_of_another_account_is_used_by_the_prefix_of_its_api() {
+    let nats = NatsServer::with_config(&accounts("shop.>", "")).await;
+    let scene = Scene::alone(&nats).await;
+    nats.reload(&accounts(&scene.subjects, ""));
+    let as_b = [("NATS_USER", "b"), ("NATS_PASSWORD", "b")];
+    let prefixed = [&as_b[..], &[("OUTBOXD_NATS__API_PREFIX", "JS.A.API")]].concat();
+    until("the import is known", async || {
+        let (code, _) = outboxd_with(&scene, &["check"], &prefixed);
+        (code == Some(0)).then_some(())
+    })
+    .await;
+
+    // Without the prefix, and without a JetStream of its own.
+    let (code, said) = outboxd_with(&scene, &["check"], &as_b);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("OUTBOXD_NATS__API_PREFIX") && said.contains("account B"), "{said}");
+    assert!(!said.contains("outboxd migrate"), "{said}");
+
+    let relay = Relay::leading(&scene, &prefixed).await;
+    deliver(&scene).await;
+    assert_eq!(relay.metric("outboxd_duplicate_acks_total").await, 0, "none was sent twice");
+    assert_eq!(relay.stop(), Some(0));
+
+    let (_, said) = outboxd_with(&scene, &["privileges", "--role", "relay"], &prefixed);
+    assert!(said.contains(&format!("JS.A.API.STREAM.INFO.{}", scene.stream)), "{said}");
+    assert!(!said.contains("$JS"), "{said}");
+
+    // With a JetStream of its own.
+    nats.reload(&accounts(&scene.subjects, "jetstream: enabled,"));
+    let said = until("the account has JetStream", async || {
+        let (_, said) = outboxd_with(&scene, &["check"], &as_b);
+        said.contains("stream.exists").then_some(said)
+    })
+    .await;
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("account B, where it was looked for"), "{said}");
+    assert!(said.contains("OUTBOXD_NATS__API_PREFIX=<prefix>"), "{said}");
+
+    for (name, bad) in [
+        ("API_PREFIX", "JS.*"),
+        ("API_PREFIX", "a b"),
+        ("API_PREFIX", "JS..API"),
+        ("DOMAIN", "x.y"),
+    ] {
+        let name = format!("OUTBOXD_NATS__{name}");
+        let settings = [&prefixed[..], &[(name.as_str(), bad)]].concat();
+        let (code, said) = outboxd_with(&scene, &["config", "print"], &settings);
+        assert_eq!(code, Some(78), "{said}");
+    }
 }

@@ -12,6 +12,7 @@ mod checker; // what the fault tests judge by finds each kind of fault, and only
 mod clocks; // the wall clock jumps, of a relay or of its server, and nothing stops for it
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing
+mod creation; // the stream is created, or refused with the line by which it can be
 mod deaf; // a relay that no reply reaches sends nothing, and goes on once replies arrive
 mod docs; // links lead somewhere, commands are taken, what the pages name exists
 mod domains; // of two streams on a subject only the expected one, in its domain, answers
@@ -26,6 +27,7 @@ mod hostile; // any client can write anything: it is dead with a reason or sent 
 mod layers; // imports go down only, and no two files import each other
 mod layout; // an outbox that was there before: its documents, as they are
 mod lease; // of two relays one publishes; the other takes over
+mod listening; // TLS first, a load balancer, another port, silence: each is told from the others
 mod logs; // who reads the log or the alerts, or doesn't, holds up nothing; a secret is the same from every source
 mod migrations; // twice, at once, edited
 mod monitoring; // rules and dashboard ask for metrics that a relay exports, and name verbs that exist

@@ -121,7 +121,7 @@ const CLOUDEVENTS: Language =
 async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
     let language: &'static Language = &CLOUDEVENTS;
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::taking("*").await;
+    let nats = NatsServer::taking("order.placed").await;
     let scene = Scene::alone(&nats).await;
     let settings = [
         ("OUTBOXD_EVENT__CLOUDEVENTS", "binary"),
@@ -138,7 +138,7 @@ async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
     );
     let told = json!({
         "attributes": {
-            "specversion": "1.0", "id": id, "source": "/shop/orders", "type": "order:placed", "subject": "1042",
+            "specversion": "1.0", "id": id, "source": "/shop/orders", "type": "order.placed", "subject": "1042",
             "datacontenttype": "application/json",
         },
         "data": { "id": "1042", "total": 25, "version": 0 },
@@ -150,7 +150,7 @@ async fn an_sdk_of_cloudevents_reads_what_the_relay_publishes() {
 async fn a_consumer_that_keeps_the_message_ids_acts_once() {
     let language: &'static Language = &NODE;
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::taking("*").await;
+    let nats = NatsServer::taking("order.placed").await;
     let scene = Scene::alone(&nats).await;
     let _relay = Relay::leading(&scene, &[]).await;
     program.write(&scene, "1042").await.unwrap();
@@ -178,7 +178,7 @@ async fn a_consumer_that_keeps_the_message_ids_acts_once() {
 
 async fn orders_are_placed_in(language: &'static Language) {
     let Some(program) = language.prepared().await else { return };
-    let nats = NatsServer::taking("*").await;
+    let nats = NatsServer::taking("order.placed").await;
     let scene = Scene::alone(&nats).await;
 
     // The first commit fails and the transaction runs again, with the same ids. No relay runs yet:
@@ -212,7 +212,7 @@ async fn orders_are_placed_in(language: &'static Language) {
 
     let _relay = Relay::leading(&scene, &[]).await;
     let told = json!({
-        "subject": "order:placed",
+        "subject": "order.placed",
         "Nats-Msg-Id": format!("{}.outbox.{id}", scene.name),
         "payload": { "id": "1042", "total": 25, "version": 0 },
     });

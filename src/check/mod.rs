@@ -16,7 +16,6 @@
 
 mod ask;
 mod deployment;
-mod domain;
 mod hosts;
 mod mongodb;
 mod nats;
@@ -33,6 +32,7 @@ use crate::config::Config;
 use crate::duration::for_people;
 use crate::finding::{Finding, shell};
 use crate::jetstream::facts;
+use crate::mongodb::subjects::Subjects;
 
 /// Bytes of a message for the headers that the relay adds: names, message id and expected stream.
 const HEADERS: usize = 512;
@@ -44,6 +44,12 @@ pub(crate) async fn look(config: &Config, timeout: Duration) -> Vec<Finding> {
     let (mongodb, nats) = tokio::join!(mongodb::look(config, timeout), nats::look(config, timeout));
     let mut findings = mongodb.findings;
     findings.extend(nats.findings);
+
+    let waiting = mongodb.sample.as_ref().map_or(&[][..], |sample| &sample.subjects.all);
+    findings.extend(nats.absent.map(|absent| {
+        let at = format!("stream {}", config.stream.name);
+        Finding::fail("stream.exists", &at, absent.found(), absent.remedy(config, waiting))
+    }));
 
     let (database, collection) = (&config.mongodb.database, &config.mongodb.collection);
     let outbox = format!("outbox {database}.{collection}, stream {}", config.stream.name);
@@ -76,20 +82,19 @@ fn clocks(mongod: Option<(String, Clock)>, nats: Option<Clock>) -> Vec<Finding> 
     mongod.into_iter().chain(nats).collect()
 }
 
-/// Whether the stream covers the subjects of the waiting events.
+/// Whether the stream covers the subjects of the waiting events. An event that failed for that
+/// proves that it doesn't; until then, a mapping of the account may rename them.
 fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     const CHECK: &str = "outbox.subjects";
-    let uncovered: Vec<_> = sample
-        .subjects
-        .iter()
-        .filter(|subject| !facts::any_covers(&stream.subjects, subject))
-        .collect();
+    let Subjects { events, all, refused } = &sample.subjects;
+    let is_uncovered = |subject: &&String| !facts::any_covers(&stream.subjects, subject);
+    let uncovered: Vec<_> = all.iter().filter(is_uncovered).collect();
 
     if uncovered.is_empty() {
-        let found = match sample.events {
+        let found = match events {
             0 => "no event waits".to_owned(),
             events => {
-                let subjects = count(&sample.subjects, "subject");
+                let subjects = count(all, "subject");
                 format!("stream {} covers all {subjects} in {events} events", stream.name)
             }
         };
@@ -101,17 +106,27 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-
     let found = format!(
         "stream {} does not cover {}{more}, for which events wait",
         stream.name,
         named.join(", ")
     );
 
-    let all: Vec<_> = stream.subjects.iter().chain(uncovered).map(String::as_str).collect();
+    let all: Vec<_> =
+        stream.subjects.iter().chain(uncovered.iter().copied()).map(String::as_str).collect();
     let remedy =
         format!("$ nats stream edit {} --subjects {}", shell(&stream.name), shell(&all.join(",")));
-    Finding::fail(CHECK, outbox, found, remedy)
+
+    match refused.iter().any(|subject| uncovered.contains(&subject)) {
+        true => Finding::fail(CHECK, outbox, found, remedy),
+        false => {
+            let found = format!(
+                "{found}: unless a mapping of the account renames them, the relay marks them as \
+                 failed"
+            );
+            Finding::warn(CHECK, outbox, found, remedy)
+        }
+    }
 }
 
 /// Whether NATS accepts the biggest waiting event.
@@ -134,15 +149,17 @@ fn size(
     };
 
     let Some((id, bytes)) = &sample.biggest else {
-        let found = match sample.events {
+        let found = match sample.subjects.events {
             0 => "no event waits",
             _ => "the biggest event is malformed and will not be published",
         };
         return Finding::ok(CHECK, outbox, format!("{found}; {limit_text}"));
     };
 
-    let found =
-        format!("event {id} is the biggest of {} with {bytes} bytes; {limit_text}", sample.events);
+    let found = format!(
+        "event {id} is the biggest of {} with {bytes} bytes; {limit_text}",
+        sample.subjects.events
+    );
     if bytes + HEADERS <= limit {
         return Finding::ok(CHECK, outbox, found);
     }

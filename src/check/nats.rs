@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{RequestError, RequestErrorKind};
+use async_nats::jetstream::context::RequestError;
 use async_nats::jetstream::stream::{Config as StreamFound, Info};
 use async_nats::{Client, ConnectErrorKind, Event, ServerError};
 use bson::DateTime;
@@ -13,19 +13,21 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::ask::{Clock, within};
-use super::domain;
 use crate::config::Config;
 use crate::driver_words::{TlsFault, plain};
 use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, shell};
+use crate::jetstream::absent::{self, Absent};
+use crate::jetstream::account::{self, Group};
 use crate::jetstream::acks::Acks;
 use crate::jetstream::denied::Denied;
-use crate::jetstream::facts::Facts;
+use crate::jetstream::facts::{self, Facts};
 use crate::jetstream::hearing::Hearing;
+use crate::jetstream::port::{self, Misfit};
 use crate::jetstream::reply::Expected;
 use crate::jetstream::requirements::review;
 use crate::jetstream::stored;
-use crate::jetstream::stream::{Described, describe};
+use crate::jetstream::stream::{Described, describe, is_silent};
 use crate::tls;
 
 /// A cluster of older servers loses messages that it has acknowledged.
@@ -45,15 +47,15 @@ pub(super) struct Checked {
     pub(super) findings: Vec<Finding>,
     pub(super) max_payload: Option<usize>,
     pub(super) stream: Option<StreamFound>,
+    /// What is known of the stream if it doesn't exist.
+    pub(super) absent: Option<Absent>,
     pub(super) clock: Option<Clock>,
 }
 
 pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let mut checked = Checked::default();
     let servers = config.nats.servers().unwrap_or_default();
-    let named: Vec<_> =
-        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
-    let at = format!("nats-server {}", named.join(", "));
+    let at = format!("nats-server {}", config.nats.addresses());
     let options = match config.nats.options().await {
         Ok(options) => options,
         Err(error) => {
@@ -71,11 +73,12 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let client = match within(timeout, options.connect(servers)).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => {
-            checked.findings = not_connected(&at, Some(error.kind()), &error.to_string());
+            let (kind, reason) = (Some(error.kind()), error.to_string());
+            checked.findings = not_connected(config, &at, kind, &reason).await;
             return checked;
         }
         Err(reason) => {
-            checked.findings = not_connected(&at, None, &reason);
+            checked.findings = not_connected(config, &at, None, &reason).await;
             return checked;
         }
     };
@@ -99,8 +102,8 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
             checked.findings.push(Finding::ok(JETSTREAM, &at, "on"));
             let of = format!("stream {}", config.stream.name);
             let Some(Described { info: found, at: clock, .. }) = found else {
-                let missing = domain::missing(config, &context.client(), &of, timeout).await;
-                checked.findings.push(missing);
+                let absent = absent::look(config, &context.client(), &denials.0.denied).await;
+                checked.absent = Some(absent);
                 return checked;
             };
 
@@ -109,6 +112,7 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
             let permissions = restricted(&context, &at, info.auth_required, timeout, &denials);
             checked.findings.extend(permissions.await);
             checked.findings.extend(stream(config, &of, &found, info.max_payload));
+            checked.findings.extend(answered(&context.client(), &of, &found, &denials).await);
             checked.stream = Some(found.config);
         }
     }
@@ -166,7 +170,12 @@ impl Denials {
     }
 }
 
-fn not_connected(at: &str, kind: Option<ConnectErrorKind>, reason: &str) -> Vec<Finding> {
+async fn not_connected(
+    config: &Config,
+    at: &str,
+    kind: Option<ConnectErrorKind>,
+    reason: &str,
+) -> Vec<Finding> {
     let refused = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
     if kind.is_some_and(|kind| refused.contains(&kind)) {
         let remedy = "NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_NKEY or NATS_CREDS: correct the \
@@ -177,6 +186,11 @@ fn not_connected(at: &str, kind: Option<ConnectErrorKind>, reason: &str) -> Vec<
             Finding::ok("nats.reachable", at, "answered"),
             Finding::fail("nats.auth", at, found, remedy),
         ];
+    }
+
+    if let Some(Misfit { found, remedy, is_tls }) = port::misfit(&config.nats, reason).await {
+        let check = if is_tls { "nats.tls" } else { "nats.reachable" };
+        return vec![Finding::fail(check, at, found, remedy)];
     }
 
     if let Some(fault) = TlsFault::of(reason) {
@@ -237,10 +251,8 @@ async fn stream_info(
     let reason = match asked {
         Ok(Ok(info)) => return Ok(info),
         Ok(Err(error)) if jetstream_is_off(&error) => {
-            let remedy = "nats-server.conf: jetstream { store_dir: /var/lib/nats }\n\
-                          nats-server.conf: accounts { <account>: { jetstream: enabled } }   \
-                          # if it has accounts";
-            let found = "JetStream is off on this server or for this account";
+            let client = context.client();
+            let (found, remedy) = absent::silent(config, &client, &denials.0.denied).await;
             return Err(Finding::fail(JETSTREAM, at, found, remedy));
         }
         Ok(Err(error)) => error.report().to_string(),
@@ -263,11 +275,7 @@ async fn stream_info(
 
 /// A server without JetStream either refuses the request or has no responder for it.
 fn jetstream_is_off(error: &Error) -> bool {
-    let no_responders = error
-        .cause::<RequestError>()
-        .is_some_and(|cause| cause.kind() == RequestErrorKind::NoResponders);
-
-    error.kind() == ErrorKind::Stream || no_responders
+    error.kind() == ErrorKind::Stream || error.cause::<RequestError>().is_some_and(is_silent)
 }
 
 /// Whether the user may read the stream's messages, which confirms duplicates. No finding if so, or
@@ -344,6 +352,31 @@ fn stream(config: &Config, at: &str, info: &Info, max_payload: usize) -> Vec<Fin
 
     findings.extend(review(&Facts::new(info, config, max_payload)));
     findings
+}
+
+/// Clients that answer requests to subjects of the stream. No finding if there are none, or the user
+/// may not ask.
+async fn answered(client: &Client, at: &str, info: &Info, denials: &Denials) -> Option<Finding> {
+    let is_taken = |group: &Group| {
+        info.config.subjects.iter().any(|subject| facts::overlap(subject, &group.subject))
+    };
+    let groups = account::groups(client, &denials.0.denied).await;
+    let Group { subject, group, client } = groups.into_iter().find(is_taken)?;
+
+    let who = match client.is_empty() {
+        true => "a client".to_owned(),
+        false => format!("client {client}"),
+    };
+    let found = format!(
+        "{who} takes subject {subject} outside of JetStream, in the group {group}, as services do: \
+         the stream stores the requests and answers them first, with its ack"
+    );
+    let name = shell(&info.config.name);
+    let remedy = format!(
+        "$ nats stream edit {name} --subjects '<subject>,<subject>'   # those of the events, which \
+         nobody answers"
+    );
+    Some(Finding::warn("stream.contents", at, found, remedy))
 }
 
 /// The server's clock, which it sent with a stream's state.

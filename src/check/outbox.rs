@@ -6,7 +6,6 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Database;
-use outboxd_client::event::Subject;
 
 use super::ask::{ask, unknown, within};
 use crate::config::Config;
@@ -17,6 +16,7 @@ use crate::mongodb::collation::simple;
 use crate::mongodb::collections;
 use crate::mongodb::foundation::Foundation;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
+use crate::mongodb::subjects::Subjects;
 
 /// Events in the sample: the first in the collection's own order, which are about the oldest. This
 /// needs no scan and no sort.
@@ -29,9 +29,7 @@ const MIGRATE: &str = "$ outboxd migrate";
 
 /// The first waiting events.
 pub(super) struct Sample {
-    pub(super) events: usize,
-    /// Distinct and valid subjects.
-    pub(super) subjects: Vec<String>,
+    pub(super) subjects: Subjects,
     /// The biggest event's id, and the bytes of its payload and headers as published.
     pub(super) biggest: Option<(String, usize)>,
 }
@@ -297,44 +295,9 @@ async fn sample(
     collection: &str,
     layout: &Layout,
 ) -> mongodb::error::Result<Sample> {
-    let events = database.collection::<Document>(collection);
-    // A document may hold anything here: groups are of strings only, and of limited size.
-    let subject = layout.subject_of_document();
-    let subject =
-        doc! { "$cond": [{ "$eq": [{ "$type": &subject }, "string"] }, subject, Bson::Null] };
-
-    let each = [
-        doc! { "$limit": SAMPLE },
-        doc! { "$group": { "_id": subject, "events": { "$sum": 1 } } },
-        doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
-    ];
-
-    let each: Vec<Document> = events
-        .aggregate(each)
-        .max_time(SAMPLE_TIME)
-        .collation(simple())
-        .await?
-        .try_collect()
-        .await?;
-
-    let count = |group: &Document| {
-        group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok())
-    };
-    let total = each.iter().filter_map(count).sum();
-    let mut subjects: Vec<_> = each
-        .iter()
-        .filter_map(|group| group.get_str("_id").ok())
-        .filter(|text| Subject::new(*text).is_ok())
-        .collect();
-
-    subjects.sort_unstable();
-
+    let subjects = Subjects::look(database, collection, layout, SAMPLE).await?;
     let biggest = biggest(database, collection, layout).await?;
-    Ok(Sample {
-        events: total,
-        subjects: subjects.into_iter().map(str::to_owned).collect(),
-        biggest,
-    })
+    Ok(Sample { subjects, biggest })
 }
 
 /// The id of the sample's biggest event, and the bytes of its message.

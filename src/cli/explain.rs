@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use super::output::print;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Rule, TABLE, meanings};
+use crate::jetstream::creation::{Refusal, all, refusals};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -16,21 +17,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     match &args.code {
-        None => print(&TABLE.iter().fold(
-            format!("{:<24} {:<10} MEANING\n", "CODE", "CLASS"),
-            |mut table, rule| {
-                let _ = writeln!(
-                    table,
-                    "{:<24} {:<10} {}",
-                    rule.code,
-                    rule.class.as_str(),
-                    rule.meaning
-                );
-                table
-            },
-        )),
+        None => print(&table()),
         Some(code) => {
-            let explained: Vec<_> = meanings(code).map(explain).collect();
+            let of_events = meanings(code).map(explain);
+            let explained: Vec<_> = of_events.chain(refusals(code).map(refused)).collect();
             if explained.is_empty() {
                 let message = format!(
                     "{code} is not in the table; `outboxd explain` lists it. The relay retries an unlisted error, then marks and counts it"
@@ -43,6 +33,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
 }
 
+/// Every code: first those of events, then those of the stream's creation.
+fn table() -> String {
+    let mut table = format!("{:<24} {:<10} MEANING\n", "CODE", "CLASS");
+    for rule in TABLE {
+        let (class, meaning) = (rule.class.as_str(), rule.meaning);
+        let _ = writeln!(table, "{:<24} {class:<10} {meaning}", rule.code);
+    }
+
+    table.push_str("\nwhen `outboxd migrate` creates the stream:\n");
+    for refusal in all() {
+        let _ = writeln!(table, "{:<24} {:<10} {}", refusal.code, "", refusal.meaning);
+    }
+
+    table
+}
+
 fn explain(rule: &Rule) -> String {
     format!(
         "{} ({})\n  what happened   {}\n  what happens    {}\n  what to do      {}\n",
@@ -51,5 +57,17 @@ fn explain(rule: &Rule) -> String {
         rule.meaning,
         rule.class.treatment(),
         rule.remedy
+    )
+}
+
+/// A refusal of the stream's creation.
+fn refused(refusal: &Refusal) -> String {
+    let lines: Vec<_> = refusal.remedy.lines().collect();
+    format!(
+        "{} (`outboxd migrate` creates the stream)\n  what happened   {}\n  what happens    no stream \
+         is created; nothing is lost\n  what to do      {}\n",
+        refusal.code,
+        refusal.meaning,
+        lines.join("\n                  ")
     )
 }

@@ -1,14 +1,19 @@
 //! `outboxd migrate`: creates what is missing and prints what it did.
 
 use clap::Args as ClapArgs;
+use mongodb::Database;
+use tracing::debug;
 
 use super::config::load;
 use super::output::print;
 use crate::config::{Config, Sources};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::finding::shell;
 use crate::jetstream::connection::Nats;
+use crate::jetstream::creation::wanted;
 use crate::jetstream::stream;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
+use crate::mongodb::subjects::Subjects;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, ClapArgs)]
@@ -19,7 +24,13 @@ pub(super) struct Args {
     /// Show which migrations were applied; change nothing
     #[arg(long)]
     status: bool,
+    /// If stream.subjects is not set, create the stream with the subjects of the outbox's events
+    #[arg(long, conflicts_with_all = ["print", "status"])]
+    subjects_of_events: bool,
 }
+
+/// Events that are looked at for their subjects.
+const EVENTS: i64 = 1_000_000;
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let config = load(sources)?;
@@ -60,7 +71,11 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (state, differences) = if args.status {
         ("exists".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
     } else {
-        let ensured = stream::ensure(&nats, &config).await?;
+        let database = client.database(&mongodb.database);
+        let ensured = stream::ensure(&nats, &config, async || {
+            subjects(&config, &database, args.subjects_of_events).await
+        })
+        .await?;
         let done = if ensured.created { "created" } else { "exists, unchanged" };
         let place = nats.domain().map(|domain| format!(" in JetStream domain {domain}"));
         let subjects = &ensured.config.subjects;
@@ -69,6 +84,43 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     };
     print(&format!("  {state}\n"))?;
     differences.iter().try_for_each(|difference| print(&format!("  note: {difference}\n")))
+}
+
+/// The subjects for the stream, where the settings name none: those of the outbox's events, if that
+/// is wanted.
+///
+/// # Errors
+/// [`ErrorKind::Config`] with the lines that name subjects.
+async fn subjects(config: &Config, database: &Database, is_wanted: bool) -> Result<Vec<String>> {
+    let outbox = &config.mongodb.collection;
+    let found = Subjects::look(database, outbox, &config.event.layout, EVENTS).await;
+    let found = match found.during("reading the subjects of the outbox's events") {
+        Ok(found) => found.all,
+        Err(error) if is_wanted => return Err(error),
+        Err(error) => {
+            debug!(error = %error.report(), "the subjects of the events are not known");
+            Vec::new()
+        }
+    };
+
+    if is_wanted && !found.is_empty() {
+        return Ok(found);
+    }
+
+    let (which, named, same) = match found.is_empty() {
+        true => ("", "'<subject>,<subject>'".to_owned(), ""),
+        false => (
+            ". These are the subjects of the outbox's events:",
+            shell(&found.join(",")),
+            "\n  $ outboxd migrate --subjects-of-events   # the same",
+        ),
+    };
+    let message = format!(
+        "the stream {} doesn't exist, and stream.subjects does not say which subjects it takes\
+         {which}\n  $ OUTBOXD_STREAM__SUBJECTS={named} outboxd migrate{same}",
+        config.stream.name
+    );
+    Err(Error::new(ErrorKind::Config, message))
 }
 
 fn plan(config: &Config) -> Result<String> {
@@ -88,7 +140,11 @@ fn plan(config: &Config) -> Result<String> {
     }
 
     plan.push_str("// JetStream stream, created only if it is missing\n");
-    plan.push_str(&json(&stream::wanted(&config.stream))?);
+    match config.stream.subjects.is_empty() {
+        true => plan.push_str("// set stream.subjects: the subjects that it takes\n"),
+        false => plan.push_str(&json(&wanted(&config.stream))?),
+    }
+
     Ok(plan)
 }
 

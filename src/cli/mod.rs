@@ -35,8 +35,9 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COM
 #[command(name = "outboxd", version = VERSION, max_term_width = 100)]
 #[command(
     after_help = "Settings come from flags, then the environment, then the file, then defaults. The shortest start:\n  \
-    MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP outboxd migrate\n  \
-    … the same three … outboxd run\n\n\
+    MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP \\\n    \
+    OUTBOXD_STREAM__SUBJECTS=ticket.created,ticket.updated outboxd migrate\n  \
+    … the same … outboxd run\n\n\
     Exit codes: 0 success, 1 a problem or something not found, 64 an invalid command line, 78 a mistake in the \
     configuration, or an outbox that loses events."
 )]

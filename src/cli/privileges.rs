@@ -9,7 +9,9 @@ use super::config::load;
 use super::output::{Output, show};
 use crate::config::Sources;
 use crate::error::Result;
-use crate::privileges::{MongodbRole, NatsPermissions, OthersPermissions, Privilege, Role};
+use crate::privileges::{
+    MongodbRole, NatsPermissions, OthersPermissions, Privilege, Role, UNKNOWN,
+};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -71,6 +73,12 @@ fn text(Privileges { role, mongodb, nats, nats_others }: &Privileges) -> String 
         "] }})\ndb.getSiblingDB({database}).createUser({{ user: {name}, pwd: passwordPrompt(), roles: [{name}] }})"
     );
     if let Some(NatsPermissions { publish, subscribe }) = nats {
+        if publish.iter().any(|subject| subject == UNKNOWN) {
+            let _ = writeln!(
+                text,
+                "\n# stream.subjects is not set: put the events' subjects in the place of {UNKNOWN}"
+            );
+        }
         let _ = writeln!(
             text,
             "\n# {what}: in nats-server.conf, among the users\n\

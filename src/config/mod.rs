@@ -42,9 +42,9 @@ pub use self::info::{SettingInfo, Unset};
 pub use self::named_file::NamedFile;
 use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
-    AdminConfig, AlertsConfig, DiscoveredServers, DispatchConfig, EventConfig, LeaseConfig,
-    LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig, ShutdownConfig,
-    StreamConfig, SweepConfig, VerifyAcks,
+    AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
+    LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig,
+    ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;

@@ -197,6 +197,11 @@ impl<'a> Reader<'a> {
         is_secret: bool,
     ) -> Option<(T, Origin)> {
         let (key, Found { value, origin }) = self.find(name, variables)?;
+        if let Some(other) = self.values.contradicts(&origin, variables) {
+            let line = format!("{key}: {other} has another value, and doesn't count ({origin})");
+            push_new(&mut self.reading.warnings, line);
+        }
+
         match T::read(&value) {
             Ok(read) => Some((read, Origin { key, source: origin })),
             Err(reason) => {

@@ -53,6 +53,26 @@ impl Setting for u64 {
     }
 }
 
+impl Setting for bool {
+    fn schema() -> Json {
+        json!({ "type": "boolean" })
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let flag = match value {
+            Value::String(text) => text.parse().ok(),
+            Value::Boolean(flag) => Some(*flag),
+            _ => None,
+        };
+
+        flag.ok_or_else(|| "give true or false".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Setting for Duration {
     fn schema() -> Json {
         json!({ "type": "string", "pattern": r"^\s*(\d+\s*[a-zA-Z]+\s*)+$" })
@@ -71,7 +91,8 @@ impl Setting for Duration {
     }
 }
 
-/// In the environment and in flags, commas separate the texts.
+/// In the environment and in flags, commas separate the texts, or they stand in brackets as in a
+/// file: `["a", "b"]`.
 impl Setting for Vec<String> {
     fn schema() -> Json {
         json!({ "type": "array", "items": { "type": "string" } })
@@ -79,6 +100,7 @@ impl Setting for Vec<String> {
 
     fn read(value: &Value) -> Result<Self, String> {
         match value {
+            Value::String(text) if text.trim_start().starts_with('[') => in_brackets(text),
             Value::String(text) => Ok(text
                 .split(',')
                 .map(|part| part.trim().to_owned())
@@ -91,6 +113,15 @@ impl Setting for Vec<String> {
 
     fn show(&self) -> String {
         format!("{self:?}")
+    }
+}
+
+/// The texts of an array, which TOML and JSON write alike.
+fn in_brackets(text: &str) -> Result<Vec<String>, String> {
+    let table = format!("list = {}", text.trim()).parse::<toml::Table>();
+    match table.as_ref().map(|table| (table.len(), table.get("list"))) {
+        Ok((1, Some(list @ Value::Array(_)))) => Vec::read(list),
+        _ => Err("give a list, such as a,b or [\"a\", \"b\"]".to_owned()),
     }
 }
 
@@ -159,5 +190,41 @@ pub(super) fn show_raw(value: &Value) -> String {
         Value::Float(number) => number.to_string(),
         Value::Boolean(flag) => flag.to_string(),
         Value::Datetime(time) => time.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_list_with_commas_or_in_brackets() {
+        let read = |text: &str| Vec::<String>::read(&Value::String(text.to_owned()));
+        for text in [
+            "a,b.>",
+            " a , b.>,",
+            r#"["a","b.>"]"#,
+            r#" [ "a", "b.>" ] "#,
+            "['a', 'b.>']",
+            "[\n  \"a\",\n  \"b.>\",\n]\n",
+        ] {
+            assert_eq!(read(text), Ok(vec!["a".to_owned(), "b.>".to_owned()]), "{text}");
+        }
+        assert_eq!(read("[]"), Ok(Vec::new()));
+
+        for text in ["[a,b]", "[", r#"["a""#, r#"["a", 1]"#, r#"["a"] "b""#, "[\"a\"]\nb = 1"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false() {
+        for (value, flag) in [
+            (Value::Boolean(true), Ok(true)),
+            (Value::String("false".to_owned()), Ok(false)),
+            (Value::String("yes".to_owned()), Err("give true or false".to_owned())),
+        ] {
+            assert_eq!(bool::read(&value), flag);
+        }
     }
 }

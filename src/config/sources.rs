@@ -143,6 +143,15 @@ impl Values {
             .or_else(|| self.in_file(key))
     }
 
+    /// Another variable of the same setting with another value than that of `origin`.
+    pub(super) fn contradicts(&self, origin: &str, variables: &[String]) -> Option<&str> {
+        let is_named = |name: &String| variables.contains(name);
+        let mut set = self.env.iter().filter(|(name, _)| is_named(name));
+        let counts = set.clone().find(|(name, _)| origin == format!("environment {name}"))?;
+
+        set.find(|(_, text)| *text != counts.1).map(|(name, _)| name.as_str())
+    }
+
     /// The value that the file alone gives to `key`.
     pub(super) fn in_file(&self, key: &str) -> Option<Found> {
         self.file.get(key).cloned()

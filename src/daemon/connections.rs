@@ -80,7 +80,7 @@ impl StreamSide {
     /// outbox.
     pub(super) async fn reach(config: &Config, metrics: &Metrics) -> Result<Self> {
         let nats = Nats::connect(&config.nats, &config.stream.name).await?;
-        let mut risks = stream::verify(&nats, config, metrics).await?;
+        let mut risks = stream::require(&nats, config, metrics).await?;
 
         if stored::may_read(&nats, &config.stream.name).await == Some(false) {
             risks.push(

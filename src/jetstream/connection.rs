@@ -18,10 +18,11 @@ use tracing::{debug, error, info, warn};
 use super::acks::Acks;
 use super::denied::Denied;
 use super::hearing::Hearing;
+use super::port::{self, Misfit};
 use super::reply::Expected;
 use super::servers::Turns;
 use crate::backoff::Backoff;
-use crate::config::NatsConfig;
+use crate::config::{Api, NatsConfig};
 use crate::driver_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
@@ -53,8 +54,8 @@ pub(crate) struct Nats {
     pub(crate) denied: Arc<Denied>,
     /// The stream whose acks count.
     pub(super) expected: Arc<Expected>,
-    /// `nats.domain`.
-    configured_domain: Option<String>,
+    /// Whose JetStream has the stream.
+    api: Api,
     /// What the subjects of API requests begin with.
     pub(super) api_prefix: Arc<str>,
     /// How long a publish or an API request waits for its reply.
@@ -96,7 +97,10 @@ impl Nats {
         let (denied, deaf) = (signals.denied.clone(), signals.deaf.clone());
         let expected = signals.expected.clone();
 
-        let (client, ended) = start_client(nats, stream, &signals).await?;
+        let (client, ended) = match start_client(nats, stream, &signals).await {
+            Ok(started) => started,
+            Err(error) => return Err(explained(nats, error).await),
+        };
         let (replace, current) = watch::channel(client);
         tokio::spawn(keep(nats.clone(), stream.to_owned(), replace, ended, signals));
 
@@ -106,7 +110,7 @@ impl Nats {
             deaf,
             denied,
             expected,
-            configured_domain: nats.domain.clone(),
+            api: nats.api.clone(),
             api_prefix: nats.api_prefix().into(),
             ack_timeout: nats.ack_timeout,
             reports,
@@ -140,9 +144,13 @@ impl Nats {
         self.current.borrow().context.client().server_info().max_payload
     }
 
-    /// The JetStream domain in which the stream is looked for.
+    /// The JetStream domain in which the stream is looked for, if it has a name.
     pub(crate) fn domain(&self) -> Option<String> {
-        self.configured_domain.clone().or_else(|| self.context().client().server_info().domain)
+        match &self.api {
+            Api::Domain(domain) => Some(domain.clone()),
+            Api::Near => self.context().client().server_info().domain,
+            Api::Prefix(_) => None,
+        }
     }
 
     /// The acks of the current client, which publish.
@@ -227,11 +235,7 @@ async fn start_client(
     signals: &Signals,
 ) -> Result<(Current, CancellationToken)> {
     let servers = nats.servers().unwrap_or_default();
-    let addresses = servers
-        .iter()
-        .map(|server| format!("{}:{}", server.host(), server.port()))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let addresses = nats.addresses();
 
     let unreachable = |why: String| {
         let why = tls::describe(&why);
@@ -277,6 +281,19 @@ async fn start_client(
 
     let context = nats.context(client, nats.ack_timeout);
     Ok((Current { context, acks: Arc::new(acks), hearing }, ended))
+}
+
+/// The error of a first connection, with what listens at the address where that is to blame.
+async fn explained(nats: &NatsConfig, error: Error) -> Error {
+    match port::misfit(nats, &error.report().to_string()).await {
+        Some(Misfit { found, remedy, .. }) => {
+            let lines = remedy.replace('\n', " ");
+            let message =
+                format!("NATS at {} can't be reached: {found}: {lines}", nats.addresses());
+            Error::new(ErrorKind::Nats, message)
+        }
+        None => error,
+    }
 }
 
 /// The wait before this attempt to reconnect. There is none before the first.

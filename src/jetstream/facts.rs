@@ -36,7 +36,7 @@ impl<'a> Facts<'a> {
 
     /// Subjects of `stream.subjects` that the stream does not take.
     pub(super) fn uncovered(&self) -> Vec<String> {
-        let wanted = self.config.stream.subjects.set().map_or(&[][..], Vec::as_slice);
+        let wanted = &self.config.stream.subjects;
         let is_uncovered = |subject: &&String| !any_covers(&self.found.subjects, subject);
         wanted.iter().filter(is_uncovered).cloned().collect()
     }
@@ -77,6 +77,36 @@ impl<'a> Facts<'a> {
     pub(super) fn open_subject(&self) -> Option<&str> {
         let is_open = |subject: &&String| subject.starts_with(['*', '>']);
         self.found.subjects.iter().find(is_open).map(String::as_str)
+    }
+
+    /// A subject that takes replies, or what clients of NATS ask each other: the first with what it
+    /// takes. Those of a bucket are its own.
+    pub(super) fn taken_subject(&self) -> Option<(&str, &str)> {
+        let inbox = format!("{}.>", self.config.nats.inbox_prefix);
+        let taken = |subject: &str| {
+            let overlaps = |other: &str| overlap(subject, other);
+            if overlaps("_INBOX.>") || overlaps(&inbox) {
+                Some("replies to everybody's requests")
+            } else if overlaps("$SRV.>") {
+                Some("the requests by which services are found")
+            } else if subject.starts_with('$') && !self.is_bucket() {
+                Some("subjects of NATS itself")
+            } else {
+                None
+            }
+        };
+
+        // What begins with a wildcard has a row of its own.
+        let named = self.found.subjects.iter().filter(|subject| !subject.starts_with(['*', '>']));
+        named.map(String::as_str).find_map(|subject| Some((subject, taken(subject)?)))
+    }
+
+    /// The subjects that the settings name, for a line to paste.
+    pub(super) fn wanted_subjects(&self) -> String {
+        match self.config.stream.subjects.is_empty() {
+            true => "<subject>,<subject>".to_owned(),
+            false => self.config.stream.subjects.join(","),
+        }
     }
 
     /// Whether the stream belongs to a key-value bucket or an object store.
@@ -127,6 +157,19 @@ pub(super) fn removes(config: &Found) -> bool {
         || is_limited_per_subject && !(is_new && config.discard_new_per_subject)
 }
 
+/// Whether some subject matches both patterns.
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
+    let (mut ones, mut others) = (one.split('.'), other.split('.'));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
 /// Whether one of the patterns matches every subject that `subject` matches.
 pub(crate) fn any_covers(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| covers(pattern, subject))
@@ -175,6 +218,17 @@ mod tests {
             ("a.*", "b.c"),
         ] {
             assert!(!covers(pattern, subject), "{pattern} doesn't cover {subject}");
+        }
+    }
+
+    #[test]
+    fn patterns_overlap_where_a_subject_matches_both() {
+        for (one, other) in [("a.*", "*.b"), ("a.>", "a.b.c"), (">", "a"), ("a.b", "a.b")] {
+            assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
+        }
+        for (one, other) in [("a.*", "b.*"), ("a.>", "a"), ("a", "a.b"), ("_INBOXES.x", "_INBOX.>")]
+        {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The adapter to NATS JetStream.
 //!
 //! - `connection`: a client that is replaced when it has given up or is deaf
+//! - `port`: what listens at an address that no connection came from
 //! - `hearing`: whether replies reach a client
 //! - `denied`: the subjects that the server denied
 //! - `servers`: which server a client tries when it reconnects
@@ -14,14 +15,20 @@
 //! - `bus`: publishes, and classifies errors
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
+//! - `creation`: the stream as it is created, and the refusals to create it
+//! - `account`: what the servers say of the account's connections
+//! - `absent`: where a stream may be that isn't where it was looked for
 //! - `facts`: what is known of a stream when it is judged
 //! - `rows`: the table of what harms events
 //! - `remedies`: the lines that fix a stream
 //! - `requirements`: judges a stream by the table
 
+pub(crate) mod absent;
+pub(crate) mod account;
 pub(crate) mod acks;
 pub(crate) mod bus;
 pub(crate) mod connection;
+pub(crate) mod creation;
 pub(crate) mod denied;
 mod examine;
 pub(crate) mod facts;
@@ -29,6 +36,7 @@ mod forgeries;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub(crate) mod hearing;
+pub(crate) mod port;
 mod remedies;
 pub(crate) mod reply;
 pub(crate) mod requirements;

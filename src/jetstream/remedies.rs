@@ -17,6 +17,15 @@ pub(super) fn cover(stream: &Facts<'_>) -> String {
     edit(stream, &format!("--subjects {}", shell(&all.join(","))))
 }
 
+/// The subjects of its events, instead of those of everybody.
+pub(super) fn narrower(stream: &Facts<'_>) -> String {
+    let name = shell(&stream.found.name);
+    format!(
+        "$ nats stream subjects {name}   # lists what it holds; then edit it with --subjects, and \
+         set stream.subjects to the same"
+    )
+}
+
 /// The server rejects a window longer than `max_age`.
 pub(super) fn widen(stream: &Facts<'_>) -> String {
     let wanted = stream.wanted_window();
@@ -39,8 +48,7 @@ pub(super) fn acked(stream: &Facts<'_>) -> String {
     match stream.found.subjects.iter().any(is_too_wide) {
         false => "--ack".to_owned(),
         true => {
-            let wanted = stream.config.stream.subjects.get().join(",");
-            format!("--ack --subjects {}", shell(&wanted))
+            format!("--ack --subjects {}", shell(&stream.wanted_subjects()))
         }
     }
 }
@@ -89,9 +97,13 @@ pub(super) fn no_rollup(stream: &Facts<'_>) -> String {
 /// stream would be acked and in neither, so no relay may run.
 pub(super) fn recreate(stream: &Facts<'_>) -> String {
     let name = shell(&stream.found.name);
+    let subjects = match stream.config.stream.subjects.is_empty() {
+        true => format!("OUTBOXD_STREAM__SUBJECTS={} ", shell(&stream.found.subjects.join(","))),
+        false => String::new(),
+    };
     format!(
-        "$ nats stream backup {name} backup-{name} && nats stream rm {name} && outboxd migrate   \
-         # stop the relays first, and recreate the consumers"
+        "$ nats stream backup {name} backup-{name} && nats stream rm {name} && {subjects}outboxd \
+         migrate   # stop the relays first, and recreate the consumers"
     )
 }
 

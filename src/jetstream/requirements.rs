@@ -1,6 +1,6 @@
 //! Whether a stream can serve an outbox. `run`, `migrate` and `check` share these findings.
 
-use async_nats::jetstream::stream::DiscardPolicy;
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
 
 use super::facts::Facts;
 use super::rows::{
@@ -10,7 +10,7 @@ use crate::duration::for_nats;
 use crate::finding::{Finding, Level};
 
 /// Checks whose failure prevents `run` from starting: the stream could store no event.
-pub(crate) const REFUSED: [&str; 2] = [ACCEPTS, SUBJECTS];
+pub(crate) const REFUSED: [&str; 1] = [ACCEPTS];
 
 /// What is found when no row of the table applies.
 type AllIsWell = fn(&Facts<'_>) -> String;
@@ -24,7 +24,10 @@ const CHECKS: [(&str, AllIsWell); 9] = [
     }),
     (RETENTION, |_| "limits: messages stay for every consumer".to_owned()),
     (LIMITS, limits),
-    (STORAGE, |_| "file".to_owned()),
+    (STORAGE, |stream| match stream.found.storage {
+        StorageType::File => "file".to_owned(),
+        StorageType::Memory => "memory, as configured: a restart of the server loses it".to_owned(),
+    }),
     (CONTENTS, |_| "stores what is published, unchanged".to_owned()),
     (AS_CONFIGURED, |_| "no weaker than configured".to_owned()),
     (REPLICAS, |stream| match stream.found.num_replicas {

@@ -11,9 +11,10 @@ use async_nats::jetstream::stream::{PersistenceMode, RetentionPolicy, StorageTyp
 
 use super::facts::Facts;
 use super::remedies::{
-    acked, another, cover, doubled, edit, instead, keeping, no_rollup, outside_the_bucket,
-    recreate, widen, without_sources,
+    acked, another, cover, doubled, edit, instead, keeping, narrower, no_rollup,
+    outside_the_bucket, recreate, widen, without_sources,
 };
+use crate::config::Storage;
 use crate::duration::for_nats;
 use crate::finding::{Level, shell};
 
@@ -87,10 +88,7 @@ pub(super) const ROWS: &[Row] = &[
             let is_closed = stream.found.mirror.is_none() && stream.found.subjects.is_empty();
             is_closed.then(|| "has no subjects, so no event reaches it".to_owned())
         },
-        |stream| {
-            let wanted = stream.config.stream.subjects.get().join(",");
-            edit(stream, &format!("--subjects {}", shell(&wanted)))
-        },
+        |stream| edit(stream, &format!("--subjects {}", shell(&stream.wanted_subjects()))),
     ),
     fail(
         ACCEPTS,
@@ -101,7 +99,7 @@ pub(super) const ROWS: &[Row] = &[
         },
         another,
     ),
-    fail(SUBJECTS, uncovered, cover),
+    warn(SUBJECTS, uncovered, cover),
     fail(
         DEDUPE,
         |stream| {
@@ -252,7 +250,8 @@ pub(super) const ROWS: &[Row] = &[
         |stream| {
             let text = "memory: the stream and its events are lost when the server restarts; storage can't \
                  be edited";
-            (stream.found.storage == StorageType::Memory).then(|| text.to_owned())
+            let is_wanted = stream.config.stream.storage == Storage::Memory;
+            (stream.found.storage == StorageType::Memory && !is_wanted).then(|| text.to_owned())
         },
         recreate,
     ),
@@ -292,13 +291,16 @@ pub(super) const ROWS: &[Row] = &[
                 )
             })
         },
+        narrower,
+    ),
+    warn(
+        CONTENTS,
         |stream| {
-            let name = shell(&stream.found.name);
-            format!(
-                "$ nats stream subjects {name}   # lists what it holds; then edit it with \
-                 --subjects, and set stream.subjects to the same"
-            )
+            stream.taken_subject().map(|(subject, what)| {
+                format!("subject {subject} takes {what}: it stores them, too, for as long as it keeps events")
+            })
         },
+        narrower,
     ),
     warn(
         CONTENTS,
@@ -348,6 +350,10 @@ pub(super) const ROWS: &[Row] = &[
         },
         widen,
     ),
+    warn(AS_CONFIGURED, smaller, |stream| {
+        let wanted = stream.config.stream.max_bytes.unwrap_or(0);
+        edit(stream, &format!("--max-bytes={wanted}"))
+    }),
     warn(
         AS_CONFIGURED,
         |stream| {
@@ -378,8 +384,8 @@ fn uncovered(stream: &Facts<'_>) -> Option<String> {
     let uncovered = stream.uncovered();
     let first = uncovered.first()?;
     Some(format!(
-        "has subjects {:?}, none of which covers {first:?} of stream.subjects; add it to the \
-         stream",
+        "has subjects {:?}, none of which covers {first:?} of stream.subjects: unless a mapping of \
+         the account renames it, its events are marked as failed",
         stream.found.subjects
     ))
 }
@@ -394,6 +400,12 @@ fn short_of_span(stream: &Facts<'_>) -> Option<String> {
             for_nats(span)
         )
     })
+}
+
+fn smaller(stream: &Facts<'_>) -> Option<String> {
+    let found = u64::try_from(stream.found.max_bytes).ok().filter(|found| *found > 0)?;
+    let wanted = stream.config.stream.max_bytes.filter(|wanted| *wanted > found)?;
+    Some(format!("max_bytes is {found}, but {wanted} is configured"))
 }
 
 fn too_few_bytes(stream: &Facts<'_>) -> Option<String> {

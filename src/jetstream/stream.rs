@@ -1,14 +1,17 @@
 //! The JetStream stream. `outboxd migrate` creates it once; afterwards it is verified and never
 //! altered.
 
-use std::collections::HashMap;
-
-use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, RequestError, RequestErrorKind,
+};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info};
+use async_nats::jetstream::stream::{Config, Info};
 use async_nats::jetstream::{Context, ErrorCode};
+use tokio::time::Instant;
 
+use super::absent::{self, Absent};
 use super::connection::Nats;
+use super::creation::{self, wanted};
 use super::facts::{Facts, needed_window};
 use super::requirements::{REFUSED, review};
 use crate::config::{Config as OutboxdConfig, StreamConfig};
@@ -26,62 +29,125 @@ pub(crate) struct Ensured {
     pub(crate) differences: Vec<String>,
 }
 
-/// The stream as `outboxd migrate` would create it. It has no limits; should it get one later, a
-/// full stream refuses events, which wait in the outbox, and deletes none.
-pub(crate) fn wanted(stream: &StreamConfig) -> Config {
-    Config {
-        name: stream.name.clone(),
-        subjects: stream.subjects.get().clone(),
-        duplicate_window: stream.duplicate_window,
-        num_replicas: stream.replicas,
-        max_age: stream.max_age,
-        discard: DiscardPolicy::New,
-        metadata: HashMap::from([("created_by".to_owned(), "outboxd".to_owned())]),
-        ..Config::default()
-    }
-}
-
-/// Creates the stream if it doesn't exist, or verifies it.
+/// Creates the stream if it doesn't exist, or verifies it. `subjects` are asked for where a stream
+/// is created and the settings name none.
 ///
 /// # Errors
 /// [`ErrorKind::Stream`] when it can't be created or can't serve an outbox.
-pub(crate) async fn ensure(nats: &Nats, config: &OutboxdConfig) -> Result<Ensured> {
-    let stream = &config.stream;
-    if let Some(info) = of(nats, &stream.name).await? {
+pub(crate) async fn ensure(
+    nats: &Nats,
+    config: &OutboxdConfig,
+    subjects: impl AsyncFnOnce() -> Result<Vec<String>>,
+) -> Result<Ensured> {
+    let name = &config.stream.name;
+    if let Some(info) = of(nats, name).await? {
         let differences = judge(nats, &info, config)?;
         return Ok(Ensured { created: false, config: info.config, differences });
     }
 
-    match nats.context().create_stream(wanted(stream)).await {
-        Ok(stream) => {
-            let info = stream.cached_info();
-            let differences = judge(nats, info, config)?;
-            Ok(Ensured { created: true, config: info.config.clone(), differences })
+    let client = nats.context().client();
+    let absent = absent::look(config, &client, &nats.denied).await;
+    if let Some((found, remedy)) = absent.forbids() {
+        let message = format!("the stream {name} {found}\n{}", indented(&remedy));
+        return Err(Error::new(ErrorKind::Stream, message));
+    }
+
+    let mut config = config.clone();
+    if config.stream.subjects.is_empty() {
+        config.stream.subjects = subjects().await?;
+    }
+    let (config, stream) = (&config, &config.stream);
+
+    let error = match create(nats, stream).await {
+        Ok(info) => {
+            let differences = judge(nats, &info, config)?;
+            return Ok(Ensured { created: true, config: info.config, differences });
         }
-        // Another `outboxd migrate` was faster, with other settings.
-        Err(error) if exists_already(&error.kind()) => {
-            let differences = verify(nats, config, &Metrics::none()).await?;
-            let config =
-                of(nats, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
-            Ok(Ensured { created: false, config, differences })
+        Err(error) => error,
+    };
+
+    // Another `outboxd migrate` was faster, with other settings.
+    if error.kind() == ErrorKind::Stream && exists_already(&error) {
+        let differences = verify(nats, config, &Metrics::none()).await?;
+        let config =
+            of(nats, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
+        return Ok(Ensured { created: false, config, differences });
+    }
+
+    let takers = match code(&error) {
+        Some(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
+            absent::takers(config, &client, &nats.denied).await
         }
-        Err(error) => {
+        _ => Vec::new(),
+    };
+    Err(explained(stream, error, &absent, &takers))
+}
+
+/// Asks for the stream's creation.
+async fn create(nats: &Nats, stream: &StreamConfig) -> Result<Info> {
+    let subject = format!("{}.STREAM.CREATE.{}", nats.api_prefix, stream.name);
+    let (context, asked) = (nats.context(), Instant::now());
+
+    let created = tokio::select! {
+        created = context.create_stream(wanted(stream)) => created,
+        () = nats.denied.after(&subject, asked) => {
             let message = format!(
-                "the stream {} with subjects {:?} could not be created",
-                stream.name,
-                stream.subjects.get()
+                "the user may not publish to {subject}, so the stream {} could not be created\n  \
+                 $ outboxd privileges --role migrate   # prints the user; paste it into \
+                 nats-server.conf",
+                stream.name
             );
-            Err(Error::with_source(ErrorKind::Stream, message, error))
+            return Err(Error::new(ErrorKind::Nats, message));
         }
+    };
+
+    created.map(|stream| stream.cached_info().clone()).map_err(|error| {
+        let message = format!("the stream {} could not be created", stream.name);
+        Error::with_source(ErrorKind::Stream, message, error)
+    })
+}
+
+/// A refusal, with what it means and the lines that help.
+fn explained(stream: &StreamConfig, error: Error, absent: &Absent, takers: &[String]) -> Error {
+    let Some(CreateStreamErrorKind::JetStream(refused)) =
+        error.cause::<CreateStreamError>().map(|cause| cause.kind())
+    else {
+        return error;
+    };
+
+    let (text, code) = (refused.to_string(), refused.error_code().0);
+    let refusal = absent.foresaw(&code.to_string()).or_else(|| creation::refused(code, &text));
+    let Some(refusal) = refusal else { return error };
+    let (meaning, remedy) = match takers {
+        [] => (refusal.meaning.to_owned(), refusal.remedy.to_owned()),
+        takers => {
+            let meaning = format!("stream {} takes some of stream.subjects", takers.join(", "));
+            (meaning, absent::overlap(takers))
+        }
+    };
+
+    let message = format!(
+        "the stream {} with subjects {:?} could not be created: {meaning} ({text})\n{}",
+        stream.name,
+        stream.subjects,
+        indented(&remedy)
+    );
+    Error::new(ErrorKind::Stream, message)
+}
+
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn code(error: &Error) -> Option<ErrorCode> {
+    match error.cause::<CreateStreamError>()?.kind() {
+        CreateStreamErrorKind::JetStream(error) => Some(error.error_code()),
+        _ => None,
     }
 }
 
-fn exists_already(error: &CreateStreamErrorKind) -> bool {
-    matches!(
-        error,
-        CreateStreamErrorKind::JetStream(error)
-            if error.error_code() == ErrorCode::STREAM_NAME_EXIST
-    )
+fn exists_already(error: &Error) -> bool {
+    code(error) == Some(ErrorCode::STREAM_NAME_EXIST)
 }
 
 /// Checks that the stream exists and can serve an outbox. Returns what is risky about it.
@@ -94,27 +160,34 @@ pub(crate) async fn verify(
     metrics: &Metrics,
 ) -> Result<Vec<String>> {
     let stream = &config.stream;
-    match of(nats, &stream.name).await? {
-        Some(info) => {
-            metrics.dedupe_window(info.config.duplicate_window, needed_window(config));
-            judge(nats, &info, config)
-        }
-        None => {
-            let message = match nats.domain() {
-                None => format!(
-                    "the stream {} doesn't exist; run `outboxd migrate` with this configuration",
-                    stream.name
-                ),
-                Some(domain) => format!(
-                    "the stream {} doesn't exist in the JetStream domain {domain}; if it is in \
-                     another, set nats.domain (`outboxd check` looks for it), otherwise run \
-                     `outboxd migrate` with this configuration",
-                    stream.name
-                ),
-            };
-            Err(Error::new(ErrorKind::Stream, message))
-        }
+    let Some(info) = of(nats, &stream.name).await? else {
+        let place = absent::place(config, &nats.context().client());
+        let message = format!("the stream {} doesn't exist in {place}", stream.name);
+        return Err(Error::new(ErrorKind::Stream, message));
+    };
+
+    metrics.dedupe_window(info.config.duplicate_window, needed_window(config));
+    judge(nats, &info, config)
+}
+
+/// The same at the start, when a stream that doesn't exist is looked for elsewhere.
+///
+/// # Errors
+/// As [`verify`].
+pub(crate) async fn require(
+    nats: &Nats,
+    config: &OutboxdConfig,
+    metrics: &Metrics,
+) -> Result<Vec<String>> {
+    let stream = &config.stream;
+    if of(nats, &stream.name).await?.is_some() {
+        return verify(nats, config, metrics).await;
     }
+
+    let absent = absent::look(config, &nats.context().client(), &nats.denied).await;
+    let (found, remedy) = (absent.found(), absent.remedy(config, &[]));
+    let message = format!("the stream {} {found}\n{}", stream.name, indented(&remedy));
+    Err(Error::new(ErrorKind::Stream, message))
 }
 
 fn judge(nats: &Nats, info: &Info, config: &OutboxdConfig) -> Result<Vec<String>> {
@@ -164,7 +237,16 @@ pub(crate) async fn describe(context: &Context, name: &str) -> Result<Option<Des
     let reply = context
         .request::<_, _, Response<serde_json::Value>>(format!("STREAM.INFO.{name}"), &())
         .await
-        .map_err(|error| Error::with_source(ErrorKind::Nats, failed(), error))?;
+        .map_err(|error| {
+            let message = match is_silent(&error) {
+                true => format!(
+                    "NATS: no JetStream answers for stream {name}; `outboxd check` tells apart a \
+                     domain or prefix that nobody has, and a JetStream that is off or starting"
+                ),
+                false => failed(),
+            };
+            Error::with_source(ErrorKind::Nats, message, error)
+        })?;
 
     let error = match reply {
         Response::Ok(value) => {
@@ -186,4 +268,9 @@ pub(crate) async fn describe(context: &Context, name: &str) -> Result<Option<Des
         }
         _ => Err(Error::with_source(ErrorKind::Nats, failed(), error)),
     }
+}
+
+/// Whether nobody is there to answer.
+pub(crate) fn is_silent(error: &RequestError) -> bool {
+    error.kind() == RequestErrorKind::NoResponders
 }

@@ -12,6 +12,7 @@
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `selection`, `inspect`, `groups`: which events an operator means, and what an operator reads
+//! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
 
@@ -35,6 +36,7 @@ pub(crate) mod outbox;
 pub(crate) mod selection;
 mod snapshot;
 mod store;
+pub(crate) mod subjects;
 mod sweep;
 mod tail;
 mod write;

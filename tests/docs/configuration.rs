@@ -78,7 +78,8 @@ fn kind(setting: &SettingInfo) -> String {
     }
 
     let kind = match setting.kind["type"].as_str() {
-        Some("array") => "List of texts, in the environment separated by commas",
+        Some("array") => "List of texts, in the environment separated by commas or in brackets",
+        Some("boolean") => "`true` or `false`",
         Some("integer") => "Whole number",
         _ if setting.kind["pattern"].is_string() => "Duration, such as `10s` or `1h 30m`",
         _ => "Text",

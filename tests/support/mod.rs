@@ -12,6 +12,7 @@ mod privileges;
 mod process;
 mod proxy;
 mod ticketing;
+mod tls_proxy;
 mod wall;
 mod writers;
 
@@ -31,6 +32,7 @@ pub(crate) use self::privileges::NatsUsers;
 pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
 pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Ticketing, token};
+pub(crate) use self::tls_proxy::TlsProxy;
 pub(crate) use self::wall::WallClock;
 pub(crate) use self::writers::{Ledger, Outcome, Writers};
 

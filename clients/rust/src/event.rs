@@ -310,7 +310,7 @@ fn is_header_name_byte(byte: u8) -> bool {
 /// use outboxd_client::Event;
 ///
 /// let ticket = serde_json::json!({ "id": "t1", "title": "Concert", "price": 5, "version": 0 });
-/// let event = Event::new("ticket:created", &ticket)?.key("t1")?.header("Content-Type", "application/json")?;
+/// let event = Event::new("ticket.created", &ticket)?.key("t1")?.header("Content-Type", "application/json")?;
 /// # Ok::<(), outboxd_client::EventError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]

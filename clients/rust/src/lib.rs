@@ -27,7 +27,7 @@
 //!
 //! let ticket = bson::doc! { "_id": "t1", "price": 5, "version": 0 };
 //! shop.collection::<bson::Document>("tickets").insert_one(&ticket).session(&mut session).await?;
-//! outbox.enqueue(&mut session, Event::new("ticket:created", &ticket)?.key("t1")?).await?;
+//! outbox.enqueue(&mut session, Event::new("ticket.created", &ticket)?.key("t1")?).await?;
 //!
 //! session.commit_transaction().await?;
 //! # Ok(()) }

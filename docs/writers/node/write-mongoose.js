@@ -26,7 +26,7 @@ const number = process.argv[2];
 const order = { _id: number, total: 25, version: 0 };
 const event = {
   _id: new ObjectId(),
-  subject: 'order:placed',
+  subject: 'order.placed',
   key: number,
   payload: { id: number, total: 25, version: 0 },
 };

@@ -9,7 +9,7 @@ const order = { _id: number, total: 25, version: 0 };
 const event = {
   _id: new ObjectId(),
   ts: new Timestamp({ t: 0, i: 0 }), // the server fills it: the order within a key
-  subject: 'order:placed',
+  subject: 'order.placed',
   key: number, // the record's id
   payload: { id: number, total: 25, version: 0 },
   isLocked: true,

@@ -11,7 +11,7 @@ import nats
 async def read(event_id):
     connection = await nats.connect(os.environ["NATS_URL"].split(","))
     stream = os.environ["NATS_CLUSTER_ID"]
-    messages = await connection.jetstream().subscribe("order:placed", stream=stream, ordered_consumer=True)
+    messages = await connection.jetstream().subscribe("order.placed", stream=stream, ordered_consumer=True)
     while True:
         message = await messages.next_msg(timeout=30)
         message_id = message.headers["Nats-Msg-Id"]

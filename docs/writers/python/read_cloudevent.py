@@ -13,7 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 async def read(event_id):
     connection = await nats.connect(os.environ["NATS_URL"].split(","))
     stream = os.environ["NATS_CLUSTER_ID"]
-    messages = await connection.jetstream().subscribe("order:placed", stream=stream, ordered_consumer=True)
+    messages = await connection.jetstream().subscribe("order.placed", stream=stream, ordered_consumer=True)
     while True:
         message = await messages.next_msg(timeout=30)
         # The headers of NATS' binding are those of HTTP's, but for the content type, which is an attribute like any other.

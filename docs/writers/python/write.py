@@ -12,7 +12,7 @@ order = {"_id": number, "total": 25, "version": 0}
 event = {
     "_id": ObjectId(),
     "ts": Timestamp(0, 0),  # the server fills it: the order within a key
-    "subject": "order:placed",
+    "subject": "order.placed",
     "key": number,  # the record's id
     "payload": {"id": number, "total": 25, "version": 0},
     "isLocked": True,

@@ -1,4 +1,5 @@
-//! The subjects of the events: what happened.
+//! The subjects of the events: what happened. New services write `ticket.created`, which a wildcard
+//! can take; these keep the colon, because consumers elsewhere subscribe to these names.
 
 /// A ticket was offered.
 pub const TICKET_CREATED: &str = "ticket:created";
@@ -8,3 +9,5 @@ pub const TICKET_UPDATED: &str = "ticket:updated";
 pub const ORDER_CREATED: &str = "order:created";
 /// An order gives its ticket free.
 pub const ORDER_CANCELLED: &str = "order:cancelled";
+/// All of them, for the stream.
+pub const ALL: [&str; 4] = [TICKET_CREATED, TICKET_UPDATED, ORDER_CREATED, ORDER_CANCELLED];

@@ -7,6 +7,7 @@ mod admin;
 mod alerts;
 mod dispatch;
 mod event;
+mod identity;
 mod lease;
 mod log;
 mod mongodb;
@@ -23,10 +24,10 @@ pub use self::event::EventConfig;
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::MongodbConfig;
-pub use self::nats::{DiscoveredServers, NatsConfig, VerifyAcks};
+pub use self::nats::{Api, DiscoveredServers, NatsConfig, VerifyAcks};
 pub use self::retry::RetryConfig;
 pub use self::shutdown::ShutdownConfig;
-pub use self::stream::StreamConfig;
+pub use self::stream::{Compression, Storage, StreamConfig};
 pub use self::sweep::SweepConfig;
 
 /// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another

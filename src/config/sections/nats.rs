@@ -1,15 +1,14 @@
 //! `[nats]`: where events go, and the connection options with credentials and TLS.
 
-use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, ServerAddr};
-use nkeys::{KeyPair, KeyPairType};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::identity::{Credentials, TlsFiles};
 use crate::config::reader::Reader;
 use crate::config::setting::{millis, secs};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,12 +20,14 @@ pub struct NatsConfig {
     pub url: SecretString,
     /// Name of the connection and of the lease's holder: the pod's name.
     pub client_id: String,
-    /// The JetStream domain of the stream; `None` for that of the server.
-    pub domain: Option<String>,
+    /// Whose JetStream has the stream.
+    pub api: Api,
     /// How outboxd proves who it is.
     pub credentials: Credentials,
     /// The files for TLS.
     pub tls: TlsFiles,
+    /// Whether the TLS handshake comes before anything that the server says.
+    pub tls_first: bool,
     /// Prefix of the subjects that the server replies to.
     pub inbox_prefix: String,
     /// Whether outboxd also connects to servers that a server advertises.
@@ -39,6 +40,17 @@ pub struct NatsConfig {
     pub ack_timeout: Duration,
     /// Which acks outboxd compares with the stored message.
     pub verify_acks: VerifyAcks,
+}
+
+/// Whose JetStream has the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Api {
+    /// That of the server that outboxd connects to.
+    Near,
+    /// That of a JetStream domain.
+    Domain(String),
+    /// One whose API has subjects that begin like this, as another account's that is imported.
+    Prefix(String),
 }
 
 /// Which acks outboxd compares with the stored message.
@@ -57,32 +69,6 @@ pub enum DiscoveredServers {
     Use,
     /// It connects to those of the settings only.
     Ignore,
-}
-
-/// How outboxd proves to NATS who it is: with one of these, or with a user and password in the URL.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// Path of a `.creds` file.
-    pub creds: Option<String>,
-    /// Seed of an nkey.
-    pub nkey: Option<SecretString>,
-    /// User name.
-    pub user: Option<String>,
-    /// Password.
-    pub password: Option<SecretString>,
-    /// Token.
-    pub token: Option<SecretString>,
-}
-
-/// Paths of the PEM files for TLS.
-#[derive(Debug, Clone)]
-pub struct TlsFiles {
-    /// The client certificate.
-    pub cert: Option<String>,
-    /// The client certificate's private key.
-    pub key: Option<String>,
-    /// The CA's certificates.
-    pub ca: Option<String>,
 }
 
 impl NatsConfig {
@@ -110,9 +96,18 @@ impl NatsConfig {
                 .computed("outboxd-<process id>")
                 .example("\"tickets-7d4b9\"")
                 .or(format!("outboxd-{}", std::process::id())),
-            domain: domain(reader),
+            api: Api::read(reader),
             credentials: Credentials::read(reader),
             tls: TlsFiles::read(reader),
+            tls_first: reader
+                .setting(
+                    "tls_first",
+                    "Whether outboxd begins every connection with the TLS handshake. Set it if the \
+                     server has `handshake_first`, or if a load balancer in front of it terminates \
+                     TLS: both say nothing until the handshake. Once it is set, outboxd connects \
+                     with TLS only.",
+                )
+                .or(false),
             inbox_prefix: inbox_prefix(reader, stream),
             discovered_servers: reader
                 .setting(
@@ -177,9 +172,10 @@ impl NatsConfig {
 
     /// What the subjects of JetStream's API begin with.
     pub(crate) fn api_prefix(&self) -> String {
-        match &self.domain {
-            Some(domain) => format!("$JS.{domain}.API"),
-            None => "$JS.API".to_owned(),
+        match &self.api {
+            Api::Near => "$JS.API".to_owned(),
+            Api::Domain(domain) => format!("$JS.{domain}.API"),
+            Api::Prefix(prefix) => prefix.clone(),
         }
     }
 
@@ -197,6 +193,13 @@ impl NatsConfig {
             .split(',')
             .map(|url| url.trim().parse().ok().filter(known))
             .collect()
+    }
+
+    /// Host and port of each server, for people.
+    pub(crate) fn addresses(&self) -> String {
+        let servers = self.servers().unwrap_or_default();
+        let addresses = servers.iter().map(|server| format!("{}:{}", server.host(), server.port()));
+        addresses.collect::<Vec<_>>().join(", ")
     }
 
     /// User and password, or a token alone, of the first URL that has them.
@@ -271,6 +274,10 @@ impl NatsConfig {
             options = options.require_tls(true);
         }
 
+        if self.tls_first {
+            options = options.tls_first();
+        }
+
         if let Some(path) = &self.tls.ca {
             options = options.add_root_certificates(path.into()).require_tls(true);
         }
@@ -283,127 +290,54 @@ impl NatsConfig {
     }
 }
 
-impl Credentials {
+impl Api {
     fn read(reader: &mut Reader<'_>) -> Self {
-        let credentials = Self {
-            creds: reader
-                .setting(
-                    "creds",
-                    "Credentials: path of a .creds file with a user's JWT and seed. Instead of it, \
-                     give an nkey, a user with a password, or a token.",
-                )
-                .variables(&["NATS_CREDS"])
-                .example("\"/run/secrets/nats.creds\"")
-                .read(),
-            nkey: reader
-                .setting("nkey", "Credentials: seed of an nkey.")
-                .variables(&["NATS_NKEY"])
-                .example("\"SUAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEQ\"")
-                .secret(),
-            user: reader
-                .setting("user", "Credentials: user name, together with `password`.")
-                .variables(&["NATS_USER"])
-                .example("\"tickets\"")
-                .read(),
-            password: reader
-                .setting("password", "Credentials: password, together with `user`.")
-                .variables(&["NATS_PASSWORD"])
-                .example("\"…\"")
-                .secret(),
-            token: reader
-                .setting("token", "Credentials: token.")
-                .variables(&["NATS_TOKEN"])
-                .example("\"…\"")
-                .secret(),
-        };
+        let domain: Option<String> = reader
+            .setting(
+                "domain",
+                "JetStream domain of the stream. It is needed when outboxd connects to a leaf node \
+                 and the stream is in the hub, or the reverse. Without it, outboxd uses the \
+                 JetStream of the server that it connects to.",
+            )
+            .example("\"hub\"")
+            .read();
 
-        if credentials.user.is_some() != credentials.password.is_some() {
-            reader.missing("user", "user and password go together");
+        let is_name = |domain: &String| is_token(domain) && !domain.contains('.');
+        if domain.as_ref().is_some_and(|domain| !is_name(domain)) {
+            reader.mistake("domain", "is not one name such as hub, without dots and wildcards");
         }
 
-        let is_user = |seed: &SecretString| {
-            KeyPair::from_seed(seed.expose_secret())
-                .is_ok_and(|pair| pair.key_pair_type() == KeyPairType::User)
-        };
-        if credentials.nkey.as_ref().is_some_and(|seed| !is_user(seed)) {
-            reader.mistake("nkey", "is not the seed of a user's nkey, which begins with SU");
+        let prefix: Option<String> = reader
+            .setting(
+                "api_prefix",
+                "What the subjects of JetStream's API begin with, if the account imports them from \
+                 the account of the stream: `JS.orders.API` for an import of `$JS.API.>` to \
+                 `JS.orders.API.>`. The account must import the events' subjects as a service, \
+                 too.",
+            )
+            .example("\"JS.orders.API\"")
+            .read();
+
+        let prefix = prefix.map(|prefix| prefix.trim_end_matches('.').to_owned());
+        if prefix.as_ref().is_some_and(|prefix| !prefix.split('.').all(is_token)) {
+            let reason = "is not a subject such as JS.orders.API, without wildcards";
+            reader.mistake("api_prefix", reason);
+        }
+        if domain.is_some() && prefix.is_some() {
+            reader.warning("api_prefix", "stands beside nats.domain, which doesn't count");
         }
 
-        if let Some(path) = &credentials.creds {
-            reader.credentials("creds", Path::new(path));
+        match (prefix, domain) {
+            (Some(prefix), _) => Self::Prefix(prefix),
+            (None, Some(domain)) => Self::Domain(domain),
+            (None, None) => Self::Near,
         }
-
-        credentials
     }
 }
 
-impl TlsFiles {
-    fn read(reader: &mut Reader<'_>) -> Self {
-        let tls = Self {
-            cert: reader
-                .setting(
-                    "tls_cert",
-                    "Path of the client certificate, a PEM file, together with `tls_key`. Once it \
-                     is set, outboxd connects with TLS only, as with `tls://`.",
-                )
-                .variables(&["NATS_CERT"])
-                .example("\"/run/secrets/tls.crt\"")
-                .read(),
-            key: reader
-                .setting(
-                    "tls_key",
-                    "Path of the client certificate's private key, a PEM file, unencrypted.",
-                )
-                .variables(&["NATS_KEY"])
-                .example("\"/run/secrets/tls.key\"")
-                .read(),
-            ca: reader
-                .setting(
-                    "tls_ca",
-                    "Path of the CA's certificates, a PEM file. Once it is set, outboxd connects \
-                     with TLS only, as with `tls://`. Without it, outboxd trusts the CAs of the \
-                     system.",
-                )
-                .variables(&["NATS_CA"])
-                .example("\"/run/secrets/ca.crt\"")
-                .read(),
-        };
-
-        match (&tls.cert, &tls.key) {
-            (Some(cert), Some(key)) => {
-                reader.identity("tls_cert", Path::new(cert), Path::new(key));
-            }
-            (None, None) => {}
-            _ => reader.mistake("tls_cert", "certificate and key go together"),
-        }
-
-        if let Some(path) = &tls.ca {
-            reader.authorities("tls_ca", Path::new(path));
-        }
-
-        tls
-    }
-}
-
-fn domain(reader: &mut Reader<'_>) -> Option<String> {
-    let domain: Option<String> = reader
-        .setting(
-            "domain",
-            "JetStream domain of the stream. It is needed when outboxd connects to a leaf node and \
-             the stream is in the hub, or the reverse. Without it, outboxd uses the JetStream of \
-             the server that it connects to.",
-        )
-        .example("\"hub\"")
-        .read();
-
-    let is_token = |domain: &String| {
-        domain.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>".contains(&byte))
-    };
-    if domain.as_ref().is_some_and(|domain| !is_token(domain)) {
-        reader.mistake("domain", "is not one name such as hub, without dots and wildcards");
-    }
-
-    domain
+/// Whether it can stand in a subject. A token has no dot; who calls this has split it.
+fn is_token(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte))
 }
 
 fn inbox_prefix(reader: &mut Reader<'_>, stream: &str) -> String {
@@ -417,9 +351,6 @@ fn inbox_prefix(reader: &mut Reader<'_>, stream: &str) -> String {
         .example("\"_INBOX.tickets\"")
         .given_or(format!("_INBOX.outboxd.{stream}"));
 
-    let is_token = |token: &str| {
-        !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b))
-    };
     // The name of the stream, which the default contains, is checked with the stream.
     if prefix.set().is_some_and(|prefix| !prefix.split('.').all(is_token)) {
         reader

@@ -65,7 +65,7 @@ func write(ctx context.Context, uri, number string) (id bson.ObjectID, err error
 	order := Order{ID: number, Total: 25}
 	event := OutboxEvent{
 		ID:       bson.NewObjectID(),
-		Subject:  "order:placed",
+		Subject:  "order.placed",
 		Key:      order.ID,
 		Payload:  OrderPlaced(order),
 		IsLocked: true,

@@ -9,6 +9,7 @@ use bson::{Document, doc};
 use mongodb::{Client, Database};
 use serde::{Deserialize, Serialize};
 use ticketing::failure::Failure;
+use ticketing::subjects;
 use tokio::time::{Instant, sleep};
 
 use crate::process::{Lifetime, Plan, Process};
@@ -196,6 +197,7 @@ impl Stage {
         } else {
             let alerts = self.logs.join(format!("{name}.alerts.jsonl"));
             env.extend([
+                ("OUTBOXD_STREAM__SUBJECTS", subjects::ALL.join(",")),
                 ("OUTBOXD_LEASE__TTL", LEASE_TTL.to_owned()),
                 ("OUTBOXD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
                 ("OUTBOXD_ALERTS__FILE", alerts.display().to_string()),

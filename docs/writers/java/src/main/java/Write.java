@@ -17,7 +17,7 @@ public final class Write {
         Document order = new Document("_id", number).append("total", 25).append("version", 0);
         Document event = new Document("_id", new ObjectId())
                 .append("ts", new BsonTimestamp(0, 0)) // the server fills it: the order within a key
-                .append("subject", "order:placed")
+                .append("subject", "order.placed")
                 .append("key", number) // the record's id
                 .append("payload", new Document("id", number).append("total", 25).append("version", 0))
                 .append("isLocked", true)

@@ -1,0 +1,78 @@
+//! The subjects of the events in the outbox.
+
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::Database;
+use outboxd_client::event::Subject;
+
+use super::collation::simple;
+use crate::document::layout::Layout;
+use crate::failure::NOT_COVERED;
+
+/// Longest time that the server looks at events.
+const MAX_TIME: Duration = Duration::from_secs(10);
+
+/// What the first events of the outbox have, in the collection's own order.
+pub(crate) struct Subjects {
+    pub(crate) events: usize,
+    /// Distinct and valid subjects.
+    pub(crate) all: Vec<String>,
+    /// Those of events that failed because the stream does not take them.
+    pub(crate) refused: Vec<String>,
+}
+
+impl Subjects {
+    /// Looks at so many events, which needs no sort.
+    pub(crate) async fn look(
+        database: &Database,
+        collection: &str,
+        layout: &Layout,
+        most: i64,
+    ) -> mongodb::error::Result<Self> {
+        // A document may hold anything here: groups are of strings only, and of limited size.
+        let subject = layout.subject_of_document();
+        let subject =
+            doc! { "$cond": [{ "$eq": [{ "$type": &subject }, "string"] }, subject, Bson::Null] };
+        let is_refused = doc! { "$in": [NOT_COVERED, "$failures.code"] };
+        let is_refused = doc! { "$cond": [{ "$isArray": "$failures.code" }, is_refused, false] };
+
+        let each = [
+            doc! { "$limit": most },
+            doc! { "$group": {
+                "_id": subject,
+                "events": { "$sum": 1 },
+                "refused": { "$max": is_refused },
+            } },
+            doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
+        ];
+
+        let events = database.collection::<Document>(collection);
+        let groups: Vec<Document> = events
+            .aggregate(each)
+            .max_time(MAX_TIME)
+            .collation(simple())
+            .await?
+            .try_collect()
+            .await?;
+
+        let count = |group: &Document| {
+            group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok())
+        };
+        let mut all: Vec<_> = groups
+            .iter()
+            .filter_map(|group| Some((group.get_str("_id").ok()?, group)))
+            .filter(|(text, _)| Subject::new(*text).is_ok())
+            .map(|(text, group)| (text.to_owned(), group.get_bool("refused").unwrap_or(false)))
+            .collect();
+        all.sort_unstable();
+
+        let refused = all.iter().filter(|(_, refused)| *refused).map(|(text, _)| text.clone());
+        Ok(Self {
+            events: groups.iter().filter_map(count).sum(),
+            refused: refused.collect(),
+            all: all.into_iter().map(|(text, _)| text).collect(),
+        })
+    }
+}
