@@ -227,7 +227,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     let id = locked.id().to_string();
     scene.commit([locked]).await;
     let (code, said) = outboxd(&scene, &["discard", &id]);
-    assert_eq!((code, said.contains("1 are locked")), (Some(1), true), "{said}");
+    assert_eq!((code, said.contains("is on its way")), (Some(1), true), "{said}");
 }
 
 #[tokio::test]

@@ -300,3 +300,31 @@ async fn a_database_without_an_outbox_is_no_good_news() {
         assert_eq!(code, Some(0), "{verb:?}: {said}");
     }
 }
+
+#[tokio::test]
+async fn an_id_that_a_command_cannot_act_on_is_named_with_why() {
+    let scene = Scene::new().await;
+    scene.commit([scene.event("a", 1)]).await;
+    let locked = scene.one(doc! {}).await.unwrap();
+    let locked = locked.get_object_id("_id").unwrap().to_hex();
+    for verb in ["retry-now", "discard"] {
+        let (code, said) = outboxd(&scene, &[verb, &locked, "e7", "--yes"]);
+        assert_eq!(code, Some(1), "{said}");
+        for named in [
+            format!("{locked} is on its way"),
+            "e7 is not in the outbox: it was published, discarded or never written".to_owned(),
+        ] {
+            assert!(said.contains(&named), "{named:?} in {said}");
+        }
+    }
+
+    // Given twice, one event is one.
+    scene.cover(&["other"]).await;
+    let change = doc! { "$set": { "isLocked": false, "attempts": 1 } };
+    scene.events.update_one(doc! {}, change).await.unwrap();
+    let (code, said) = outboxd(&scene, &["retry-now", &locked, &locked, "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = outboxd(&scene, &["retry-now", &locked, "--code", "none", "--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is stuck, but not selected by these filters"), "{said}");
+}

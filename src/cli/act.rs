@@ -23,11 +23,14 @@ use crate::mongodb::bounded::parts;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
+use crate::printable::printable;
 use crate::relay::lease::Lease;
 use crate::shutdown::{StopSignal, on_signals};
 
 /// Events acted on at once.
 const BATCH: usize = 500;
+/// Ids that a message names.
+const NAMED: usize = 5;
 /// Events shown before a bulk action.
 const SAMPLE: i64 = 5;
 /// What ends the command after the batch under way.
@@ -222,6 +225,41 @@ impl Acting<'_> {
     }
 }
 
+/// Why the command can't act on some of the ids, each named.
+async fn not_selected(
+    inspect: &Inspect,
+    selection: &Selection,
+) -> mongodb::error::Result<Vec<String>> {
+    let mut others = Vec::new();
+    for id in &selection.ids {
+        let ids = vec![id.clone()];
+        let is_one = async |selection| {
+            Ok::<_, mongodb::error::Error>(inspect.list(&selection, 0, 1).await?.1 > 0)
+        };
+        if is_one(Selection { ids: ids.clone(), ..selection.clone() }).await? {
+            continue;
+        }
+
+        let stuck = Selection { ids, ..Selection::default() };
+        let locked = Selection { state: Some(State::Locked), ..stuck.clone() };
+        let why = if is_one(locked).await? {
+            "is on its way, and the relay has it in hand"
+        } else if is_one(stuck).await? {
+            "is stuck, but not selected by these filters"
+        } else {
+            "is not in the outbox: it was published, discarded or never written"
+        };
+
+        if others.len() == NAMED {
+            others.push("and more".to_owned());
+            break;
+        }
+        others.push(format!("{} {why}", printable(id)));
+    }
+
+    Ok(others)
+}
+
 /// Shows what would be done and asks for confirmation.
 async fn is_wanted(
     config: &Config,
@@ -231,17 +269,12 @@ async fn is_wanted(
     action: Action,
 ) -> Result<bool> {
     let (sample, total) = inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
-    if let Some(missing) = (!args.all)
-        .then(|| args.ids.len() as u64 - total.min(args.ids.len() as u64))
-        .filter(|n| *n > 0)
-    {
-        let locked = Selection { state: Some(State::Locked), ..selection.clone() };
-        let (_, locked) = inspect.list(&locked, 0, 1).await.during("reading the outbox")?;
-        let message = format!(
-            "{missing} of the {} ids are not stuck events: {locked} are locked (the relay owns them), the others are not in the outbox",
-            args.ids.len()
-        );
-        return Err(Error::new(ErrorKind::NotFound, message));
+    if !args.all && total < args.ids.len() as u64 {
+        let others = not_selected(inspect, selection).await.during("reading the outbox")?;
+        if !others.is_empty() {
+            let message = format!("nothing was done: {}; leave them out", others.join("; "));
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
     }
 
     if total == 0 {
