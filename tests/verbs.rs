@@ -164,8 +164,13 @@ async fn a_wrong_password_is_told_by_every_verb_and_shown_by_none() {
 #[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_error() {
     let scene = Scene::new().await;
-    let stuck =
-        (0..500).map(|n| doc! { "_id": n.to_string(), "subject": "x", "payload": "y".repeat(100), "isLocked": false });
+    let refused = doc! { "code": "not-covered" };
+    let stuck = (0..500).map(|n| {
+        doc! {
+            "_id": n.to_string(), "subject": "x", "payload": "y".repeat(100), "isLocked": false,
+            "failures": [refused.clone()],
+        }
+    });
     scene.events.insert_many(stuck).bypass_document_validation(true).await.unwrap();
     let more: &[&[&str]] = &[
         &["list", "--limit", "500", "--output", "json"],

@@ -66,8 +66,13 @@ pub(crate) async fn ensure(
         Err(error) => error,
     };
 
+    // The user may not ask for it.
+    if error.kind() == ErrorKind::Nats {
+        return Err(error);
+    }
+
     // Another `outboxd migrate` was faster, with other settings.
-    if error.kind() == ErrorKind::Stream && exists_already(&error) {
+    if exists_already(&error) {
         let differences = verify(nats, config, &Metrics::none()).await?;
         let config =
             of(nats, &stream.name).await?.map_or_else(|| wanted(stream), |info| info.config);
@@ -112,12 +117,14 @@ fn explained(stream: &StreamConfig, error: Error, absent: &Absent, takers: &[Str
     let Some(CreateStreamErrorKind::JetStream(refused)) =
         error.cause::<CreateStreamError>().map(|cause| cause.kind())
     else {
-        return error;
+        // No answer, or none that is understood. A second try creates nothing twice.
+        let message = format!("{}\n  $ outboxd migrate   # again", error.report());
+        return Error::new(error.kind(), message);
     };
 
     let (text, code) = (refused.to_string(), refused.error_code().0);
-    let refusal = absent.foresaw(&code.to_string()).or_else(|| creation::refused(code, &text));
-    let Some(refusal) = refusal else { return error };
+    let foreseen = absent.foresaw(&code.to_string());
+    let refusal = foreseen.unwrap_or_else(|| creation::refused(code, &text));
     let (meaning, remedy) = match takers {
         [] => (refusal.meaning.to_owned(), refusal.remedy.to_owned()),
         takers => {
