@@ -153,7 +153,7 @@ pub(super) fn except(ids: &[RawId]) -> Result<Document> {
 }
 
 /// One failure is enough to tell a failed event from a parked one.
-pub(super) fn without_most_failures() -> Document {
+fn without_most_failures() -> Document {
     doc! { field::FAILURES: { "$slice": 1 } }
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::collation::{simple, simple_document};
 use super::index::{By, LOCKED, lacks_index};
-use super::outbox::{self, Store, limit, without_most_failures};
+use super::outbox::{self, Store, limit};
 use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
@@ -270,7 +270,8 @@ impl Store {
         vec![state::filter(State::WAITING, &self.layout), dead]
     }
 
-    /// See [`EventStore::fetch`](crate::relay::ports::EventStore::fetch).
+    /// See [`EventStore::fetch`](crate::relay::ports::EventStore::fetch). Whole documents: a locked
+    /// event has hardly any failures, and a projection would cost mongod 1 µs for each.
     pub(super) async fn read_documents(
         &self,
         ids: &[&[u8]],
@@ -286,7 +287,6 @@ impl Store {
         let find = rawdoc! {
             "find": self.collection.name(),
             "filter": wanted,
-            "projection": RawDocumentBuf::try_from(&without_most_failures())?,
             "hint": RawDocumentBuf::try_from(&doc! { field::ID: 1 })?,
             "collation": RawDocumentBuf::try_from(&simple_document())?,
             // With one more, a reply that has all of them also ends the cursor.
