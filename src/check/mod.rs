@@ -9,7 +9,6 @@
 //! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
 //! | `mongodb` | all of MongoDB, in this order |
 //! | `nats` | nats-server, JetStream and the stream |
-//! | `domain` | the JetStream domains in which a missing stream may be |
 //!
 //! MongoDB and NATS are checked independently: a fault of one hides no finding of the other. What
 //! needs both is compared here, at the end. A check writes nothing.
