@@ -21,7 +21,7 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], [`finding`], [`error`], `driver_words`, `tls`, `backoff`, `duration`, `printable`, `shutdown`, `crash` |
+//! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `printable`, `shutdown`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 /// A message for people: see `printable`.
@@ -44,6 +44,7 @@ pub mod failure;
 pub mod finding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod group;
 mod jetstream;
 pub mod mongodb;
 mod printable;

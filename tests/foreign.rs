@@ -23,6 +23,13 @@ fn failure(error: impl Into<Bson>) -> Document {
     doc! { "failures": [{ "at": DateTime::now(), "class": "x", "code": "y", "error": error }] }
 }
 
+fn ids_of_groups(scene: &Scene) -> Vec<String> {
+    let (code, said) = outboxd(scene, &["groups", "--output", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let groups: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    groups.iter().map(|group| group["id"].as_str().unwrap().to_owned()).collect()
+}
+
 #[tokio::test]
 async fn documents_of_any_size_and_type_are_looked_at() {
     let scene = Scene::new().await;
@@ -66,7 +73,7 @@ async fn documents_of_any_size_and_type_are_looked_at() {
 
     let (_, said) = outboxd(&scene, &["list"]);
     assert!(said.contains("12 of 12"), "{said}");
-    let (code, said) = outboxd(&scene, &["discard", "--all", "--yes"]);
+    let (code, said) = outboxd(&scene, &["discard", "--all", "--dead", "--yes"]);
     assert!(code == Some(0) && said.contains("12 events discarded"), "{code:?}");
 }
 
@@ -90,8 +97,9 @@ async fn what_is_printed_to_be_pasted_means_what_it_says() {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     };
 
-    let (_, groups) = outboxd(&scene, &["groups"]);
-    for line in groups.lines().filter(|line| line.contains("look at one")) {
+    let groups: Vec<String> = ids_of_groups(&scene);
+    let groups = groups.iter().map(|id| outboxd(&scene, &["groups", id]).1);
+    for line in groups.collect::<String>().lines().filter(|line| line.contains("look at one")) {
         let command = line.split_once("look at one   ").unwrap().1;
         let (code, said) = pasted(command);
         assert!(code == Some(0) && said.contains("what to do"), "{command}: {said}");
@@ -111,16 +119,23 @@ async fn commands_of_a_hostile_code_select_its_events_alone() {
         let others = doc! { "failures": [{ "class": "config", "code": code, "error": "e" }] };
         scene.events.insert_one(dead(id, others)).await.unwrap();
     }
-    let (_, groups) = outboxd(&scene, &["groups"]);
-    for code in ["--all", "-y", "fine"] {
-        let wanted = match code.starts_with('-') {
-            true => format!("discard --all --code={code} "),
-            false => format!("discard --all --code {code} "),
-        };
-        assert!(groups.contains(&wanted), "{wanted}: {groups}");
+    for (number, id) in ids_of_groups(&scene).iter().enumerate() {
+        let (_, group) = outboxd(&scene, &["groups", id]);
+        let wanted = format!("discard --all --group {id} ");
+        assert!(group.contains(&wanted), "{wanted}: {group}");
         let mut args: Vec<&str> = wanted.split_whitespace().collect();
         args.push("--yes");
         let (exit, said) = outboxd(&scene, &args);
+        assert!(exit == Some(0) && said.contains("1 event discarded"), "{said}");
+        let left = scene.events.count_documents(doc! {}).await.unwrap();
+        assert_eq!(left, 2 - number as u64, "{said}");
+    }
+    // The codes themselves, as values of an option.
+    for (id, code) in [("a", "--all"), ("b", "-y"), ("c", "fine")] {
+        let others = doc! { "failures": [{ "class": "config", "code": code, "error": "e" }] };
+        scene.events.insert_one(dead(id, others)).await.unwrap();
+        let code = format!("--code={code}");
+        let (exit, said) = outboxd(&scene, &["discard", "--all", &code, "--yes"]);
         assert!(exit == Some(0) && said.contains("1 event discarded"), "{said}");
     }
 }

@@ -20,6 +20,7 @@ const LAYERS: &[Layer] = &[
             "error",
             "failure",
             "finding",
+            "group",
             "printable",
             "shutdown",
             "tls",

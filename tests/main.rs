@@ -4,6 +4,7 @@
 //! Run by `make test`, which starts the servers. Each test has a database, users and a stream of
 //! its own.
 
+mod actions; // an operator acts on exactly what was shown, and learns what came of it
 mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state
 mod bounds; // memory and ticks, whatever piles up

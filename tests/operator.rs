@@ -85,9 +85,15 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     says(
         &scene,
         &["groups"],
-        &["not-covered (config): 2 events, 2 of them dead", "add the subject to the stream"],
+        &["FAILED  DEAD  CODE", "0       2     not-covered  no subject of stream"],
     );
     let groups = json(&scene, &["groups"]);
+    let of_both = groups[0]["id"].as_str().unwrap();
+    says(
+        &scene,
+        &["groups", of_both],
+        &["not-covered (config), 2 events", "add the subject to the stream", "dead (2)"],
+    );
     assert_eq!(
         (&groups[0]["code"], &groups[0]["events"]),
         (&"not-covered".into(), &2.into()),
@@ -115,7 +121,9 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     assert_eq!(list(&["--class", "poison"]), ["bad"]);
     assert_eq!(list(&["--code", "not-covered", "--limit", "1", "--page", "2"]).len(), 1);
     assert!(list(&["--older-than", "1h"]).is_empty());
-    assert!(list(&["--subject", "$where"]).is_empty());
+    assert!(list(&["--key", "$where"]).is_empty());
+    let (code, said) = outboxd(&scene, &["list", "--subject", "$where"]);
+    assert!(code == Some(64) && said.contains("belong to the server"), "{said}");
 
     says(
         &scene,
@@ -186,8 +194,10 @@ async fn a_bulk_action_shows_what_it_would_do_and_asks() {
     dead(&scene, 7).await;
     let before = scene.one(doc! {}).await;
     let said = says(&scene, &["discard", "--all", "--dry-run"], &["7 events in all"]);
-    assert_eq!(said.matches("not-covered").count(), 5, "a sample: {said}");
+    assert_eq!(said.matches("not-covered  ").count(), 5, "a sample: {said}");
     let (code, said) = outboxd(&scene, &["discard", "--all"]);
+    assert_eq!((code, said.contains("--count 7 --yes")), (Some(64), true), "{said}");
+    let (code, said) = outboxd(&scene, &["discard", "--all", "--dead"]);
     assert_eq!((code, said.contains("confirm with --yes")), (Some(64), true), "{said}");
     assert_eq!(outboxd(&scene, &["discard"]).0, Some(64), "neither ids nor --all");
     assert_eq!(scene.one(doc! {}).await, before);
@@ -227,7 +237,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     let id = locked.id().to_string();
     scene.commit([locked]).await;
     let (code, said) = outboxd(&scene, &["discard", &id]);
-    assert_eq!((code, said.contains("is on its way")), (Some(1), true), "{said}");
+    assert_eq!((code, said.contains("is locked: the relay owns it")), (Some(1), true), "{said}");
 }
 
 #[tokio::test]

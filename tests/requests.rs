@@ -181,7 +181,7 @@ async fn two_discards_at_once_count_each_event_once() {
     let dead = doc! { "$set": { "deadAt": DateTime::now() } };
     scene.events.update_many(doc! {}, dead).await.unwrap();
 
-    let both = [(); 2].map(|()| starts(&scene, &["discard", "--all", "--yes"])).map(ends);
+    let both = [(); 2].map(|()| starts(&scene, &["discard", "--all", "--dead", "--yes"])).map(ends);
     let counted = |said: &str| -> u64 {
         let line = said.lines().find(|line| line.ends_with(" discarded")).expect("a count");
         line.split(' ').next().unwrap().parse().unwrap()
@@ -197,7 +197,8 @@ async fn a_retry_and_a_discard_at_once_agree_on_what_was_published() {
     let scene = Scene::new().await;
     let _relay = Relay::leading(&scene, &[]).await;
     failed(&scene, (0..300).map(|number| format!("b{number:03}"))).await;
-    let both = ["retry-now", "discard"].map(|verb| starts(&scene, &[verb, "--all", "--yes"]));
+    let both =
+        ["retry-now", "discard"].map(|verb| starts(&scene, &[verb, "--all", "--failed", "--yes"]));
     let both = both.map(ends);
     // What the discard could not have is published, now or when its time comes.
     outboxd(&scene, &["retry-now", "--all", "--yes"]);

@@ -25,6 +25,7 @@ const ASK_MONGODB: &[&[&str]] = &[
     &["retry-now", ID, "--yes"],
     &["retry-now", "--all", "--dry-run"],
     &["discard", ID, "--yes"],
+    &["edit", ID, "--set", "subject=a"],
     &["migrate"],
     &["migrate", "--status"],
     &["watch", "--count", "1"],
@@ -253,12 +254,13 @@ async fn what_an_event_says_is_never_obeyed_by_a_terminal_or_a_shell() {
         assert!(code == Some(0) || args == ["check"], "{args:?}: {said}");
         assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{args:?}: {said:?}");
     }
-    let (_, said) = outboxd_with(&scene, &["groups"], &[]);
-    assert!(
-        said.contains(r#"outboxd show '"'\''; reboot \u001b[31m"'"#)
-            && said.contains("--code '$(x)'"),
-        "{said}"
-    );
+    let (_, said) = outboxd_with(&scene, &["list", "--code", "$(x)"], &[]);
+    assert!(said.contains(r#""'; reboot \u001b[31m""#), "{said}");
+    let (_, said) = outboxd_with(&scene, &["groups", "--code", "$(x)"], &[]);
+    let group = said.split("outboxd groups ").nth(1).unwrap()[..8].to_owned();
+    assert!(said.contains(&format!("`outboxd groups {group} --code '$(x)'`")), "{said}");
+    let (_, said) = outboxd_with(&scene, &["groups", &group], &[]);
+    assert!(said.contains(r#"outboxd show '"'\''; reboot \u001b[31m"'"#), "{said}");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! `outboxd retry-now` and `outboxd discard`, which share nearly everything.
+//!
+//! The events are read once, shown, and acted on by their ids: what a person confirmed is what
+//! happens, and nothing that came later.
 
-use std::io::{BufRead, IsTerminal, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +12,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::config::load;
+use super::confirm::{Confirm, Confirmed};
 use super::discard::Discard;
-use super::list;
-use super::output::{events, print};
-use super::selection::{Filter, inspect_by};
+use super::output::{Screen, events, print};
+use super::request::{Action, Args};
+use super::selection::inspect_by;
+use super::wait::{Outcomes, WaitArgs};
 use crate::config::{Config, Sources};
 use crate::document::state::{DISCARD_HOLDS, State};
 use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::act::{Act, AuditEntry};
+use crate::mongodb::act::{Act, AuditEntry, Done, RefusedEvent};
 use crate::mongodb::bounded::parts;
+use crate::mongodb::chosen::{Chosen, Named};
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
@@ -29,105 +34,217 @@ use crate::shutdown::{StopSignal, on_signals};
 
 /// Events acted on at once.
 const BATCH: usize = 500;
-/// Ids that a message names.
-const NAMED: usize = 5;
-/// Events shown before a bulk action.
-const SAMPLE: i64 = 5;
+/// More events than this are made due at [`STAGGERED`] a second, unless `--rate` says otherwise.
+const MANY: usize = 1000;
+/// Fast enough for any outbox, and slow enough for consumers to see a stream and no flood.
+const STAGGERED: u32 = 1000;
 /// What ends the command after the batch under way.
-const STOPS: [StopSignal; 4] =
+pub(super) const STOPS: [StopSignal; 4] =
     [StopSignal::Interrupt, StopSignal::Terminate, StopSignal::Quit, StopSignal::Hangup];
 /// Longest wait for MongoDB after such a signal.
 const STOPPING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Args {
-    /// Ids of events
-    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
-    ids: Vec<String>,
-    /// Every stuck event that the filters select
-    #[arg(long)]
-    all: bool,
+pub(super) struct RetryArgs {
     #[command(flatten)]
-    filter: Filter,
-    /// Do not ask for confirmation
-    #[arg(long, short)]
-    yes: bool,
-    /// Only print what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Most events per second
-    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
-    rate: Option<u32>,
-    /// Reason, for the audit record
-    #[arg(long)]
-    reason: Option<String>,
+    args: Args,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
-/// The verb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    RetryNow,
-    Discard,
+#[derive(Debug, ClapArgs)]
+pub(super) struct DiscardArgs {
+    #[command(flatten)]
+    args: Args,
+    /// How many events `--all` takes; needed without a filter, and nothing is done if it differs
+    #[arg(long, value_name = "N", requires = "all")]
+    count: Option<u64>,
 }
 
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Self::RetryNow => "retry-now",
-            Self::Discard => "discard",
+/// A configured outbox, for the verbs that change events.
+pub(super) struct Outbox {
+    pub(super) config: Config,
+    pub(super) inspect: Inspect,
+    act: Act,
+    client: mongodb::Client,
+    who: String,
+}
+
+impl Outbox {
+    pub(super) async fn open(sources: &Sources) -> Result<Self> {
+        let config = load(sources)?;
+        let mongodb = &config.mongodb;
+        let client = mongodb.client("operator").await?;
+        let (database, layout) = (client.database(&mongodb.database), &config.event.layout);
+        let inspect = inspect_by(&config, &client).await?;
+        let act = Act::new(database, &mongodb.collection, layout.clone());
+        Ok(Self { inspect, act, client, who: who(sources), config })
+    }
+
+    /// Acts on these events, and prints on how many.
+    pub(super) async fn acts(
+        &self,
+        (action, ids): (&Action, &[Bson]),
+        (selection, reason, rate): (&str, Option<&str>, Option<u32>),
+        stop: &CancellationToken,
+    ) -> Result<Done> {
+        let entry = AuditEntry { who: &self.who, action: action.name(), selection, reason };
+        let holder = format!("outboxd {} of {}", action.name(), self.who);
+        let (database, collection) =
+            (&self.config.mongodb.database, &self.config.mongodb.collection);
+        let document = LeaseDocument::new(&self.client, database, collection, holder);
+        let lease = Arc::new(Lease::new(document, self.config.lease.ttl));
+
+        let acting = Acting { act: &self.act, lease: &lease, stop, entry, action, rate };
+        let (done, acted) = acting.on(ids).await;
+        print(&format!("{} {}\n", events(done.events), action.done()))?;
+        for RefusedEvent { id, error } in &done.refused {
+            print(&format!("refused by MongoDB: {} ({})\n", printable(id), printable(error)))?;
         }
-    }
+        acted?;
 
-    fn done(self) -> &'static str {
-        match self {
-            Self::RetryNow => "due now",
-            Self::Discard => "discarded",
+        let left = (ids.len() as u64).saturating_sub(done.events + done.refused.len() as u64);
+        if stop.is_cancelled() && left > 0 {
+            let message = format!("interrupted; {} left as they were", events(left));
+            return Err(Error::new(ErrorKind::Interrupted, message));
         }
+        Ok(done)
     }
 }
 
-pub(super) async fn run(sources: &Sources, args: &Args, action: Action) -> Result<()> {
-    let config = load(sources)?;
-    let mongodb = &config.mongodb;
-    let client = mongodb.client("operator").await?;
-    let (database, layout) = (client.database(&mongodb.database), &config.event.layout);
-    let inspect = inspect_by(&config, &client).await?;
-    let act = Act::new(database, &mongodb.collection, layout.clone());
-    let selection = args.filter.selection(&args.ids);
+impl Outbox {
+    /// Has the relay look for what waits.
+    pub(super) async fn wake_relay(&self) -> Result<()> {
+        self.act.wake_relay().await.during("waking the relay")
+    }
+}
 
-    if !is_wanted(&config, (&inspect, &act), args, &selection, action).await? {
-        return Ok(());
+pub(super) async fn retry_now(sources: &Sources, args: &RetryArgs) -> Result<()> {
+    let screen = Screen::of(sources);
+    let outbox = Outbox::open(sources).await?;
+    let wait = args.wait.patience(screen);
+    run(&outbox, screen, (&args.args, None), (Action::RetryNow, wait)).await
+}
+
+pub(super) async fn discard(sources: &Sources, args: &DiscardArgs) -> Result<()> {
+    let screen = Screen::of(sources);
+    let outbox = Outbox::open(sources).await?;
+    run(&outbox, screen, (&args.args, args.count), (Action::Discard, None)).await
+}
+
+async fn run(
+    outbox: &Outbox,
+    screen: Screen,
+    (args, count): (&Args, Option<u64>),
+    (action, wait): (Action, Option<Duration>),
+) -> Result<()> {
+    let inspect = &outbox.inspect;
+    let named = inspect.named(&args.ids).await.during("reading the outbox")?;
+    let mut selection = args.filter.selection();
+    if !args.all {
+        let found = named.iter().filter_map(|named| named.event.clone()).map(|(id, _)| id);
+        selection.ids = Some(found.collect());
+    }
+    // A parked event is healthy: only whoever names it means it.
+    selection.without_parked =
+        action == Action::Discard && args.all && selection.state != Some(State::Parked);
+
+    let window = outbox.config.stream.duplicate_window;
+    let chosen = inspect.chosen(&selection, window).await.during("reading the outbox")?;
+    let others = others(&named, &chosen);
+    for line in &others {
+        print(&format!("{}\n", printable(line)))?;
     }
 
-    let ids = act.ids(&selection).await.during("reading the outbox")?;
-    let who = who(sources);
-    let as_given =
-        if args.all { format!("--all {}", args.filter.as_given()) } else { args.ids.join(" ") };
-    let entry = AuditEntry {
-        who: &who,
-        action: action.name(),
-        selection: as_given.trim(),
-        reason: args.reason.as_deref(),
+    let parked = match selection.without_parked {
+        true => parked(inspect, &selection).await?,
+        false => 0,
+    };
+    if args.all && chosen.ids.is_empty() && parked == 0 {
+        args.filter.check_that_it_can_match()?;
+    }
+
+    let confirm = Confirm { args, count, action: &action, chosen: &chosen, parked, window, screen };
+    let stop = match confirm.is_wanted()? {
+        Confirmed::No => return not_all(&others),
+        Confirmed::Yes => on_signals(&STOPS)?,
     };
 
-    let holder = format!("outboxd {} of {who}", action.name());
-    let document = LeaseDocument::new(&client, &mongodb.database, &mongodb.collection, holder);
-    let lease = Arc::new(Lease::new(document, config.lease.ttl));
-    let stop = on_signals(&STOPS)?;
-    let acting = Acting { act: &act, lease: &lease, stop: &stop, entry, action, rate: args.rate };
+    let is_staggered = args.rate.is_none() && action == Action::RetryNow && chosen.ids.len() > MANY;
+    if is_staggered {
+        print(&format!("{STAGGERED} a second; --rate N changes that\n"))?;
+    }
+    let rate = if is_staggered { Some(STAGGERED) } else { args.rate };
+    let as_given = match args.all {
+        true => format!("--all {}", args.filter.words().join(" ")),
+        false => args.ids.join(" "),
+    };
+    let how = (as_given.trim(), args.reason.as_deref(), rate);
+    let done = outbox.acts((&action, &chosen.ids), how, &stop).await?;
 
-    let (done, acted) = acting.on(&ids).await;
-    print(&format!("{} {}\n", events(done), action.done()))?;
-    acted?;
+    let waited = match wait {
+        Some(patience) => Outcomes::of(&chosen, &done).wait(inspect, screen, patience, &stop).await,
+        None => Ok(()),
+    };
+    all_done(&chosen, &done, wait.is_some())?;
+    waited?;
+    not_all(&others)
+}
 
-    let left = ids.len() as u64 - done;
-    if stop.is_cancelled() && left > 0 {
-        let message = format!("interrupted; {} left as they were", events(left));
-        return Err(Error::new(ErrorKind::Interrupted, message));
+/// Healthy events that the same filter would select.
+async fn parked(inspect: &Inspect, selection: &Selection) -> Result<u64> {
+    let may = selection.class.is_none() && selection.code.is_none() && selection.group.is_none();
+    if !may || selection.state.is_some() {
+        return Ok(0);
+    }
+    let parked =
+        Selection { state: Some(State::Parked), without_parked: false, ..selection.clone() };
+    inspect.count(&parked).await.during("reading the outbox")
+}
+
+/// A line for each id that no event was chosen for.
+fn others(named: &[Named], chosen: &Chosen) -> Vec<String> {
+    let is_chosen = |id: &Bson| chosen.ids.contains(id);
+    let why = |named: &Named| {
+        let given = &named.given;
+        match &named.event {
+            None => Some(format!(
+                "{given} is not in the outbox: published, discarded, or never written"
+            )),
+            Some((_, State::Locked)) => Some(format!("{given} is locked: the relay owns it")),
+            Some((id, _)) if is_chosen(id) => None,
+            Some((_, state)) => Some(format!("{given} is {state}: the filters leave it out")),
+        }
+    };
+    named.iter().filter_map(why).collect()
+}
+
+/// The error when some of the ids that were given are no stuck events. They were named before.
+fn not_all(others: &[String]) -> Result<()> {
+    match others {
+        [] => Ok(()),
+        [one] => Err(Error::new(ErrorKind::NotFound, one.clone())),
+        many => {
+            let message = format!("{} of the ids name no event to act on; see above", many.len());
+            Err(Error::new(ErrorKind::NotFound, message))
+        }
+    }
+}
+
+/// The error when something was not done. Whoever waits for the outcome is told of each event.
+pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()> {
+    if !done.refused.is_empty() {
+        let message = format!(
+            "MongoDB refuses to update {}: an index or a validator that is not outboxd's does not \
+             allow it; `outboxd check` names such an index, and mongosh can repair or remove the event",
+            events(done.refused.len() as u64)
+        );
+        return Err(Error::new(ErrorKind::Mongodb, message));
     }
 
-    match left {
+    match (chosen.ids.len() as u64).saturating_sub(done.events) {
         0 => Ok(()),
+        _ if is_told => Ok(()),
         left => Err(Error::new(
             ErrorKind::NotFound,
             format!(
@@ -144,14 +261,14 @@ struct Acting<'a> {
     lease: &'a Arc<Lease<LeaseDocument>>,
     stop: &'a CancellationToken,
     entry: AuditEntry<'a>,
-    action: Action,
+    action: &'a Action,
     rate: Option<u32>,
 }
 
 impl Acting<'_> {
-    /// Acts on these events, batch by batch. Returns on how many, and why it ended early.
-    async fn on(&self, ids: &[Bson]) -> (u64, Result<()>) {
-        let mut done = 0;
+    /// Acts on these events, batch by batch. Returns what was done, and why it ended early.
+    async fn on(&self, ids: &[Bson]) -> (Done, Result<()>) {
+        let mut done = Done::default();
         let acted = tokio::select! {
             acted = self.on_batches(ids, &mut done) => acted,
             () = self.given_up() => Err(Error::new(
@@ -165,7 +282,7 @@ impl Acting<'_> {
         (done, acted)
     }
 
-    async fn on_batches(&self, ids: &[Bson], done: &mut u64) -> Result<()> {
+    async fn on_batches(&self, ids: &[Bson], done: &mut Done) -> Result<()> {
         let mut next = Instant::now();
         let most = self.rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
         for batch in parts(ids, most) {
@@ -180,23 +297,30 @@ impl Acting<'_> {
             let second = Duration::from_secs(1);
             next = Instant::now()
                 + self.rate.map_or(Duration::ZERO, |rate| second * batch.len() as u32 / rate);
-            *done += self.on_batch(batch).await?;
+            let of_batch = self.on_batch(batch).await?;
+            done.events += of_batch.events;
+            done.refused.extend(of_batch.refused);
         }
 
         Ok(())
     }
 
     /// Nothing is done that is not recorded before.
-    async fn on_batch(&self, batch: &[Bson]) -> Result<u64> {
-        let request = self.act.record_request(&self.entry, batch).await.map_err(|error| {
-            let message = format!(
-                "outboxd_audit does not take the record of it, so nothing is done; look at the \
+    async fn on_batch(&self, batch: &[Bson]) -> Result<Done> {
+        let before = match self.action {
+            Action::Edit(edit) => Some(edit.before.clone()),
+            Action::RetryNow | Action::Discard => None,
+        };
+        let request =
+            self.act.record_request(&self.entry, batch, before).await.map_err(|error| {
+                let message = format!(
+                    "outboxd_audit does not take the record of it, so nothing is done; look at the \
                  collection's validator and at the role of `outboxd privileges --role operator`, \
                  then repeat the {}",
-                self.action.name()
-            );
-            Error::with_source(ErrorKind::Mongodb, message, error)
-        })?;
+                    self.action.name()
+                );
+                Error::with_source(ErrorKind::Mongodb, message, error)
+            })?;
 
         let acted = match self.action {
             Action::RetryNow => self.act.retry_now(batch).await.during("making events due")?,
@@ -204,13 +328,20 @@ impl Acting<'_> {
                 let discard = Discard { act: self.act, lease: self.lease, stop: self.stop };
                 discard.remove(batch).await?
             }
+            Action::Edit(edit) => match batch.first() {
+                Some(id) => {
+                    let edited = self.act.edit(id, edit.dead_at, &edit.edits).await;
+                    edited.during("editing the event")?
+                }
+                None => Done::default(),
+            },
         };
 
-        let outcome = self.act.record_outcome(&self.entry, request, acted).await;
+        let outcome = self.act.record_outcome(&self.entry, request, acted.events).await;
         outcome.map_err(|error| {
             let message = format!(
                 "{} {}, but outboxd_audit does not take the record of that; it has the request alone",
-                events(acted),
+                events(acted.events),
                 self.action.done()
             );
             Error::with_source(ErrorKind::Mongodb, message, error)
@@ -223,100 +354,6 @@ impl Acting<'_> {
         self.stop.cancelled().await;
         sleep(STOPPING).await;
     }
-}
-
-/// Why the command can't act on some of the ids, each named.
-async fn not_selected(
-    inspect: &Inspect,
-    selection: &Selection,
-) -> mongodb::error::Result<Vec<String>> {
-    let mut others = Vec::new();
-    for id in &selection.ids {
-        let ids = vec![id.clone()];
-        let is_one = async |selection| {
-            Ok::<_, mongodb::error::Error>(inspect.list(&selection, 0, 1).await?.1 > 0)
-        };
-        if is_one(Selection { ids: ids.clone(), ..selection.clone() }).await? {
-            continue;
-        }
-
-        let stuck = Selection { ids, ..Selection::default() };
-        let locked = Selection { state: Some(State::Locked), ..stuck.clone() };
-        let why = if is_one(locked).await? {
-            "is on its way, and the relay has it in hand"
-        } else if is_one(stuck).await? {
-            "is stuck, but not selected by these filters"
-        } else {
-            "is not in the outbox: it was published, discarded or never written"
-        };
-
-        if others.len() == NAMED {
-            others.push("and more".to_owned());
-            break;
-        }
-        others.push(format!("{} {why}", printable(id)));
-    }
-
-    Ok(others)
-}
-
-/// Shows what would be done and asks for confirmation.
-async fn is_wanted(
-    config: &Config,
-    (inspect, act): (&Inspect, &Act),
-    args: &Args,
-    selection: &Selection,
-    action: Action,
-) -> Result<bool> {
-    let (sample, total) = inspect.list(selection, 0, SAMPLE).await.during("reading the outbox")?;
-    if !args.all && total < args.ids.len() as u64 {
-        let others = not_selected(inspect, selection).await.during("reading the outbox")?;
-        if !others.is_empty() {
-            let message = format!("nothing was done: {}; leave them out", others.join("; "));
-            return Err(Error::new(ErrorKind::NotFound, message));
-        }
-    }
-
-    if total == 0 {
-        print("no stuck event matches\n")?;
-        return Ok(false);
-    }
-
-    if args.all || args.dry_run {
-        print(&format!("{}\n", list::rows(&sample)))?;
-        print(&format!("{} in all\n", events(total)))?;
-    }
-
-    if action == Action::RetryNow {
-        let window = config.stream.duplicate_window;
-        let twice = act.may_come_twice(selection, window).await.during("reading the outbox")?;
-
-        if twice > 0 {
-            let window = duration::for_people(window);
-            print(&format!(
-                "WARNING: {twice} of them got no answer at their last try, longer ago than the stream's duplicate window \
-                 ({window}): they may be in the stream already and would be stored twice\n"
-            ))?;
-        }
-    }
-
-    if args.dry_run || !args.all || args.yes {
-        return Ok(!args.dry_run);
-    }
-
-    if !std::io::stdin().is_terminal() {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            "standard input is not a terminal; confirm with --yes",
-        ));
-    }
-
-    print(&format!("{} all of them? [y/N] ", action.name()))?;
-    let _ = std::io::stdout().flush();
-    let mut answer = String::new();
-    let _ = std::io::stdin().lock().read_line(&mut answer);
-
-    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 fn who(sources: &Sources) -> String {

@@ -1,10 +1,12 @@
 //! `outboxd audit`: what operators did to events.
 
+use bson::Bson;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::config::load;
-use super::output::{Output, show, table};
+use super::output::{Output, Screen, show};
+use super::table::{Cell, table};
 use super::selection::inspect_by;
 use crate::config::{MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
@@ -35,6 +37,9 @@ struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     ids: Vec<String>,
+    /// What an edit replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<serde_json::Value>,
 }
 
 impl Record {
@@ -53,6 +58,10 @@ impl Record {
             requested: record.get_i64("requested").ok(),
             selection: plain("selection"),
             reason: text(record, "reason"),
+            before: record
+                .get_document("before")
+                .ok()
+                .map(|before| Bson::Document(before.clone()).into_relaxed_extjson()),
             ids: ids.iter().filter_map(|id| Some(id.as_str()?.to_owned())).collect(),
         }
     }
@@ -69,19 +78,15 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let records = act.audit(args.limit).await.during("reading outboxd_audit")?;
     let records: Vec<_> = records.iter().map(Record::read).collect();
 
+    let screen = Screen::of(sources);
     show(args.output, &records, || {
         let rows = records.iter().map(|record| {
             let Record { at, who, action, events, selection, reason, .. } = record;
             let reason = reason.clone().unwrap_or_default();
-            vec![
-                at.clone(),
-                who.clone(),
-                action.clone(),
-                events.map_or_else(|| "unknown".to_owned(), |events| events.to_string()),
-                selection.clone(),
-                reason,
-            ]
+            let events = events.map_or_else(|| "unknown".to_owned(), |events| events.to_string());
+            let at = at.get(..19).unwrap_or(at).replace('T', " ");
+            [&at, who, action, &events, selection, &reason].map(Cell::from).to_vec()
         });
-        table(&["AT", "WHO", "ACTION", "EVENTS", "SELECTION", "REASON"], rows)
+        table(screen, &["AT (UTC)", "WHO", "ACTION", "EVENTS", "SELECTION", "REASON"], rows)
     })
 }

@@ -1,30 +1,35 @@
 //! `outboxd check`: problems on both sides, each with the lines that fix it.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
 use super::admin::Admin;
 use super::config::load;
-use super::output::{Output, show, wrap};
+use super::output::{Colour, Output, Screen, show};
+use super::table::{hang, wrap};
 use crate::check;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
 use crate::printable::printable;
 
-/// Widest line of the table. Only commands may be longer, because they are meant to be pasted.
-const WIDTH: usize = 80;
 /// Column where the text of a finding begins, after its level and name.
 const INDENT: usize = 30;
+/// Column where the names of what is in order begin.
+const FOLDED: usize = 8;
+/// What is always shown, in this order.
+const BAD: [Level; 2] = [Level::Fail, Level::Warn];
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
     /// A table for people, or an array of objects for machines
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    /// Also show the checks that found nothing to do, each with what it found
+    #[arg(long, short, conflicts_with = "live")]
+    verbose: bool,
     /// Also exit with 1 on a warning
     #[arg(long)]
     strict: bool,
@@ -57,8 +62,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 
     let findings = check::look(&config, args.timeout).await;
-    let plain = sources.env.iter().any(|(name, _)| name == "NO_COLOR") || !stdout().is_terminal();
-    show(args.output, &findings, || table(&findings, !plain))?;
+    show(args.output, &findings, || table(Screen::of(sources), &findings, args.verbose))?;
 
     let bad = |finding: &Finding| {
         finding.level == Level::Fail || args.strict && finding.level == Level::Warn
@@ -70,48 +74,58 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 }
 
-fn table(findings: &[Finding], colour: bool) -> String {
+/// Failures first, then warnings. What is in order is named in a few lines, or shown in full.
+/// Only commands may be wider than the screen, because they are meant to be pasted.
+fn table(screen: Screen, findings: &[Finding], verbose: bool) -> String {
     let mut table = String::new();
-    let mut under = "";
-    for Finding { level, check, looked_at, found, remedy } in findings {
-        if under != looked_at {
-            let gap = if under.is_empty() { "" } else { "\n" };
-            let _ = writeln!(table, "{gap}{}", printable(looked_at));
-            under = looked_at;
-        }
-
-        let (level, code) = match level {
-            Level::Ok => ("ok  ", 32),
-            Level::Warn => ("warn", 33),
-            Level::Fail => ("FAIL", 31),
-        };
-
-        let level = if colour { format!("\x1b[{code}m{level}\x1b[0m") } else { level.to_owned() };
-        let _ = write!(table, "  {level}  {check:<22}");
-        let _ = writeln!(table, "{}", wrap(&printable(found), WIDTH, INDENT));
-
-        for line in remedy.iter().flat_map(|remedy| remedy.lines()) {
-            let _ = writeln!(table, "        {}", printable(line));
+    let shown = if verbose { &[Level::Fail, Level::Warn, Level::Ok][..] } else { &BAD };
+    for level in shown {
+        let mut under = "";
+        for finding in findings.iter().filter(|finding| finding.level == *level) {
+            if under != finding.looked_at {
+                let gap = if table.is_empty() { "" } else { "\n" };
+                let _ = writeln!(table, "{gap}{}", printable(&finding.looked_at));
+                under = &finding.looked_at;
+            }
+            line(&mut table, screen, finding);
         }
     }
 
     let of = |level| findings.iter().filter(move |finding| finding.level == level);
-    let named = |level| match of(level).map(|finding| finding.check).collect::<Vec<_>>().join(", ")
-    {
-        names if names.is_empty() => names,
-        names => format!(" ({names})"),
+    let (ok, warn, fail) =
+        (of(Level::Ok).count(), of(Level::Warn).count(), of(Level::Fail).count());
+    if ok > 0 && !verbose {
+        let gap = if table.is_empty() { "" } else { "\n" };
+        let names: Vec<_> = of(Level::Ok).map(|finding| finding.check).collect();
+        let word = screen.paint(Colour::Green, "ok  ");
+        let names = wrap(&names.join(", "), screen.width, FOLDED);
+        let _ = writeln!(table, "{gap}  {word}  {names}");
+    }
+
+    let total = format!("{ok} ok, {warn} warn, {fail} fail");
+    let more = if ok > 0 && !verbose { "; --verbose shows what is ok" } else { "" };
+    let _ = writeln!(table, "\n{total}{more}");
+    table
+}
+
+fn line(table: &mut String, screen: Screen, finding: &Finding) {
+    let (word, colour) = match finding.level {
+        Level::Ok => ("ok  ", Colour::Green),
+        Level::Warn => ("warn", Colour::Yellow),
+        Level::Fail => ("FAIL", Colour::Red),
     };
 
-    let (warn, fail) = (of(Level::Warn).count(), of(Level::Fail).count());
-    let total = format!(
-        "{} ok, {warn} warn{}, {fail} fail{}",
-        of(Level::Ok).count(),
-        named(Level::Warn),
-        named(Level::Fail)
-    );
+    let found = hang(&printable(&finding.found), screen.width, INDENT, FOLDED);
+    let word = screen.paint(colour, word);
+    let check = match found.starts_with('\n') {
+        true => finding.check.to_owned(),
+        false => format!("{:<22}", finding.check),
+    };
+    let _ = writeln!(table, "  {word}  {check}{found}");
 
-    let _ = writeln!(table, "\n{}", wrap(&total, WIDTH, 0));
-    table
+    for line in finding.remedy.iter().flat_map(|remedy| remedy.lines()) {
+        let _ = writeln!(table, "        {}", printable(line));
+    }
 }
 
 #[cfg(test)]
@@ -128,8 +142,31 @@ mod tests {
             remedy: Some("$ one\n$ two".to_owned()),
         };
 
-        let shown = table(&[finding], false);
-        assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "{shown}");
-        assert!(!shown.contains('\x1b') && shown.contains("\n        $ two\n"), "{shown}");
+        for width in [80, 160] {
+            let shown = table(Screen::plain(width), std::slice::from_ref(&finding), false);
+            assert!(shown.lines().all(|line| line.chars().count() <= width), "{shown}");
+            assert!(shown.lines().any(|line| line.chars().count() > width - 20), "{shown}");
+            assert!(!shown.contains('\x1b') && shown.contains("\n        $ two\n"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn failures_come_first_and_what_is_ok_is_folded() {
+        let findings = [
+            Finding::ok("mongodb.reachable", "mongod", "answered"),
+            Finding::warn("mongodb.auth", "mongod", "off", "a: b"),
+            Finding::ok("outbox.index", "outbox", "there"),
+            Finding::fail("stream.exists", "stream", "no", "$ migrate"),
+        ];
+        let shown = table(Screen::plain(80), &findings, false);
+        assert_eq!(
+            shown,
+            "stream\n  FAIL  stream.exists         no\n        $ migrate\n\nmongod\n  \
+             warn  mongodb.auth          off\n        a: b\n\n  \
+             ok    mongodb.reachable, outbox.index\n\n2 ok, 1 warn, 1 fail; --verbose shows what is ok\n"
+        );
+        let shown = table(Screen::plain(80), &findings, true);
+        assert!(shown.contains("ok    outbox.index          there\n"), "{shown}");
+        assert!(shown.starts_with("stream\n  FAIL"), "{shown}");
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{MongodbContext as _, Result};
-use crate::mongodb::act::Act;
+use crate::mongodb::act::{Act, Done};
 use crate::mongodb::lease::LeaseDocument;
 use crate::relay::lease::Lease;
 
@@ -34,15 +34,15 @@ pub(super) struct Discard<'a> {
 
 impl Discard<'_> {
     /// Removes these events. Returns how many it has removed when all are settled, the time is up
-    /// or the command is stopped.
-    pub(super) async fn remove(&self, ids: &[Bson]) -> Result<u64> {
+    /// or the command is stopped, and those that MongoDB does not let it ask for.
+    pub(super) async fn remove(&self, ids: &[Bson]) -> Result<Done> {
         let by = ObjectId::new();
         let removed = self.remove_as(ids, by).await;
         let withdrawn = self.act.withdraw_discard(ids, by);
 
         // After an error MongoDB may be away; without one the request must be gone for certain.
         match &removed {
-            Ok(_) => withdrawn.await.during("withdrawing the request to discard")?,
+            Ok(_) => drop(withdrawn.await.during("withdrawing the request to discard")?),
             Err(_) => drop(timeout(WITHDRAWAL, withdrawn).await),
         }
 
@@ -52,13 +52,14 @@ impl Discard<'_> {
         removed
     }
 
-    async fn remove_as(&self, ids: &[Bson], by: ObjectId) -> Result<u64> {
-        self.act.request_discard(ids, by).await.during("asking the relay to discard")?;
+    async fn remove_as(&self, ids: &[Bson], by: ObjectId) -> Result<Done> {
+        let asked = self.act.request_discard(ids, by).await;
+        let refused = asked.during("asking the relay to discard")?.refused;
 
         let deadline = Instant::now() + PATIENCE;
-        let mut removed = 0;
+        let mut removed = Done { events: 0, refused };
         loop {
-            removed += self.act.discard_granted(ids, by).await.during("discarding")?;
+            removed.events += self.act.discard_granted(ids, by).await.during("discarding")?;
             let left = self.act.left(ids, by).await.during("reading the outbox")?;
             if left == 0 || Instant::now() > deadline || self.stop.is_cancelled() {
                 return Ok(removed);
@@ -67,7 +68,8 @@ impl Discard<'_> {
             // While this process holds the lease, no relay has them in memory.
             if let Some(held) = self.lease.acquire_now().await.during("asking for the lease")? {
                 if held.term.is_trusted() {
-                    removed += self.act.discard_requested(ids, by).await.during("discarding")?;
+                    removed.events +=
+                        self.act.discard_requested(ids, by).await.during("discarding")?;
                 }
                 self.lease.resign(held).await.during("resigning the lease")?;
                 continue;

@@ -1,21 +1,33 @@
-//! `outboxd groups`: similar failures as groups, each with what to do.
+//! `outboxd groups`: similar failures as groups, one line each; of one group, what to do.
 
 use std::fmt::Write as _;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, events, show, width, wrap};
-use super::selection::{Filter, inspect};
+use super::output::{Colour, Output, Screen, events, show};
+use super::selection::{Filter, group_id, inspect};
+use super::table::{Cell, cut, hang, table};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
 use crate::failure::Rejection;
-use crate::finding::{operand, option};
+use crate::finding::operand;
+use crate::mongodb::chosen::{Chosen, Tally};
 use crate::mongodb::groups::{Group, Groups};
 use crate::printable::printable;
 
+/// Columns of a reason when its line has no more room for it.
+const LEAST_REASON: usize = 20;
+/// Most texts of one kind that are shown.
+const TALLY_SHOWN: usize = 5;
+/// Column where the text of a detail begins.
+const INDENT: usize = 16;
+
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
+    /// Show this group alone, and what to do
+    #[arg(value_name = "ID", value_parser = group_id, conflicts_with = "group")]
+    id: Option<String>,
     #[command(flatten)]
     filter: Filter,
     /// Output format
@@ -31,15 +43,33 @@ struct Shown {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let (_, inspect) = inspect(sources).await?;
-    let groups = inspect.groups(&args.filter.selection(&[])).await.during("reading the outbox")?;
+    let (config, inspect) = inspect(sources).await?;
+    let filter = match &args.id {
+        Some(id) => args.filter.of_group(id),
+        None => args.filter.clone(),
+    };
+
+    let selection = filter.selection();
+    let groups = inspect.groups(&selection).await.during("reading the outbox")?;
     let Groups { shown, left_out } = groups;
     let shown: Vec<Shown> = shown
         .into_iter()
         .map(|group| Shown { remedy: Rejection::new(group.code.clone(), "").remedy(), group })
         .collect();
+    if shown.is_empty() {
+        filter.check_that_it_can_match()?;
+    }
 
-    show(args.output, &shown, || people(&shown))?;
+    let screen = Screen::of(sources);
+    match (&*shown, selection.group.is_some(), args.output) {
+        ([one], true, Output::Table) => {
+            let window = config.stream.duplicate_window;
+            let chosen = inspect.chosen(&selection, window).await.during("reading the outbox")?;
+            show(args.output, &shown, || details(screen, one, &chosen, &filter))?;
+        }
+        _ => show(args.output, &shown, || lines(screen, &shown, &filter))?,
+    }
+
     if left_out > 0 {
         // Not in the output, which is a list of groups for whatever reads the JSON.
         eprintln!(
@@ -50,51 +80,112 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn people(groups: &[Shown]) -> String {
+/// One line for each group.
+fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
     if groups.is_empty() {
         return "no event has failed\n".to_owned();
     }
 
-    let width = width();
-    groups.iter().fold(String::new(), |mut out, Shown { group, remedy }| {
-        if !out.is_empty() {
-            out.push('\n');
-        }
-        let such_as = if group.error == group.example { "" } else { "such as: " };
-        let error = format!("{such_as}{}", group.example);
-        let [error, code] = [&error, &group.code].map(|text| printable(text));
-        let seconds = |at: &Option<String>| {
-            at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ")
+    let width = |of: fn(&Group) -> usize, name: usize| {
+        groups.iter().map(|shown| of(&shown.group)).max().unwrap_or(0).max(name) + 2
+    };
+    let taken = width(|group| group.id.len(), 5)
+        + width(|group| group.failed.to_string().len(), 6)
+        + width(|group| group.dead.to_string().len(), 4)
+        + width(|group| group.code.chars().count(), 4);
+    let room = screen.width.saturating_sub(taken).max(LEAST_REASON);
+
+    let rows = groups.iter().map(|Shown { group, .. }| {
+        let counted = |count: u64, colour| match count {
+            0 => Cell::from("0"),
+            count => Cell::coloured(&count.to_string(), colour),
         };
-        let dead =
-            if group.dead > 0 { format!(", {} of them dead", group.dead) } else { String::new() };
-        let _ =
-            writeln!(out, "{code} ({}): {}{dead}", printable(&group.class), events(group.events));
-        let _ = writeln!(out, "  {}", wrap(&error, width, 2));
-        let (first, last) = (seconds(&group.first), seconds(&group.last));
-        let from = if first == last { String::new() } else { format!("{first} to ") };
-        let _ = writeln!(out, "  last failed   {from}{last} UTC");
-        let _ = writeln!(out, "  what to do    {}", wrap(remedy, width, 16));
-        commands(&mut out, group, &code);
-        out
-    })
+        vec![
+            Cell::from(&group.id),
+            counted(group.failed, Colour::Yellow),
+            counted(group.dead, Colour::Red),
+            Cell::from(&group.code),
+            Cell::from(cut(&printable(&group.error), room)),
+        ]
+    });
+
+    let mut out = table(screen, &["GROUP", "FAILED", "DEAD", "CODE", "REASON"], rows);
+    let id = groups.first().map_or("ID", |shown| &shown.group.id);
+    let command = [vec![format!("outboxd groups {id}")], filter.words()].concat().join(" ");
+    let what = if groups.len() > 1 { "of the first" } else { "of it" };
+    let _ = writeln!(out, "\n`{}` shows what to do {what}.", printable(&command));
+    out
 }
 
-/// What can be pasted. No command takes a text that can't be shown as it is.
-fn commands(out: &mut String, group: &Group, code: &str) {
-    let by_code = (code == group.code && !code.is_empty()).then(|| option("--code", code));
-    let is_whole = !group.sample.is_empty() && !group.sample.ends_with('…');
-    let show = is_whole.then(|| format!("show {}", operand(&group.sample)));
+/// One group, and what to do.
+fn details(screen: Screen, shown: &Shown, chosen: &Chosen, filter: &Filter) -> String {
+    let Shown { group, remedy } = shown;
+    let filter = filter.of_group(&group.id);
+    let mut out = String::new();
 
-    if let Some(look) = show.or_else(|| Some(format!("list {}", by_code.as_ref()?))) {
-        let _ = writeln!(out, "  look at one   outboxd {look}");
+    let code = printable(&group.code);
+    let _ = writeln!(
+        out,
+        "group {}: {code} ({}), {}",
+        group.id,
+        printable(&group.class),
+        events(group.events)
+    );
+
+    let mut line = |name: &str, text: &str| {
+        let text = hang(&printable(text), screen.width, INDENT, 4);
+        let name = if text.starts_with('\n') { name.to_owned() } else { format!("{name:<14}") };
+        let _ = writeln!(out, "  {name}{text}");
+    };
+
+    line("reason", &group.error);
+    if group.error != group.example {
+        line("such as", &group.example);
     }
 
-    if let Some(by_code) = by_code {
-        let _ = writeln!(out, "  then          outboxd retry-now --all {by_code}");
-        let _ = writeln!(
-            out,
-            "  or            outboxd discard --all {by_code}   # for good, unpublished"
-        );
+    let seconds = |at: &Option<String>| {
+        at.as_deref().map_or("-", |at| at.get(..19).unwrap_or(at)).replace('T', " ")
+    };
+    let (first, last) = (seconds(&group.first), seconds(&group.last));
+    let from = if first == last { String::new() } else { format!("{first} to ") };
+    line("last failed", &format!("{from}{last} UTC"));
+    line("states", &tally(&chosen.states));
+    line("subjects", &tally(&chosen.subjects));
+    line("keys", &tally(&chosen.keys));
+    line("what to do", remedy);
+
+    out.push('\n');
+    commands(&mut out, group, &filter);
+    out
+}
+
+/// The most frequent texts, each with the number of its events.
+pub(super) fn tally(tally: &Tally) -> String {
+    let most = tally.most();
+    let named: Vec<_> =
+        most.iter().take(TALLY_SHOWN).map(|(text, events)| format!("{text} ({events})")).collect();
+    let more = most.len().saturating_sub(TALLY_SHOWN);
+    match (more, tally.beyond) {
+        (0, 0) => named.join(", "),
+        (more, 0) => format!("{} and {more} more", named.join(", ")),
+        (more, _) => format!("{} and more than {more} more", named.join(", ")),
     }
+}
+
+/// What can be pasted: each command acts on the events of this group that the filter selects, and
+/// on no other.
+fn commands(out: &mut String, group: &Group, filter: &Filter) {
+    let words = filter.words().join(" ");
+    // No command takes a text that can't be shown as it is.
+    let words = if printable(&words) == words { words } else { format!("--group {}", group.id) };
+    let mut line = |name: &str, command: String| {
+        let _ = writeln!(out, "  {name:<14}outboxd {command}");
+    };
+
+    match group.sample.is_empty() {
+        true => line("look at one", format!("list {words}")),
+        false => line("look at one", format!("show {}", operand(&group.sample))),
+    }
+    line("then", format!("retry-now --all {words}"));
+    line("or", format!("discard --all {words}   # for good, unpublished"));
 }

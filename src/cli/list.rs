@@ -3,8 +3,9 @@
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, age, show, table};
+use super::output::{Output, Screen, age, colour_of, show};
 use super::selection::{Filter, inspect};
+use super::table::{Cell, table};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Entry;
@@ -34,33 +35,38 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (_, inspect) = inspect(sources).await?;
     let skip = u64::from(args.page - 1) * args.limit.unsigned_abs();
     let (events, total) = inspect
-        .list(&args.filter.selection(&[]), skip, args.limit)
+        .list(&args.filter.selection(), skip, args.limit)
         .await
         .during("reading the outbox")?;
     let shown = Shown { total, events };
 
-    show(args.output, &shown, || people(&shown, skip, args.page))
+    if total == 0 {
+        args.filter.check_that_it_can_match()?;
+    }
+
+    let screen = Screen::of(sources);
+    show(args.output, &shown, || people(screen, &shown, skip, args.page))
 }
 
 /// As a table; the errors are in `groups` and `show`.
-pub(super) fn rows(events: &[Entry]) -> String {
+pub(super) fn rows(screen: Screen, events: &[Entry]) -> String {
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let rows = events.iter().map(|event| {
         vec![
-            event.id.clone(),
-            event.state.word().to_owned(),
-            event.age_seconds.map_or_else(|| "-".to_owned(), age),
-            event.attempts.to_string(),
-            dash(&event.code),
-            dash(&event.subject),
-            dash(&event.key),
+            Cell::from(&event.id),
+            Cell::coloured(event.state.word(), colour_of(event.state)),
+            event.age_seconds.map_or_else(|| "-".to_owned(), age).into(),
+            event.attempts.to_string().into(),
+            dash(&event.code).into(),
+            dash(&event.subject).into(),
+            dash(&event.key).into(),
         ]
     });
 
-    table(&["ID", "STATE", "AGE", "TRIES", "CODE", "SUBJECT", "KEY"], rows)
+    table(screen, &["ID", "STATE", "AGE", "TRIES", "CODE", "SUBJECT", "KEY"], rows)
 }
 
-fn people(shown: &Shown, skip: u64, page: u32) -> String {
+fn people(screen: Screen, shown: &Shown, skip: u64, page: u32) -> String {
     if shown.total == 0 {
         return "no stuck event matches\n".to_owned();
     }
@@ -68,5 +74,5 @@ fn people(shown: &Shown, skip: u64, page: u32) -> String {
     let to = skip + shown.events.len() as u64;
     let more =
         if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };
-    format!("{}\n{} to {to} of {}{more}\n", rows(&shown.events), skip + 1, shown.total)
+    format!("{}\n{} to {to} of {}{more}\n", rows(screen, &shown.events), skip + 1, shown.total)
 }

@@ -6,17 +6,23 @@ mod audit;
 mod check;
 mod completions;
 mod config;
+mod confirm;
 mod discard;
+mod edit;
+mod editor;
 mod explain;
 mod groups;
 mod list;
 mod migrate;
 mod output;
 mod privileges;
+mod request;
 mod run;
 mod selection;
 mod show;
 mod stats;
+mod table;
+mod wait;
 mod watch;
 
 use std::path::PathBuf;
@@ -45,7 +51,8 @@ pub struct Cli {
     /// A TOML file with settings; config/outboxd.toml lists all of them
     #[arg(long, short, global = true, env = "OUTBOXD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets
+    /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets. `edit` takes
+    /// parts of the event as well
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(subcommand)]
@@ -73,12 +80,13 @@ enum Verb {
     /// Show groups of similar failures, each with what to do
     #[command(after_help = "Examples:
   outboxd groups
-  outboxd groups --subject 'ticket:*' --older-than 1h")]
+  outboxd groups 59a93a4f     # one of them, and what to do
+  outboxd groups --subject 'tickets.>' --older-than 1h")]
     Groups(groups::Args),
     /// List the stuck events, oldest first
     #[command(after_help = "Examples:
   outboxd list --dead
-  outboxd list --code not-covered --limit 50 --page 2
+  outboxd list --group 59a93a4f --limit 50 --page 2
   outboxd list --key t1 --output json")]
     List(list::Args),
     /// Show one event, the reason for its state, and what to do
@@ -95,15 +103,24 @@ enum Verb {
     /// Publish stuck events again now, including dead ones
     #[command(after_help = "Examples:
   outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
-  outboxd retry-now --all --code not-covered --dry-run
-  outboxd retry-now --all --code not-covered --rate 100 --yes")]
-    RetryNow(act::Args),
+  outboxd retry-now --all --group 59a93a4f --dry-run
+  outboxd retry-now --all --group 59a93a4f --rate 100 --yes
+  outboxd retry-now --all --subject 'tickets.>' --wait=2m")]
+    RetryNow(act::RetryArgs),
     /// Remove stuck events permanently, without publishing them
     #[command(after_help = "Examples:
   outboxd discard 6745f0a1b2c3d4e5f6a7b8c9 --reason 'sent by hand'
-  outboxd discard --all --dead --older-than 7d")]
-    Discard(act::Args),
-    /// Show who retried or discarded which events
+  outboxd discard --all --group 59a93a4f --dry-run
+  outboxd discard --all --dead --older-than 7d
+  outboxd discard --all --count 40 --yes      # without a filter: 40 events are expected")]
+    Discard(act::DiscardArgs),
+    /// Correct a dead event and publish it again
+    #[command(after_help = "Examples:
+  outboxd edit 6745f0a1b2c3d4e5f6a7b8c9       # in $EDITOR
+  outboxd edit 6745f0a1b2c3d4e5f6a7b8c9 --set subject=ticket:moved --reason typo
+  outboxd edit 6745f0a1b2c3d4e5f6a7b8c9 --set payload.price=5 --set headers.Content-Type=application/json")]
+    Edit(edit::Args),
+    /// Show who retried, edited or discarded which events
     #[command(after_help = "Examples:
   outboxd audit
   outboxd audit --limit 100 --output json")]
@@ -148,7 +165,11 @@ impl Cli {
     /// # Errors
     /// One sentence that states what to do; the process exits non-zero.
     pub async fn run(self, env: Vec<(String, String)>) -> Result<()> {
-        let sources = Sources { file: self.config, env, set: self.set };
+        let (event, set) = match &self.verb {
+            Verb::Edit(_) => edit::part_sets(self.set),
+            _ => (Vec::new(), self.set),
+        };
+        let sources = Sources { file: self.config, env, set };
         match self.verb {
             Verb::Run => run::run(&sources).await,
             Verb::Migrate(args) => migrate::run(&sources, &args).await,
@@ -157,8 +178,9 @@ impl Cli {
             Verb::List(args) => list::run(&sources, &args).await,
             Verb::Show(args) => show::run(&sources, &args).await,
             Verb::Watch(args) => watch::run(&sources, &args).await,
-            Verb::RetryNow(args) => act::run(&sources, &args, act::Action::RetryNow).await,
-            Verb::Discard(args) => act::run(&sources, &args, act::Action::Discard).await,
+            Verb::RetryNow(args) => act::retry_now(&sources, &args).await,
+            Verb::Discard(args) => act::discard(&sources, &args).await,
+            Verb::Edit(args) => edit::run(&sources, &args, &event).await,
             Verb::Audit(args) => audit::run(&sources, &args).await,
             Verb::Check(args) => check::run(&sources, &args).await,
             Verb::Privileges(args) => privileges::run(&sources, &args),

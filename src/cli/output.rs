@@ -1,16 +1,16 @@
 //! How the operator's verbs print: tables for people, JSON for machines.
 
-use std::fmt::Write as _;
 use std::io::{ErrorKind as IoErrorKind, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::config::Sources;
+use crate::document::state::State;
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
-use crate::printable::{printable, printable_json};
+use crate::printable::printable_json;
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -22,10 +22,75 @@ pub(super) enum Output {
     Json,
 }
 
-/// Width of a table when standard output is no terminal.
-const WIDTH: u16 = 120;
-/// Longest first column that isn't broken: a UUID's.
-const LONGEST_ID: u16 = 36;
+/// Columns when neither a terminal nor `COLUMNS` says how many there are.
+const WIDTH: usize = 120;
+/// Fewest columns: a narrower terminal breaks lines itself.
+const MIN_WIDTH: usize = 40;
+
+/// What the output is shown on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Screen {
+    pub(super) width: usize,
+    is_coloured: bool,
+    /// Whether a person looks on.
+    pub(super) is_terminal: bool,
+}
+
+/// A colour of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    None = 0,
+    Red = 31,
+    Green = 32,
+    Yellow = 33,
+    Cyan = 36,
+}
+
+impl Screen {
+    /// Standard output. `NO_COLOR` turns colours off, `COLUMNS` is the width without a terminal.
+    pub(super) fn of(sources: &Sources) -> Self {
+        let env = |wanted: &str| {
+            let found = sources.env.iter().find(|(name, text)| name == wanted && !text.is_empty());
+            found.map(|(_, text)| text)
+        };
+
+        let is_terminal = std::io::stdout().is_terminal();
+        let terminal =
+            is_terminal.then(crossterm::terminal::size).and_then(std::result::Result::ok);
+        let columns = || env("COLUMNS").and_then(|columns| columns.parse().ok());
+        let width = terminal.map(|(width, _)| width.into()).filter(|width| *width > 0);
+
+        Self {
+            width: width.or_else(columns).unwrap_or(WIDTH).max(MIN_WIDTH),
+            is_coloured: is_terminal && env("NO_COLOR").is_none(),
+            is_terminal,
+        }
+    }
+
+    /// The text in this colour, if there are colours.
+    pub(super) fn paint(self, colour: Colour, text: &str) -> String {
+        match colour {
+            Colour::None => text.to_owned(),
+            _ if !self.is_coloured || text.is_empty() => text.to_owned(),
+            colour => format!("\x1b[{}m{text}\x1b[0m", colour as u8),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn plain(width: usize) -> Self {
+        Self { width, is_coloured: false, is_terminal: false }
+    }
+}
+
+/// The colour of a state: the same everywhere.
+pub(super) fn colour_of(state: State) -> Colour {
+    match state {
+        State::Locked => Colour::None,
+        State::Failed => Colour::Yellow,
+        State::Parked => Colour::Cyan,
+        State::Dead => Colour::Red,
+    }
+}
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<()> {
@@ -61,82 +126,6 @@ pub(super) fn show(
     }
 }
 
-/// Columns without lines, as wide as the terminal. The first, usually an id, is never broken, so
-/// that it can be copied.
-pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
-
-    if !table.is_tty() {
-        table.set_width(WIDTH);
-    }
-
-    table.add_rows(
-        rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>()),
-    );
-    let last = header.len().saturating_sub(1);
-    for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, if i < last { 2 } else { 0 }));
-    }
-
-    let first = table.column_max_content_widths().first().copied().unwrap_or(0);
-    if first <= LONGEST_ID
-        && let Some(first) = table.column_mut(0)
-    {
-        first.set_constraint(ColumnConstraint::ContentWidth);
-    }
-
-    let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
-    lines.collect()
-}
-
-/// Breaks text between words into lines of at most `width` columns; all but the first are indented
-/// by `indent`. A longer word has a line of its own.
-pub(super) fn wrap(text: &str, width: usize, indent: usize) -> String {
-    let mut wrapped = String::new();
-    let mut column = indent;
-    for word in words(text) {
-        let length = word.chars().count();
-        if column > indent && column + 1 + length > width {
-            let _ = write!(wrapped, "\n{:indent$}", "");
-            column = indent;
-        } else if column > indent {
-            wrapped.push(' ');
-            column += 1;
-        }
-
-        wrapped.push_str(&word);
-        column += length;
-    }
-
-    wrapped
-}
-
-/// Words of a text. A command in backticks is one word, so that it can be copied.
-fn words(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match words.last_mut() {
-            Some(open) if open.matches('`').count() % 2 == 1 => {
-                open.push(' ');
-                open.push_str(word);
-            }
-            _ => words.push(word.to_owned()),
-        }
-    }
-
-    words
-}
-
-/// Columns of the terminal, or [`WIDTH`].
-pub(super) fn width() -> usize {
-    let terminal = std::io::stdout().is_terminal().then(crossterm::terminal::size);
-    terminal.and_then(std::result::Result::ok).map_or(WIDTH.into(), |(width, _)| width.into())
-}
-
 /// `1 event`, `2 events`.
 pub(super) fn events(count: u64) -> String {
     format!("{count} event{}", if count == 1 { "" } else { "s" })
@@ -145,18 +134,4 @@ pub(super) fn events(count: u64) -> String {
 /// The two largest units: `3h 20m`.
 pub(super) fn age(seconds: u64) -> String {
     for_people(Duration::from_secs(seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wrap;
-
-    #[test]
-    fn a_command_is_never_broken() {
-        assert_eq!(
-            wrap("say `a b c d` now or never", 10, 2),
-            "say\n  `a b c d`\n  now or\n  never"
-        );
-        assert_eq!(wrap("an open ` one", 6, 0), "an\nopen\n` one");
-    }
 }

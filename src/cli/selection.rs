@@ -3,19 +3,26 @@
 use std::time::Duration;
 
 use clap::Args;
+use outboxd_client::{Key, Subject};
 
 use super::config::load;
 use crate::config::{Config, MongodbConfig, Sources};
 use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::failure::{TABLE, look_up};
+use crate::finding::option;
+use crate::group;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::selection::Selection;
 
+/// How alike a code must be to one of the table to be named in its place.
+const ALIKE: f64 = 0.8;
+
 /// Selects events; every filter that is given must match.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Filter {
-    /// Subject, with * for any characters: 'ticket:*'
-    #[arg(long, value_name = "GLOB")]
+    /// Subject, with the wildcards of NATS: 'tickets.>', 'tickets.*.made', 'ticket:*'
+    #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// Ordering key of the event, exact
     #[arg(long)]
@@ -29,34 +36,68 @@ pub(super) struct Filter {
     /// Code of the newest failure, as `outboxd groups` shows it
     #[arg(long)]
     code: Option<String>,
+    /// Group of failures that are alike, as `outboxd groups` shows it
+    #[arg(long, value_parser = group_id)]
+    group: Option<String>,
     /// Only dead events
     #[arg(long, group = "state")]
     dead: bool,
     /// Only events that wait behind another event of their key
     #[arg(long, group = "state")]
-    parked: bool,
+    pub(super) parked: bool,
     /// Only events that failed and are retried
     #[arg(long, group = "state")]
     failed: bool,
 }
 
+/// Checks the id of a group.
+pub(super) fn group_id(text: &str) -> std::result::Result<String, String> {
+    match group::is_id(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "an id of a group has {} hexadecimal digits; `outboxd groups` lists them",
+            group::ID_DIGITS
+        )),
+    }
+}
+
 impl Filter {
-    pub(super) fn selection(&self, ids: &[String]) -> Selection {
+    pub(super) fn selection(&self) -> Selection {
         let states =
             [(self.dead, State::Dead), (self.parked, State::Parked), (self.failed, State::Failed)];
         Selection {
-            ids: ids.to_vec(),
+            ids: None,
             subject: self.subject.clone(),
             key: self.key.clone(),
             older_than: self.older_than,
             class: self.class.clone(),
             code: self.code.clone(),
+            group: self.group.clone(),
             state: states.into_iter().find_map(|(given, state)| given.then_some(state)),
+            without_parked: false,
         }
     }
 
-    /// The filter as given, for the audit record.
-    pub(super) fn as_given(&self) -> String {
+    /// The same filter for one group.
+    pub(super) fn of_group(&self, id: &str) -> Self {
+        Self { group: Some(id.to_owned()), ..self.clone() }
+    }
+
+    /// Whether the filter leaves events out. One that matches everything is none.
+    pub(super) fn is_narrow(&self) -> bool {
+        let subject = self.subject.as_deref().is_some_and(|subject| !["*", ">"].contains(&subject));
+        let age = self.older_than.is_some_and(|age| age > Duration::ZERO);
+        let texts = [&self.key, &self.class, &self.code, &self.group];
+        subject
+            || age
+            || texts.into_iter().any(Option::is_some)
+            || self.dead
+            || self.parked
+            || self.failed
+    }
+
+    /// The filter as words of a command line, quoted for a shell.
+    pub(super) fn words(&self) -> Vec<String> {
         let age = self.older_than.map(|age| humantime::format_duration(age).to_string());
         let texts = [
             ("--subject", &self.subject),
@@ -64,15 +105,81 @@ impl Filter {
             ("--older-than", &age),
             ("--class", &self.class),
             ("--code", &self.code),
+            ("--group", &self.group),
         ];
 
         let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
-        let texts =
-            texts.into_iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?)));
+        let texts = texts.into_iter().filter_map(|(name, text)| Some(option(name, text.as_ref()?)));
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned());
 
-        texts.chain(flags).collect::<Vec<_>>().join(" ")
+        texts.chain(flags).collect()
     }
+
+    /// Explains why nothing matches, if nothing ever could.
+    ///
+    /// # Errors
+    /// A filter that no event can match, such as a code with a slip of the pen.
+    pub(super) fn check_that_it_can_match(&self) -> Result<()> {
+        let no = |message: String| Err(Error::new(ErrorKind::Usage, message));
+        let is_of_failures = self.class.is_some() || self.code.is_some() || self.group.is_some();
+        if self.parked && is_of_failures {
+            return no("a parked event has not failed, so it has no class, code or group".into());
+        }
+
+        if let Some(code) = &self.code {
+            check_code(code)?;
+            if let (Some(rule), Some(class)) = (look_up(code), &self.class)
+                && rule.class.as_str() != class
+            {
+                return no(format!("failures of code {code} are of class {}", rule.class.as_str()));
+            }
+        }
+
+        if let Some(subject) = &self.subject
+            && let Err(error) = Subject::new(example(subject))
+        {
+            return no(format!("--subject {subject} matches no subject of an event: {error}"));
+        }
+
+        if let Some(key) = &self.key
+            && let Err(error) = Key::new(key.as_str())
+        {
+            return no(format!("--key matches no key of an event: {error}"));
+        }
+
+        match &self.group {
+            Some(id) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no stuck event of group {id} matches; `outboxd groups` lists the groups"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// JetStream's codes are numbers; not every one of them is in the table.
+fn check_code(code: &str) -> Result<()> {
+    let is_number = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number || look_up(code).is_some() {
+        return Ok(());
+    }
+
+    let alike = |known: &str| strsim::jaro_winkler(known, code);
+    let nearest = TABLE.iter().map(|rule| rule.code).max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    let nearest = match nearest.filter(|nearest| alike(nearest) >= ALIKE) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => "`outboxd explain` lists the codes".to_owned(),
+    };
+    Err(Error::new(ErrorKind::Usage, format!("no failure has the code {code}; {nearest}")))
+}
+
+/// A subject that a filter matches.
+fn example(filter: &str) -> String {
+    let filter = filter
+        .strip_suffix('>')
+        .filter(|rest| rest.is_empty() || rest.ends_with('.'))
+        .map_or_else(|| filter.to_owned(), |rest| format!("{rest}x"));
+    filter.replace('*', "x")
 }
 
 /// Opens the configured outbox. The operator's verbs need only MongoDB.
@@ -101,4 +208,79 @@ pub(super) async fn inspect_by(config: &Config, client: &mongodb::Client) -> Res
          outbox with `outboxd migrate`"
     );
     Err(Error::new(ErrorKind::NotFound, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter() -> Filter {
+        Filter {
+            subject: None,
+            key: None,
+            older_than: None,
+            class: None,
+            code: None,
+            group: None,
+            dead: false,
+            parked: false,
+            failed: false,
+        }
+    }
+
+    fn of(change: impl Fn(&mut Filter)) -> Filter {
+        let mut made = filter();
+        change(&mut made);
+        made
+    }
+
+    #[test]
+    fn what_can_never_match_is_explained() {
+        let text = |text: &str| Some(text.to_owned());
+        for (never, why) in [
+            (of(|f| f.code = text("not-coverd")), "did you mean not-covered?"),
+            (of(|f| f.code = text("")), "`outboxd explain` lists"),
+            (of(|f| f.code = text("xyz")), "`outboxd explain` lists"),
+            (of(|f| (f.parked, f.code) = (true, text("timeout"))), "has not failed"),
+            (of(|f| (f.code, f.class) = (text("not-covered"), text("poison"))), "class config"),
+            (of(|f| f.subject = text("a b")), "without spaces"),
+            (of(|f| f.subject = text("a..b")), "empty token"),
+            (of(|f| f.subject = text("$JS.>")), "belong to the server"),
+            (of(|f| f.subject = text("a.>.b")), "wildcards"),
+            (of(|f| f.key = text("")), "it is empty"),
+            (of(|f| f.key = Some("k".repeat(256))), "255 bytes"),
+            (of(|f| f.group = text("0123abcd")), "no stuck event of group 0123abcd"),
+        ] {
+            let error = never.check_that_it_can_match().expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_may_match_another_time_is_no_error() {
+        let text = |text: &str| Some(text.to_owned());
+        for may in [
+            filter(),
+            of(|f| f.code = text("10999")),
+            of(|f| f.code = text("10077-subject")),
+            of(|f| (f.code, f.class) = (text("not-covered"), text("config"))),
+            of(|f| f.subject = text("tickets.>")),
+            of(|f| f.subject = text(">")),
+            of(|f| f.subject = text("ticket:*")),
+            of(|f| f.subject = text("*.made")),
+            of(|f| f.parked = true),
+        ] {
+            assert!(may.check_that_it_can_match().is_ok(), "{may:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_matches_everything_is_none() {
+        for wide in ["*", ">"] {
+            assert!(!of(|f| f.subject = Some(wide.to_owned())).is_narrow());
+        }
+        assert!(!of(|f| f.older_than = Some(Duration::ZERO)).is_narrow());
+        assert!(of(|f| f.dead = true).is_narrow());
+        assert!(of(|f| f.subject = Some("tickets.>".to_owned())).is_narrow());
+    }
 }

@@ -6,8 +6,9 @@ use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 use outboxd_client::field;
 
-use super::output::{Output, age, events, show, width, wrap};
+use super::output::{Colour, Output, Screen, age, colour_of, events, show};
 use super::selection::inspect;
+use super::table::wrap;
 use crate::config::Sources;
 use crate::document::layout::Layout;
 use crate::document::record::{OutboxRecord, shown_id};
@@ -61,7 +62,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 
     let json = Bson::Document(event.clone()).into_relaxed_extjson();
     let whole = serde_json::json!({ "event": json, "age_seconds": waited, "held_by": head, "behind_it": behind, "what_to_do": next });
-    show(args.output, &whole, || people(&event, waited, head.as_ref(), behind, &next))
+    let screen = Screen::of(sources);
+    show(args.output, &whole, || people(screen, &event, waited, head.as_ref(), behind, &next))
 }
 
 fn hidden(payload: &Bson) -> Bson {
@@ -100,7 +102,10 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
             "{remedy}; the relay retries it on its own, or at once after `outboxd retry-now {id}`"
         ),
         State::Dead => {
-            format!("{remedy}; then `outboxd retry-now {id}`, or `outboxd discard {id}`")
+            format!(
+                "{remedy}; then `outboxd retry-now {id}`, or `outboxd edit {id}` to correct the event, or \
+                 `outboxd discard {id}`"
+            )
         }
     }
 }
@@ -115,6 +120,7 @@ fn newest(event: &Document) -> Option<&Document> {
 }
 
 fn people(
+    screen: Screen,
     event: &Document,
     waited: Option<u64>,
     head: Option<&Entry>,
@@ -123,7 +129,8 @@ fn people(
 ) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "  {name:<20}{}", printable(value));
+        let colour = if name == "state" { colour_of(State::of(event)) } else { Colour::None };
+        let _ = writeln!(out, "  {name:<20}{}", screen.paint(colour, &printable(value)));
     };
     let plain = |value: &Bson| match value {
         Bson::String(_) => None,
@@ -161,7 +168,7 @@ fn people(
     }
 
     failed(&mut out, event);
-    let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), width(), 12));
+    let _ = writeln!(out, "\nwhat to do: {}", wrap(&printable(next), screen.width, 12));
     out
 }
 

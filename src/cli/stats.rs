@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, age, show, table};
+use super::output::{Colour, Output, Screen, age, colour_of, show};
 use super::selection::inspect;
+use super::table::{Cell, table, wrap};
 use crate::config::Sources;
 use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Stats;
+use crate::printable::printable;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -37,68 +39,80 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         stats: inspect.stats().await.during("reading the outbox")?,
     };
 
-    show(args.output, &shown, || people(&shown))
+    show(args.output, &shown, || people(Screen::of(sources), &shown))
 }
 
-fn people(shown: &Shown) -> String {
+fn people(screen: Screen, shown: &Shown) -> String {
     let Shown { outbox, stream, duplicate_window_seconds, stats } = shown;
-    let mut out = format!(
-        "outbox {outbox} to stream {stream} (duplicate window {} as configured)\n",
+    let head = format!(
+        "outbox {outbox} to stream {stream} (duplicate window {} as configured)",
         age(*duplicate_window_seconds)
     );
+    let mut out = wrap(&head, screen.width, 0);
 
-    let _ = match &stats.lease {
-        Some(lease) if !lease.is_a_relays() => writeln!(
-            out,
+    let _ = writeln!(out, "\n{}\n", relayed_by(screen, stats));
+
+    let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
+    let counted = |state: State, events: u64| {
+        let colour = if events > 0 { colour_of(state) } else { Colour::None };
+        (state.word(), events.to_string(), state.meaning(), colour)
+    };
+    let plain = |name, number, meaning| (name, number, meaning, Colour::None);
+    let numbers = [
+        plain("backlog", stats.backlog.to_string(), "events in the outbox"),
+        counted(State::Locked, stats.locked),
+        counted(State::Failed, stats.failed),
+        counted(State::Parked, stats.parked),
+        counted(State::Dead, stats.dead),
+        plain("oldest", oldest, "age of the oldest event that is not dead"),
+    ];
+
+    for (name, number, meaning, colour) in numbers {
+        let number = screen.paint(colour, &format!("{number:>9}"));
+        let _ = writeln!(out, "  {name:<8} {number}  {meaning}");
+    }
+
+    if !stats.stuck_by_subject.is_empty() {
+        let rows = stats.stuck_by_subject.iter().map(|stuck| {
+            let counted = |state: State, events: u64| match events {
+                0 => Cell::from("0"),
+                events => Cell::coloured(&events.to_string(), colour_of(state)),
+            };
+            vec![
+                Cell::from(&stuck.subject),
+                counted(State::Failed, stuck.failed),
+                counted(State::Parked, stuck.parked),
+                counted(State::Dead, stuck.dead),
+                stuck.oldest_seconds.map_or_else(|| "-".to_owned(), age).into(),
+            ]
+        });
+        out.push('\n');
+        let header = ["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"];
+        out += &table(screen, &header, rows);
+        out += "\n`outboxd groups` shows why.\n";
+    }
+
+    out
+}
+
+/// Which relay leads, if one does.
+fn relayed_by(screen: Screen, stats: &Stats) -> String {
+    let text = match &stats.lease {
+        Some(lease) if !lease.is_a_relays() => format!(
             "NO RELAY is known to lead: the lease of {} ends in {}, and no relay's lasts that long; a relay that runs \
              takes it over",
             lease.holder,
             age(lease.expires_in_seconds.unsigned_abs())
         ),
         Some(lease) if lease.expires_in_seconds >= 0 => {
-            writeln!(out, "relayed by {}, term {}", lease.holder, lease.term)
+            format!("relayed by {}, term {}", lease.holder, lease.term)
         }
         Some(lease) => {
             let ago = age(lease.expires_in_seconds.unsigned_abs());
-            writeln!(
-                out,
-                "NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`",
-                lease.holder
-            )
+            format!("NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder)
         }
-        None => writeln!(out, "NO RELAY has ever run on this outbox; start `outboxd run`"),
+        None => "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned(),
     };
-
-    let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
-    let counted = |state: State, events: u64| (state.word(), events.to_string(), state.meaning());
-    let numbers = [
-        ("backlog", stats.backlog.to_string(), "events in the outbox"),
-        counted(State::Locked, stats.locked),
-        counted(State::Failed, stats.failed),
-        counted(State::Parked, stats.parked),
-        counted(State::Dead, stats.dead),
-        ("oldest", oldest, "age of the oldest event that is not dead"),
-    ];
-
-    out.push('\n');
-    for (name, number, meaning) in numbers {
-        let _ = writeln!(out, "  {name:<8} {number:>9}  {meaning}");
-    }
-
-    if !stats.stuck_by_subject.is_empty() {
-        let rows = stats.stuck_by_subject.iter().map(|stuck| {
-            let counts = [stuck.failed, stuck.parked, stuck.dead].map(|count| count.to_string());
-            [
-                vec![stuck.subject.clone()],
-                counts.to_vec(),
-                vec![stuck.oldest_seconds.map_or_else(|| "-".to_owned(), age)],
-            ]
-            .concat()
-        });
-        out.push('\n');
-        out += &table(&["STUCK SUBJECT", "FAILED", "PARKED", "DEAD", "OLDEST"], rows);
-        out += "\n`outboxd groups` shows why.\n";
-    }
-
-    out
+    let colour = if text.starts_with("NO") { Colour::Red } else { Colour::None };
+    screen.paint(colour, &wrap(&printable(&text), screen.width, 0))
 }

@@ -3,6 +3,7 @@
 //! - `template`: texts with the names of fields in braces
 //! - `cloudevents`: the attributes of CloudEvents as headers
 //! - `written`: when an event was written, which its `ts` or its id tells
+//! - `json`: extended JSON with fields in their order
 //! - `layout`: the fields that hold the parts of an event
 //! - `state`: the state of an event, from its bookkeeping fields
 //! - `ids`: the `_id` of any document, by which it is marked
@@ -10,6 +11,7 @@
 
 mod cloudevents;
 mod ids;
+pub(crate) mod json;
 pub mod layout;
 pub mod record;
 pub mod state;

@@ -19,7 +19,9 @@ use outboxd_client::{EventError, EventId, Headers, Key, Subject, field};
 
 use super::cloudevents::Facts;
 pub use super::ids::MAX_ANY_ID_BYTES;
-pub(crate) use super::ids::{shown_id, size_of_value, small_id};
+pub(crate) use super::ids::{
+    MAX_SHOWN_ID, digest, digest_of_long, shown_id, size_of_value, small_id,
+};
 use super::layout::Layout;
 use super::state::{DISCARD_HOLDS, Signs, State};
 use super::template::Values;

@@ -13,14 +13,14 @@ use mongodb::{Collection, Database};
 use outboxd_client::field;
 
 use super::bounded::QUERY_TIME;
-use super::clock;
-use super::collation::simple;
+use super::collation::{simple, simple_document};
 use super::collections::AUDIT;
 use super::inspect::count;
-use super::selection::Selection;
+use super::write::{self, Order, Write, is_of_documents, raw};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
+use crate::relay::ports::Refused;
 
 /// Most ids kept in one entry of the audit.
 const IDS_KEPT: usize = 100;
@@ -37,6 +37,27 @@ pub(crate) struct Act {
     events: Collection<Document>,
     audit: Collection<Document>,
     layout: Arc<Layout>,
+}
+
+/// What a command did to events.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) events: u64,
+    pub(crate) refused: Vec<RefusedEvent>,
+}
+
+/// An event whose update MongoDB refuses.
+#[derive(Debug)]
+pub(crate) struct RefusedEvent {
+    pub(crate) id: String,
+    pub(crate) error: String,
+}
+
+/// Fields that an edit gives other values, and those that it removes.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct FieldEdits {
+    pub(crate) set: Document,
+    pub(crate) unset: Vec<String>,
 }
 
 /// A request of the audit, and how many events it was carried out on.
@@ -68,69 +89,66 @@ impl Act {
         }
     }
 
-    /// Ids of the selected events, oldest first.
-    pub(crate) async fn ids(&self, selection: &Selection) -> Result<Vec<Bson>> {
-        let filter = selection.filter(&self.layout, clock::now(&self.database).await?);
-
-        let found = self.events.find(filter).sort(doc! { field::TS: 1, field::ID: 1 });
-        let found = found.projection(doc! { field::ID: 1 }).allow_disk_use(true);
-        let found = found.max_time(QUERY_TIME);
-        let found = found.collation(simple()).await?;
-        found.try_filter_map(async |mut event| Ok(event.remove(field::ID))).try_collect().await
-    }
-
-    /// How many of the selected events got no answer when they were last tried, longer ago than the
-    /// stream remembers message ids. Those may be in the stream already, and a retry would put them
-    /// there twice.
-    pub(crate) async fn may_come_twice(
-        &self,
-        selection: &Selection,
-        window: Duration,
-    ) -> Result<u64> {
-        let now = clock::now(&self.database).await?;
-        let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
-        let remembered = DateTime::from_millis(now.timestamp_millis().saturating_sub(window));
-
-        let unanswered = Selection { class: Some("unknown".to_owned()), ..selection.clone() };
-        let mut filter = unanswered.filter(&self.layout, now);
-        let tried_since = doc! { "$elemMatch": { "at": { "$gt": remembered } } };
-
-        filter.insert(field::FAILURES, doc! { "$not": tried_since });
-        let tried = self.events.count_documents(filter).max_time(QUERY_TIME);
-        tried.collation(simple()).await
-    }
-
     /// Makes stuck events due now, dead ones included. A relay that runs sees it in its change
-    /// stream. Returns how many.
-    pub(crate) async fn retry_now(&self, ids: &[Bson]) -> Result<u64> {
-        // A dead event starts again at no attempts; a failed one keeps its count.
-        let counted = doc! { "$ifNull": [format!("${}", field::ATTEMPTS), 0_i64] };
-        let attempts = doc! { "$cond": [State::Dead.expression(), 0_i64, counted] };
-        let due = vec![
-            doc! { "$set": {
-                field::ATTEMPTS: attempts,
-                field::NEXT_ATTEMPT_AT: "$$NOW",
-                field::RETRY_REQUESTED_AT: "$$NOW",
-            } },
-            doc! { "$unset": field::DEAD_AT },
-            // The last word of an operator holds.
-            state::discard_withdrawn(),
-        ];
+    /// stream.
+    pub(crate) async fn retry_now(&self, ids: &[Bson]) -> Result<Done> {
+        self.update_each(ids, doc! {}, &retry()).await
+    }
 
-        let retry = self.events.update_many(self.among(ids, State::UNLOCKED), due);
-        Ok(retry.collation(simple()).await?.modified_count)
+    /// Gives a dead event other content and makes it due. Nothing happens to an event that has left
+    /// this state since `dead_at`.
+    pub(crate) async fn edit(
+        &self,
+        id: &Bson,
+        dead_at: DateTime,
+        edit: &FieldEdits,
+    ) -> Result<Done> {
+        let mut update = Vec::new();
+        if !edit.set.is_empty() {
+            let literals = edit.set.iter();
+            let literals: Document = literals
+                .map(|(name, value)| (name.clone(), doc! { "$literal": value.clone() }.into()))
+                .collect();
+            update.push(doc! { "$set": literals });
+        }
+        if !edit.unset.is_empty() {
+            update.push(doc! { "$unset": edit.unset.clone() });
+        }
+        update.extend(retry());
+        self.update_each(std::slice::from_ref(id), doc! { field::DEAD_AT: dead_at }, &update).await
+    }
+
+    /// Updates each of these events that is unlocked and `also` so. An event whose update the
+    /// server refuses, for an index or a validator of somebody else's, stops no other.
+    async fn update_each(&self, ids: &[Bson], also: Document, update: &[Document]) -> Result<Done> {
+        let statement = |id: &Bson| {
+            let mut wanted = state::filter(State::UNLOCKED, &self.layout);
+            wanted.insert(field::ID, id);
+            wanted.extend(also.clone());
+            raw(doc! { "q": wanted, "u": update.to_vec(), "collation": simple_document() })
+        };
+        let statements: Vec<_> = ids.iter().map(statement).collect::<Result<_>>()?;
+
+        let mut events = 0;
+        let learn = |reply: &Document| events += count(reply, "nModified");
+        let (collection, order) = (self.events.name(), Order::None);
+        let refused =
+            write::all(&self.database, collection, Write::Update, &statements, order, learn);
+
+        let refused = refused.await?.into_iter().filter_map(|Refused { index, error }| {
+            Some(RefusedEvent { id: shown_id(ids.get(index)?), error })
+        });
+        Ok(Done { refused: refused.collect(), events })
     }
 
     /// Asks the relay to let go of stuck events, in the name of the command `by`: the relay alone
     /// knows which of them it is publishing. Takes the place of an earlier command's request.
-    pub(crate) async fn request_discard(&self, ids: &[Bson], by: ObjectId) -> Result<()> {
-        let request = vec![doc! { "$set": {
+    pub(crate) async fn request_discard(&self, ids: &[Bson], by: ObjectId) -> Result<Done> {
+        let request = doc! { "$set": {
             field::DISCARD_REQUESTED_AT: "$$NOW",
             field::DISCARD_REQUESTED_BY: by,
-        } }];
-        let request = self.events.update_many(self.among(ids, State::UNLOCKED), request);
-        request.collation(simple()).await?;
-        Ok(())
+        } };
+        self.update_each(ids, doc! {}, &[request]).await
     }
 
     /// Removes those events for good that no relay holds: the dead ones, and those that the relay
@@ -162,12 +180,11 @@ impl Act {
         Ok(self.events.delete_many(filter).collation(simple()).await?.deleted_count)
     }
 
-    /// Takes the command's request back: nothing of it comes true later.
-    pub(crate) async fn withdraw_discard(&self, ids: &[Bson], by: ObjectId) -> Result<()> {
-        let withdraw = vec![state::discard_withdrawn()];
-        let withdraw = self.events.update_many(self.requested_by(ids, by), withdraw);
-        withdraw.collation(simple()).await?;
-        Ok(())
+    /// Takes the command's request back: nothing of it comes true later. A request that the server
+    /// does not let go lapses.
+    pub(crate) async fn withdraw_discard(&self, ids: &[Bson], by: ObjectId) -> Result<Done> {
+        let requested = doc! { field::DISCARD_REQUESTED_BY: by };
+        self.update_each(ids, requested, &[state::discard_withdrawn()]).await
     }
 
     /// How many of these events carry the command's request. Whatever else becomes of an event, it
@@ -182,12 +199,15 @@ impl Act {
         requested
     }
 
-    /// Has the relay look for what waited behind removed events.
+    /// Has the relay look for what waited behind removed events. Without it, the relay does so at
+    /// its next retry; so a refusal is no error.
     pub(crate) async fn wake_relay(&self) -> Result<()> {
         let waiting = state::by_index(state::filter(State::WAITING, &self.layout), &self.layout);
         let wake = vec![doc! { "$set": { field::RETRY_REQUESTED_AT: "$$NOW" } }];
-        self.events.update_one(waiting, wake).collation(simple()).await?;
-        Ok(())
+        match self.events.update_one(waiting, wake).collation(simple()).await {
+            Err(error) if is_of_documents(&error) => Ok(()),
+            woken => woken.map(|_| ()),
+        }
     }
 
     /// In a query: those of these events that are in one of these states.
@@ -197,17 +217,22 @@ impl Act {
         filter
     }
 
-    /// Records what is about to be done to these events. Returns the record's id.
+    /// Records what is about to be done to these events, and for an edit what was there `before`.
+    /// Returns the record's id.
     pub(crate) async fn record_request(
         &self,
         entry: &AuditEntry<'_>,
         ids: &[Bson],
+        before: Option<Document>,
     ) -> Result<ObjectId> {
         let id = ObjectId::new();
         let mut record = self.record(entry, 0);
         record.insert("_id", id);
         record.insert("requested", i64::try_from(ids.len()).unwrap_or(i64::MAX));
         record.insert("ids", ids.iter().take(IDS_KEPT).map(shown_id).collect::<Vec<_>>());
+        if let Some(before) = before {
+            record.insert("before", before);
+        }
 
         self.audit.insert_one(record).await?;
         Ok(id)
@@ -277,4 +302,21 @@ impl Act {
             })
             .collect())
     }
+}
+
+/// In an update with a pipeline: an event is due now. A dead one starts again at no attempts; a
+/// failed one keeps its count.
+fn retry() -> Vec<Document> {
+    let counted = doc! { "$ifNull": [format!("${}", field::ATTEMPTS), 0_i64] };
+    let attempts = doc! { "$cond": [State::Dead.expression(), 0_i64, counted] };
+    vec![
+        doc! { "$set": {
+            field::ATTEMPTS: attempts,
+            field::NEXT_ATTEMPT_AT: "$$NOW",
+            field::RETRY_REQUESTED_AT: "$$NOW",
+        } },
+        doc! { "$unset": field::DEAD_AT },
+        // The last word of an operator holds.
+        state::discard_withdrawn(),
+    ]
 }

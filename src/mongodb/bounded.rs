@@ -8,6 +8,8 @@ use bson::{Bson, Document, doc};
 /// Longest time that the server spends on one query of an operator. A whole look at a million stuck
 /// events takes three seconds.
 pub(super) const QUERY_TIME: Duration = Duration::from_secs(10);
+/// The same for a query that reads all selected events before something is done to them.
+pub(super) const READ_ALL_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of one field that a query returns. No field of an event that follows the contract is
 /// longer, payload and headers apart.
 const MAX_FIELD: i64 = 8 << 10;

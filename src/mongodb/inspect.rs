@@ -5,6 +5,7 @@
 //! them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
@@ -18,12 +19,13 @@ use super::bounded::{QUERY_TIME, small};
 use super::collation::simple;
 use super::collections::LEASE;
 use super::lease::LONGEST_TTL;
-use super::selection::{Selection, ids};
+use super::selection::Selection;
 use super::{clock, code};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
 use crate::document::written::{written_at, written_at_of_document};
+use crate::group;
 use crate::printable::printable;
 
 /// Most subjects in [`Stats`].
@@ -31,7 +33,7 @@ const SUBJECTS: usize = 20;
 /// Characters shown of a text of an event.
 const MAX_SHOWN: usize = 2048;
 /// In the place of what is too large.
-const TOO_LARGE: &str = "(too large to be shown)";
+pub(super) const TOO_LARGE: &str = "(too large to be shown)";
 /// Characters shown of a subject.
 const MAX_SHOWN_SUBJECT: usize = 255;
 
@@ -51,6 +53,8 @@ pub(crate) struct Entry {
     pub(crate) class: Option<String>,
     pub(crate) code: Option<String>,
     pub(crate) error: Option<String>,
+    /// Of failures that are alike; see `outboxd groups`.
+    pub(crate) group: Option<String>,
 }
 
 /// The outbox in numbers.
@@ -148,26 +152,40 @@ impl Inspect {
         limit: i64,
     ) -> Result<(Vec<Entry>, u64)> {
         let now = clock::now(&self.database).await?;
-        let filter = selection.filter(&self.layout, now);
+        let mut filter = selection.filter(&self.layout, now);
+        let mut of_group = None;
+        if selection.group.is_some() {
+            let ids = self.chosen(selection, Duration::ZERO).await?.ids;
+            of_group = u64::try_from(ids.len()).ok();
+            let page = ids.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+            let page: Vec<_> = page.take(usize::try_from(limit).unwrap_or(0)).collect();
+            filter.insert(field::ID, doc! { "$in": page });
+        }
+
         let pipeline = [
             doc! { "$match": filter.clone() },
             doc! { "$project": self.entry_of_document() },
             doc! { "$sort": { field::TS: 1, field::ID: 1 } },
-            doc! { "$skip": i64::try_from(skip).unwrap_or(i64::MAX) },
+            doc! { "$skip": if of_group.is_some() { 0 } else { i64::try_from(skip).unwrap_or(i64::MAX) } },
             doc! { "$limit": limit },
         ];
 
         let found = self.events.aggregate(pipeline).max_time(QUERY_TIME).collation(simple());
+        let found = found.allow_disk_use(true);
         let found = found.await?;
         let entries =
             found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
 
+        if let Some(total) = of_group {
+            return Ok((entries, total));
+        }
         let total = self.events.count_documents(filter).max_time(QUERY_TIME);
         Ok((entries, total.collation(simple()).await?))
     }
 
-    /// A projection of what a line of a list shows. A field that is too large is left out.
-    fn entry_of_document(&self) -> Document {
+    /// A projection of what a line of a list shows. A field that is too large is left out, but for
+    /// the id, which commands need whole.
+    pub(super) fn entry_of_document(&self) -> Document {
         let mut fields = Document::new();
         self.layout.project(&mut fields);
         let own =
@@ -178,7 +196,7 @@ impl Inspect {
             .map(|name| (name.clone(), Bson::from(small(format!("${name}"), "$$REMOVE"))))
             .collect();
 
-        let newest = |name: &str| small(format!("$$newest.{name}"), "$$REMOVE");
+        let newest = |name: &str| small(format!("$$newest.{name}"), TOO_LARGE);
         let newest = doc! {
             "class": newest("class"), "code": newest("code"), "error": newest("error"),
         };
@@ -188,7 +206,7 @@ impl Inspect {
         } };
         let has_failed = doc! { "$gt": [{ "$size": state::failures() }, 0] };
         entry.insert(field::FAILURES, doc! { "$cond": [has_failed, read, []] });
-        entry.insert(field::ID, small(format!("${}", field::ID), TOO_LARGE));
+        entry.insert(field::ID, 1);
         entry
     }
 
@@ -247,8 +265,11 @@ impl Inspect {
 
     /// The whole document of this id.
     pub(crate) async fn whole(&self, id: &str) -> Result<Option<Document>> {
-        let event = self.events.find_one(doc! { field::ID: { "$in": ids(id) } });
-        let event = event.max_time(QUERY_TIME);
+        let Some((id, _)) = self.named(&[id.to_owned()]).await?.pop().and_then(|id| id.event)
+        else {
+            return Ok(None);
+        };
+        let event = self.events.find_one(doc! { field::ID: id }).max_time(QUERY_TIME);
         event.collation(simple()).await
     }
 
@@ -300,6 +321,11 @@ impl Inspect {
         clock::now(&self.database).await
     }
 
+    /// Who relays, or did last.
+    pub(crate) async fn lease(&self) -> Result<Option<Holder>> {
+        self.holder(self.now().await?).await
+    }
+
     async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
         let lease = leases.find_one(doc! { "_id": self.events.name() }).collation(simple()).await?;
@@ -347,25 +373,34 @@ impl Holder {
 }
 
 impl Entry {
-    fn read(event: &Document, layout: &Layout, now: DateTime) -> Self {
+    pub(super) fn read(event: &Document, layout: &Layout, now: DateTime) -> Self {
         let get = |name: &str| event.get(name).cloned();
         let failures = event.get_array(field::FAILURES).ok();
         let failure = failures
             .and_then(|failures| failures.last()?.as_document().cloned())
             .unwrap_or_default();
 
+        let key = layout.shown_key(get).as_deref().map(plain);
+        let (code, error) = (text(&failure, "code"), text(&failure, "error"));
+        let has_failed = failures.is_some_and(|failures| !failures.is_empty());
+        let group = has_failed.then(|| {
+            let [code, error] = [&code, &error].map(|text| text.as_deref().unwrap_or_default());
+            group::id(code, &group::reason(error, key.as_deref()))
+        });
+
         Self {
             id: event.get(field::ID).map(shown_id).unwrap_or_default(),
             state: State::of(event),
             subject: layout.shown_subject(get).as_deref().map(plain),
-            key: layout.shown_key(get).as_deref().map(plain),
+            key,
+            group,
             age_seconds: age(event, now),
             attempts: u32::try_from(count(event, field::ATTEMPTS)).unwrap_or(u32::MAX),
             next_attempt_at: date(event, field::NEXT_ATTEMPT_AT),
             dead_at: date(event, field::DEAD_AT),
             class: text(&failure, "class"),
-            code: text(&failure, "code"),
-            error: text(&failure, "error"),
+            code,
+            error,
         }
     }
 }

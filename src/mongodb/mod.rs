@@ -11,7 +11,8 @@
 //! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
-//! - `selection`, `inspect`, `groups`: which events an operator means, and what an operator reads
+//! - `selection`, `chosen`, `inspect`, `groups`: which events an operator means, and what an operator
+//!   reads
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
@@ -19,6 +20,7 @@
 pub(crate) mod act;
 pub(crate) mod backlog;
 pub(crate) mod bounded;
+pub(crate) mod chosen;
 mod clock;
 pub(crate) mod code;
 pub(crate) mod collation;

@@ -6,6 +6,7 @@
 //! refuse any write, so the codes of such errors can't be listed.
 
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use mongodb::Database;
 use mongodb::error::{Error, ErrorKind, Result, WriteFailure};
 use outboxd_client::field;
 
@@ -33,38 +34,16 @@ pub(super) enum Order {
 }
 
 impl Store {
-    /// Makes these writes, and returns those that the server will never make. If the server refuses
-    /// the command because of what stands in one of them, each becomes a command of its own.
+    /// Makes these writes, and returns those that the server will never make.
     pub(super) async fn write(
         &self,
         write: Write,
         statements: &[RawDocumentBuf],
         order: Order,
     ) -> Result<Vec<Refused>> {
-        match self.write_together(write, statements, order).await {
-            Err(error) if is_of_documents(&error) => {}
-            written => return written,
-        }
-
-        let mut refused = Vec::new();
-        for (index, statement) in statements.iter().enumerate() {
-            if order == Order::Kept && !refused.is_empty() {
-                break;
-            }
-
-            let alone = std::slice::from_ref(statement);
-            match self.write_together(write, alone, order).await {
-                Ok(alone) => {
-                    refused.extend(alone.into_iter().map(|refused| Refused { index, ..refused }));
-                }
-                Err(error) if is_of_documents(&error) => {
-                    refused.push(Refused { index, error: cut(&mongodb_words(&error)) });
-                }
-                Err(error) => return Err(error),
-            }
-        }
-
-        Ok(refused)
+        let (database, collection) = (self.database(), self.collection.name());
+        let learn = |reply: &Document| self.written.learn(reply);
+        all(&database, collection, write, statements, order, learn).await
     }
 
     /// Deletes each of these events that is `also` so.
@@ -77,40 +56,78 @@ impl Store {
         let deletes: Vec<_> = ids.iter().map(delete).collect::<Result<_>>()?;
         self.write(Write::Delete, &deletes, Order::None).await
     }
+}
 
-    async fn write_together(
-        &self,
-        write: Write,
-        statements: &[RawDocumentBuf],
-        order: Order,
-    ) -> Result<Vec<Refused>> {
-        let mut all = RawArrayBuf::new();
-        statements.iter().for_each(|statement| all.push(statement.clone()));
+/// Makes these writes, and returns those that the server will never make. If the server refuses the
+/// command because of what stands in one of them, each becomes a command of its own. `learn` gets
+/// each reply.
+pub(super) async fn all(
+    database: &Database,
+    collection: &str,
+    write: Write,
+    statements: &[RawDocumentBuf],
+    order: Order,
+    mut learn: impl FnMut(&Document),
+) -> Result<Vec<Refused>> {
+    match together(database, collection, write, statements, order, &mut learn).await {
+        Err(error) if is_of_documents(&error) => {}
+        written => return written,
+    }
 
-        let (ordered, concern) = (order == Order::Kept, rawdoc! { "w": "majority" });
-        let collection = self.collection.name();
-        let command = match write {
-            Write::Update => rawdoc! {
-                "update": collection, "ordered": ordered, "updates": all, "writeConcern": concern,
-            },
-            Write::Delete => rawdoc! {
-                "delete": collection, "ordered": ordered, "deletes": all, "writeConcern": concern,
-            },
-        };
-
-        let reply = self.database().run_raw_command(command).await?;
-        if let Some(error) = reply.get("writeConcernError") {
-            let reason = error.as_document().and_then(|error| error.get_str("errmsg").ok());
-            let reason = reason.unwrap_or("the server gives no reason");
-            let message = format!("the write concern was not met: {reason}");
-            return Err(Error::custom(message));
+    let mut refused = Vec::new();
+    for (index, statement) in statements.iter().enumerate() {
+        if order == Order::Kept && !refused.is_empty() {
+            break;
         }
 
-        self.written.learn(&reply);
-
-        let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-        refused.iter().filter_map(Bson::as_document).map(read_refused).collect()
+        let alone = std::slice::from_ref(statement);
+        match together(database, collection, write, alone, order, &mut learn).await {
+            Ok(alone) => {
+                refused.extend(alone.into_iter().map(|refused| Refused { index, ..refused }));
+            }
+            Err(error) if is_of_documents(&error) => {
+                refused.push(Refused { index, error: cut(&mongodb_words(&error)) });
+            }
+            Err(error) => return Err(error),
+        }
     }
+
+    Ok(refused)
+}
+
+async fn together(
+    database: &Database,
+    collection: &str,
+    write: Write,
+    statements: &[RawDocumentBuf],
+    order: Order,
+    learn: &mut impl FnMut(&Document),
+) -> Result<Vec<Refused>> {
+    let mut all = RawArrayBuf::new();
+    statements.iter().for_each(|statement| all.push(statement.clone()));
+
+    let (ordered, concern) = (order == Order::Kept, rawdoc! { "w": "majority" });
+    let command = match write {
+        Write::Update => rawdoc! {
+            "update": collection, "ordered": ordered, "updates": all, "writeConcern": concern,
+        },
+        Write::Delete => rawdoc! {
+            "delete": collection, "ordered": ordered, "deletes": all, "writeConcern": concern,
+        },
+    };
+
+    let reply = database.run_raw_command(command).await?;
+    if let Some(error) = reply.get("writeConcernError") {
+        let reason = error.as_document().and_then(|error| error.get_str("errmsg").ok());
+        let reason = reason.unwrap_or("the server gives no reason");
+        let message = format!("the write concern was not met: {reason}");
+        return Err(Error::custom(message));
+    }
+
+    learn(&reply);
+
+    let refused = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    refused.iter().filter_map(Bson::as_document).map(read_refused).collect()
 }
 
 /// A statement becomes bytes at once: as documents, a thousand of them are ten times as big.

@@ -13,10 +13,6 @@ use crate::printable::printable;
 const NAMES: usize = 12;
 /// Groups shown when the height is unlimited.
 const GROUPS: usize = 10;
-/// Columns from which a group needs one row instead of two.
-const WIDE: usize = 120;
-/// Columns of an id.
-const SAMPLE: usize = 36;
 /// Bars of the small chart.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -61,8 +57,8 @@ pub(super) fn picture(
     match &view.outbox_state {
         Ok(Some((stats, groups))) => {
             outbox(stats, &mut lines);
-            let room = height.map_or(2 * GROUPS, |height| height.saturating_sub(lines.len() + 4));
-            stuck(groups, room.min(2 * GROUPS), width, &mut lines);
+            let room = height.map_or(GROUPS, |height| height.saturating_sub(lines.len() + 3));
+            stuck(groups, room.min(2 * GROUPS), &mut lines);
         }
         Ok(None) => {}
         Err(error) => {
@@ -140,7 +136,7 @@ fn flow(view: &View, lines: &mut Vec<Line>) {
     lines.push(published);
 
     let failing = flow.failed.is_some_and(|rate| rate > 0.0);
-    let mut failed = named("failed", String::new());
+    let mut failed = named("refusals", String::new());
     failed.push((
         if failing { Colour::Yellow } else { Colour::None },
         format!("{:>10}", rate(flow.failed)),
@@ -177,42 +173,31 @@ fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
     }
 }
 
-/// The groups that fit in so many rows.
-fn stuck(groups: &[Group], room: usize, width: usize, lines: &mut Vec<Line>) {
+/// The largest groups that fit in so many rows. A group keeps its place while its numbers change.
+fn stuck(groups: &[Group], room: usize, lines: &mut Vec<Line>) {
     if groups.is_empty() || room == 0 {
         return;
     }
 
     lines.push(Vec::new());
-    // Where it is narrow, an error has a line of its own.
-    let wide = width >= WIDE;
-    let shown = if wide { room } else { (room / 2).max(1) };
-    let row = |events: &str, dead: &str, code: &str, id: &str, error: &str| {
-        let error = if wide { error } else { "" };
-        format!(
-            "{events:>7}  {dead:>7}  {:<16}  {:<SAMPLE$}  {error}",
-            cut(code, 16),
-            cut(id, SAMPLE)
-        )
+    let row = |failed: &str, dead: &str, id: &str, code: &str, error: &str| {
+        format!("{failed:>7}  {dead:>7}  {id:<8}  {:<16}  {error}", cut(code, 16))
     };
+    lines.push(vec![(Colour::Dim, row("FAILED", "DEAD", "GROUP", "CODE", "REASON"))]);
 
-    lines.push(vec![(Colour::Dim, row("EVENTS", "DEAD", "CODE", "SAMPLE", "ERROR"))]);
-    for Group { events, dead, code, error, sample, .. } in groups.iter().take(shown) {
-        let [code, error, sample] = [code, error, sample].map(|text| printable(text));
+    let mut shown: Vec<&Group> = groups.iter().take(room).collect();
+    shown.sort_by_key(|group| (&group.code, &group.id));
+    for Group { failed, dead, code, error, id, .. } in shown {
+        let [code, error] = [code, error].map(|text| printable(text));
         let colour = if *dead > 0 { Colour::Red } else { Colour::Yellow };
-        lines.push(vec![(
-            colour,
-            row(&number(*events as f64), &number(*dead as f64), &code, &sample, &error),
-        )]);
-
-        if !wide {
-            lines.push(vec![(Colour::None, format!("{:>18}{error}", ""))]);
-        }
+        let [failed, dead] = [failed, dead].map(|count| number(*count as f64));
+        lines.push(vec![(colour, row(&failed, &dead, id, &code, &error))]);
     }
 
-    let more = groups.len().saturating_sub(shown);
+    let more = groups.len().saturating_sub(room);
     let more = if more > 0 { format!("{more} more; ") } else { String::new() };
-    lines.push(vec![(Colour::Dim, format!("{more}`outboxd groups` shows what to do"))]);
+    let what = "`outboxd groups` shows them, `outboxd groups ID` what to do";
+    lines.push(vec![(Colour::Dim, format!("{more}{what}"))]);
 }
 
 fn named(name: &str, value: String) -> Line {
@@ -283,6 +268,8 @@ mod tests {
 
     fn view() -> View {
         let group = Group {
+            id: "59a93a4f".to_owned(),
+            failed: 3,
             class: "config".to_owned(),
             code: "not-covered".to_owned(),
             error: "no subject of stream SHOP covers \x1b[2Jticket:moved ".repeat(4),
@@ -320,6 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn a_group_keeps_its_place_while_its_numbers_change() {
+        let places = |dead: [u64; 2]| {
+            let mut view = view();
+            let Ok(Some((_, groups))) = &mut view.outbox_state else { return Vec::new() };
+            groups.truncate(2);
+            for (group, (code, dead)) in groups.iter_mut().zip([("b", dead[0]), ("a", dead[1])]) {
+                (group.code, group.dead, group.events) = (code.to_owned(), dead, dead);
+            }
+            groups.sort_by_key(|group| std::cmp::Reverse(group.events));
+            let lines = picture(&view, 80, Some(24), true);
+            let codes = lines.iter().filter_map(|line| line.split("59a93a4f  ").nth(1));
+            codes.map(|code| code[..1].to_owned()).collect()
+        };
+        assert_eq!(places([5, 1]), ["a", "b"]);
+        assert_eq!(places([1, 5]), ["a", "b"]);
+    }
+
+    #[test]
     fn it_fits_the_terminal_and_obeys_nothing_from_outside() {
         for (width, height) in [(80, Some(24)), (160, Some(50)), (40, Some(10)), (80, None)] {
             let lines = picture(&view(), width, height, true);
@@ -335,6 +340,7 @@ mod tests {
             "1,234,567   oldest 1m 15s",
             "NO RELAY",
             "more; `outboxd groups`",
+            "59a93a4f",
         ] {
             assert!(lines.contains(part), "{part:?} in\n{lines}");
         }

@@ -1,0 +1,229 @@
+//! The events that an operator's command acts on: read once, shown, and then acted on by their ids.
+//! So nothing that comes later is among them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::error::Result;
+use outboxd_client::field;
+
+use super::bounded::{READ_ALL_TIME, parts};
+use super::collation::simple;
+use super::inspect::{Entry, Inspect};
+use super::selection::{Selection, ids};
+use crate::document::record::{MAX_SHOWN_ID, digest, digest_of_long, shown_id};
+use crate::document::state::{self, State};
+
+/// Events shown before a bulk action.
+const SAMPLE: usize = 5;
+/// Most texts of one kind that are counted each for itself.
+const MAX_TALLIED: usize = 1000;
+/// Most ids in one query.
+const IDS: usize = 500;
+/// In a projection: when the event was last tried.
+const LAST_TRIED: &str = "outboxdLastTried";
+
+/// The chosen events, oldest first, and what they are.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    pub(crate) ids: Vec<Bson>,
+    /// When each was last tried, in milliseconds since 1970.
+    pub(crate) last_tried: Vec<Option<i64>>,
+    /// The first of them.
+    pub(crate) sample: Vec<Entry>,
+    pub(crate) states: Tally,
+    pub(crate) codes: Tally,
+    pub(crate) subjects: Tally,
+    pub(crate) keys: Tally,
+    /// Those that got no answer at their last try, longer ago than the stream remembers.
+    pub(crate) may_come_twice: u64,
+}
+
+/// How many events have each text.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    counts: HashMap<String, u64>,
+    /// Events with a text beyond [`MAX_TALLIED`].
+    pub(crate) beyond: u64,
+}
+
+/// An id as it was given, and the event that has it.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) given: String,
+    pub(crate) event: Option<(Bson, State)>,
+}
+
+/// An event after an action.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) entry: Entry,
+    pub(crate) last_tried: Option<i64>,
+}
+
+impl Inspect {
+    /// Chooses the events of a selection. `window` is how long the stream remembers message ids.
+    pub(crate) async fn chosen(&self, selection: &Selection, window: Duration) -> Result<Chosen> {
+        let now = self.now().await?;
+        let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        let remembered = now.timestamp_millis().saturating_sub(window);
+
+        let pipeline = [
+            doc! { "$match": selection.filter(&self.layout, now) },
+            doc! { "$project": self.entry_and_last_tried() },
+            doc! { "$sort": { field::TS: 1, field::ID: 1 } },
+        ];
+        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME).allow_disk_use(true);
+        let mut found = found.collation(simple()).await?;
+
+        let mut chosen = Chosen::default();
+        while let Some(mut event) = found.try_next().await? {
+            let entry = Entry::read(&event, &self.layout, now);
+            if selection.group.as_ref().is_some_and(|group| entry.group.as_ref() != Some(group)) {
+                continue;
+            }
+
+            let last_tried = last_tried(&event);
+            let Some(id) = event.remove(field::ID) else { continue };
+            let is_remembered = last_tried.is_some_and(|at| at > remembered);
+            if entry.class.as_deref() == Some("unknown") && !is_remembered {
+                chosen.may_come_twice += 1;
+            }
+            chosen.add(id, last_tried, entry);
+        }
+
+        Ok(chosen)
+    }
+
+    /// How many events a selection without a group has.
+    pub(crate) async fn count(&self, selection: &Selection) -> Result<u64> {
+        let filter = selection.filter(&self.layout, self.now().await?);
+        let count = self.events.count_documents(filter).max_time(READ_ALL_TIME);
+        count.collation(simple()).await
+    }
+
+    /// The event of each id that was given. Where a text may mean several ids, it means the one that
+    /// is shown so.
+    pub(crate) async fn named(&self, given: &[String]) -> Result<Vec<Named>> {
+        let wanted: Vec<Bson> = given.iter().flat_map(|id| ids(id)).collect();
+        let mut found: HashMap<String, (Bson, State)> = HashMap::new();
+        for part in parts(&wanted, IDS) {
+            self.read_states(doc! { field::ID: { "$in": part } }, |id, state| {
+                found.insert(shown_id(&id), (id, state));
+            })
+            .await?;
+        }
+
+        let long: Vec<&str> = given.iter().filter_map(|id| digest_of_long(id)).collect();
+        let mut by_digest: HashMap<String, (Bson, State)> = HashMap::new();
+        if !long.is_empty() {
+            self.read_states(self.long_ids(), |id, state| {
+                let digest = digest(&id);
+                if long.contains(&digest.as_str()) {
+                    by_digest.insert(digest, (id, state));
+                }
+            })
+            .await?;
+        }
+
+        let event = |given: &String| {
+            let of_digest = digest_of_long(given).and_then(|digest| by_digest.get(digest));
+            let other = || ids(given).iter().find_map(|id| found.get(&shown_id(id)));
+            of_digest.or_else(|| found.get(given)).or_else(other).cloned()
+        };
+        Ok(given.iter().map(|given| Named { given: given.clone(), event: event(given) }).collect())
+    }
+
+    /// In a query: the unlocked events with an id that is not shown whole.
+    fn long_ids(&self) -> Document {
+        let mut unlocked = state::filter(State::UNLOCKED, &self.layout);
+        let size = doc! { "$bsonSize": { field::ID: format!("${}", field::ID) } };
+        // Extended JSON is longer than BSON, by up to this factor.
+        let least = i64::try_from(MAX_SHOWN_ID / 12).unwrap_or(0);
+        unlocked.insert("$expr", doc! { "$gt": [size, least] });
+        state::by_index(unlocked, &self.layout)
+    }
+
+    async fn read_states(&self, filter: Document, mut each: impl FnMut(Bson, State)) -> Result<()> {
+        let pipeline = [
+            doc! { "$match": filter },
+            doc! { "$project": { field::ID: 1, "state": state::word_of_document() } },
+        ];
+        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
+        let mut found = found.collation(simple()).await?;
+        while let Some(mut event) = found.try_next().await? {
+            let word = event.get_str("state").unwrap_or_default();
+            let state = State::ALL.into_iter().find(|state| state.word() == word);
+            if let (Some(id), Some(state)) = (event.remove(field::ID), state) {
+                each(id, state);
+            }
+        }
+        Ok(())
+    }
+
+    /// What has become of these events: those that are in the outbox.
+    pub(crate) async fn seen(&self, ids: &[Bson]) -> Result<Vec<Seen>> {
+        let now = self.now().await?;
+        let mut seen = Vec::new();
+        for part in parts(ids, IDS) {
+            let pipeline = [
+                doc! { "$match": { field::ID: { "$in": part } } },
+                doc! { "$project": self.entry_and_last_tried() },
+            ];
+            let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
+            let mut found = found.collation(simple()).await?;
+            while let Some(event) = found.try_next().await? {
+                let entry = Entry::read(&event, &self.layout, now);
+                seen.push(Seen { entry, last_tried: last_tried(&event) });
+            }
+        }
+        Ok(seen)
+    }
+
+    fn entry_and_last_tried(&self) -> Document {
+        let mut fields = self.entry_of_document();
+        let last = doc! { "$max": format!("${}.at", field::FAILURES) };
+        let is_date = doc! { "$eq": [{ "$type": &last }, "date"] };
+        fields.insert(LAST_TRIED, doc! { "$cond": [is_date, last, Bson::Null] });
+        fields
+    }
+}
+
+impl Chosen {
+    fn add(&mut self, id: Bson, last_tried: Option<i64>, entry: Entry) {
+        self.ids.push(id);
+        self.last_tried.push(last_tried);
+        self.states.add(entry.state.word());
+        self.codes.add(entry.code.as_deref().unwrap_or("-"));
+        self.subjects.add(entry.subject.as_deref().unwrap_or("-"));
+        self.keys.add(entry.key.as_deref().unwrap_or("-"));
+        if self.sample.len() < SAMPLE {
+            self.sample.push(entry);
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, text: &str) {
+        let is_full = self.counts.len() >= MAX_TALLIED;
+        match self.counts.get_mut(text) {
+            Some(count) => *count += 1,
+            None if is_full => self.beyond += 1,
+            None => drop(self.counts.insert(text.to_owned(), 1)),
+        }
+    }
+
+    /// Texts with their events, the most events first.
+    pub(crate) fn most(&self) -> Vec<(&str, u64)> {
+        let mut most: Vec<_> =
+            self.counts.iter().map(|(text, count)| (text.as_str(), *count)).collect();
+        most.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        most
+    }
+}
+
+fn last_tried(event: &Document) -> Option<i64> {
+    event.get_datetime(LAST_TRIED).ok().map(|at| at.timestamp_millis())
+}
