@@ -22,6 +22,8 @@ pub(crate) enum Role {
     Operator,
     /// `outboxd migrate`
     Migrate,
+    /// A service that writes events, beside what it needs for its own records; needs MongoDB only
+    Writer,
 }
 
 /// A role in MongoDB, defined in the outbox's database.
@@ -69,7 +71,7 @@ pub(crate) struct Denied {
 }
 
 impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Relay, Self::Operator, Self::Migrate];
+    pub(crate) const ALL: [Self; 4] = [Self::Relay, Self::Operator, Self::Migrate, Self::Writer];
 
     /// The name in commands, and the end of the role's name in MongoDB.
     pub(crate) fn name(self) -> &'static str {
@@ -77,6 +79,7 @@ impl Role {
             Self::Relay => "relay",
             Self::Operator => "operator",
             Self::Migrate => "migrate",
+            Self::Writer => "writer",
         }
     }
 
@@ -100,6 +103,8 @@ impl Role {
                 (AUDIT, &["createCollection", "collMod"]),
                 (MIGRATIONS, &["find", "insert"]),
             ],
+            // No right to read, to change or to pass by the validator.
+            Self::Writer => vec![(outbox, &["insert"])],
         }
     }
 
@@ -116,7 +121,7 @@ impl Role {
             .map(|(collection, actions)| on(collection, actions))
             .collect();
 
-        if self != Self::Operator {
+        if matches!(self, Self::Relay | Self::Migrate) {
             // What lies under the outbox: its options, validator and indexes.
             let read = [outbox.as_str(), LEASE, AUDIT, MIGRATIONS];
             for privilege in &mut privileges {
@@ -142,9 +147,10 @@ impl Role {
         let publish = match self {
             Self::Relay => {
                 let read = format!("{api}.{}", stored::request(stream));
-                subjects(config).into_iter().chain([info, read]).collect()
+                let alerts = config.alerts.subject.clone();
+                subjects(config).into_iter().chain([info, read]).chain(alerts).collect()
             }
-            Self::Operator => return None,
+            Self::Operator | Self::Writer => return None,
             Self::Migrate => {
                 // What the account permits, and who else has the subjects.
                 let mut publish = vec![

@@ -95,9 +95,13 @@ async fn an_event_that_keeps_failing_and_dies_raises_two_alerts() {
         assert!(counts.contains(&format!("outboxd_alerts_total{{{labels}}} 1")), "{counts}");
     }
 
-    // Each was posted in its second attempt.
+    // Each was posted in its second attempt, with its group and its count.
     assert_eq!(posts.recv().await.unwrap()["kind"], "failing");
-    assert_eq!(posts.recv().await.unwrap(), dead);
+    let mut post = posts.recv().await.unwrap();
+    let fields = post.as_object_mut().unwrap();
+    assert_eq!(fields.remove("events"), Some(1.into()));
+    assert_eq!(fields.remove("group").unwrap().as_str().unwrap().len(), 8);
+    assert_eq!(post, dead);
     assert_eq!(relay.stop(), Some(0));
 }
 

@@ -37,6 +37,7 @@ mod operator; // what an operator sees and does
 mod orders; // the orders service: its requests, and its copy of the tickets
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
 mod pins; // facts about the servers that the design stands on
+mod posts; // alerts gather by group, and reach each service in its form
 mod privileges; // each verb needs what `outboxd privileges` prints, and may do nothing else
 mod protocol; // every history of two relays and a lease, within bounds
 mod refusals; // one subject's or message's refusal is not a full stream

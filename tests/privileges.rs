@@ -8,7 +8,7 @@ use async_nats::{ConnectOptions, Event};
 use bson::{Document, doc};
 use mongodb::{Client, Database};
 
-use crate::support::{Relay, Scene, outboxd, until};
+use crate::support::{OUTBOXD, Relay, Scene, outboxd, until};
 
 /// MongoDB's code for what a user may not do.
 const UNAUTHORIZED: i32 = 13;
@@ -182,5 +182,86 @@ async fn with_these_it_relays_and_an_operator_acts() {
         assert_eq!(code, Some(0), "{args:?}: {said}");
     }
     scene.drained().await;
+    assert_eq!(relay.stop(), Some(0));
+}
+
+/// A pipe of a new deployment prints roles before there is a server.
+#[tokio::test]
+async fn privileges_are_printed_without_a_connection_string_and_a_writer_may_only_insert() {
+    let print = |args: &[&str]| {
+        let output = std::process::Command::new(OUTBOXD).args(args).env_clear().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said, errors) = print(&["privileges", "--role", "writer"]);
+    assert_eq!((code, &*errors), (Some(0), ""), "{said}");
+    assert!(
+        said.contains("put the outbox's database in the place of <mongodb.database>"),
+        "{said}"
+    );
+    assert!(said.contains(r#"collection: "outbox" }, actions: ["insert"]"#), "{said}");
+    assert!(!said.contains("nats-server.conf"), "{said}");
+    assert_eq!(print(&["privileges"]).0, Some(0));
+
+    let scene = Scene::new().await;
+    let uri = env(&scene, "run")["MONGODB_URI"].replace("outbox-relay:", "outbox-writer:");
+    let database = Client::with_uri_str(&uri).await.unwrap().database(&scene.name);
+    let (code, said) = outboxd(&scene, &["privileges", "--role", "writer", "--output", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let printed: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let role = printed[0]["mongodb"]["role"].as_str().unwrap();
+    assert_eq!(role, "outbox-writer");
+    assert_eq!(printed[0]["mongodb"]["privileges"].as_array().unwrap().len(), 1);
+
+    let event = doc! {
+        "_id": 1, "ts": bson::Timestamp { time: 0, increment: 0 }, "subject": "made", "payload": {},
+        "isLocked": true, "failures": [],
+    };
+    let insert = doc! { "insert": "outbox", "documents": [event] };
+    assert_eq!(refused(&database, insert.clone()).await, None);
+    let mut around = insert;
+    around.insert("bypassDocumentValidation", true);
+    for command in [
+        doc! { "find": "outbox" },
+        doc! { "delete": "outbox", "deletes": [{ "q": {}, "limit": 0 }] },
+        doc! { "update": "outbox", "updates": [{ "q": {}, "u": { "$set": { "a": 1 } } }] },
+        doc! { "find": "outboxd_lease" },
+        around,
+    ] {
+        let code = refused(&database, command.clone()).await;
+        assert_eq!(code, Some(UNAUTHORIZED), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_takes_the_lease_is_no_relay_and_the_last_relay_keeps_its_name() {
+    let scene = Scene::new().await;
+    let first = doc! {
+        "_id": "never-relayed", "subject": scene.subject("elsewhere"), "payload": {},
+        "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }], "deadAt": bson::DateTime::now(),
+    };
+    scene.events.insert_one(first).bypass_document_validation(true).await.unwrap();
+    let (code, said) = outboxd(&scene, &["discard", "never-relayed", "--reason", "a test"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (_, said) = outboxd(&scene, &["stats"]);
+    assert!(said.contains("NO RELAY has ever run"), "{said}");
+
+    let relay = Relay::leading(&scene, &[("NATS_CLIENT_ID", "the-real-one")]).await;
+    assert_eq!(relay.stop(), Some(0));
+    for id in ["one", "two"] {
+        let event = doc! {
+            "_id": id, "subject": scene.subject("elsewhere"), "payload": {},
+            "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }], "deadAt": bson::DateTime::now(),
+        };
+        scene.events.insert_one(event).bypass_document_validation(true).await.unwrap();
+        let (code, said) = outboxd(&scene, &["discard", id, "--reason", "a test"]);
+        assert_eq!(code, Some(0), "{said}");
+        let (_, said) = outboxd(&scene, &["stats"]);
+        assert!(said.contains("NO RELAY: the lease of the-real-one "), "{said}");
+    }
+
+    let relay = Relay::leading(&scene, &[("NATS_CLIENT_ID", "the-next")]).await;
+    let (_, said) = outboxd(&scene, &["stats"]);
+    assert!(said.contains("relayed by the-next "), "{said}");
     assert_eq!(relay.stop(), Some(0));
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::config::load;
 use super::output::{Output, Screen, show};
-use super::table::{Cell, table};
 use super::selection::inspect_by;
+use super::table::{Cell, table};
 use crate::config::{MongodbConfig, Sources};
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::act::{Act, AuditRecord};

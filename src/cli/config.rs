@@ -32,7 +32,7 @@ pub(super) fn load(sources: &Sources) -> Result<Config> {
     Ok(config)
 }
 
-fn warn(config: &Config) {
+pub(super) fn warn(config: &Config) {
     config.warnings().iter().for_each(|warning| eprintln!("outboxd: warning: {warning}"));
 }
 

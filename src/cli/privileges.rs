@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::config::load;
+use super::config::warn;
 use super::output::{Output, show};
-use crate::config::Sources;
+use crate::config::{Config, Sources, UNKNOWN_DATABASE};
 use crate::error::Result;
 use crate::privileges::{
     MongodbRole, NatsPermissions, OthersPermissions, Privilege, Role, UNKNOWN,
@@ -34,7 +34,8 @@ struct Privileges {
 }
 
 pub(super) fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = load(sources)?;
+    let config = Config::load_unconnected(sources)?;
+    warn(&config);
     let roles = Role::ALL.into_iter().filter(|role| args.role.is_none_or(|wanted| wanted == *role));
     let all: Vec<_> = roles
         .map(|role| Privileges {
@@ -57,6 +58,14 @@ fn text(Privileges { role, mongodb, nats, nats_others }: &Privileges) -> String 
         "// {what}: in mongosh, as an administrator\n\
          db.getSiblingDB({database}).createRole({{ role: {name}, roles: [], privileges: [\n"
     );
+
+    if privileges.iter().any(|privilege| privilege.resource.db == UNKNOWN_DATABASE) {
+        let line = format!(
+            "// mongodb.database is not set: put the outbox's database in the place of \
+             {UNKNOWN_DATABASE}\n"
+        );
+        text.insert_str(0, &line);
+    }
 
     for Privilege { resource, actions } in privileges {
         let actions: Vec<_> = actions.iter().map(|action| json(action)).collect();

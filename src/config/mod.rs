@@ -44,11 +44,14 @@ use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
     AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
     LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig,
-    ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks,
+    ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;
 use crate::error::{Error, ErrorKind, Result};
+
+/// In the place of a database that the settings don't name. MongoDB takes no name with a point.
+pub(crate) const UNKNOWN_DATABASE: &str = "<mongodb.database>";
 
 /// The whole configuration, valid by construction.
 #[derive(Debug, Clone)]
@@ -110,6 +113,20 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self> {
         let (config, Reading { mistakes, missing, .. }) = Self::read(sources);
         refuse(&[missing, mistakes].concat(), "the configuration")?;
+        Ok(config)
+    }
+
+    /// Reads and checks every setting that is given, for what connects to no server. A database that
+    /// nothing names is [`UNKNOWN_DATABASE`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] with one line per mistake, all of them.
+    pub(crate) fn load_unconnected(sources: &Sources) -> Result<Self> {
+        let (mut config, Reading { mistakes, .. }) = Self::read(sources);
+        refuse(&mistakes, "the configuration")?;
+        if config.mongodb.database.is_empty() {
+            UNKNOWN_DATABASE.clone_into(&mut config.mongodb.database);
+        }
         Ok(config)
     }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
+use super::announce;
 use super::connections::{Connections, OutboxSide, StreamSide};
 use super::sound::SoundStream;
 use super::stuck::Stuck;
@@ -71,7 +72,7 @@ impl Relay {
         let Surroundings { endpoint, health, metrics } = around;
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
-        let (alerts, alert_log) =
+        let (alerts, mut alert_log) =
             Alerts::open(&config.alerts, &outbox, &config.nats.client_id, metrics)?;
 
         let (clients, stream) =
@@ -117,6 +118,10 @@ impl Relay {
         };
 
         nats.report_to(metrics, health);
+        if let (Some(subject), Some(posts)) = (&config.alerts.subject, alert_log.posts()) {
+            let publishing = announce::publish(nats.clone(), subject.clone(), posts);
+            alert_log.published_by(tokio::spawn(publishing));
+        }
 
         let stream = SoundStream::new(nats.clone(), &config, metrics, risks);
         let looking = tokio::spawn(stream.watch(stopped));

@@ -11,6 +11,7 @@
 //! connections, in the same process. Log, metrics, traces and the address of the admin endpoint
 //! stay.
 
+mod announce;
 mod connect;
 mod connections;
 mod rotation;

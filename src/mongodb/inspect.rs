@@ -18,7 +18,7 @@ use super::backlog::BacklogStore;
 use super::bounded::{QUERY_TIME, small};
 use super::collation::simple;
 use super::collections::LEASE;
-use super::lease::LONGEST_TTL;
+use super::lease::{LAST_RELAY, LONGEST_TTL};
 use super::selection::Selection;
 use super::{clock, code};
 use crate::document::layout::Layout;
@@ -329,7 +329,13 @@ impl Inspect {
     async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
         let lease = leases.find_one(doc! { "_id": self.events.name() }).collation(simple()).await?;
-        Ok(lease.map(|lease| Holder::read(&lease, now)))
+        // A command that holds the lease for a moment is no relay.
+        let relay = lease.and_then(|lease| match lease.get_document(LAST_RELAY) {
+            Ok(relay) if relay.is_empty() => None,
+            Ok(relay) => Some(relay.clone()),
+            Err(_) => Some(lease),
+        });
+        Ok(relay.map(|relay| Holder::read(&relay, now)))
     }
 }
 

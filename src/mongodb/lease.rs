@@ -29,6 +29,9 @@ const IMPLAUSIBLE_TTLS: u32 = 3;
 const TTL: &str = "ttlMs";
 /// In the document: the holder took it although it had not expired, or had no expiry.
 const TAKEN: &str = "taken";
+/// In the document, while a command has the lease and until a relay takes it: the last relay, as it
+/// stood there. Empty if there was none.
+pub(super) const LAST_RELAY: &str = "relay";
 /// What a lease is compared by, to see whether its holder renews it.
 const RENEWED: [&str; 3] = ["holder", "term", "expiresAt"];
 
@@ -119,25 +122,8 @@ impl LeaseDocument {
         seen.take().map(|seen| seen.lease)
     }
 
-    /// Whether another holder has the lease now, and renews it. An expiry alone says nothing: it may
-    /// be years ahead.
-    pub(crate) async fn is_anothers(&self) -> mongodb::error::Result<bool> {
-        let held = doc! {
-            "_id": &self.outbox,
-            "holder": { "$ne": &self.holder },
-            "$expr": { "$and": [is_date(), { "$gt": ["$expiresAt", "$$NOW"] }] },
-        };
-        let held = self.collection.find_one(held).projection(shown()).collation(simple()).await?;
-        Ok(held.is_some_and(|lease| !self.observe(lease)))
-    }
-}
-
-impl LeaseStore for LeaseDocument {
-    fn holder(&self) -> &str {
-        &self.holder
-    }
-
-    async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
+    /// Claims the lease with further fields in its document.
+    async fn claim_with(&self, ttl: Duration, further: Document) -> StoreResult<Option<i64>> {
         let is_none = doc! { "$not": [is_date()] };
         let expired = doc! { "$lte": ["$expiresAt", "$$NOW"] };
         // A holder that no longer trusts its own lease claims it again: a new term, a new expiry.
@@ -149,7 +135,7 @@ impl LeaseStore for LeaseDocument {
         ] };
         let free = [is_none, expired, own].into_iter().chain(self.is_overdue(ttl));
 
-        let claimed = doc! {
+        let mut claimed = doc! {
             "_id": "$_id",
             "holder": { "$literal": &self.holder },
             "term": next_term(),
@@ -157,6 +143,7 @@ impl LeaseStore for LeaseDocument {
             TTL: millis(ttl),
             TAKEN: { "$cond": [taken, true, "$$REMOVE"] },
         };
+        claimed.extend(further);
         let is_free = doc! { "$or": free.collect::<Vec<_>>() };
         let claim = doc! { "$replaceWith": { "$cond": [is_free, claimed, "$$ROOT"] } };
 
@@ -191,6 +178,34 @@ impl LeaseStore for LeaseDocument {
             Some(Bson::Int64(term)) => Some(*term),
             _ => None,
         })
+    }
+
+    /// Whether another holder has the lease now, and renews it. An expiry alone says nothing: it may
+    /// be years ahead.
+    pub(crate) async fn is_anothers(&self) -> mongodb::error::Result<bool> {
+        let held = doc! {
+            "_id": &self.outbox,
+            "holder": { "$ne": &self.holder },
+            "$expr": { "$and": [is_date(), { "$gt": ["$expiresAt", "$$NOW"] }] },
+        };
+        let held = self.collection.find_one(held).projection(shown()).collation(simple()).await?;
+        Ok(held.is_some_and(|lease| !self.observe(lease)))
+    }
+}
+
+impl LeaseStore for LeaseDocument {
+    fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
+        self.claim_with(ttl, doc! {}).await
+    }
+
+    async fn claim_briefly(&self, ttl: Duration) -> StoreResult<Option<i64>> {
+        let last = doc! { "holder": "$holder", "term": "$term", "expiresAt": "$expiresAt" };
+        let remembered = doc! { "$ifNull": [format!("${LAST_RELAY}"), last] };
+        self.claim_with(ttl, doc! { LAST_RELAY: remembered }).await
     }
 
     async fn renew(&self, term: i64, ttl: Duration) -> StoreResult<bool> {

@@ -205,7 +205,7 @@ impl<L: LeaseStore> Lease<L> {
     /// Claims the lease once. Returns `None` when another relay holds it.
     pub(crate) async fn acquire_now(self: &Arc<Self>) -> StoreResult<Option<Held>> {
         let sent = Instant::now();
-        Ok(self.document.claim(self.ttl).await?.map(|number| self.hold(number, sent)))
+        Ok(self.document.claim_briefly(self.ttl).await?.map(|number| self.hold(number, sent)))
     }
 
     /// Begins a term that was claimed at `sent`, and renews it in a task of its own.

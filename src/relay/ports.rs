@@ -361,6 +361,14 @@ pub(crate) trait LeaseStore: Clone + Send + Sync + 'static {
     /// new term.
     fn claim(&self, ttl: Duration) -> impl Future<Output = StoreResult<Option<i64>>> + Send;
 
+    /// As [`LeaseStore::claim`], for a command that holds the lease for a moment and is no relay.
+    fn claim_briefly(
+        &self,
+        ttl: Duration,
+    ) -> impl Future<Output = StoreResult<Option<i64>>> + Send {
+        self.claim(ttl)
+    }
+
     /// Extends this term. Returns false when another holder has the lease.
     fn renew(&self, term: i64, ttl: Duration) -> impl Future<Output = StoreResult<bool>> + Send;
 

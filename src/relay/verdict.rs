@@ -16,11 +16,15 @@ use super::settle::Refusal;
 use crate::config::RetryConfig;
 use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
+use crate::group;
 use crate::telemetry::alert::{Alert, MistakenEvent, RefusedEvent};
 use crate::telemetry::alerts::Alerts;
 
 /// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
+
+/// Reasons that are logged at once. A hostile writer can make each event fail for another.
+const MOST_REASONS: usize = 32;
 
 /// Cuts an error that is longer than a mark keeps, and gives its memory back: a thousand errors may
 /// wait for their marks.
@@ -59,8 +63,10 @@ pub(super) struct Verdicts {
     /// The name of this relay, as it stands in each mark.
     relay: String,
     alerts: Alerts,
-    /// What isn't logged yet: one entry per code and state, however many events fail alike.
+    /// What isn't logged yet: one entry per code, reason and state, however many events fail alike.
     unlogged: Vec<FailedAlike>,
+    /// Events that failed for more reasons than are logged at once.
+    unnamed: u64,
     /// The events that got another message id and aren't logged yet: the first and their number.
     mistaken: Option<MistakenEvent>,
     /// What MongoDB refused to write and isn't logged yet: the first refusal of each kind of write,
@@ -76,6 +82,8 @@ struct FailedAlike {
     id: String,
     class: &'static str,
     code: String,
+    /// The error without what differs between events.
+    reason: String,
     error: String,
     remedy: &'static str,
     dead: bool,
@@ -88,6 +96,7 @@ impl Verdicts {
             relay: relay.to_owned(),
             alerts: alerts.clone(),
             unlogged: Vec::new(),
+            unnamed: 0,
             mistaken: None,
             unwritable: Vec::new(),
         }
@@ -112,12 +121,18 @@ impl Verdicts {
 
         self.log_unwritable();
 
-        for FailedAlike { events, id, class, code, error, remedy, dead } in self.unlogged.drain(..)
+        for FailedAlike { events, id, class, code, error, remedy, dead, .. } in
+            self.unlogged.drain(..)
         {
             match dead {
                 true => error!(events, id, class, code, error, remedy, "event is dead"),
                 false => warn!(events, id, class, code, error, remedy, "event failed"),
             }
+        }
+
+        let events = std::mem::take(&mut self.unnamed);
+        if events > 0 {
+            warn!(events, "more events failed, for other reasons: run `outboxd groups`");
         }
     }
 
@@ -143,37 +158,38 @@ impl Verdicts {
 
     /// Keeps for the log and for an alert that MongoDB refused a write for good.
     pub(super) fn refused(&mut self, mut refusal: Refusal) {
+        shorten(&mut refusal.error);
+        let reason = group::reason(&refusal.error, None);
+        let is_full = self.unwritable.len() >= MOST_REASONS;
         let alike = |(_, first): &&mut (u64, Refusal)| {
-            first.write == refusal.write && first.id.is_some() == refusal.id.is_some()
+            let is_write = first.write == refusal.write;
+            is_write
+                && first.id.is_some() == refusal.id.is_some()
+                && (is_full || group::reason(&first.error, None) == reason)
         };
         match self.unwritable.iter_mut().find(alike) {
             Some((events, _)) => *events += 1,
             None => {
-                shorten(&mut refusal.error);
                 self.unwritable.push((1, refusal));
             }
         }
     }
 
-    fn keep_for_log(&mut self, id: &str, rejection: &Rejection, dead: bool) {
-        match self
-            .unlogged
-            .iter_mut()
-            .find(|failed| failed.code == rejection.code && failed.dead == dead)
-        {
+    fn keep_for_log(&mut self, id: &str, key: Option<&Key>, rejection: &Rejection, dead: bool) {
+        let reason = group::reason(&rejection.error, key.map(Key::as_str));
+        let is_full = self.unlogged.len() >= MOST_REASONS;
+        let is_alike = |failed: &&mut FailedAlike| {
+            failed.code == rejection.code && failed.dead == dead && failed.reason == reason
+        };
+        match self.unlogged.iter_mut().find(is_alike) {
             Some(failed) => failed.events += 1,
+            None if is_full => self.unnamed += 1,
             None => {
                 let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
                 let Rejection { code, error, .. } = rejection.clone();
-                self.unlogged.push(FailedAlike {
-                    events: 1,
-                    id: id.to_owned(),
-                    class,
-                    code,
-                    error,
-                    remedy,
-                    dead,
-                });
+                let (events, id) = (1, id.to_owned());
+                let alike = FailedAlike { events, id, class, code, reason, error, remedy, dead };
+                self.unlogged.push(alike);
             }
         }
     }
@@ -235,7 +251,7 @@ impl Verdicts {
         };
 
         let id = shown_id(&failed.id);
-        self.keep_for_log(&id, &rejection, next == Next::Dead);
+        self.keep_for_log(&id, failed.key, &rejection, next == Next::Dead);
 
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;

@@ -92,7 +92,7 @@ pub(crate) struct MistakenEvent {
 }
 
 /// The word for what happened: in the file, at the webhook and as a label of the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Failing,
     Dead,
@@ -148,6 +148,15 @@ impl Alert {
         }
     }
 
+    /// How many events it counts for.
+    pub(super) fn events(&self) -> u64 {
+        match self {
+            Self::FalseDuplicate(MistakenEvent { events, .. })
+            | Self::Unwritable { events, id: Some(_), .. } => *events,
+            _ => 1,
+        }
+    }
+
     /// The whole alert in one sentence, which chat webhooks show.
     fn text(&self) -> String {
         match self {
@@ -197,6 +206,16 @@ impl RefusedEvent {
         let of = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
         format!("event {id}{of} {state} after {attempts} refusal{s}: {code}: {error}; {remedy}")
     }
+}
+
+/// Alerts of one group, on their way to people.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) kind: Kind,
+    pub(super) group: String,
+    pub(super) events: u64,
+    /// The line of the first alert, or of the newest where only that one is true.
+    pub(super) alert: serde_json::Value,
 }
 
 /// The outbox that alerts are about, and the relay that raises them.

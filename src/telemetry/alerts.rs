@@ -1,9 +1,10 @@
 //! Alerts: what an operator should look at, once per event and state.
 //!
-//! Each alert is counted, appended to the alert log and posted to the webhook. Raising an alert
-//! never waits: alerts pass through a bounded queue to a task that writes them, and from there to
-//! the webhook at its own pace. An alert that finds the queue full is counted and logged. The
-//! caller logs a line of its own for each alert it raises.
+//! Each alert is counted and appended to the alert log. Alerts that are alike gather, and are posted
+//! to the webhook and to a NATS subject as one; see `gather`. Raising an alert never waits: alerts
+//! pass through a bounded queue to a task that writes them, and from there to the webhook at its own
+//! pace. An alert that finds the queue full is counted and logged. The caller logs a line of its own
+//! for each alert it raises.
 //!
 //! Each outbox opens its own [`Alerts`]. They may share a file; see `alert_file`.
 
@@ -11,23 +12,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::alert::{Alert, Kind, Origin};
+use super::alert::{Alert, Kind, Origin, Post};
 use super::alert_file::{AlertFile, newest_kind};
+use super::formats;
+use super::gather::Gathering;
 use super::metrics::{Counters, Metrics};
 use super::seldom::Seldom;
-use super::webhook::{self, Webhook};
-use crate::config::AlertsConfig;
+use super::webhook::{self, Counts, Webhook};
+use crate::config::{AlertsConfig, WebhookFormat};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Alerts on their way to the file: a burst of failing events fits, in a few hundred bytes each.
 const QUEUE: usize = 4096;
 /// Lines written at once.
 const BATCH: usize = 256;
+/// Posts on their way to NATS: as many as wait for a webhook.
+const POSTS: usize = 256;
 /// How long the last alerts may take to be written and posted when the relay stops.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
@@ -45,6 +50,10 @@ pub(crate) struct Alerts {
 #[derive(Debug)]
 pub(crate) struct AlertLog {
     writing: JoinHandle<()>,
+    /// Posts for `alerts.subject`, until the relay is connected.
+    posts: Option<mpsc::Receiver<String>>,
+    publishing: Option<JoinHandle<()>>,
+    posted: Option<Arc<Counts>>,
     /// Whether events were stuck when the file was last written: a relay that starts again does not
     /// repeat the alert.
     pub(crate) was_stuck: bool,
@@ -77,20 +86,27 @@ impl Alerts {
             }
         };
 
-        let webhook =
-            config.webhook.as_ref().map(|url| webhook::start(url.expose_secret())).transpose()?;
+        let webhook = webhook::start(config)?;
+        let posted = webhook.as_ref().map(Webhook::counts);
+        let (to_nats, posts) = config.subject.as_ref().map(|_| mpsc::channel(POSTS)).unzip();
 
         let (queue, inbox) = mpsc::channel(QUEUE);
         let omitted = Arc::new(AtomicU64::new(0));
         let origin = Origin { outbox: outbox.to_owned(), relay: relay.to_owned() };
         let (crowded, unwritten) = (Seldom::default(), Seldom::default());
         let (file, counted) = (file.map(Arc::new), omitted.clone());
-        let writer = Writer { origin, file, webhook, omitted: counted, crowded, unwritten };
+        let outlets = Outlets {
+            gathering: Gathering::new(config.interval),
+            webhook,
+            to_nats,
+            unpublished: Seldom::default(),
+        };
+        let writer = Writer { origin, file, outlets, omitted: counted, crowded, unwritten };
         let writing = tokio::spawn(writer.run(inbox));
 
         let raised = raised(metrics);
         let alerts = Self { queue, omitted, raised, after_failures: config.after_failures };
-        Ok((alerts, AlertLog { writing, was_stuck }))
+        Ok((alerts, AlertLog { writing, posts, publishing: None, posted, was_stuck }))
     }
 
     /// Alerts that go nowhere.
@@ -140,10 +156,28 @@ fn was_stuck(config: &AlertsConfig, outbox: &str) -> std::io::Result<bool> {
 }
 
 impl AlertLog {
+    /// The posts for NATS, once.
+    pub(crate) fn posts(&mut self) -> Option<mpsc::Receiver<String>> {
+        self.posts.take()
+    }
+
+    /// Waits for this task, too, when it closes.
+    pub(crate) fn published_by(&mut self, publishing: JoinHandle<()>) {
+        self.publishing = Some(publishing);
+    }
+
     /// Waits for the raised alerts. Call it when nothing can raise any more.
     pub(crate) async fn close(self) {
-        if tokio::time::timeout(CLOSE_TIME, self.writing).await.is_err() {
-            warn!("the last alerts could not be posted in time");
+        let ended = async {
+            drop(self.writing.await);
+            if let Some(publishing) = self.publishing {
+                drop(publishing.await);
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIME, ended).await.is_err() {
+            let waiting = |counts: Arc<Counts>| counts.waiting.load(Ordering::Relaxed);
+            let alerts = self.posted.map_or(0, waiting);
+            warn!(alerts, "the last alerts could not be posted in time");
         }
     }
 }
@@ -152,7 +186,7 @@ impl AlertLog {
 struct Writer {
     origin: Origin,
     file: Option<Arc<AlertFile>>,
-    webhook: Option<Webhook>,
+    outlets: Outlets,
     omitted: Arc<AtomicU64>,
     /// Alerts that found the queue full.
     crowded: Seldom,
@@ -160,18 +194,83 @@ struct Writer {
     unwritten: Seldom,
 }
 
+/// Where gathered alerts go.
+struct Outlets {
+    gathering: Gathering,
+    webhook: Option<Webhook>,
+    to_nats: Option<mpsc::Sender<String>>,
+    /// Alerts that found no room on their way to NATS.
+    unpublished: Seldom,
+}
+
+impl Outlets {
+    fn add(&mut self, alert: &Alert, line: &str) {
+        if self.webhook.is_some() || self.to_nats.is_some() {
+            self.gathering.add(alert, line, Instant::now());
+        }
+    }
+
+    /// Ends when the next post is due.
+    async fn due(&self) {
+        match self.gathering.due() {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn post(&mut self, posts: Vec<Post>) {
+        for post in posts {
+            if let Some(to_nats) = &self.to_nats {
+                let body = formats::body(WebhookFormat::Json, None, &post, 0);
+                let missed = if to_nats.try_send(body).is_err() { post.events } else { 0 };
+                if let Some(alerts) = self.unpublished.count(missed) {
+                    warn!(alerts, "NATS is behind: alerts.subject did not get these alerts");
+                }
+            }
+            if let Some(webhook) = &mut self.webhook {
+                webhook.post(post);
+            }
+        }
+    }
+
+    async fn close(mut self) {
+        let rest = self.gathering.rest();
+        self.post(rest);
+        if let Some(alerts) = self.unpublished.rest() {
+            warn!(alerts, "NATS is behind: alerts.subject did not get these alerts");
+        }
+
+        drop(self.to_nats);
+        if let Some(webhook) = self.webhook {
+            webhook.close().await;
+        }
+    }
+}
+
 impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Alert>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while inbox.recv_many(&mut batch, BATCH).await > 0 {
-            let lines: Vec<String> =
-                batch.drain(..).filter_map(|alert| self.origin.render(&alert)).collect();
-
-            self.append(&lines).await;
-
-            if let Some(webhook) = &mut self.webhook {
-                lines.into_iter().for_each(|line| webhook.post(line));
+        loop {
+            let received = tokio::select! {
+                received = inbox.recv_many(&mut batch, BATCH) => received,
+                () = self.outlets.due() => {
+                    let due = self.outlets.gathering.take(Instant::now());
+                    self.outlets.post(due);
+                    continue;
+                }
+            };
+            if received == 0 {
+                break;
             }
+
+            let mut lines = Vec::with_capacity(received);
+            for alert in batch.drain(..) {
+                if let Some(line) = self.origin.render(&alert) {
+                    self.outlets.add(&alert, &line);
+                    lines.push(line);
+                }
+            }
+            self.append(&lines).await;
 
             let omitted = self.omitted.swap(0, Ordering::Relaxed);
             if let Some(alerts) = self.crowded.count(omitted) {
@@ -183,9 +282,7 @@ impl Writer {
             }
         }
 
-        if let Some(webhook) = self.webhook {
-            webhook.close().await;
-        }
+        self.outlets.close().await;
     }
 
     async fn append(&mut self, lines: &[String]) {

@@ -10,7 +10,7 @@ const APART: Duration = Duration::from_secs(30);
 
 /// Log lines of one kind.
 #[derive(Debug, Default)]
-pub(super) struct Seldom {
+pub(crate) struct Seldom {
     last: Option<Instant>,
     left_out: u64,
 }
@@ -18,7 +18,7 @@ pub(super) struct Seldom {
 impl Seldom {
     /// Counts what happened so many times. Returns how often it has happened since the last line, if
     /// it is time for another line.
-    pub(super) fn count(&mut self, times: u64) -> Option<u64> {
+    pub(crate) fn count(&mut self, times: u64) -> Option<u64> {
         self.left_out += times;
 
         let is_soon = self.last.is_some_and(|last| last.elapsed() < APART);
@@ -31,7 +31,7 @@ impl Seldom {
     }
 
     /// How often it has happened since the last line.
-    pub(super) fn rest(&mut self) -> Option<u64> {
+    pub(crate) fn rest(&mut self) -> Option<u64> {
         Some(std::mem::take(&mut self.left_out)).filter(|times| *times > 0)
     }
 }

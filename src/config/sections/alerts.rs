@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outboxd_client::Subject;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::reader::Reader;
@@ -17,8 +18,31 @@ pub struct AlertsConfig {
     pub after_failures: u32,
     /// Age of the oldest event that raises an alert.
     pub stuck_after: Duration,
-    /// Where each alert is posted, too.
+    /// The least time between two posts of alerts that are alike.
+    pub interval: Duration,
+    /// Where alerts are posted, too.
     pub webhook: Option<SecretString>,
+    /// What the webhook takes.
+    pub webhook_format: WebhookFormat,
+    /// The key that PagerDuty wants in each post.
+    pub webhook_key: Option<SecretString>,
+    /// The NATS subject to which alerts are published, too.
+    pub subject: Option<String>,
+}
+
+/// `alerts.webhook_format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookFormat {
+    /// outboxd's own.
+    Json,
+    /// An incoming webhook of Slack, or of what is compatible.
+    Slack,
+    /// A webhook of Discord.
+    Discord,
+    /// An Adaptive Card for a workflow of Microsoft Teams.
+    Teams,
+    /// PagerDuty's Events API v2.
+    Pagerduty,
 }
 
 impl AlertsConfig {
@@ -53,14 +77,38 @@ impl AlertsConfig {
                      had an alert of its own.",
                 )
                 .within(secs(300), secs(1)..=secs(86_400)),
+            interval: reader
+                .setting(
+                    "interval",
+                    "The least time between two posts about one group, to the webhook and to the \
+                     subject. A group has one kind, one code and one reason; `outboxd groups` \
+                     shows the same groups. Its first alerts gather for a second. A post holds \
+                     their number. The alert log has a line for each alert.",
+                )
+                .within(secs(60), secs(1)..=secs(86_400)),
             webhook: reader
                 .setting(
                     "webhook",
-                    "Where outboxd also posts each alert as JSON. Its `text` is a sentence for \
-                     people; chat services show that.",
+                    "Where outboxd also posts alerts, one post for each group and interval.",
                 )
                 .example("\"https://host/path\"")
                 .secret(),
+            webhook_format: webhook_format(reader),
+            webhook_key: reader
+                .setting(
+                    "webhook_key",
+                    "The integration key of a service in PagerDuty (its `routing_key`).",
+                )
+                .secret(),
+            subject: reader
+                .setting(
+                    "subject",
+                    "NATS subject to which outboxd also publishes the posts, as `json` and without \
+                     an ack. The stream of the events should not take it. \
+                     `outboxd privileges` prints the right to publish to it.",
+                )
+                .example("\"ops.outboxd.alerts\"")
+                .read(),
         };
 
         let is_url = |url: &SecretString| {
@@ -71,6 +119,35 @@ impl AlertsConfig {
             reader.mistake("webhook", "is not a URL such as https://host/path");
         }
 
+        let needs_key = alerts.webhook_format == WebhookFormat::Pagerduty;
+        if needs_key && alerts.webhook.is_some() && alerts.webhook_key.is_none() {
+            reader.mistake("webhook_key", "is not set, and \"pagerduty\" wants one");
+        }
+
+        let refused = |subject: &String| Subject::new(subject.as_str()).err();
+        if let Some(error) = alerts.subject.as_ref().and_then(refused) {
+            reader.mistake("subject", error);
+        }
+
         alerts
     }
+}
+
+fn webhook_format(reader: &mut Reader<'_>) -> WebhookFormat {
+    reader
+        .setting(
+            "webhook_format",
+            "What the webhook takes. \"json\": the alert as in the alert log, with `group` and \
+             `events`. \"slack\" and \"discord\": a message. \"teams\": an Adaptive Card, for the \
+             workflow that posts to a channel when a webhook request is received. \"pagerduty\": \
+             an event of the Events API v2 for https://events.pagerduty.com/v2/enqueue; \
+             `recovered` resolves what `stuck` opened.",
+        )
+        .one_of(&[
+            ("json", WebhookFormat::Json),
+            ("slack", WebhookFormat::Slack),
+            ("discord", WebhookFormat::Discord),
+            ("teams", WebhookFormat::Teams),
+            ("pagerduty", WebhookFormat::Pagerduty),
+        ])
 }

@@ -18,7 +18,7 @@ mod stream;
 mod sweep;
 
 pub use self::admin::AdminConfig;
-pub use self::alerts::AlertsConfig;
+pub use self::alerts::{AlertsConfig, WebhookFormat};
 pub use self::dispatch::{DispatchConfig, OnDead, Ordering};
 pub use self::event::EventConfig;
 pub use self::lease::LeaseConfig;
