@@ -136,7 +136,7 @@ async fn what_the_webhook_refuses_is_not_repeated_but_counted_and_named_in_the_n
     let scene = Scene::new().await;
     scene.cover(&["made"]).await;
     let (url, mut posts) = hook(&[(404, header::SERVER, "x")]).await;
-    let mut relay = Relay::leading(
+    let relay = Relay::leading(
         &scene,
         &[("OUTBOXD_ALERTS__WEBHOOK", &url), ("OUTBOXD_ALERTS__INTERVAL", "1s")],
     )
@@ -162,7 +162,7 @@ async fn a_redirection_that_keeps_the_body_is_followed_and_another_is_an_error()
         let scene = Scene::new().await;
         scene.cover(&["made"]).await;
         let (url, mut posts) = hook(&[(status, header::LOCATION, "/there")]).await;
-        let mut relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__WEBHOOK", &url)]).await;
+        let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__WEBHOOK", &url)]).await;
         kill_events(&scene, 0, 1, "subject").await;
         let first = posts.recv().await.unwrap();
         if is_followed {
