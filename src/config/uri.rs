@@ -144,7 +144,9 @@ fn shifted(base: &str, options: &[&str]) -> String {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
 
-    not_encoded(user).unwrap_or_else(|| NO_HOSTS.to_owned())
+    // The @ may as well be an option's, where it has to be encoded for the options to be told apart.
+    let mistake = not_encoded(user).map(|mistake| format!("{mistake}; in an option, @ as %40"));
+    mistake.unwrap_or_else(|| NO_HOSTS.to_owned())
 }
 
 /// The characters of a user and a password that have to be percent-encoded.

@@ -223,7 +223,7 @@ impl Signals {
         // A client that outlives its connection may yet try to reconnect. That is no news.
         if !self.up.is_closed() {
             let event = event.to_string();
-            info!(event = driver_words::event(&event), "nats connection");
+            info!(event = %driver_words::event(&event), "nats connection");
         }
     }
 }

@@ -186,7 +186,7 @@ impl Poster {
                 Err(failed) => failed,
             };
             if let Some(attempts) = self.failed.count(1) {
-                warn!(error, attempts, "could not post an alert");
+                warn!(%error, attempts, "could not post an alert");
             }
             if is_final || (attempt == TRIES && wait.is_none()) {
                 break;

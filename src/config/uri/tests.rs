@@ -130,6 +130,9 @@ fn a_base_that_cannot_be_read_reveals_no_password() {
             assert!(mistakes.contains(named) || is_open, "{uri}: {named:?} in {mistakes}");
         }
     }
+    let at_of_option = mistakes_of("mongodb://host/shop?appName=a@b&replicaSte=rs0");
+    assert!(at_of_option.contains("in an option, @ as %40"), "{at_of_option}");
+    assert!(mistakes_of("mongodb://host/shop?appName=a%40b&replicaSte=rs0").contains("replicaSte"));
     assert!(mistakes_of("mongodb://team@corp:hunter2@host/shop").contains("write @ as %40"));
 
     for (uri, part) in [
