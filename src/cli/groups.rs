@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::output::{Colour, Output, Screen, events, show};
-use super::selection::{Filter, group_id, inspect};
+use super::selection::{Filter, inspect};
 use super::table::{Cell, cut, hang, table};
 use crate::config::Sources;
 use crate::error::{MongodbContext, Result};
@@ -26,7 +26,7 @@ const INDENT: usize = 16;
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
     /// Show this group alone, and what to do
-    #[arg(value_name = "ID", value_parser = group_id, conflicts_with = "group")]
+    #[arg(value_name = "ID", conflicts_with = "group")]
     id: Option<String>,
     #[command(flatten)]
     filter: Filter,
@@ -112,8 +112,8 @@ fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
     let mut out = table(screen, &["GROUP", "FAILED", "DEAD", "CODE", "REASON"], rows);
     let id = groups.first().map_or("ID", |shown| &shown.group.id);
     let command = [vec![format!("outboxd groups {id}")], filter.words()].concat().join(" ");
-    let what = if groups.len() > 1 { "of the first" } else { "of it" };
-    let _ = writeln!(out, "\n`{}` shows what to do {what}.", printable(&command));
+    let what = if groups.len() > 1 { " about the first" } else { "" };
+    let _ = writeln!(out, "\n`{}` shows what to do{what}.", printable(&command));
     out
 }
 

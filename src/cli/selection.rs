@@ -37,7 +37,7 @@ pub(super) struct Filter {
     #[arg(long)]
     code: Option<String>,
     /// Group of failures that are alike, as `outboxd groups` shows it
-    #[arg(long, value_parser = group_id)]
+    #[arg(long, value_name = "ID")]
     group: Option<String>,
     /// Only dead events
     #[arg(long, group = "state")]
@@ -48,17 +48,6 @@ pub(super) struct Filter {
     /// Only events that failed and are retried
     #[arg(long, group = "state")]
     failed: bool,
-}
-
-/// Checks the id of a group.
-pub(super) fn group_id(text: &str) -> std::result::Result<String, String> {
-    match group::is_id(text) {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
-            "an id of a group has {} hexadecimal digits; `outboxd groups` lists them",
-            group::ID_DIGITS
-        )),
-    }
 }
 
 impl Filter {
@@ -148,6 +137,11 @@ impl Filter {
         }
 
         match &self.group {
+            Some(id) if !group::is_id(id) => no(format!(
+                "{id} is no group: an id of a group has {} hexadecimal digits; `outboxd groups` lists \
+                 them",
+                group::ID_DIGITS
+            )),
             Some(id) => Err(Error::new(
                 ErrorKind::NotFound,
                 format!("no stuck event of group {id} matches; `outboxd groups` lists the groups"),

@@ -118,7 +118,9 @@ async fn a_discard_that_loses_mongodb_midway_says_so_and_nothing_comes_true_late
     let proxy = Proxy::start(&host).await;
     let uri =
         scene.env_of("discard").into_iter().find(|(name, _)| name == "MONGODB_URI").unwrap().1;
-    let uri = uri.replacen(&host, &proxy.address, 1);
+    let uri = uri
+        .replacen(&host, &proxy.address, 1)
+        .replace("replicaSet=rs0&directConnection=false", "directConnection=true");
     let separator = if uri.contains('?') { "&" } else { "?" };
     let uri = format!("{uri}{separator}serverSelectionTimeoutMS=1000&connectTimeoutMS=1000");
     let discard = Command::new(OUTBOXD)
