@@ -94,7 +94,6 @@ async fn stopped(relay: Relay) {
 #[tokio::test]
 async fn a_hundred_and_fifty_dead_events_of_one_cause_are_one_post_with_their_number() {
     let scene = Scene::new().await;
-    scene.cover(&["made"]).await;
     let (url, mut posts) = hook(&[]).await;
     let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__WEBHOOK", &url)]).await;
     kill_events(&scene, 0, 150, "subject").await;
@@ -121,7 +120,6 @@ async fn a_hundred_and_fifty_dead_events_of_one_cause_are_one_post_with_their_nu
 #[tokio::test]
 async fn a_server_that_asks_for_a_wait_gets_it_and_then_the_alert() {
     let scene = Scene::new().await;
-    scene.cover(&["made"]).await;
     let (url, mut posts) = hook(&[(429, header::RETRY_AFTER, "4")]).await;
     let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__WEBHOOK", &url)]).await;
     kill_events(&scene, 0, 1, "subject").await;
@@ -134,7 +132,6 @@ async fn a_server_that_asks_for_a_wait_gets_it_and_then_the_alert() {
 #[tokio::test]
 async fn what_the_webhook_refuses_is_not_repeated_but_counted_and_named_in_the_next_post() {
     let scene = Scene::new().await;
-    scene.cover(&["made"]).await;
     let (url, mut posts) = hook(&[(404, header::SERVER, "x")]).await;
     let relay = Relay::leading(
         &scene,
@@ -160,7 +157,6 @@ async fn a_redirection_that_keeps_the_body_is_followed_and_another_is_an_error()
         [(307, true), (308, true), (301, false), (302, false), (303, false)]
     {
         let scene = Scene::new().await;
-        scene.cover(&["made"]).await;
         let (url, mut posts) = hook(&[(status, header::LOCATION, "/there")]).await;
         let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__WEBHOOK", &url)]).await;
         kill_events(&scene, 0, 1, "subject").await;
@@ -191,7 +187,6 @@ async fn each_service_gets_the_form_that_it_takes() {
         ("pagerduty", "/payload/summary", Some(("/routing_key", "key-of-a-service".into()))),
     ] {
         let scene = Scene::new().await;
-        scene.cover(&["made"]).await;
         let (url, mut posts) = hook(&[]).await;
         let settings = [
             ("OUTBOXD_ALERTS__WEBHOOK", &*url),
@@ -213,8 +208,7 @@ async fn each_service_gets_the_form_that_it_takes() {
 #[tokio::test]
 async fn alerts_go_to_a_nats_subject_with_the_rights_that_are_printed() {
     let scene = Scene::new().await;
-    scene.cover(&["made"]).await;
-    // Any subject that the relay's user of these tests may publish to.
+    // The relay's user of these tests may publish to it.
     let subject = scene.subject("alerts");
     let mut heard = scene.context.client().subscribe(subject.clone()).await.unwrap();
     let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__SUBJECT", &subject)]).await;

@@ -99,6 +99,7 @@ impl AlertsConfig {
                     "webhook_key",
                     "The integration key of a service in PagerDuty (its `routing_key`).",
                 )
+                .example("\"…\"")
                 .secret(),
             subject: reader
                 .setting(
