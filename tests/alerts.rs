@@ -35,7 +35,7 @@ fn uncovered(scene: &Scene) -> Event {
         .unwrap()
 }
 
-async fn metrics(relay: &Relay) -> String {
+pub(crate) async fn metrics(relay: &Relay) -> String {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{}/metrics", relay.admin().await);
     reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()

@@ -114,6 +114,8 @@ async fn a_hundred_and_fifty_dead_events_of_one_cause_are_one_post_with_their_nu
     assert_eq!(file.lines().count(), 150, "the alert log has each");
     let lines = relay.log().matches("event is dead").count();
     assert!(lines <= 3, "{lines} lines");
+    let group = groups.iter().next().unwrap();
+    assert!(relay.log().contains(group.as_str()), "{}", relay.log());
     stopped(relay).await;
 }
 
@@ -148,6 +150,10 @@ async fn what_the_webhook_refuses_is_not_repeated_but_counted_and_named_in_the_n
     assert_eq!((&next.body["dropped"], &next.body["events"]), (&1.into(), &1.into()));
     assert!(next.body["event"]["id"].as_str().unwrap().ends_with("1"), "{next:?}");
     assert!(!relay.log().contains("/secret"), "the URL is a secret");
+    let counted = crate::alerts::metrics(&relay).await;
+    let labels = format!("outbox=\"{}.outbox\",to=\"webhook\"", scene.name);
+    let counter = format!("outboxd_alerts_dropped_total{{{labels}}} 1");
+    assert!(counted.contains(&counter), "{counted}");
     stopped(relay).await;
 }
 
@@ -216,6 +222,19 @@ async fn alerts_go_to_a_nats_subject_with_the_rights_that_are_printed() {
     let message = heard.next().await.unwrap();
     let post: Value = serde_json::from_slice(&message.payload).unwrap();
     assert_eq!((&post["kind"], &post["events"]), (&"dead".into(), &5.into()));
+    stopped(relay).await;
+}
+
+#[tokio::test]
+async fn a_nats_subject_that_is_denied_is_said_and_its_alerts_are_counted() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__SUBJECT", "other.alerts")]).await;
+    kill_events(&scene, 0, 3, "subject").await;
+    relay.says("NATS denies publishing to alerts.subject").await;
+    let counted = crate::alerts::metrics(&relay).await;
+    let labels = format!("outbox=\"{}.outbox\",to=\"subject\"", scene.name);
+    let counter = format!("outboxd_alerts_dropped_total{{{labels}}} 3");
+    assert!(counted.contains(&counter), "{counted}");
     stopped(relay).await;
 }
 

@@ -238,11 +238,15 @@ async fn a_command_that_takes_the_lease_is_no_relay_and_the_last_relay_keeps_its
     let scene = Scene::new().await;
     let first = doc! {
         "_id": "never-relayed", "subject": scene.subject("elsewhere"), "payload": {},
-        "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }], "deadAt": bson::DateTime::now(),
+        "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }],
     };
     scene.events.insert_one(first).bypass_document_validation(true).await.unwrap();
     let (code, said) = outboxd(&scene, &["discard", "never-relayed", "--reason", "a test"]);
     assert_eq!(code, Some(0), "{said}");
+    let leases =
+        scene.events.client().database(&scene.name).collection::<Document>("outboxd_lease");
+    let lease = leases.find_one(doc! {}).await.unwrap().expect("the command took the lease");
+    assert!(lease.get_str("holder").unwrap().starts_with("outboxd discard"), "{lease}");
     let (_, said) = outboxd(&scene, &["stats"]);
     assert!(said.contains("NO RELAY has ever run"), "{said}");
 
@@ -251,7 +255,7 @@ async fn a_command_that_takes_the_lease_is_no_relay_and_the_last_relay_keeps_its
     for id in ["one", "two"] {
         let event = doc! {
             "_id": id, "subject": scene.subject("elsewhere"), "payload": {},
-            "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }], "deadAt": bson::DateTime::now(),
+            "isLocked": false, "failures": [{ "code": "malformed", "error": "x" }],
         };
         scene.events.insert_one(event).bypass_document_validation(true).await.unwrap();
         let (code, said) = outboxd(&scene, &["discard", id, "--reason", "a test"]);

@@ -118,10 +118,7 @@ impl Relay {
         };
 
         nats.report_to(metrics, health);
-        if let (Some(subject), Some(posts)) = (&config.alerts.subject, alert_log.posts()) {
-            let publishing = announce::publish(nats.clone(), subject.clone(), posts);
-            alert_log.published_by(tokio::spawn(publishing));
-        }
+        announce::start(&nats, &config.alerts, &mut alert_log);
 
         let stream = SoundStream::new(nats.clone(), &config, metrics, risks);
         let looking = tokio::spawn(stream.watch(stopped));

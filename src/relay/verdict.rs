@@ -121,12 +121,13 @@ impl Verdicts {
 
         self.log_unwritable();
 
-        for FailedAlike { events, id, class, code, error, remedy, dead, .. } in
+        for FailedAlike { events, id, class, code, reason, error, remedy, dead } in
             self.unlogged.drain(..)
         {
+            let group = group::id(&code, &reason);
             match dead {
-                true => error!(events, id, class, code, error, remedy, "event is dead"),
-                false => warn!(events, id, class, code, error, remedy, "event failed"),
+                true => error!(events, group, id, class, code, error, remedy, "event is dead"),
+                false => warn!(events, group, id, class, code, error, remedy, "event failed"),
             }
         }
 

@@ -133,6 +133,21 @@ impl Kind {
     }
 }
 
+/// Where alerts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outlet {
+    File,
+    Webhook,
+    /// `alerts.subject`.
+    Subject,
+}
+
+impl Outlet {
+    /// With the label of the metric.
+    pub(super) const ALL: [(Self, &'static str); 3] =
+        [(Self::File, "file"), (Self::Webhook, "webhook"), (Self::Subject, "subject")];
+}
+
 impl Alert {
     pub(super) fn kind(&self) -> Kind {
         match self {

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::alert::{Alert, Kind, Origin, Post};
+use super::alert::{Alert, Kind, Origin, Outlet, Post};
 use super::alert_file::{AlertFile, newest_kind};
 use super::formats;
 use super::gather::Gathering;
@@ -51,12 +51,22 @@ pub(crate) struct Alerts {
 pub(crate) struct AlertLog {
     writing: JoinHandle<()>,
     /// Posts for `alerts.subject`, until the relay is connected.
-    posts: Option<mpsc::Receiver<String>>,
+    posts: Option<mpsc::Receiver<Published>>,
     publishing: Option<JoinHandle<()>>,
     posted: Option<Arc<Counts>>,
+    /// Alerts that did not get there.
+    pub(crate) dropped: Counters<Outlet>,
     /// Whether events were stuck when the file was last written: a relay that starts again does not
     /// repeat the alert.
     pub(crate) was_stuck: bool,
+}
+
+/// A post for `alerts.subject`.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) body: String,
+    /// How many alerts it stands for.
+    pub(crate) alerts: u64,
 }
 
 impl Alerts {
@@ -86,7 +96,8 @@ impl Alerts {
             }
         };
 
-        let webhook = webhook::start(config)?;
+        let dropped = metrics.alerts_dropped(Outlet::ALL);
+        let webhook = webhook::start(config, &dropped)?;
         let posted = webhook.as_ref().map(Webhook::counts);
         let (to_nats, posts) = config.subject.as_ref().map(|_| mpsc::channel(POSTS)).unzip();
 
@@ -100,13 +111,14 @@ impl Alerts {
             webhook,
             to_nats,
             unpublished: Seldom::default(),
+            dropped: dropped.clone(),
         };
         let writer = Writer { origin, file, outlets, omitted: counted, crowded, unwritten };
         let writing = tokio::spawn(writer.run(inbox));
 
         let raised = raised(metrics);
         let alerts = Self { queue, omitted, raised, after_failures: config.after_failures };
-        Ok((alerts, AlertLog { writing, posts, publishing: None, posted, was_stuck }))
+        Ok((alerts, AlertLog { writing, posts, publishing: None, posted, dropped, was_stuck }))
     }
 
     /// Alerts that go nowhere.
@@ -157,7 +169,7 @@ fn was_stuck(config: &AlertsConfig, outbox: &str) -> std::io::Result<bool> {
 
 impl AlertLog {
     /// The posts for NATS, once.
-    pub(crate) fn posts(&mut self) -> Option<mpsc::Receiver<String>> {
+    pub(crate) fn posts(&mut self) -> Option<mpsc::Receiver<Published>> {
         self.posts.take()
     }
 
@@ -175,8 +187,7 @@ impl AlertLog {
             }
         };
         if tokio::time::timeout(CLOSE_TIME, ended).await.is_err() {
-            let waiting = |counts: Arc<Counts>| counts.waiting.load(Ordering::Relaxed);
-            let alerts = self.posted.map_or(0, waiting);
+            let alerts = self.posted.map_or(0, |counts| counts.give_up());
             warn!(alerts, "the last alerts could not be posted in time");
         }
     }
@@ -198,9 +209,10 @@ struct Writer {
 struct Outlets {
     gathering: Gathering,
     webhook: Option<Webhook>,
-    to_nats: Option<mpsc::Sender<String>>,
+    to_nats: Option<mpsc::Sender<Published>>,
     /// Alerts that found no room on their way to NATS.
     unpublished: Seldom,
+    dropped: Counters<Outlet>,
 }
 
 impl Outlets {
@@ -222,7 +234,9 @@ impl Outlets {
         for post in posts {
             if let Some(to_nats) = &self.to_nats {
                 let body = formats::body(WebhookFormat::Json, None, &post, 0);
-                let missed = if to_nats.try_send(body).is_err() { post.events } else { 0 };
+                let published = Published { body, alerts: post.events };
+                let missed = if to_nats.try_send(published).is_err() { post.events } else { 0 };
+                self.dropped.add_many(Outlet::Subject, missed);
                 if let Some(alerts) = self.unpublished.count(missed) {
                     warn!(alerts, "NATS is behind: alerts.subject did not get these alerts");
                 }
@@ -230,6 +244,17 @@ impl Outlets {
             if let Some(webhook) = &mut self.webhook {
                 webhook.post(post);
             }
+        }
+    }
+
+    /// Counts alerts that found the queue full: they get nowhere.
+    fn omitted(&self, alerts: u64) {
+        self.dropped.add_many(Outlet::File, alerts);
+        if let Some(webhook) = &self.webhook {
+            webhook.counts().dropped(alerts);
+        }
+        if self.to_nats.is_some() {
+            self.dropped.add_many(Outlet::Subject, alerts);
         }
     }
 
@@ -273,6 +298,7 @@ impl Writer {
             self.append(&lines).await;
 
             let omitted = self.omitted.swap(0, Ordering::Relaxed);
+            self.outlets.omitted(omitted);
             if let Some(alerts) = self.crowded.count(omitted) {
                 warn!(
                     alerts,
@@ -291,6 +317,10 @@ impl Writer {
 
         // A slow disk holds up this task and no other.
         let appended = tokio::task::spawn_blocking(move || file.append(&text)).await;
+        if !matches!(appended, Ok(Ok(()))) {
+            self.outlets.dropped.add_many(Outlet::File, alerts as u64);
+        }
+
         match appended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -114,8 +114,13 @@ pub(crate) struct Counters<T>(Arc<[(T, Counter)]>);
 impl<T: PartialEq> Counters<T> {
     /// Counts one. A value that was not named when the counters were made is not counted.
     pub(crate) fn add(&self, value: T) {
+        self.add_many(value, 1);
+    }
+
+    /// Counts so many, in the same way.
+    pub(crate) fn add_many(&self, value: T, times: u64) {
         if let Some((_, counter)) = self.0.iter().find(|(of, _)| *of == value) {
-            counter.increment(1);
+            counter.increment(times);
         }
     }
 }
@@ -251,6 +256,13 @@ impl Metrics {
         self.counters("outboxd_alerts_total", "kind", kinds)
     }
 
+    pub(crate) fn alerts_dropped<T, const N: usize>(
+        &self,
+        outlets: [(T, &'static str); N],
+    ) -> Counters<T> {
+        self.counters("outboxd_alerts_dropped_total", "to", outlets)
+    }
+
     fn begin(&self) {
         let acquisitions = self.counter("outboxd_lease_acquisitions_total");
         let leader = self.level("outboxd_leader");
@@ -310,6 +322,7 @@ fn describe() {
         ("outboxd_events_unwritable_total", "Events that MongoDB refuses to mark, park or delete."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
+        ("outboxd_alerts_dropped_total", "Alerts that did not get there, by where they should go."),
         ("outboxd_log_lines_dropped_total", "Log lines dropped, as nobody read standard error."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),
         ("outboxd_lease_acquisitions_total", "Times this relay took the lease."),

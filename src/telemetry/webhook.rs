@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::alert::Post;
+use super::alert::{Outlet, Post};
 use super::choose_tls;
 use super::formats;
+use super::metrics::Counters;
 use super::seldom::Seldom;
 use crate::backoff::Backoff;
 use crate::config::{AlertsConfig, WebhookFormat};
@@ -49,12 +50,35 @@ pub(super) struct Webhook {
 }
 
 /// Alerts that are not posted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
     /// They wait for their post.
-    pub(super) waiting: AtomicU64,
+    waiting: AtomicU64,
     /// They were given up since the last post.
     dropped: AtomicU64,
+    /// All that were given up.
+    total: Counters<Outlet>,
+}
+
+impl Counts {
+    /// Counts alerts that are given up.
+    pub(super) fn dropped(&self, alerts: u64) {
+        self.dropped.fetch_add(alerts, Ordering::Relaxed);
+        self.total.add_many(Outlet::Webhook, alerts);
+    }
+
+    /// Alerts wait no longer. Returns false if they were given up in the meantime.
+    fn arrived(&self, alerts: u64) -> bool {
+        let less = |waiting: u64| waiting.checked_sub(alerts);
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Gives up what still waits, and returns how many that is.
+    pub(super) fn give_up(&self) -> u64 {
+        let alerts = self.waiting.swap(0, Ordering::Relaxed);
+        self.dropped(alerts);
+        alerts
+    }
 }
 
 /// The task that posts.
@@ -79,7 +103,7 @@ struct Failed {
 ///
 /// # Errors
 /// [`ErrorKind::Config`] when no HTTP client can be made.
-pub(super) fn start(config: &AlertsConfig) -> Result<Option<Webhook>> {
+pub(super) fn start(config: &AlertsConfig, total: &Counters<Outlet>) -> Result<Option<Webhook>> {
     let Some(url) = &config.webhook else { return Ok(None) };
     choose_tls();
     let agent = concat!("outboxd/", env!("CARGO_PKG_VERSION"));
@@ -96,7 +120,8 @@ pub(super) fn start(config: &AlertsConfig) -> Result<Option<Webhook>> {
     })?;
 
     let (queue, mut inbox) = mpsc::channel::<Post>(QUEUE);
-    let counts = Arc::<Counts>::default();
+    let (waiting, dropped) = (AtomicU64::default(), AtomicU64::default());
+    let counts = Arc::new(Counts { waiting, dropped, total: total.clone() });
     let mut poster = Poster {
         client,
         url: url.clone(),
@@ -137,7 +162,7 @@ impl Webhook {
         let mut missed = 0;
         if self.queue.try_send(post).is_err() {
             self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
-            self.counts.dropped.fetch_add(events, Ordering::Relaxed);
+            self.counts.dropped(events);
             missed = events;
         }
         report_missed(self.missed.count(missed));
@@ -197,9 +222,12 @@ impl Poster {
             tokio::time::sleep(wait.map_or(own, |wait| wait.max(own))).await;
         }
 
-        self.counts.waiting.fetch_sub(post.events, Ordering::Relaxed);
+        let is_given_up = !self.counts.arrived(post.events);
         if !is_posted {
-            self.counts.dropped.fetch_add(dropped + post.events, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+            if !is_given_up {
+                self.counts.dropped(post.events);
+            }
             report_lost(self.lost.count(post.events));
         }
     }
@@ -221,8 +249,8 @@ impl Poster {
         let is_final = is_final(status);
         let mut error = format!("the webhook answers {status}");
         if status.is_redirection() {
-            error += "; only 307 and 308 are followed, and never from https to http: set \
-                      alerts.webhook to the address it redirects to";
+            error += "; only 307 and 308 are followed, five times at most and never from https \
+                      to http: set alerts.webhook to the address it redirects to";
         } else if is_final {
             error += "; repeating does not change that: check alerts.webhook and \
                       alerts.webhook_format";
