@@ -95,8 +95,8 @@ async fn operators_see_and_retry_events_of_another_layout() {
     let failed = &list(&["--failed"])[0];
     assert_eq!(failed["subject"], parcel);
     assert_eq!(failed["key"], record.to_hex());
-    assert_eq!(list(&["--subject", "*.Parcel"]).len(), 3);
-    assert_eq!(list(&["--subject", "*.Order", "--parked"]).len(), 1);
+    assert_eq!(list(&["--subject", "t*.Parcel"]).len(), 3);
+    assert_eq!(list(&["--subject", "t*.Order", "--parked"]).len(), 1);
     assert_eq!(list(&["--key", &record.to_hex()]).len(), 4);
     assert_eq!(list(&["--older-than", "1h"]).len(), 0);
     let (_, said) = outboxd_with(&scene, &["stats"], &settings);

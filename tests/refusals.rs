@@ -58,7 +58,7 @@ async fn a_full_subject_is_that_subjects_refusal_and_holds_nobody_else_up() {
 
     until("it is dead", async || scene.one(doc! { "deadAt": { "$ne": null } }).await).await;
     assert_eq!(relay.metric("outboxd_breaker_open").await, 0);
-    let (_, said) = outboxd(&scene, &["groups"]);
+    let (_, said) = outboxd(&scene, &["groups", "--output", "json"]);
     assert!(said.contains("10077-subject") && said.contains("max_msgs_per_subject"), "{said}");
     let (code, said) = outboxd(&scene, &["explain", "10077"]);
     assert_eq!(code, Some(0), "{said}");
