@@ -72,6 +72,7 @@ fn without(text: &str, key: &str) -> String {
         without.push_str(VARIES);
         copied = at + key.len();
     }
+
     without.push_str(&text[copied..]);
     without
 }

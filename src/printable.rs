@@ -56,6 +56,7 @@ pub(crate) fn printable_json(json: &str) -> String {
             let _ = write!(escaped, "\\u{unit:04x}");
         }
     }
+
     escaped
 }
 

@@ -311,8 +311,8 @@ async fn an_id_that_a_command_cannot_act_on_is_named_with_why() {
         let (code, said) = outboxd(&scene, &[verb, &locked, "e7", "--yes"]);
         assert_eq!(code, Some(1), "{said}");
         for named in [
-            format!("{locked} is on its way"),
-            "e7 is not in the outbox: it was published, discarded or never written".to_owned(),
+            format!("{locked} is locked: the relay owns it"),
+            "e7 is not in the outbox: published, discarded, or never written".to_owned(),
         ] {
             assert!(said.contains(&named), "{named:?} in {said}");
         }

@@ -216,6 +216,7 @@ fn others(named: &[Named], chosen: &Chosen) -> Vec<String> {
             Some((_, state)) => Some(format!("{given} is {state}: the filters leave it out")),
         }
     };
+
     named.iter().filter_map(why).collect()
 }
 

@@ -170,6 +170,7 @@ impl Cli {
             _ => (Vec::new(), self.set),
         };
         let sources = Sources { file: self.config, env, set };
+
         match self.verb {
             Verb::Run => run::run(&sources).await,
             Verb::Migrate(args) => migrate::run(&sources, &args).await,

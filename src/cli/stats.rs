@@ -113,6 +113,7 @@ fn relayed_by(screen: Screen, stats: &Stats) -> String {
         }
         None => "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned(),
     };
+
     let colour = if text.starts_with("NO") { Colour::Red } else { Colour::None };
     screen.paint(colour, &wrap(&printable(&text), screen.width, 0))
 }

@@ -214,6 +214,7 @@ impl Outcomes {
                 format!("{} refused again, {waiting} still wait", events(refused))
             }
         };
+
         Err(Error::new(ErrorKind::NotFound, message))
     }
 }

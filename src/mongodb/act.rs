@@ -111,6 +111,7 @@ impl Act {
                 .collect();
             update.push(doc! { "$set": literals });
         }
+
         if !edit.unset.is_empty() {
             update.push(doc! { "$unset": edit.unset.clone() });
         }

@@ -153,6 +153,7 @@ impl Inspect {
         ];
         let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
         let mut found = found.collation(simple()).await?;
+
         while let Some(mut event) = found.try_next().await? {
             let word = event.get_str("state").unwrap_or_default();
             let state = State::ALL.into_iter().find(|state| state.word() == word);
@@ -179,6 +180,7 @@ impl Inspect {
                 seen.push(Seen { entry, last_tried: last_tried(&event) });
             }
         }
+
         Ok(seen)
     }
 

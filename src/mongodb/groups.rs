@@ -134,6 +134,7 @@ impl Group {
         let code = text(&by, "code").unwrap_or_default();
         let error = group::reason(&example, text(&by, "key").as_deref());
         let (events, dead) = (count(group, "events"), count(group, "dead"));
+
         Self {
             id: group::id(&code, &error),
             class: text(&by, "class").unwrap_or_default(),

@@ -126,6 +126,7 @@ impl Migration {
                 Err(error) => return Err(error).during(self.name),
             }
         }
+
         Ok(())
     }
 }
@@ -272,6 +273,7 @@ impl Migrations {
             "appliedAt": DateTime::now(),
             "version": env!("CARGO_PKG_VERSION"),
         };
+
         match self.records().insert_one(record).await {
             // Another `outboxd migrate` ran at the same time and has recorded the same.
             Err(error) if code_of(&error) == Some(code::DUPLICATE_KEY) => {

@@ -168,6 +168,7 @@ impl Verdicts {
                 && first.id.is_some() == refusal.id.is_some()
                 && (is_full || group::reason(&first.error, None) == reason)
         };
+
         match self.unwritable.iter_mut().find(alike) {
             Some((events, _)) => *events += 1,
             None => {
@@ -182,6 +183,7 @@ impl Verdicts {
         let is_alike = |failed: &&mut FailedAlike| {
             failed.code == rejection.code && failed.dead == dead && failed.reason == reason
         };
+
         match self.unlogged.iter_mut().find(is_alike) {
             Some(failed) => failed.events += 1,
             None if is_full => self.unnamed += 1,

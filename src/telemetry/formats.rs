@@ -37,6 +37,7 @@ pub(super) fn body(
             for_pagerduty(key, post, dropped)
         }
     };
+
     printable_json(&body.to_string())
 }
 

@@ -126,6 +126,7 @@ async fn mongodb_is_spoken_to_over_tls_with_a_password_or_a_certificate() {
     let by_certificate =
         uri(&mongod, "", &by_certificate).replace("/?", &format!("/{}?", scene.name));
     relays(&scene, &[("MONGODB_URI", &by_certificate)], "X.509").await;
-    let (_, said) = outboxd_with(&scene, &["check"], &[("MONGODB_URI", &by_certificate)]);
+    let check = ["check", "--verbose"];
+    let (_, said) = outboxd_with(&scene, &check, &[("MONGODB_URI", &by_certificate)]);
     assert!(said.contains("as CN=relay,O=Shop, defined in database $external"), "{said}");
 }

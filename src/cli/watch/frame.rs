@@ -85,6 +85,7 @@ fn relayed_by(view: &View) -> Line {
     let Ok(Some((stats, _))) = &view.outbox_state else {
         return Vec::new();
     };
+
     match &stats.lease {
         Some(lease) if !lease.is_a_relays() => {
             let ahead = age(lease.expires_in_seconds.unsigned_abs());

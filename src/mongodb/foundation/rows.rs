@@ -96,6 +96,7 @@ fn clustered_ttl(found: &Found) -> Vec<Fault> {
             &format!("{{collMod: {}, expireAfterSeconds: \"off\"}}", json(&found.name)),
         ),
     };
+
     let is_collection = |outbox: &&Kept| outbox.kind == "collection";
     let outbox = found.outbox.as_ref().filter(is_collection);
     outbox

@@ -287,6 +287,7 @@ impl EventBus for Bus {
             }
             (!is_lost).then_some(is_borne_out)
         };
+
         self.world.travel().await;
         self.world.alive(self.life).await;
         answer

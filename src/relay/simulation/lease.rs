@@ -35,6 +35,7 @@ impl LeaseStore for LeaseRow {
             state.lease = Some(Lease { holder, term, until: now + ttl });
             Some(term)
         });
+
         claim.await
     }
 

@@ -200,6 +200,7 @@ impl EventStore for Store {
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.trace(|| format!("to delete {ids:?}"));
         let life = self.life;
+
         self.command("delete", move |state| {
             let mut refused = Vec::new();
             for (index, number) in ids.into_iter().enumerate() {
@@ -220,6 +221,7 @@ impl EventStore for Store {
         self.trace(|| {
             format!("to mark {:?}", marks.iter().map(|mark| &mark.id).collect::<Vec<_>>())
         });
+
         self.command("mark", move |state| {
             let now_ms = state.now_ms();
             let mut refused = Vec::new();
@@ -307,6 +309,7 @@ impl EventStore for Store {
         let except = numbers(except);
         let half = room.events.div_ceil(2);
         let on_dead = self.world.lock().on_dead;
+
         self.read("due", Room { events: half * 2, ..room }, move |rows, now_ms| {
             let mut heads = BTreeMap::new();
             let unlocked = |row: &Row| !row.locked && (on_dead == OnDead::Hold || !row.dead);
