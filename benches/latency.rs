@@ -62,7 +62,7 @@ async fn latency_once(peer: Peer, rate: u32, seconds: u32) -> [f64; 7] {
     drop(running);
     stage.tear_down().await;
 
-    let latencies = Latencies::of(&committed, &arrived, rate);
+    let latencies = Latencies::after(WARM_UP, (&committed, rate), &arrived);
     [
         latencies.since_commit(0.5),
         latencies.since_commit(0.9),
@@ -105,9 +105,13 @@ pub(crate) struct Latencies {
 }
 
 impl Latencies {
-    /// Without those of the first second.
-    pub(crate) fn of(committed: &[Committed], arrived: &HashMap<u32, Instant>, rate: u32) -> Self {
-        let skipped = (WARM_UP.as_secs_f64() * f64::from(rate)) as u32;
+    /// Without those of the first `seconds`.
+    pub(crate) fn after(
+        seconds: Duration,
+        (committed, rate): (&[Committed], u32),
+        arrived: &HashMap<u32, Instant>,
+    ) -> Self {
+        let skipped = (seconds.as_secs_f64() * f64::from(rate)) as u32;
         let (mut from_start, mut from_return, mut missing) = (Vec::new(), Vec::new(), 0);
 
         for transaction in committed.iter().filter(|transaction| transaction.number >= skipped) {

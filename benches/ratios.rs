@@ -145,7 +145,12 @@ impl Measurements<'_> {
                 reached: quotient(self.median(outage, end), self.median(outage, half_way)),
             },
             self.alone("latency p50 after return, ms", AtMost(0.5), latency, "p50 ms after return"),
-            self.alone("latency p99 beside a hot key / alone", AtMost(2.0), hot, "p99 ratio"),
+            self.alone(
+                "latency p99 beside a hot key / alone",
+                AtMost(2.0),
+                hot,
+                "p99 ratio after return",
+            ),
             self.alone("peak memory of a drain of 1,000,000, MB", AtMost(32.0), large_drain, PEAK),
             self.alone("drain, CPU µs/event", AtMost(8.0), drain, CPU),
             self.alone("idle, % of a core", AtMost(0.5), idle::TITLE, "% of a core"),
