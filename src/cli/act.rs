@@ -152,7 +152,9 @@ async fn run(
     let window = outbox.config.stream.duplicate_window;
     let chosen = inspect.chosen(&selection, window).await.during("reading the outbox")?;
     let others = others(&named, &chosen);
-    for line in &others {
+    // One alone is the error.
+    let are_above = others.len() > 1 || !chosen.ids.is_empty();
+    for line in others.iter().filter(|_| are_above) {
         print(&format!("{}\n", printable(line)))?;
     }
 
