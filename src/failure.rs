@@ -131,7 +131,7 @@ pub const TABLE: &[Rule] = &[
     rule(FALSE_DUPLICATE, Class::Config, "the stream has other messages under all message ids of the event", "wait for the end of the stream's duplicate_window, then run `outboxd retry-now`; give each event an _id of its own"),
     rule("max-payload", Class::Poison, "the message is larger than the server's max_payload", "raise max_payload and restart outboxd, which reads it when it connects; or store the content elsewhere and publish a reference"),
     rule(HEADER, Class::Poison, "a header can't be sent", "correct the writer's headers and discard the event"),
-    rule(MALFORMED, Class::Poison, "the document violates the contract", "correct the writer; then repair the event with `outboxd edit`, or discard it"),
+    rule(MALFORMED, Class::Poison, "the document violates the contract", "correct the writer"),
     rule("10002", Class::Transient, "the account has reached its resource limits", "raise the account's JetStream limits or free storage"),
     rule("10008", Class::Transient, "JetStream is temporarily unavailable", "nothing; if it persists, check the cluster's health"),
     rule("10009", Class::Transient, "the server is not the cluster's leader", "nothing; if it persists, check the cluster's health"),

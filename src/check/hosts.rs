@@ -164,6 +164,7 @@ impl Hosts {
 
         let member = hellos().find_map(|hello| Some((hello, hello.get_str("setName").ok()?)));
         let Some((hello, set)) = member else {
+            let initiate = format!("mongosh> {}", initiate(options));
             let remedy = to_replica_set(options);
             options.repl_set_name = None;
             options.direct_connection = Some(true);
@@ -171,7 +172,7 @@ impl Hosts {
             let finding = match hellos().any(|hello| flag(hello, "isreplicaset")) {
                 true => {
                     let found = "a replica set that was never initiated: it accepts no writes";
-                    Finding::fail(CHECK, at, found, "mongosh> rs.initiate()")
+                    Finding::fail(CHECK, at, found, initiate)
                 }
                 false => {
                     let found = "a standalone: no transactions and no change streams";
@@ -385,10 +386,19 @@ fn to_replica_set(options: &ClientOptions) -> String {
         None => "",
     };
 
+    let initiate = initiate(options);
     format!(
         "mongod.conf: replication: {{ replSetName: rs0 }}{key}\n$ systemctl restart mongod\n\
-         mongosh> rs.initiate()\nMONGODB_URI: replicaSet=rs0"
+         mongosh> {initiate}\nMONGODB_URI: replicaSet=rs0"
     )
+}
+
+/// With the host as the connection string names it: by itself the server takes its own name, which
+/// clients may not find.
+fn initiate(options: &ClientOptions) -> String {
+    let set = options.repl_set_name.as_deref().unwrap_or("rs0");
+    let host = options.hosts.first().map(ToString::to_string).unwrap_or_default();
+    format!("rs.initiate({{_id: {set:?}, members: [{{_id: 0, host: {host:?}}}]}})")
 }
 
 /// The hosts are not known, or not usable, so none was asked.

@@ -84,8 +84,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
             let Record { at, who, action, events, selection, reason, .. } = record;
             let reason = reason.clone().unwrap_or_default();
             let events = events.map_or_else(|| "unknown".to_owned(), |events| events.to_string());
-            let at = at.get(..19).unwrap_or(at).replace('T', " ");
-            [&at, who, action, &events, selection, &reason].map(Cell::from).to_vec()
+            let at = at.get(..19).unwrap_or(at);
+            [at, who, action, &events, selection, &reason].map(Cell::from).to_vec()
         });
         table(screen, &["AT (UTC)", "WHO", "ACTION", "EVENTS", "SELECTION", "REASON"], rows)
     })

@@ -83,7 +83,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 /// One line for each group.
 fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
     if groups.is_empty() {
-        return "no event has failed\n".to_owned();
+        return "no event has failed; if events wait all the same, `outboxd check` says why\n"
+            .to_owned();
     }
 
     let width = |of: fn(&Group) -> usize, name: usize| {
@@ -185,6 +186,9 @@ fn commands(out: &mut String, group: &Group, filter: &Filter) {
     match group.sample.is_empty() {
         true => line("look at one", format!("list {words}")),
         false => line("look at one", format!("show {}", operand(&group.sample))),
+    }
+    if group.failed == 0 && !group.sample.is_empty() {
+        line("correct it", format!("edit {}", operand(&group.sample)));
     }
     line("then", format!("retry-now --all {words}"));
     line("or", format!("discard --all {words}   # for good, unpublished"));

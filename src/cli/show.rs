@@ -103,8 +103,8 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
         ),
         State::Dead => {
             format!(
-                "{remedy}; then `outboxd retry-now {id}`, or `outboxd edit {id}` to correct the event, or \
-                 `outboxd discard {id}`"
+                "{remedy}; then `outboxd edit {id}` to correct the event, `outboxd retry-now {id}` \
+                 to publish it as it is, or `outboxd discard {id}`"
             )
         }
     }
