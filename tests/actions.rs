@@ -5,16 +5,12 @@ mod came; // what came of each event that was acted on
 mod edited; // a dead event is corrected, judged by the relay's parser
 mod shown; // ids that can be pasted, and output that fits
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::process::Command;
 
 use bson::{Bson, DateTime, Document, Timestamp, doc};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 
-use crate::support::{OUTBOXD, Relay, Scene, outboxd, until};
+use crate::support::{Relay, Scene, outboxd, terminal, until};
 
 /// An event that failed so, and that nobody retries by himself.
 fn failed(scene: &Scene, id: impl Into<Bson>, code: &str, error: &str) -> Document {
@@ -69,27 +65,9 @@ fn json(scene: &Scene, args: &[&str]) -> Value {
 
 /// Runs a verb on a terminal of so many columns, with what a person types.
 fn on_terminal(scene: &Scene, args: &[&str], columns: u16, typed: &str) -> (Option<i32>, String) {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let size = Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&terminal, size).unwrap();
-    let side = ptsname(&terminal, Vec::new()).unwrap();
-    let side = File::options().read(true).write(true).open(side.to_str().unwrap()).unwrap();
-
-    let mut child = Command::new(OUTBOXD)
-        .env_clear()
-        .envs(scene.env_of(args[0]))
-        .args(args)
-        .stdin(side.try_clone().unwrap())
-        .stdout(side.try_clone().unwrap())
-        .stderr(side)
-        .spawn()
-        .unwrap();
-    let mut terminal = File::from(terminal);
+    let (mut child, mut terminal) = terminal::on_terminal(args, scene.env_of(args[0]), columns);
     terminal.write_all(typed.as_bytes()).unwrap();
     let (mut said, mut taken) = (Vec::new(), [0; 4096]);
-    // The other side is closed when it has ended.
     while let Ok(read @ 1..) = terminal.read(&mut taken) {
         said.extend_from_slice(&taken[..read]);
     }

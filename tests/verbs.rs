@@ -7,10 +7,8 @@ use std::process::{Command, Stdio};
 use bson::{Bson, doc};
 use clap::{CommandFactory, Parser};
 use outboxd::cli::Cli;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::support::{Mongod, OUTBOXD, Relay, Scene, outboxd_with, until};
+use crate::support::{Mongod, OUTBOXD, Relay, Scene, outboxd_with, terminal, until};
 
 const SECRET: &str = "wrong-horse";
 const ID: &str = "6745f0a1b2c3d4e5f6a7b8c9";
@@ -272,27 +270,8 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
     let failed = doc! { "_id": "f", "subject": "x", "payload": {}, "isLocked": false, "deadAt": bson::DateTime::now(), "failures": [{ "code": "not-covered", "class": "config", "error": "e" }] };
     scene.events.insert_one(failed).bypass_document_validation(true).await.unwrap();
     for (quit, columns) in [("q", 80), ("\x03", 160)] {
-        let terminal =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&terminal).unwrap();
-        unlockpt(&terminal).unwrap();
-        tcsetwinsize(
-            &terminal,
-            Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 },
-        )
-        .unwrap();
-        let side = ptsname(&terminal, Vec::new()).unwrap();
-        let side = File::options().read(true).write(true).open(side.to_str().unwrap()).unwrap();
-        let mut child = Command::new(OUTBOXD)
-            .env_clear()
-            .envs(scene.env())
-            .args(["watch", "--interval", "100ms", "--admin", &admin])
-            .stdin(side.try_clone().unwrap())
-            .stdout(side.try_clone().unwrap())
-            .stderr(side)
-            .spawn()
-            .unwrap();
-        let mut terminal = File::from(terminal);
+        let args = ["watch", "--interval", "100ms", "--admin", &admin];
+        let (mut child, mut terminal) = terminal::on_terminal(&args, scene.env(), columns);
         let mut said = String::new();
         let mut taken = [0; 4096];
         while !said.contains("/s") || !said.contains("not-covered") {
@@ -310,7 +289,6 @@ async fn watch_draws_on_a_terminal_and_gives_it_back() {
             assert!(said.contains(part), "{part:?} in {said}");
         }
         terminal.write_all(quit.as_bytes()).unwrap();
-        // The other side is closed when it has ended.
         while let Ok(read @ 1..) = terminal.read(&mut taken) {
             said.push_str(&String::from_utf8_lossy(&taken[..read]));
         }

@@ -11,6 +11,7 @@ mod ports;
 mod privileges;
 mod process;
 mod proxy;
+pub(crate) mod terminal;
 mod ticketing;
 mod tls_proxy;
 mod wall;
