@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(name, "events");
         assert!(events.options.to_string().contains("strLenBytes"), "{}", events.options);
         assert_eq!(events.indexes.len(), 3);
-        assert_eq!(events.by.len(), 5);
+        assert_eq!(events.by.len(), 6);
         assert_eq!(collections[1].0, "outboxd_lease");
     }
 

@@ -10,6 +10,7 @@
 //! what is missing.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher};
 
 use bson::spec::BinarySubtype;
 use bson::{RawBson, RawBsonRef, RawDocument, Timestamp};
@@ -73,6 +74,8 @@ pub struct Malformed {
     pub marked: bool,
     /// What is wrong, in words for an operator.
     pub reason: String,
+    /// Of the whole document: the same while it is unchanged, also where it has no id to name it.
+    pub fingerprint: u64,
 }
 
 /// Why a document is no event.
@@ -110,11 +113,12 @@ struct Raw<'a> {
     /// Those that the templates of the layout name.
     values: Values<'a>,
     is_locked: Option<bool>,
-    is_dead: bool,
+    /// `Some(None)` for null, as with the key.
+    dead_at_ms: Option<Option<i64>>,
     has_failed: bool,
     discard_requested_at_ms: Option<i64>,
     attempts: u32,
-    due_at_ms: i64,
+    due_at_ms: Option<Option<i64>>,
 }
 
 struct Payload {
@@ -196,6 +200,11 @@ fn malformed(document: &RawDocument, layout: &Layout, fault: &Fault) -> Malforme
         key: layout.key_of(document),
         marked: matches!(get(field::DEAD_AT), Some(RawBsonRef::DateTime(_))),
         reason: fault.to_string(),
+        fingerprint: {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(document.as_bytes());
+            hasher.finish()
+        },
     }
 }
 
@@ -240,12 +249,8 @@ impl<'a> Raw<'a> {
                 self.has_failed = matches!(value, RawBsonRef::Array(all) if !all.is_empty());
             }
             field::ATTEMPTS => self.attempts = read_attempts(value),
-            field::NEXT_ATTEMPT_AT => {
-                if let Some(at) = read_date(name, value)? {
-                    self.due_at_ms = at;
-                }
-            }
-            field::DEAD_AT => self.is_dead |= read_date(name, value)?.is_some(),
+            field::NEXT_ATTEMPT_AT => once(name, &mut self.due_at_ms, || read_date(name, value))?,
+            field::DEAD_AT => once(name, &mut self.dead_at_ms, || read_date(name, value))?,
             field::DISCARD_REQUESTED_AT => {
                 self.discard_requested_at_ms = match value {
                     RawBsonRef::DateTime(at) => Some(at.timestamp_millis()),
@@ -313,7 +318,11 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
     // A writer who doesn't know the relay leaves it out.
     let is_locked = raw.is_locked.or((!layout.is_own()).then_some(true));
     let is_locked = is_locked.ok_or_else(|| missing(field::IS_LOCKED))?;
-    let signs = Signs { is_locked, is_dead: raw.is_dead, has_failed: raw.has_failed };
+    let signs = Signs {
+        is_locked,
+        is_dead: raw.dead_at_ms.flatten().is_some(),
+        has_failed: raw.has_failed,
+    };
     let state = State::with(signs);
 
     let payload = raw.payload.ok_or_else(|| missing(layout.payload()))?;
@@ -341,7 +350,7 @@ fn check(raw: Raw<'_>, layout: &Layout) -> Result<OutboxRecord, Fault> {
         headers,
         attempts: raw.attempts,
         state,
-        due_at_ms: raw.due_at_ms,
+        due_at_ms: raw.due_at_ms.flatten().unwrap_or(0),
         discard_requested_at_ms: raw
             .discard_requested_at_ms
             .filter(|_| State::WAITING.contains(&state)),

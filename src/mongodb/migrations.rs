@@ -65,6 +65,10 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0007_outbox_sweep_indexes",
         text: include_str!("../../migrations/0007_outbox_sweep_indexes.json"),
     },
+    Migration {
+        name: "0008_outbox_fast_validator",
+        text: include_str!("../../migrations/0008_outbox_fast_validator.json"),
+    },
 ];
 
 /// Where a migration stands in one database.

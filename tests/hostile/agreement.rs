@@ -292,7 +292,7 @@ fn made(seed: u64) -> Made {
             "ts" if rng.random() => (TIMESTAMP, pick(rng, &[[0; 8], [1; 8], [0xff; 8]]).to_vec()),
             "payload" => {
                 let (value, is_deep) = payload(rng);
-                deep = is_deep;
+                deep |= is_deep;
                 value
             }
             _ => any(rng),
