@@ -1,8 +1,9 @@
-//! Named points at which a test can kill the process, to prove that no event is lost there.
+//! Named points at which a test can kill the process, to prove that no event is lost there, and
+//! bounds that a test can lower, to reach them without a million documents.
 //!
 //! The points are active only in a build with the feature `crash-points`, and only when the
 //! environment names one: `OUTBOXD_CRASH_AT=acked:3` ends the process by SIGKILL when it reaches
-//! the point `acked` for the third time.
+//! the point `acked` for the third time. `OUTBOXD_BOUND_LISTED=20` lowers the bound `LISTED`.
 
 /// A point on an event's way, in the order in which the event passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub(crate) enum Point {
 mod armed {
     pub(crate) fn here(_: super::Point) {}
     pub(crate) fn soon(_: super::Point) {}
+    pub(crate) fn bound(_: &str, usual: usize) -> usize {
+        usual
+    }
 }
 
 #[cfg(feature = "crash-points")]
@@ -86,10 +90,16 @@ mod armed {
         }
     }
 
+    /// The bound with this name, as the environment says, if it says so.
+    pub(crate) fn bound(name: &str, usual: usize) -> usize {
+        let lowered = std::env::var(format!("OUTBOXD_BOUND_{name}")).ok();
+        lowered.and_then(|text| text.parse().ok()).unwrap_or(usual)
+    }
+
     fn die() {
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
 
-pub(crate) use armed::{here, soon};
+pub(crate) use armed::{bound, here, soon};

@@ -96,7 +96,10 @@ async fn a_right_that_a_reload_takes_and_gives_back_costs_no_copy_and_no_event()
     is_not_ready_because(&relay, MISSING).await;
     scene.commit((1..=5).map(|number| scene.event("after", number))).await;
     // For longer than the dedupe window, and than several tries.
+    let lines = relay.log().lines().count();
     tokio::time::sleep(Duration::from_secs(4)).await;
+    let said = relay.log().lines().skip(lines).map(|line| format!("{line}\n")).collect::<String>();
+    assert!(!said.contains("nats connection"), "nothing has changed:\n{said}");
     assert_eq!(scene.messages().await.len(), 1, "nothing is sent whose ack can't arrive");
     is_not_ready_because(&relay, MISSING).await;
 

@@ -182,3 +182,30 @@ async fn a_standby_alerts_although_the_lease_is_years_ahead() {
     relay.says("events are stuck").await;
     relay.says("could not claim the lease").await;
 }
+
+/// Whoever watches a standby's metrics sees what waits, whatever the leader does.
+#[tokio::test]
+async fn a_standby_measures_the_oldest_event() {
+    let scene = Scene::new().await;
+    let settings = [("OUTBOXD_ALERTS__STUCK_AFTER", "1s"), ("NATS_CLIENT_ID", "standby")];
+    let leader = Relay::leading(&scene, &[("OUTBOXD_LEASE__TTL", "300s")]).await;
+    leader.pause();
+    let standby = Relay::start(&scene, &settings);
+    standby.says("standing by").await;
+
+    scene.commit([scene.event("k", 1)]).await;
+    until("the age is measured", async || {
+        (standby.metric("outboxd_oldest_event_age_seconds").await >= 1).then_some(())
+    })
+    .await;
+    assert_eq!(standby.metric("outboxd_backlog_events").await, 1);
+    // The leader may yet deliver it; the alert is its own.
+    assert!(!standby.log().contains("events are stuck"), "{}", standby.log());
+
+    leader.resume();
+    scene.drained().await;
+    until("it is measured again", async || {
+        (standby.metric("outboxd_oldest_event_age_seconds").await == 0).then_some(())
+    })
+    .await;
+}

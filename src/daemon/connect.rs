@@ -23,7 +23,7 @@ use crate::jetstream::bus::JetStream;
 use crate::mongodb::backlog::BacklogStore;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::outbox::Store;
-use crate::relay::leadership::parts::{Parts, Totals};
+use crate::relay::leadership::parts::{Parts, Readers, Totals};
 use crate::relay::lease::Lease;
 use crate::relay::schedule::Schedule;
 use crate::telemetry::alerts::{AlertLog, Alerts};
@@ -42,6 +42,7 @@ pub(super) struct Surroundings {
     pub(super) endpoint: admin::Endpoint,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
+    pub(super) readers: Readers,
 }
 
 /// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
@@ -69,7 +70,7 @@ impl Relay {
         around: &Surroundings,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
-        let Surroundings { endpoint, health, metrics } = around;
+        let Surroundings { endpoint, health, metrics, readers } = around;
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = format!("{database}.{collection}");
         let (alerts, mut alert_log) =
@@ -125,8 +126,8 @@ impl Relay {
 
         let bus = JetStream::new(nats, &config.stream.name);
         let follow = store.through(clients.follow);
-        let (health, metrics) = (health.clone(), metrics.clone());
-        let parts = Parts { follow, store, bus, health, alerts, metrics, config };
+        let (health, metrics, readers) = (health.clone(), metrics.clone(), readers.clone());
+        let parts = Parts { follow, store, bus, health, alerts, metrics, readers, config };
 
         Ok(Some(Self { parts, lease, alert_log, watching, looking }))
     }

@@ -30,7 +30,7 @@ use self::rotation::Rotation;
 use crate::admin;
 use crate::config::{Config, Sources};
 use crate::error::Result;
-use crate::relay::leadership::parts::Totals;
+use crate::relay::leadership::parts::{Readers, Totals};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Registry;
 
@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config, sources: &Sources, asked: &Asked) -> Res
         reload: asked.reload.clone(),
         metrics: metrics.clone(),
     };
-    let around = Surroundings { endpoint, health, metrics };
+    let around = Surroundings { endpoint, health, metrics, readers: Readers::default() };
     let totals = turns(config, &rotation, &around, &asked.stop).await?;
 
     info!(

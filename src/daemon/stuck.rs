@@ -3,7 +3,8 @@
 //!
 //! The watch runs from the moment the outbox is known, not only while this relay holds the lease,
 //! so an operator also learns that no relay holds it, or that NATS has been unreachable since the
-//! start. While another relay holds the lease, that relay watches.
+//! start. While another relay holds the lease, that relay alerts, and this one measures: whoever
+//! watches a standby's metrics sees what waits, whatever the leader reports.
 
 use std::time::Duration;
 
@@ -63,14 +64,13 @@ impl Stuck {
     }
 
     async fn look(&mut self) -> mongodb::error::Result<()> {
-        if self.lease.is_anothers().await? {
-            self.backlog.set(0, 0, 0);
-            return Ok(());
-        }
-
         let numbers = self.store.numbers().await?;
         let age_seconds = self.age(numbers.oldest.as_ref());
         self.backlog.set(numbers.events, numbers.dead, age_seconds);
+
+        if self.lease.is_anothers().await? {
+            return Ok(());
+        }
 
         let stuck = numbers.oldest.filter(|_| age_seconds > self.after.as_secs());
         match stuck {

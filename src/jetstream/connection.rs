@@ -220,10 +220,13 @@ impl Signals {
             _ => {}
         }
 
-        // A client that outlives its connection may yet try to reconnect. That is no news.
-        if !self.up.is_closed() {
-            let event = event.to_string();
-            info!(event = %driver_words::event(&event), "nats connection");
+        // A client that outlives its connection may yet try to reconnect. That is no news. Nor is
+        // what becomes of a client that is only tried: while no reply arrives, one follows the other.
+        let event = event.to_string();
+        let event = driver_words::event(&event);
+        match !self.up.is_closed() && hearing.has_heard() {
+            true => info!(%event, "nats connection"),
+            false => debug!(%event, "nats connection"),
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Hearing {
     user: String,
     /// Whether it has heard since it connected.
     is_proven: AtomicBool,
+    /// Whether it has ever heard.
+    has_heard: AtomicBool,
     /// Why the client is deaf, once it is. It stays deaf then.
     why: OnceLock<String>,
     deaf: CancellationToken,
@@ -50,6 +52,7 @@ impl Hearing {
             replies: format!("{}.>", nats.inbox_prefix),
             user: nats.user().map_or("its user".to_owned(), |user| format!("user {user}")),
             is_proven: AtomicBool::new(false),
+            has_heard: AtomicBool::new(false),
             why: OnceLock::new(),
             deaf: CancellationToken::new(),
             doubted: Notify::new(),
@@ -84,6 +87,16 @@ impl Hearing {
     /// The connection ended: the next one takes the subscriptions again, or refuses them.
     pub(super) fn disconnected(&self) {
         self.is_proven.store(false, Ordering::Relaxed);
+    }
+
+    fn heard(&self) {
+        self.is_proven.store(true, Ordering::Relaxed);
+        self.has_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has heard since it began, over this connection or an earlier one.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_proven(&self) -> bool {
@@ -135,12 +148,12 @@ impl Hearing {
             // The server takes the lines of a client in their order. So it has taken the
             // subscriptions when it denies the request.
             () = denied.after(question, asked) => {
-                self.is_proven.store(true, Ordering::Relaxed);
+                self.heard();
                 return Ok(());
             }
             heard = timeout(self.within, both) => match heard {
                 Ok(true) => {
-                    self.is_proven.store(true, Ordering::Relaxed);
+                    self.heard();
                     return Ok(());
                 }
                 Ok(false) | Err(_) => self.end(format!(
@@ -168,6 +181,7 @@ mod tests {
             replies: "_INBOX.outboxd.SHOP.>".to_owned(),
             user: "user relay".to_owned(),
             is_proven: AtomicBool::new(false),
+            has_heard: AtomicBool::new(false),
             why: OnceLock::new(),
             deaf: CancellationToken::new(),
             doubted: Notify::new(),

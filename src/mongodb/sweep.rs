@@ -322,7 +322,7 @@ impl List<'_> {
     fn is_full(&self) -> bool {
         self.ids.len() > self.most
             || self.ids.bytes() > LIST_BYTES
-            || self.again.len() >= IdSet::MOST
+            || IdSet::is_full(self.again.len())
     }
 
     async fn take(

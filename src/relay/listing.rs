@@ -9,6 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use outboxd_client::{EventId, field};
 
+use crate::crash;
+use crate::document::record::shown_id;
+
 /// The oldest locked events as of one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -42,6 +45,12 @@ impl RawId {
     pub(crate) fn to_bson(&self) -> bson::error::Result<Bson> {
         let mut id: Document = bson::deserialize_from_slice(&self.0)?;
         Ok(id.remove(field::ID).unwrap_or(Bson::Null))
+    }
+
+    /// As people read it.
+    pub(crate) fn shown(&self) -> String {
+        self.to_bson()
+            .map_or_else(|error| format!("one that can't be read ({error})"), |id| shown_id(&id))
     }
 }
 
@@ -108,8 +117,13 @@ pub(crate) struct IdSet {
 }
 
 impl IdSet {
-    /// The most ids: 8 MiB.
-    pub(crate) const MOST: usize = 500_000;
+    /// The most ids, of which a list may have more: 8 MiB.
+    const MOST: usize = 500_000;
+
+    /// Whether so many of them are all that a list can leave out.
+    pub(crate) fn is_full(len: usize) -> bool {
+        len >= crash::bound("REMEMBERED", Self::MOST)
+    }
 
     pub(crate) fn contains(&self, id: &[u8]) -> bool {
         self.place(id).is_some()

@@ -36,7 +36,7 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     fn parse(&self, document: &RawDocument) -> Parsed;
 
     /// Lists the oldest locked events as of one moment, without those of some keys: at most so
-    /// many, besides those in a set. Ends where the list has [`IdSet::MOST`] of the set.
+    /// many, besides those in a set. Ends where the list has so many of the set that [`IdSet::is_full`].
     fn list(
         &self,
         most: usize,

@@ -28,8 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::dispatch::debt::{Debt, Park, Unmarked};
-use super::listing::RawId;
-use super::ports::{EventBus, EventStore, Mark, Next, Refused, StoreResult};
+use super::ports::{EventBus, EventStore, Mark, Refused, StoreResult};
 use super::publish::outcome::Acked;
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
@@ -68,7 +67,7 @@ pub(crate) enum Settled {
     Delivered(Vec<Acked>),
     /// The stream does not bear out acks. Their events stay in the outbox.
     NotBorneOut(usize),
-    Marked(Unmarked, Next),
+    Marked(Unmarked, Box<Mark>),
     /// How many of these the operator may remove. The others changed in the meantime.
     DiscardsGranted(Vec<EventId>, u64),
     Parked(Park),
@@ -83,7 +82,7 @@ pub(crate) enum Settled {
 }
 
 /// What the server refused to write, and why.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     /// A verb.
     pub(crate) write: &'static str,
@@ -253,11 +252,11 @@ impl<S: EventStore, B: EventBus> Settler<S, B> {
         let mut refused = by_place(refused);
         for (index, (unmarked, mark)) in unmarked.into_iter().zip(marks).enumerate() {
             let Some(error) = refused.remove(&index) else {
-                self.report(Settled::Marked(unmarked, mark.next));
+                self.report(Settled::Marked(unmarked, Box::new(mark)));
                 continue;
             };
 
-            let refusal = Refusal { write: "mark", id: Some(shown(&mark.id)), error };
+            let refusal = Refusal { write: "mark", id: Some(mark.id.shown()), error };
             self.blocked.extend(unmarked.key.clone());
             self.report(Settled::MarkRefused(unmarked, refusal));
         }
@@ -330,11 +329,6 @@ fn joined(ended: Result<(), JoinError>) {
     {
         std::panic::resume_unwind(panic);
     }
-}
-
-fn shown(id: &RawId) -> String {
-    id.to_bson()
-        .map_or_else(|error| format!("one that can't be read ({error})"), |id| shown_id(&id))
 }
 
 fn by_place(refused: Vec<Refused>) -> HashMap<usize, String> {

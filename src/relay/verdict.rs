@@ -12,13 +12,14 @@ use super::listing::RawId;
 use super::ports::{Forged, Mark, Next};
 use super::publish::outcome::{FalseDuplicate, Rewound};
 use super::retry;
-use super::settle::Refusal;
+use super::settle::{Refusal, Settled};
 use crate::config::RetryConfig;
 use crate::document::record::{OutboxRecord, shown_id};
 use crate::failure::{Class, Rejection};
 use crate::group;
 use crate::telemetry::alert::{Alert, MistakenEvent, RefusedEvent};
 use crate::telemetry::alerts::Alerts;
+use crate::telemetry::metrics::Events;
 
 /// Longest error that a mark keeps, so that a thousand marks fit in one command.
 const MAX_ERROR_BYTES: usize = 2048;
@@ -177,20 +178,43 @@ impl Verdicts {
         }
     }
 
-    fn keep_for_log(&mut self, id: &str, key: Option<&Key>, rejection: &Rejection, dead: bool) {
-        let reason = group::reason(&rejection.error, key.map(Key::as_str));
+    /// Counts, and keeps for the log, what was written and what was refused.
+    pub(super) fn written(&mut self, settled: &Settled, events: &Events) {
+        let refusal = match settled {
+            Settled::Marked(unmarked, mark) => {
+                events.dead.increment((mark.next == Next::Dead).into());
+                return self.marked(unmarked.key.as_ref(), mark);
+            }
+            Settled::MarkRefused(_, refusal)
+            | Settled::ParkRefused(_, _, Some(refusal))
+            | Settled::DeleteRefused(_, refusal) => {
+                events.unwritable.increment(1);
+                refusal
+            }
+            Settled::CommandRefused(refusal) => refusal,
+            _ => return,
+        };
+
+        self.refused(refusal.clone());
+    }
+
+    /// Keeps for the log that this mark of an event is written. Not before: MongoDB may refuse it,
+    /// and then the event is not what the mark says.
+    fn marked(&mut self, key: Option<&Key>, mark: &Mark) {
+        let Mark { class, code, error, next, .. } = mark;
+        let (dead, reason) = (*next == Next::Dead, group::reason(error, key.map(Key::as_str)));
         let is_full = self.unlogged.len() >= MOST_REASONS;
         let is_alike = |failed: &&mut FailedAlike| {
-            failed.code == rejection.code && failed.dead == dead && failed.reason == reason
+            failed.code == *code && failed.dead == dead && failed.reason == reason
         };
 
         match self.unlogged.iter_mut().find(is_alike) {
             Some(failed) => failed.events += 1,
             None if is_full => self.unnamed += 1,
             None => {
-                let (class, remedy) = (rejection.class.as_str(), rejection.remedy());
-                let Rejection { code, error, .. } = rejection.clone();
-                let (events, id) = (1, id.to_owned());
+                let remedy = Rejection::new(code.clone(), "").remedy();
+                let (code, error) = (code.clone(), error.clone());
+                let (events, id) = (1, mark.id.shown());
                 let alike = FailedAlike { events, id, class, code, reason, error, remedy, dead };
                 self.unlogged.push(alike);
             }
@@ -237,8 +261,9 @@ impl Verdicts {
     }
 
     /// The mark to write. Raises an alert when the event enters a state that an operator should
-    /// know about.
-    pub(super) fn mark(&mut self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
+    /// know about: before the write, so that a crash between the two repeats the alert instead of
+    /// losing it.
+    pub(super) fn mark(&self, failed: &Failed<'_>, mut rejection: Rejection) -> Mark {
         shorten(&mut rejection.error);
 
         // An outage isn't the event's fault.
@@ -252,9 +277,6 @@ impl Verdicts {
             // in flight.
             Class::Unknown | Class::Transient => Next::RetryAfter(Duration::ZERO),
         };
-
-        let id = shown_id(&failed.id);
-        self.keep_for_log(&id, failed.key, &rejection, next == Next::Dead);
 
         let remedy = rejection.remedy();
         let Rejection { class, code, error } = rejection;
@@ -272,6 +294,7 @@ impl Verdicts {
             let (code, error) = (code.clone(), error.clone());
             let subject = failed.subject.map(|subject| subject.as_str().to_owned());
             let key = failed.key.map(|key| key.as_str().to_owned());
+            let id = shown_id(&failed.id);
             let event = RefusedEvent { id, subject, key, attempts, class, code, error, remedy };
             self.alerts.raise(alert(event));
         }

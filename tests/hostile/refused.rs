@@ -71,6 +71,8 @@ async fn unmarkable_events_take_no_room_however_many_there_are() {
     })
     .await;
     assert!(relay.log().lines().count() < 500, "each is no line of its own: {}", relay.log());
+    assert!(!relay.log().contains("event is dead"), "none is: {}", relay.log());
+    assert_eq!(relay.metric("outboxd_events_dead_total").await, 0);
     let locked = scene.events.count_documents(doc! { "isLocked": true }).await.unwrap();
     assert_eq!(locked, MANY as u64 + 1000, "they are as they were");
 }
@@ -155,6 +157,9 @@ async fn a_refused_mark_is_the_affair_of_its_event_alone() {
     let marked = doc! { "failures.0": { "$exists": true } };
     assert_eq!(scene.events.count_documents(marked).await.unwrap(), 1);
     assert_eq!(scene.messages().await.len(), 5);
+    relay.says("event failed").await;
+    let failed = relay.log().lines().filter(|line| line.contains("event failed")).count();
+    assert_eq!(failed, 1, "{}", relay.log());
 }
 
 /// A command that the server refuses as a whole is repeated, and an operator sees it.

@@ -5,7 +5,7 @@ use bson::doc;
 use outboxd_client::Event;
 
 use super::Trial;
-use super::raw::{ARRAY, INT, STRING, array, text};
+use super::raw::{ARRAY, INT, STRING, TIMESTAMP, array, text};
 use super::rows::Fate::{Malformed, Unmarked};
 use super::rows::{Row, row};
 use crate::support::{Relay, until};
@@ -102,4 +102,65 @@ async fn what_comes_behind_an_event_whose_id_is_no_text_waits() {
         }))
         .await
     );
+}
+
+/// A document without a readable id, so old that a safety sweep looks at it.
+fn nameless(number: usize) -> Row {
+    row(format!("nameless {number}"), Unmarked("not valid BSON"), |event| {
+        event.set("_id", STRING, text([NOT_TEXT[0], number.to_string().as_bytes()].concat()));
+        let at = [u32::try_from(number + 1).unwrap().to_le_bytes(), 1_u32.to_le_bytes()].concat();
+        event.set("ts", TIMESTAMP, at);
+    })
+}
+
+#[tokio::test]
+async fn a_document_without_a_readable_id_is_reported_once() {
+    let mut trial = Trial::new().await;
+    trial.write((0..3).map(nameless).collect()).await;
+    let settings = [("OUTBOXD_SWEEP__INTERVAL", "1s"), ("OUTBOXD_LOG__LEVEL", "debug")];
+    let relay = Relay::leading(&trial.scene, &settings).await;
+    trial.settled(&relay).await;
+
+    // Each safety sweep reads them again, whenever it is: the interval is that long.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert_eq!(relay.metric("outboxd_events_unwritable_total").await, 3, "{}", relay.log());
+
+    // What was changed is news.
+    trial.write(vec![nameless(3)]).await;
+    until("the fourth is reported", async || {
+        (relay.metric("outboxd_events_unwritable_total").await == 4).then_some(())
+    })
+    .await;
+}
+
+/// With bounds that a test reaches: a list has 20 events, and of those that stay 50 are remembered.
+#[tokio::test]
+async fn as_many_as_are_remembered_are_passed_over_and_no_more() {
+    let settings = [("OUTBOXD_BOUND_LISTED", "20"), ("OUTBOXD_BOUND_REMEMBERED", "50")];
+    const BEYOND: &str = "more are not remembered; nothing newer leaves";
+
+    let mut trial = Trial::new().await;
+    trial.write((0..49).map(nameless).collect()).await;
+    let relay = Relay::leading(&trial.scene, &settings).await;
+    let newer = |scene: &crate::support::Scene| {
+        let events = scene.events.clone();
+        async move { events.count_documents(doc! { "key": "well" }).await.unwrap() }
+    };
+    until("what is newer is out", async || (newer(&trial.scene).await == 0).then_some(())).await;
+    assert!(!relay.log().contains(BEYOND), "{}", relay.log());
+    assert_eq!(relay.stop(), Some(0));
+
+    trial.write((49..80).map(nameless).collect()).await;
+    let relay = Relay::leading(&trial.scene, &settings).await;
+    relay.says(BEYOND).await;
+    assert_eq!(newer(&trial.scene).await, 1, "nothing passes them");
+    let warned = relay.log().lines().filter(|line| line.contains(BEYOND)).count();
+    assert_eq!(warned, 1, "{}", relay.log());
+
+    // An operator removes some.
+    let some =
+        doc! { "row": { "$in": (0..60).map(|n| format!("nameless {n}")).collect::<Vec<_>>() } };
+    trial.scene.events.delete_many(some).await.unwrap();
+    until("what is newer is out", async || (newer(&trial.scene).await == 0).then_some(())).await;
+    assert_eq!(relay.stop(), Some(0));
 }

@@ -45,6 +45,7 @@ use self::forgotten::Forgotten;
 use self::known::{Known, Origin};
 use self::lane::{Lane, LaneState, Then};
 use self::pending::{Dispatched, Pending};
+use self::refused::Nameless;
 use self::rest::{ReadAhead, START};
 use super::ports::Room;
 use crate::config::DispatchConfig;
@@ -82,6 +83,7 @@ pub(crate) struct Dispatch {
     ready: VecDeque<Ready>,
     /// Every event in here: buffered, in flight or unsettled.
     known: Known,
+    nameless: Nameless,
     in_flight: usize,
     /// Events that wait or are in flight.
     buffered: usize,
@@ -120,6 +122,7 @@ impl Dispatch {
             forgotten: Forgotten::default(),
             ready: VecDeque::new(),
             known: Known::default(),
+            nameless: Nameless::default(),
             in_flight: 0,
             buffered: 0,
             buffered_bytes: 0,

@@ -46,6 +46,23 @@ impl Refused {
     }
 }
 
+/// Most documents without a readable id that are remembered: half a megabyte.
+const MOST_NAMELESS: usize = 1 << 15;
+
+/// Documents without a readable id that were reported, by their fingerprints.
+#[derive(Debug, Default)]
+pub(super) struct Nameless(HashSet<u64>);
+
+impl Nameless {
+    /// Whether this one was not reported yet, as far as is remembered.
+    pub(super) fn is_news(&mut self, fingerprint: u64) -> bool {
+        if self.0.len() >= MOST_NAMELESS {
+            self.0.clear();
+        }
+        self.0.insert(fingerprint)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bson::Bson;

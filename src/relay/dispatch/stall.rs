@@ -70,12 +70,14 @@ impl Dispatch {
     }
 
     /// A malformed event can't even be marked. Unless dead events are skipped, nothing more of its
-    /// key is taken; what is buffered still leaves.
-    pub(crate) fn block_unmarkable(&mut self, key: Option<&Key>) {
+    /// key is taken; what is buffered still leaves. Each sweep brings it again: returns whether the
+    /// document with this fingerprint is news.
+    pub(crate) fn block_unmarkable(&mut self, key: Option<&Key>, fingerprint: u64) -> bool {
         if let Some(key) = key.filter(|_| self.limits.on_dead == OnDead::Hold) {
             self.lane_or_new(key).block();
             self.tidy(key);
         }
+        self.nameless.is_news(fingerprint)
     }
 }
 

@@ -15,7 +15,7 @@
 //! transaction that was open for long, is in the same list as the later events of its key or in an
 //! earlier one, and none of them passes it. What was handed over before is left out by its id. It
 //! leaves the outbox meanwhile, unless the server refuses to write it. The relay remembers
-//! [`IdSet::MOST`] such events.
+//! half a million such events.
 //!
 //! An event only ever goes from locked to unlocked. The keys of unlocked events are read after the
 //! list, so an event that is unlocked meanwhile, by a relay that lost the lease, is in one of the
@@ -37,6 +37,7 @@ use tracing::warn;
 
 use super::found::{Closed, Found, as_document, hand_over};
 use crate::backoff::Backoff;
+use crate::crash;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::listing::{IdSet, Ids, Moment, id_of};
 use crate::relay::ports::{EventPage as _, EventStore, Fetched, StoreResult};
@@ -85,6 +86,7 @@ pub(super) async fn sweep(
     let mut handed_over = IdSet::default();
     let mut held_at = None;
     let (mut waits, mut has_warned) = (WAITS, false);
+    let most = crash::bound("LISTED", LIST);
 
     for number in numbers {
         let (taken, is_taken) = oneshot::channel();
@@ -93,7 +95,7 @@ pub(super) async fn sweep(
         }
 
         let without = resting.borrow().clone();
-        let list = store.list(LIST, &without, &handed_over).await?;
+        let list = store.list(most, &without, &handed_over).await?;
         let Moment { after, until } = list.moment;
         if hold(store, until, held_at, found).await?.is_err() {
             return Ok(Err(Closed));

@@ -218,10 +218,13 @@ impl<B: EventBus> Leadership<B> {
 
         let id = malformed.id.and_then(|id| Bson::try_from(id).ok());
         let Some(id) = id else {
+            let key = malformed.key.as_ref();
+            if !self.dispatch.block_unmarkable(key, malformed.fingerprint) {
+                return;
+            }
             let of = malformed.key.as_ref().map(|key| format!(" of key {key:?}"));
             let id = format!("one{} with a huge or unreadable _id", of.unwrap_or_default());
-            self.refused(Refusal { write: "mark", id: Some(id), error: malformed.reason });
-            return self.dispatch.block_unmarkable(malformed.key.as_ref());
+            return self.refused(Refusal { write: "mark", id: Some(id), error: malformed.reason });
         };
 
         // Not if it is found again while it is being marked, or after the server refused that.
@@ -232,8 +235,6 @@ impl<B: EventBus> Leadership<B> {
         let rejection = Rejection::new(MALFORMED, malformed.reason);
         let key = debt.unmarked.key.as_ref();
         let mark = self.verdicts.mark(&Failed { id, subject: None, key, attempts: 0 }, rejection);
-
-        self.events.dead.increment(1);
         self.settle(Settlement::Failed(Box::new((debt, mark))));
     }
 }

@@ -17,11 +17,13 @@
 //! - [`terms`]: one leadership after the other
 //! - [`intake`]: what comes from the readers
 //! - [`outcomes`]: what comes from publish and settle
+//! - [`stages`]: the tasks around the loop, and how they end
 //! - [`parts`]: what a leadership is built from, and what it adds up to
 
 mod intake;
 mod outcomes;
 pub(crate) mod parts;
+mod stages;
 mod terms;
 
 use std::sync::Arc;
@@ -32,15 +34,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use outboxd_client::Key;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::parts::{Parts, Totals};
+use self::stages::{Readers, Settling, Stages};
 use super::dispatch::pending::Dispatched;
 use super::dispatch::{Dispatch, KEY_READ};
-use super::follow::follow;
 use super::follow::found::Found;
 use super::lease::Term;
 use super::ports::{EventBus, EventStore};
@@ -110,19 +111,12 @@ pub(super) struct Leadership<B> {
     settled: mpsc::UnboundedReceiver<Settled>,
     limits: LimitPayloads,
     stages: Stages,
+    /// Takes this leadership's readers when it ends.
+    readers: Readers,
     wake: Wake,
     look: Look,
     /// Published events that stay in the outbox, because the stream doesn't bear out their acks.
     not_borne_out: usize,
-}
-
-/// The tasks of a leadership.
-struct Stages {
-    following: JoinHandle<()>,
-    retrying: JoinHandle<()>,
-    settling: JoinHandle<()>,
-    /// Ends the repeating of writes that fail.
-    give_up: CancellationToken,
 }
 
 /// What the retrier looks for besides the events of a key: one thing at a time.
@@ -148,7 +142,8 @@ fn limit_payloads(following: impl EventStore, reading: impl EventStore) -> Limit
 impl<B: EventBus> Leadership<B> {
     /// Starts the stages.
     pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
-        let Parts { config, follow: follow_from, store, bus, alerts, health, metrics } = parts;
+        let Parts { config, follow: follow_from, store, bus, alerts, health, metrics, readers } =
+            parts;
         let limits = limit_payloads(follow_from.clone(), store.clone());
         limits(bus.max_payload());
 
@@ -162,10 +157,11 @@ impl<B: EventBus> Leadership<B> {
         let (answer, answers) = mpsc::unbounded_channel();
 
         let give_up = CancellationToken::new();
+        let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
         let retrying = retry::run(store.clone(), asked, answer);
         let settling = settle::run(store, bus.clone(), inbox, reports, give_up.clone());
         let stages = Stages {
-            following: tokio::spawn(follow(follow_from, found_tx, rests, metrics.clone())),
+            following: tokio::spawn(following),
             retrying: tokio::spawn(retrying),
             settling: tokio::spawn(settling),
             give_up,
@@ -203,6 +199,7 @@ impl<B: EventBus> Leadership<B> {
             settled,
             limits,
             stages,
+            readers,
             wake,
             look: Look::default(),
             not_borne_out: 0,
@@ -310,14 +307,20 @@ impl<B: EventBus> Leadership<B> {
             self.finished(dispatched, outcome, totals);
         }
 
-        self.verdicts.log();
         self.report_stream();
 
         let left = self.dispatch.in_flight();
-        let Self { settlements, stages, .. } = self;
+        let Self { settlements, stages, readers, mut settled, mut verdicts, events, .. } = self;
         drop(settlements);
 
-        match stages.settle_until(deadline).await {
+        let settling = stages.settle_until(deadline, &readers).await;
+
+        while let Ok(settled) = settled.try_recv() {
+            verdicts.written(&settled, &events);
+        }
+        verdicts.log();
+
+        match settling {
             Settling::Done => left,
             Settling::GivenUp => left.max(1),
         }
@@ -403,42 +406,6 @@ impl<B: EventBus> Leadership<B> {
         if self.asks.send(ask).is_err() {
             error!("the retrier has ended early");
         }
-    }
-}
-
-/// How settling ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Settling {
-    Done,
-    /// Writes failed until the deadline.
-    GivenUp,
-}
-
-impl Stages {
-    /// Waits for a stage to end, which none should.
-    async fn first_ended(&mut self) -> &'static str {
-        tokio::select! {
-            biased;
-            _ = &mut self.following => "follower",
-            _ = &mut self.retrying => "retrier",
-            _ = &mut self.settling => "settler",
-        }
-    }
-
-    /// Lets the settler, whose inbox is closed, write the rest.
-    async fn settle_until(self, deadline: Instant) -> Settling {
-        let Self { mut settling, give_up, .. } = self;
-        if settling.is_finished() || tokio::time::timeout_at(deadline, &mut settling).await.is_ok()
-        {
-            return Settling::Done;
-        }
-
-        give_up.cancel();
-        if let Err(error) = settling.await {
-            error!(%error, "settling ended badly");
-        }
-
-        Settling::GivenUp
     }
 }
 

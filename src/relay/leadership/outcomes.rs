@@ -12,7 +12,7 @@ use crate::failure::Rejection;
 use crate::relay::clock;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Dispatched;
-use crate::relay::ports::{EventBus, Next};
+use crate::relay::ports::EventBus;
 use crate::relay::publish::outcome::{Acked, Outcome};
 use crate::relay::settle::{Refusal, Settled, Settlement};
 use crate::relay::verdict::Failed;
@@ -89,7 +89,6 @@ impl<B: EventBus> Leadership<B> {
 
         let (record, debt) = self.dispatch.failed(dispatched);
         let mark = self.verdicts.mark(&Failed::new(&record), rejection);
-        self.events.dead.increment((mark.next == Next::Dead).into());
         self.settle(Settlement::Failed(Box::new((debt, mark))));
     }
 
@@ -107,6 +106,7 @@ impl<B: EventBus> Leadership<B> {
     }
 
     fn settled(&mut self, settled: Settled) {
+        self.verdicts.written(&settled, &self.events);
         match settled {
             Settled::Delivered(acked) => {
                 acked.iter().for_each(|acked| self.dispatch.deleted(acked.id()));
@@ -120,31 +120,27 @@ impl<B: EventBus> Leadership<B> {
                 ids.iter().for_each(|id| self.dispatch.deleted(id));
                 self.wake.because(Reason::DiscardsGranted);
             }
-            Settled::Marked(unmarked, next) => self.dispatch.mark_written(&unmarked, next),
+            Settled::Marked(unmarked, mark) => self.dispatch.mark_written(&unmarked, mark.next),
             Settled::Parked(park) => {
                 debug!(events = park.ids.len(), "parked behind a failed event");
                 self.events.parked.increment(park.ids.len() as u64);
                 self.dispatch.parked(&park);
                 self.look_after_sweep();
             }
-            Settled::MarkRefused(unmarked, refusal) => {
-                self.refused(refusal);
+            Settled::MarkRefused(unmarked, _) => {
                 self.dispatch.mark_refused(&unmarked);
                 unmarked.key.into_iter().for_each(|key| self.is_blocked(key));
             }
             Settled::ParkRefused(key, id, refusal) => {
                 self.dispatch.park_refused(&key, &id);
                 self.look_after_sweep();
-                if let Some(refusal) = refusal {
-                    self.refused(refusal);
+                if refusal.is_some() {
                     self.is_blocked(key);
                 }
             }
-            Settled::DeleteRefused(id, refusal) => {
-                self.refused(refusal);
-                self.dispatch.delete_refused(&id);
-            }
-            Settled::CommandRefused(refusal) => self.verdicts.refused(refusal),
+            Settled::DeleteRefused(id, _) => self.dispatch.delete_refused(&id),
+            // It is being repeated.
+            Settled::CommandRefused(_) => {}
         }
     }
 

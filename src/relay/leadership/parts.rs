@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub(crate) use super::stages::Readers;
 use crate::config::Config;
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
@@ -18,6 +19,8 @@ pub(crate) struct Parts<S, B> {
     pub(crate) health: Arc<Health>,
     pub(crate) alerts: Alerts,
     pub(crate) metrics: Metrics,
+    /// Those of earlier leaderships, of this relay or of the one before it in this process.
+    pub(crate) readers: Readers,
 }
 
 /// What a relay did between start and stop.

@@ -17,7 +17,7 @@ use super::world::{Change, Discard, Life, Row, State, World};
 use crate::config::Config;
 use crate::error::Result;
 use crate::relay::clock;
-use crate::relay::leadership::parts::{Parts, Totals};
+use crate::relay::leadership::parts::{Parts, Readers, Totals};
 use crate::relay::lease::Lease;
 use crate::relay::wake::{Reason, Wake};
 use crate::telemetry::alerts::Alerts;
@@ -42,7 +42,8 @@ impl Relay {
         let (connected, stands) = watch::channel(true);
         let life = {
             let mut state = world.lock();
-            state.lives.push(Life { dead: false, paused_until: Instant::now(), connected });
+            let paused_until = Instant::now();
+            state.lives.push(Life { dead: false, paused_until, connected, tails: 0 });
             state.lives.len() - 1
         };
 
@@ -53,8 +54,8 @@ impl Relay {
             Arc::new(Lease::new(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
         let (follow, config, health, alerts) =
             (store.clone(), config.clone(), Arc::<Health>::default(), Alerts::none());
-        let metrics = Metrics::none();
-        let parts = Parts { config, follow, store, bus, health, alerts, metrics };
+        let (metrics, readers) = (Metrics::none(), Readers::default());
+        let parts = Parts { config, follow, store, bus, health, alerts, metrics, readers };
 
         let (stop, wake) = (CancellationToken::new(), Wake::default());
         let ticking = tokio::spawn({

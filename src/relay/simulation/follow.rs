@@ -22,6 +22,12 @@ pub(super) struct Tail {
     pub(super) cuts: u32,
 }
 
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.store.world.lock().lives[self.store.life].tails -= 1;
+    }
+}
+
 impl EventTail for Tail {
     type Page = RawArrayBuf;
 

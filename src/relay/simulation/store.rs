@@ -96,6 +96,13 @@ impl EventStore for Store {
         let without: Vec<_> = without.iter().map(key_number).collect();
         let most = most / LISTED;
         let after = self.command("time", State::tick).await?;
+        {
+            let mut state = self.world.lock();
+            if state.lives[self.life].tails > 0 {
+                let wrong = format!("relay {} sweeps beside a tail of its own", self.life);
+                state.wrong.push(wrong);
+            }
+        }
         let listed = self.command("list", move |state| {
             if state.chance(0.05) {
                 state.count("lists too old");
@@ -178,6 +185,7 @@ impl EventStore for Store {
                 (state.changes.partition_point(|(of, _)| *of <= at), state.cuts)
             })
             .await?;
+        self.world.lock().lives[self.life].tails += 1;
         Ok(Tail { store: self.clone(), next, cuts })
     }
 

@@ -113,6 +113,8 @@ pub(super) struct Life {
     pub(super) dead: bool,
     pub(super) paused_until: Instant,
     pub(super) connected: watch::Sender<bool>,
+    /// Tails that it reads.
+    pub(super) tails: usize,
 }
 
 /// Until when something is wrong with the servers.

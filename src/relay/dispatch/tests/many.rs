@@ -64,7 +64,7 @@ fn two_million_keys_wait_in_bounded_memory_and_others_leave() {
 fn two_million_keys_of_refused_marks_are_blocked_in_bounded_memory() {
     let mut dispatch = swept(DEFAULT);
     for number in 0..KEYS {
-        dispatch.block_unmarkable(Some(&of(number)));
+        dispatch.block_unmarkable(Some(&of(number)), 0);
     }
 
     let (lanes, filters) = dispatch.memory_of_keys();
@@ -83,7 +83,7 @@ fn nothing_of_a_key_is_unlocked_after_the_server_refused_a_write_of_it() {
         dispatch.offer(pending(seq, Some(key(1)), State::Locked, TAIL), 0);
     }
     let head = dispatch.next().expect("the head");
-    dispatch.block_unmarkable(Some(&key(1)));
+    dispatch.block_unmarkable(Some(&key(1)), 0);
 
     let (_, debt) = dispatch.failed(head);
     assert!(debt.behind.is_none() && dispatch.take_parks().is_empty());
