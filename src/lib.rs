@@ -21,7 +21,7 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `printable`, `shutdown`, `crash` |
+//! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `pattern`, `printable`, `shutdown`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 /// A message for people: see `printable`.
@@ -47,6 +47,7 @@ pub mod fuzz;
 mod group;
 mod jetstream;
 pub mod mongodb;
+mod pattern;
 mod printable;
 mod privileges;
 mod relay;

@@ -375,3 +375,32 @@ async fn a_stream_of_another_account_is_used_by_the_prefix_of_its_api() {
         assert_eq!(code, Some(78), "{said}");
     }
 }
+
+/// An account with a JetStream of its own may import another's as well, which no user can see. Both
+/// ways are named, and what the second stream would cost.
+#[tokio::test]
+async fn an_account_that_may_import_a_stream_is_told_of_both_ways() {
+    let accounts = "accounts {\n\
+        HUB { jetstream: enabled, users: [{ user: hub, password: pw }],\n\
+              exports: [{ service: \"$JS.API.>\" }, { service: \"shop.>\" }] }\n\
+        SHOP { jetstream: enabled, users: [{ user: shop, password: pw }],\n\
+              imports: [{ service: { account: HUB, subject: \"$JS.API.>\" }, to: \"JS.hub.API.>\" }] } }\n\
+        no_auth_user: shop\n";
+    let nats = crate::support::NatsServer::with_config(accounts).await;
+    let scene = crate::support::Scene::on(&nats).await;
+    let (code, said) = crate::support::outboxd(&scene, &["check"]);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let import = "OUTBOXD_NATS__API_PREFIX=<prefix> # if the stream is in another account";
+    let own = "outboxd migrate # only if it is in no other account";
+    assert_eq!(code, Some(1), "{said}");
+    let places =
+        [import, own].map(|way| said.find(way).unwrap_or_else(|| panic!("{way} in {said}")));
+    assert!(places[0] < places[1], "{said}");
+
+    let (code, said) = crate::support::outboxd(&scene, &["migrate"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("account SHOP") && said.contains("every event is stored in both"),
+        "{said}"
+    );
+}

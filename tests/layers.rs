@@ -21,6 +21,7 @@ const LAYERS: &[Layer] = &[
             "failure",
             "finding",
             "group",
+            "pattern",
             "printable",
             "shutdown",
             "tls",

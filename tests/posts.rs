@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::support::{Relay, Scene, until};
+use crate::support::{Relay, Scene, outboxd_with, until};
 
 /// An answer: status, header, and its value.
 type Answer = (u16, header::HeaderName, String);
@@ -214,10 +214,13 @@ async fn each_service_gets_the_form_that_it_takes() {
 #[tokio::test]
 async fn alerts_go_to_a_nats_subject_with_the_rights_that_are_printed() {
     let scene = Scene::new().await;
+    scene.cover(&["made"]).await;
     // The relay's user of these tests may publish to it.
     let subject = scene.subject("alerts");
     let mut heard = scene.context.client().subscribe(subject.clone()).await.unwrap();
-    let relay = Relay::leading(&scene, &[("OUTBOXD_ALERTS__SUBJECT", &subject)]).await;
+    let made = scene.subject("made");
+    let settings = [("OUTBOXD_ALERTS__SUBJECT", &*subject), ("OUTBOXD_STREAM__SUBJECTS", &*made)];
+    let relay = Relay::leading(&scene, &settings).await;
     kill_events(&scene, 0, 5, "subject").await;
     let message = heard.next().await.unwrap();
     let post: Value = serde_json::from_slice(&message.payload).unwrap();
@@ -257,4 +260,28 @@ async fn refusals_that_differ_only_in_their_subject_are_one_line_and_others_anot
     })
     .await;
     stopped(relay).await;
+}
+
+#[tokio::test]
+async fn a_subject_of_the_stream_is_no_subject_for_alerts() {
+    let scene = Scene::new().await;
+    let (taken, all) = (scene.subject("alerts"), scene.subject(">"));
+    let settings = [("OUTBOXD_ALERTS__SUBJECT", &*taken), ("OUTBOXD_STREAM__SUBJECTS", &*all)];
+    for args in [&["config", "print"][..], &["check"], &["run"], &["migrate"]] {
+        let (code, said) = outboxd_with(&scene, args, &settings);
+        assert_eq!(code, Some(78), "{args:?}: {said}");
+        assert!(
+            said.contains("alerts.subject") && said.contains("one of stream.subjects"),
+            "{said}"
+        );
+    }
+
+    // The settings don't name the stream's subjects, and the stream takes it all the same.
+    let other = scene.subject("made");
+    let settings = [("OUTBOXD_ALERTS__SUBJECT", &*taken), ("OUTBOXD_STREAM__SUBJECTS", &*other)];
+    let (code, said) = outboxd_with(&scene, &["check"], &settings);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("takes alerts.subject {taken}")), "{said}");
+    assert!(said.contains("OUTBOXD_ALERTS__SUBJECT=<subject>"), "{said}");
 }

@@ -30,8 +30,8 @@ use self::outbox::Sample;
 use crate::config::Config;
 use crate::duration::for_people;
 use crate::finding::{Finding, shell};
-use crate::jetstream::facts;
 use crate::mongodb::subjects::Subjects;
+use crate::pattern::any_covers;
 
 /// Bytes of a message for the headers that the relay adds: names, message id and expected stream.
 const HEADERS: usize = 512;
@@ -86,7 +86,7 @@ fn clocks(mongod: Option<(String, Clock)>, nats: Option<Clock>) -> Vec<Finding> 
 fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     const CHECK: &str = "outbox.subjects";
     let Subjects { events, all, refused } = &sample.subjects;
-    let is_uncovered = |subject: &&String| !facts::any_covers(&stream.subjects, subject);
+    let is_uncovered = |subject: &&String| !any_covers(&stream.subjects, subject);
     let uncovered: Vec<_> = all.iter().filter(is_uncovered).collect();
 
     if uncovered.is_empty() {

@@ -21,13 +21,14 @@ use crate::jetstream::absent::{self, Absent};
 use crate::jetstream::account::{self, Group};
 use crate::jetstream::acks::Acks;
 use crate::jetstream::denied::Denied;
-use crate::jetstream::facts::{self, Facts};
+use crate::jetstream::facts::Facts;
 use crate::jetstream::hearing::Hearing;
 use crate::jetstream::port::{self, Misfit};
 use crate::jetstream::reply::Expected;
 use crate::jetstream::requirements::review;
 use crate::jetstream::stored;
 use crate::jetstream::stream::{Described, describe, is_silent};
+use crate::pattern::overlap;
 use crate::tls;
 
 /// A cluster of older servers loses messages that it has acknowledged.
@@ -357,9 +358,8 @@ fn stream(config: &Config, at: &str, info: &Info, max_payload: usize) -> Vec<Fin
 /// Clients that answer requests to subjects of the stream. No finding if there are none, or the user
 /// may not ask.
 async fn answered(client: &Client, at: &str, info: &Info, denials: &Denials) -> Option<Finding> {
-    let is_taken = |group: &Group| {
-        info.config.subjects.iter().any(|subject| facts::overlap(subject, &group.subject))
-    };
+    let is_taken =
+        |group: &Group| info.config.subjects.iter().any(|subject| overlap(subject, &group.subject));
     let groups = account::groups(client, &denials.0.denied).await;
     let Group { subject, group, client } = groups.into_iter().find(is_taken)?;
 

@@ -198,6 +198,8 @@ impl Config {
             root.section("mongodb", |reader| MongodbConfig::read(reader, &nats.client_id));
         let event = root.section("event", |reader| EventConfig::read(reader, &mongodb));
 
+        let alerts = root.section("alerts", |reader| AlertsConfig::read(reader, &stream));
+
         Self {
             mongodb,
             nats,
@@ -206,7 +208,7 @@ impl Config {
             dispatch: root.section("dispatch", DispatchConfig::read),
             sweep: root.section("sweep", SweepConfig::read),
             retry: root.section("retry", RetryConfig::read),
-            alerts: root.section("alerts", AlertsConfig::read),
+            alerts,
             admin: root.section("admin", AdminConfig::read),
             lease: root.section("lease", LeaseConfig::read),
             shutdown: root.section("shutdown", ShutdownConfig::read),

@@ -170,6 +170,20 @@ impl Absent {
         Some((reason, moves + &create.unwrap_or_default()))
     }
 
+    /// What a person should know about a stream that was created here, in an account that may import
+    /// the stream of another: no user can see that.
+    pub(super) fn created(&self, stream: &str) -> Option<String> {
+        self.may_import.then(|| {
+            format!(
+                "it is in {}. If this account imports the JetStream of another one that has a stream \
+                 of these subjects, every event is stored in both: then remove this one (nats stream \
+                 rm {}) and set nats.api_prefix",
+                self.place,
+                shell(stream)
+            )
+        })
+    }
+
     /// What the account's limits would refuse, if it has this code.
     pub(super) fn foresaw(&self, code: &str) -> Option<&'static Refusal> {
         self.refusal.filter(|refusal| refusal.code == code)
@@ -218,10 +232,11 @@ impl Absent {
             None => format!("$ {with}outboxd migrate"),
         };
         match self.may_import {
+            // With both, each event would be stored twice.
             true => format!(
-                "{create}   # creates it in this account, or\n\
-                 environment: OUTBOXD_NATS__API_PREFIX=<prefix>   # if the account imports the \
-                 JetStream of another"
+                "environment: OUTBOXD_NATS__API_PREFIX=<prefix>   # if the stream is in another \
+                 account, whose JetStream this one imports\n\
+                 {create}   # only if it is in no other account: creates it in this one"
             ),
             false => create,
         }

@@ -12,11 +12,12 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::connection::Nats;
-use super::facts::{any_covers, removes};
+use super::facts::removes;
 use super::stored::{self, transforms};
 use super::stream;
 use super::waiting::NoAck;
 use crate::failure::{CONNECTION_LOST, HEADER, NO_REPLIES, Rejection, TIMEOUT};
+use crate::pattern::any_covers;
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
 use crate::relay::publish::outcome::{Held, Rewound};
 

@@ -4,9 +4,10 @@
 //! deletes what consumers have not read. Where the server lets nobody edit a setting, the line
 //! makes another stream.
 
-use super::facts::{Facts, any_covers};
+use super::facts::Facts;
 use crate::duration::for_nats;
 use crate::finding::shell;
+use crate::pattern::any_covers;
 
 pub(super) fn cover(stream: &Facts<'_>) -> String {
     // A kept subject must not overlap with a new one, as `a.b` would with `a.*`.

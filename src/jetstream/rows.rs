@@ -17,6 +17,7 @@ use super::remedies::{
 use crate::config::Storage;
 use crate::duration::for_nats;
 use crate::finding::{Level, shell};
+use crate::pattern::any_covers;
 
 pub(super) const ACCEPTS: &str = "stream.accepts";
 pub(super) const SUBJECTS: &str = "stream.subjects";
@@ -100,6 +101,10 @@ pub(super) const ROWS: &[Row] = &[
         another,
     ),
     warn(SUBJECTS, uncovered, cover),
+    fail(SUBJECTS, takes_alerts, |_| {
+        "environment: OUTBOXD_ALERTS__SUBJECT=<subject>   # one that the stream does not take"
+            .to_owned()
+    }),
     fail(
         DEDUPE,
         |stream| {
@@ -343,7 +348,9 @@ pub(super) const ROWS: &[Row] = &[
         |stream| {
             let (found, wanted) =
                 (stream.found.duplicate_window, stream.config.stream.duplicate_window);
-            (found < wanted).then(|| {
+            // One that is too short has a row of its own, with the same remedy.
+            let is_long_enough = found >= stream.needed_window();
+            (is_long_enough && found < wanted).then(|| {
                 let (found, wanted) = (for_nats(found), for_nats(wanted));
                 format!("duplicate_window is {found}, but {wanted} is configured")
             })
@@ -388,6 +395,16 @@ fn uncovered(stream: &Facts<'_>) -> Option<String> {
          the account renames it, its events are marked as failed",
         stream.found.subjects
     ))
+}
+
+fn takes_alerts(stream: &Facts<'_>) -> Option<String> {
+    let subject = stream.config.alerts.subject.as_ref()?;
+    any_covers(&stream.found.subjects, subject).then(|| {
+        format!(
+            "takes alerts.subject {subject}: each alert is stored as if it were an event, and \
+             reaches the consumers of the events"
+        )
+    })
 }
 
 fn short_of_span(stream: &Facts<'_>) -> Option<String> {

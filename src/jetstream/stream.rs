@@ -60,7 +60,8 @@ pub(crate) async fn ensure(
 
     let error = match create(nats, stream).await {
         Ok(info) => {
-            let differences = judge(nats, &info, config)?;
+            let mut differences = judge(nats, &info, config)?;
+            differences.extend(absent.created(&stream.name));
             return Ok(Ensured { created: true, config: info.config, differences });
         }
         Err(error) => error,

@@ -311,3 +311,23 @@ async fn settings_that_harm_no_event_are_not_reported() {
         checked.has("ok", &format!("stream.{name}"), "", "");
     }
 }
+
+/// What is too short for the retries is shorter than configured, too. It is said once.
+#[tokio::test]
+async fn a_window_that_is_too_short_is_named_once() {
+    let scene = Scene::new().await;
+    let stream = scene.context.get_stream(&scene.stream).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    for (window, words) in
+        [(1, "a retry after an outage may be stored twice"), (60, "shorter than retry.max_delay")]
+    {
+        config.duplicate_window = std::time::Duration::from_secs(window);
+        scene.context.update_stream(&config).await.unwrap();
+        for args in ["check", "migrate"] {
+            let (_, said) = outboxd(&scene, &[args]);
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(words), "{said}");
+            assert_eq!(said.matches("--dupe-window").count(), 1, "{said}");
+        }
+    }
+}

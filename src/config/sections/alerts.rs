@@ -6,8 +6,10 @@ use std::time::Duration;
 use outboxd_client::Subject;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::stream::StreamConfig;
 use crate::config::reader::Reader;
 use crate::config::setting::{Given, secs, to_u32};
+use crate::pattern::any_covers;
 
 /// `[alerts]`
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ pub enum WebhookFormat {
 }
 
 impl AlertsConfig {
-    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Self {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>, stream: &StreamConfig) -> Self {
         let alerts = Self {
             file: reader
                 .setting(
@@ -105,7 +107,7 @@ impl AlertsConfig {
                 .setting(
                     "subject",
                     "NATS subject to which outboxd also publishes the posts, as `json` and without \
-                     an ack. The stream of the events should not take it. \
+                     an ack. The stream of the events must not take it. \
                      `outboxd privileges` prints the right to publish to it.",
                 )
                 .example("\"ops.outboxd.alerts\"")
@@ -125,9 +127,16 @@ impl AlertsConfig {
             reader.mistake("webhook_key", "is not set, and \"pagerduty\" wants one");
         }
 
-        let refused = |subject: &String| Subject::new(subject.as_str()).err();
-        if let Some(error) = alerts.subject.as_ref().and_then(refused) {
-            reader.mistake("subject", error);
+        if let Some(subject) = &alerts.subject {
+            if let Err(error) = Subject::new(subject.as_str()) {
+                reader.mistake("subject", error);
+            } else if any_covers(&stream.subjects, subject) {
+                let reason = format!(
+                    "{subject} is one of stream.subjects: each alert would be stored as if it were \
+                     an event; name a subject that the stream does not take"
+                );
+                reader.mistake("subject", reason);
+            }
         }
 
         alerts
