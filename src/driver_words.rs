@@ -109,6 +109,14 @@ impl UnusableServer<'_> {
             _ => "no answer",
         }
     }
+
+    /// Whether nothing came of a question to it within its time.
+    pub(crate) fn is_silent(&self) -> bool {
+        match &self.error {
+            Some(error) => error.contains("timed out") || error.contains("timeout"),
+            None => self.what() == "no answer",
+        }
+    }
 }
 
 /// The servers in a failed server selection (mongodb 3.9.1):

@@ -193,6 +193,13 @@ pub(crate) fn mongodb_words(error: &mongodb::error::Error) -> String {
     }
 }
 
+/// Whether no server could be used because one of them does not answer: it may be overloaded. Where
+/// all of them refuse, waiting helps nobody.
+pub(crate) fn is_silence(error: &mongodb::error::Error) -> bool {
+    let MongodbErrorKind::ServerSelection { message, .. } = &*error.kind else { return false };
+    driver_words::unusable_servers(message).iter().any(|server| server.is_silent())
+}
+
 fn no_server(text: &str) -> String {
     let servers: Vec<_> = driver_words::unusable_servers(text)
         .iter()

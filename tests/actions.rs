@@ -1,6 +1,7 @@
 //! An operator acts on exactly what was shown: groups, filters, ids and counts mean what they say, and
 //! a command says what came of each event.
 
+mod behind; // what waits behind failed events, and leaves once they are gone
 mod came; // what came of each event that was acted on
 mod edited; // a dead event is corrected, judged by the relay's parser
 mod shown; // ids that can be pasted, and output that fits

@@ -2,11 +2,13 @@
 //! and what is printed to be pasted means what it says.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use async_nats::ConnectOptions;
 
 use bson::{Bson, DateTime, Document, doc};
 
-use crate::support::{OUTBOXD, Scene, outboxd};
+use crate::support::{NatsServer, OUTBOXD, ReplicaSet, Scene, outboxd};
 
 fn dead(id: impl Into<Bson>, others: Document) -> Document {
     let mut event = doc! {
@@ -174,4 +176,36 @@ async fn characters_that_are_not_seen_reach_no_terminal() {
         let (_, said) = outboxd(&scene, args);
         assert!(!said.chars().any(|c| hidden.contains(c)), "{args:?}: {said:?}");
     }
+}
+
+/// An operator looks when a server is overloaded, too. One that answers late is waited for.
+#[tokio::test]
+async fn a_server_that_does_not_answer_for_a_while_is_waited_for() {
+    let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
+    let scene = Scene::reached(set.uri(), nats.url.clone(), ConnectOptions::new()).await;
+    let (code, said) = outboxd(&scene, &["migrate"]);
+    assert_eq!(code, Some(0), "{said}");
+    scene.events.insert_one(dead("a", doc! {})).bypass_document_validation(true).await.unwrap();
+
+    set.pause(0);
+    let env = scene.env_of("groups");
+    let groups = tokio::process::Command::new(OUTBOXD)
+        .args(["groups", "--output", "json"])
+        .env_clear()
+        .envs(env)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Longer than the driver waits for a connection, and for a server to be of use.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    set.resume(0);
+
+    let output = groups.wait_with_output().await.unwrap();
+    let [out, said] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("MongoDB does not answer; waiting for it"), "{said}");
+    let groups: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(groups[0]["events"], 1, "{groups}");
 }

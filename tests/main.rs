@@ -10,7 +10,8 @@ mod alerts; // a person is told once per event and state
 mod bounds; // memory and ticks, whatever piles up
 mod check; // each planted problem is found, with what mends it, and without a secret
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
-mod clocks; // the wall clock jumps, of a relay or of its server, and nothing stops for it
+mod clocks;
+mod codes; // the wall clock jumps, of a relay or of its server, and nothing stops for it
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod crashes; // killed at every named point, the relay loses and reorders nothing
 mod creation; // the stream is created, or refused with the line by which it can be

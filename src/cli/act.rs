@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::config::load;
-use super::confirm::{Confirm, Confirmed};
+use super::confirm::{Confirm, Confirmed, behind};
 use super::discard::Discard;
-use super::output::{Screen, events, print};
+use super::output::{Screen, events, patiently, print};
 use super::request::{Action, Args};
 use super::selection::inspect_by;
 use super::wait::{Outcomes, WaitArgs};
@@ -150,7 +150,8 @@ async fn run(
         action == Action::Discard && args.all && selection.state != Some(State::Parked);
 
     let window = outbox.config.stream.duplicate_window;
-    let chosen = inspect.chosen(&selection, window).await.during("reading the outbox")?;
+    let chosen =
+        patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
     let others = others(&named, &chosen);
     // One alone is the error.
     let are_above = others.len() > 1 || !chosen.ids.is_empty();
@@ -166,7 +167,12 @@ async fn run(
         args.filter.check_that_it_can_match()?;
     }
 
-    let confirm = Confirm { args, count, action: &action, chosen: &chosen, parked, window, screen };
+    let let_go = match action {
+        Action::Discard => inspect.let_go(&chosen.ids).await.during("reading the outbox")?,
+        Action::RetryNow | Action::Edit(_) => None,
+    };
+    let confirm =
+        Confirm { args, count, action: &action, chosen: &chosen, parked, let_go, window, screen };
     let stop = match confirm.is_wanted()? {
         Confirmed::No => return not_all(&others),
         Confirmed::Yes => on_signals(&STOPS)?,
@@ -183,6 +189,10 @@ async fn run(
     };
     let how = (as_given.trim(), args.reason.as_deref(), rate);
     let done = outbox.acts((&action, &chosen.ids), how, &stop).await?;
+    if let Some(count) = let_go.filter(|count| *count > 0 && done.events > 0) {
+        let all = if done.events == chosen.ids.len() as u64 { "" } else { "up to " };
+        print(&format!("{all}{} leave now\n", behind(count)))?;
+    }
 
     let waited = match wait {
         Some(patience) => Outcomes::of(&chosen, &done).wait(inspect, screen, patience, &stop).await,

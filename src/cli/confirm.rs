@@ -25,6 +25,8 @@ pub(super) struct Confirm<'a> {
     pub(super) chosen: &'a Chosen,
     /// Healthy events that match the same filter and are left alone.
     pub(super) parked: u64,
+    /// Events that wait behind the chosen ones and leave once those are discarded, if that is known.
+    pub(super) let_go: Option<u64>,
     /// How long the stream remembers message ids.
     pub(super) window: Duration,
     pub(super) screen: Screen,
@@ -77,6 +79,12 @@ impl Confirm<'_> {
         for (name, texts) in [("codes", codes), ("subjects", subjects), ("keys", keys)] {
             let texts = hang(&printable(&tally(texts)), self.screen.width, INDENT, 4);
             print(&format!("  {name:<10}{texts}\n"))?;
+        }
+        match self.let_go {
+            Some(events_behind) if *self.action == Action::Discard && events_behind > 0 => {
+                print(&format!("  {:<10}{}\n", "lets go", behind(events_behind)))?;
+            }
+            _ => {}
         }
         self.say_parked()
     }
@@ -144,6 +152,11 @@ impl Confirm<'_> {
         }
         Ok(if is_yes { Confirmed::Yes } else { Confirmed::No })
     }
+}
+
+/// What leaves once the chosen events are gone.
+pub(super) fn behind(count: u64) -> String {
+    format!("{} of their keys that waited behind them", events(count))
 }
 
 fn cannot_ask(error: std::io::Error) -> Error {

@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// Only print what would change
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask for confirmation: `edit` never does, and takes it as the other verbs do
+    #[arg(long, short)]
+    yes: bool,
     /// Reason, for the audit record
     #[arg(long)]
     reason: Option<String>,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Colour, Output, Screen, events, show};
+use super::output::{Colour, Output, Screen, events, patiently, show};
 use super::selection::{Filter, inspect};
 use super::table::{Cell, cut, hang, table};
 use crate::config::Sources;
@@ -50,7 +50,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     };
 
     let selection = filter.selection();
-    let groups = inspect.groups(&selection).await.during("reading the outbox")?;
+    let groups = patiently(inspect.groups(&selection)).await.during("reading the outbox")?;
     let Groups { shown, left_out } = groups;
     let shown: Vec<Shown> = shown
         .into_iter()
@@ -64,7 +64,8 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     match (&*shown, selection.group.is_some(), args.output) {
         ([one], true, Output::Table) => {
             let window = config.stream.duplicate_window;
-            let chosen = inspect.chosen(&selection, window).await.during("reading the outbox")?;
+            let chosen =
+                patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
             show(args.output, &shown, || details(screen, one, &chosen, &filter))?;
         }
         _ => show(args.output, &shown, || lines(screen, &shown, &filter))?,
@@ -90,7 +91,11 @@ fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
     let width = |of: fn(&Group) -> usize, name: usize| {
         groups.iter().map(|shown| of(&shown.group)).max().unwrap_or(0).max(name) + 2
     };
-    let taken = width(|group| group.id.len(), 5)
+    // Where no key has an order, or nothing waits, there is nothing to show.
+    let holds = groups.iter().any(|shown| shown.group.held != Some(0));
+    let taken = if holds { width(|group| held(group).len(), 4) } else { 0 };
+    let taken = taken
+        + width(|group| group.id.len(), 5)
         + width(|group| group.failed.to_string().len(), 6)
         + width(|group| group.dead.to_string().len(), 4)
         + width(|group| group.code.chars().count(), 4);
@@ -101,21 +106,32 @@ fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
             0 => Cell::from("0"),
             count => Cell::coloured(&count.to_string(), colour),
         };
-        vec![
+        let mut row = vec![
             Cell::from(&group.id),
             counted(group.failed, Colour::Yellow),
             counted(group.dead, Colour::Red),
-            Cell::from(&group.code),
-            Cell::from(cut(&printable(&group.error), room)),
-        ]
+        ];
+        row.extend(holds.then(|| Cell::from(held(group))));
+        row.push(Cell::from(&group.code));
+        row.push(Cell::from(cut(&printable(&group.error), room)));
+        row
     });
 
-    let mut out = table(screen, &["GROUP", "FAILED", "DEAD", "CODE", "REASON"], rows);
+    let header = match holds {
+        true => &["GROUP", "FAILED", "DEAD", "HELD", "CODE", "REASON"][..],
+        false => &["GROUP", "FAILED", "DEAD", "CODE", "REASON"],
+    };
+    let mut out = table(screen, header, rows);
     let id = groups.first().map_or("ID", |shown| &shown.group.id);
     let command = [vec![format!("outboxd groups {id}")], filter.words()].concat().join(" ");
     let what = if groups.len() > 1 { " about the first" } else { "" };
     let _ = writeln!(out, "\n`{}` shows what to do{what}.", printable(&command));
     out
+}
+
+/// How many events wait behind those of a group.
+fn held(group: &Group) -> String {
+    group.held.map_or_else(|| "?".to_owned(), |held| held.to_string())
 }
 
 /// One group, and what to do.
@@ -153,6 +169,11 @@ fn details(screen: Screen, shown: &Shown, chosen: &Chosen, filter: &Filter) -> S
     line("states", &tally(&chosen.states));
     line("subjects", &tally(&chosen.subjects));
     line("keys", &tally(&chosen.keys));
+    match group.held {
+        Some(0) => {}
+        Some(held) => line("holds", &format!("{} of their keys that came later", events(held))),
+        None => line("holds", "MongoDB needs too long to count what waits behind them"),
+    }
     line("what to do", remedy);
 
     out.push('\n');

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, Screen, age, colour_of, show};
+use super::output::{Output, Screen, age, colour_of, patiently, show};
 use super::selection::{Filter, inspect};
 use super::table::{Cell, table};
 use crate::config::Sources;
@@ -34,10 +34,9 @@ struct Shown {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (_, inspect) = inspect(sources).await?;
     let skip = u64::from(args.page - 1) * args.limit.unsigned_abs();
-    let (events, total) = inspect
-        .list(&args.filter.selection(), skip, args.limit)
-        .await
-        .during("reading the outbox")?;
+    let selection = args.filter.selection();
+    let list = patiently(inspect.list(&selection, skip, args.limit)).await;
+    let (events, total) = list.during("reading the outbox")?;
     let shown = Shown { total, events };
 
     if total == 0 {

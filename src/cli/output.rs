@@ -10,6 +10,7 @@ use crate::config::Sources;
 use crate::document::state::State;
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mongodb::bounded::READ_ALL_TIME;
 use crate::printable::printable_json;
 
 /// `--output`
@@ -44,6 +45,25 @@ pub(super) enum Colour {
     Green = 32,
     Yellow = 33,
     Cyan = 36,
+}
+
+/// How long a command reads before it says so.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Waits for a read, and says so when it takes long: an operator with a slow server should know what
+/// the command does.
+pub(super) async fn patiently<T>(read: impl Future<Output = T>) -> T {
+    let mut read = std::pin::pin!(read);
+    match tokio::time::timeout(SLOW, &mut read).await {
+        Ok(done) => done,
+        Err(_) => {
+            eprintln!(
+                "outboxd: MongoDB is slow; reading, for {} at most",
+                for_people(READ_ALL_TIME)
+            );
+            read.await
+        }
+    }
 }
 
 impl Screen {

@@ -1,6 +1,6 @@
 //! The filter that list, groups, retry-now and discard share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use outboxd_client::{Key, Subject};
@@ -8,13 +8,16 @@ use outboxd_client::{Key, Subject};
 use super::config::load;
 use crate::config::{Config, MongodbConfig, Sources};
 use crate::document::state::State;
-use crate::error::{Error, ErrorKind, MongodbContext, Result};
+use crate::duration::for_people;
+use crate::error::{Error, ErrorKind, MongodbContext, Result, is_silence};
 use crate::failure::{TABLE, look_up};
 use crate::finding::option;
 use crate::group;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::selection::Selection;
 
+/// How long a server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How alike a code must be to one of the table to be named in its place.
 const ALIKE: f64 = 0.8;
 
@@ -192,7 +195,7 @@ pub(super) async fn inspect_by(config: &Config, client: &mongodb::Client) -> Res
     let MongodbConfig { database, collection, .. } = &config.mongodb;
     let layout = config.event.layout.clone();
     let inspect = Inspect::new(client.database(database), collection, layout);
-    if inspect.exists().await.during("looking for the outbox")? {
+    if exists(&inspect).await.during("looking for the outbox")? {
         return Ok(inspect);
     }
 
@@ -202,6 +205,23 @@ pub(super) async fn inspect_by(config: &Config, client: &mongodb::Client) -> Res
          outbox with `outboxd migrate`"
     );
     Err(Error::new(ErrorKind::NotFound, message))
+}
+
+/// Whether the outbox exists. An overloaded server, of all, is one that an operator looks at: one
+/// that does not answer is waited for, one that refuses is not.
+async fn exists(inspect: &Inspect) -> mongodb::error::Result<bool> {
+    let began = Instant::now();
+    loop {
+        match inspect.exists().await {
+            Err(error) if is_silence(&error) && began.elapsed() < PATIENCE => {
+                eprintln!(
+                    "outboxd: MongoDB does not answer; waiting for it, for {} in all",
+                    for_people(PATIENCE)
+                );
+            }
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

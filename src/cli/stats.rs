@@ -57,10 +57,18 @@ fn people(screen: Screen, shown: &Shown) -> String {
         let colour = if events > 0 { colour_of(state) } else { Colour::None };
         (state.word(), events.to_string(), state.meaning(), colour)
     };
+    let is_relayed = stats
+        .lease
+        .as_ref()
+        .is_some_and(|lease| lease.is_a_relays() && lease.expires_in_seconds >= 0);
+    let locked = match is_relayed {
+        true => counted(State::Locked, stats.locked),
+        false => ("locked", stats.locked.to_string(), "wait until a relay leads", Colour::None),
+    };
     let plain = |name, number, meaning| (name, number, meaning, Colour::None);
     let numbers = [
         plain("backlog", stats.backlog.to_string(), "events in the outbox"),
-        counted(State::Locked, stats.locked),
+        locked,
         counted(State::Failed, stats.failed),
         counted(State::Parked, stats.parked),
         counted(State::Dead, stats.dead),

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 
-/// Longest time that the server spends on one query of an operator. A whole look at a million stuck
-/// events takes three seconds.
+/// Longest time that the server spends on one query that is asked again and again, or that something
+/// else waits for.
 pub(super) const QUERY_TIME: Duration = Duration::from_secs(10);
-/// The same for a query that reads all selected events before something is done to them.
-pub(super) const READ_ALL_TIME: Duration = Duration::from_secs(60);
+/// The same for a query that an operator asks once. A whole look at a million stuck events takes
+/// three seconds, and an operator looks when the server is overloaded, too.
+pub(crate) const READ_ALL_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of one field that a query returns. No field of an event that follows the contract is
 /// longer, payload and headers apart.
 const MAX_FIELD: i64 = 8 << 10;

@@ -12,6 +12,8 @@ const INVALID_BSON: i32 = 22;
 pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// A collection of this name is there already.
 pub(super) const NAMESPACE_EXISTS: i32 = 48;
+/// The server ended a query at its bound.
+pub(super) const MAX_TIME_EXPIRED: i32 = 50;
 const IMMUTABLE_FIELD: i32 = 66;
 const DOCUMENT_VALIDATION_FAILURE: i32 = 121;
 const CANNOT_INDEX_PARALLEL_ARRAYS: i32 = 171;
@@ -41,12 +43,12 @@ pub(crate) const WITHHELD: &[i32] = &[
 /// time limits, of other operations in the way, and of a full disk. The codes of retryable writes in
 /// the drivers' specification are among them.
 pub(super) const PASSING: &[i32] = &[
-    6,      // HostUnreachable
-    7,      // HostNotFound
-    24,     // LockTimeout
-    43,     // CursorNotFound
-    46,     // LockBusy
-    50,     // MaxTimeMSExpired
+    6,  // HostUnreachable
+    7,  // HostNotFound
+    24, // LockTimeout
+    43, // CursorNotFound
+    46, // LockBusy
+    MAX_TIME_EXPIRED,
     63,     // StaleShardVersion
     64,     // WriteConcernFailed
     79,     // UnknownReplWriteConcern

@@ -12,7 +12,7 @@ use mongodb::error::Result;
 use outboxd_client::field;
 use serde::Serialize;
 
-use super::bounded::{QUERY_TIME, small};
+use super::bounded::{READ_ALL_TIME, small};
 use super::collation::simple;
 use super::inspect::{Inspect, TOO_LARGE, count, date, text};
 use super::selection::Selection;
@@ -41,6 +41,8 @@ pub(crate) struct Group {
     /// Those that the relay still retries.
     pub(crate) failed: u64,
     pub(crate) dead: u64,
+    /// Events that wait behind these. `None` if the server needs too long to count them.
+    pub(crate) held: Option<u64>,
     pub(crate) first: Option<String>,
     pub(crate) last: Option<String>,
     /// Empty if the id of the sample is too large.
@@ -61,7 +63,7 @@ impl Inspect {
         let mut filter = selection.filter(&self.layout, self.now().await?);
         filter.extend(state::has_failed());
 
-        let groups = self.events.aggregate(self.pipeline(filter)).max_time(QUERY_TIME);
+        let groups = self.events.aggregate(self.pipeline(filter)).max_time(READ_ALL_TIME);
         let mut found = groups.collation(simple()).await?;
         let (mut groups, mut left_out) = (HashMap::new(), 0);
 
@@ -86,6 +88,14 @@ impl Inspect {
         });
         left_out += shown.iter().skip(GROUPS).map(|group| group.events).sum::<u64>();
         shown.truncate(GROUPS);
+
+        if !shown.is_empty() {
+            let held = self.held_by_group(selection).await?;
+            for group in &mut shown {
+                let of_group = |held: &HashMap<String, u64>| held.get(&group.id).copied();
+                group.held = held.as_ref().map(|held| of_group(held).unwrap_or(0));
+            }
+        }
         Ok(Groups { shown, left_out })
     }
 
@@ -143,6 +153,7 @@ impl Group {
             events,
             failed: events.saturating_sub(dead),
             dead,
+            held: None,
             first: date(group, "first"),
             last: date(group, "last"),
             sample: sample.map(shown_id).unwrap_or_default(),

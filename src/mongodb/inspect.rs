@@ -15,7 +15,7 @@ use outboxd_client::field;
 use serde::Serialize;
 
 use super::backlog::BacklogStore;
-use super::bounded::{QUERY_TIME, small};
+use super::bounded::{QUERY_TIME, READ_ALL_TIME, small};
 use super::collation::simple;
 use super::collections::LEASE;
 use super::lease::{LAST_RELAY, LONGEST_TTL};
@@ -170,8 +170,8 @@ impl Inspect {
             doc! { "$limit": limit },
         ];
 
-        let found = self.events.aggregate(pipeline).max_time(QUERY_TIME).collation(simple());
-        let found = found.allow_disk_use(true);
+        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
+        let found = found.collation(simple()).allow_disk_use(true);
         let found = found.await?;
         let entries =
             found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
@@ -179,7 +179,7 @@ impl Inspect {
         if let Some(total) = of_group {
             return Ok((entries, total));
         }
-        let total = self.events.count_documents(filter).max_time(QUERY_TIME);
+        let total = self.events.count_documents(filter).max_time(READ_ALL_TIME);
         Ok((entries, total.collation(simple()).await?))
     }
 

@@ -11,8 +11,8 @@
 //! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
-//! - `selection`, `chosen`, `inspect`, `groups`: which events an operator means, and what an operator
-//!   reads
+//! - `selection`, `chosen`, `inspect`, `groups`, `held`: which events an operator means, what an
+//!   operator reads, and what waits behind that
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
@@ -29,6 +29,7 @@ mod due;
 mod error;
 pub(crate) mod foundation;
 pub(crate) mod groups;
+mod held;
 mod index;
 pub(crate) mod inspect;
 pub(crate) mod lease;

@@ -121,12 +121,27 @@ impl Operator {
 
     /// The same; users may not subscribe to these subjects.
     pub(crate) fn nats_denying(&self, revoked: &[&Nkey], denied: &[&str]) -> String {
+        self.nats_of(revoked, denied, &Value::Null)
+    }
+
+    /// The same, with JetStream limits for these numbers of copies alone.
+    pub(crate) fn nats_with_tiers(&self, tiers: &Value) -> String {
+        self.nats_of(&[], &[], tiers)
+    }
+
+    fn nats_of(&self, revoked: &[&Nkey], denied: &[&str], tiers: &Value) -> String {
         let operator = jwt(&self.operator, &self.operator, json!({ "type": "operator" }));
-        let account = |stored: i32, revoked: Value| {
-            let limits = json!({
+        let account = |stored: i32, revoked: Value, tiers: &Value| {
+            let mut limits = json!({
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
                 "leaf": -1, "mem_storage": stored, "disk_storage": stored, "streams": stored, "consumer": stored,
             });
+            if !tiers.is_null() {
+                for limit in ["mem_storage", "disk_storage", "streams", "consumer"] {
+                    limits[limit] = 0.into();
+                }
+                limits["tiered_limits"] = tiers.clone();
+            }
             let permissions = json!({ "sub": { "deny": denied } });
             json!({
                 "type": "account", "limits": limits, "revocations": revoked,
@@ -135,8 +150,8 @@ impl Operator {
         };
         let revoked: serde_json::Map<_, Value> =
             revoked.iter().map(|user| (user.public_key(), (now() + 3600).into())).collect();
-        let of_shop = jwt(&self.operator, &self.account, account(-1, revoked.into()));
-        let of_system = jwt(&self.operator, &self.system, account(0, json!({})));
+        let of_shop = jwt(&self.operator, &self.account, account(-1, revoked.into(), tiers));
+        let of_system = jwt(&self.operator, &self.system, account(0, json!({}), &Value::Null));
         let (shop, system) = (self.account.public_key(), self.system.public_key());
         format!(
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\

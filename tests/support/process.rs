@@ -133,6 +133,13 @@ impl NatsServer {
         copy_folder(&copy.path().join("jetstream"), self.data.path());
     }
 
+    /// Has the store of a stream that is not there yet fail: a file is where its folder would be.
+    pub(crate) fn block_stream(&self, name: &str) {
+        let streams = self.data.path().join("jetstream/$G/streams");
+        std::fs::create_dir_all(&streams).expect("a folder for streams");
+        std::fs::write(streams.join(name), "").expect("a file");
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(&self.data.path().join("log"))

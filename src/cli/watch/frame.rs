@@ -269,6 +269,7 @@ mod tests {
 
     fn view() -> View {
         let group = Group {
+            held: None,
             id: "59a93a4f".to_owned(),
             failed: 3,
             class: "config".to_owned(),
