@@ -10,7 +10,6 @@ use crate::config::Sources;
 use crate::document::state::State;
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongodb::bounded::READ_ALL_TIME;
 use crate::printable::printable_json;
 
 /// `--output`
@@ -58,8 +57,7 @@ pub(super) async fn patiently<T>(read: impl Future<Output = T>) -> T {
         Ok(done) => done,
         Err(_) => {
             eprintln!(
-                "outboxd: MongoDB is slow; reading, for {} at most",
-                for_people(READ_ALL_TIME)
+                "outboxd: still reading the outbox; many events or a slow server take a while"
             );
             read.await
         }

@@ -10,7 +10,7 @@ use bson::{Bson, Document, doc};
 pub(super) const QUERY_TIME: Duration = Duration::from_secs(10);
 /// The same for a query that an operator asks once. A whole look at a million stuck events takes
 /// three seconds, and an operator looks when the server is overloaded, too.
-pub(crate) const READ_ALL_TIME: Duration = Duration::from_secs(60);
+pub(super) const READ_ALL_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of one field that a query returns. No field of an event that follows the contract is
 /// longer, payload and headers apart.
 const MAX_FIELD: i64 = 8 << 10;
