@@ -215,6 +215,11 @@ async fn a_denied_publish_is_a_matter_of_configuration_and_goes_out_once_allowed
     let failure = marked.get_array("failures").unwrap()[0].as_document().unwrap();
     assert_eq!(failure.get_str("class").unwrap(), "config", "{failure}");
     assert_eq!(failure.get_str("code").unwrap(), "no-permission", "{failure}");
+    let (code, said) = outboxd(&scene, &["check"]);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("NATS denied the last publishes to {subject}")), "{said}");
+    assert!(said.contains("$ outboxd privileges --role relay"), "{said}");
     scene.commit([event(&scene, "denied", 2)]).await;
     nats.reload(&allow(""));
     scene.drained().await;

@@ -85,7 +85,7 @@ async fn what_is_stuck_and_why_and_what_to_do_are_told() {
     says(
         &scene,
         &["groups"],
-        &["FAILED  DEAD  CODE", "0       2     not-covered  no subject of stream"],
+        &["FAILED  DEAD  HELD  CODE", "0       2     1     not-covered  no subject of stream"],
     );
     let groups = json(&scene, &["groups"]);
     let of_both = groups[0]["id"].as_str().unwrap();

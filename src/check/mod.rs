@@ -85,9 +85,18 @@ fn clocks(mongod: Option<(String, Clock)>, nats: Option<Clock>) -> Vec<Finding> 
 /// proves that it doesn't; until then, a mapping of the account may rename them.
 fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     const CHECK: &str = "outbox.subjects";
-    let Subjects { events, all, refused } = &sample.subjects;
+    let Subjects { events, all, refused, denied } = &sample.subjects;
     let is_uncovered = |subject: &&String| !any_covers(&stream.subjects, subject);
     let uncovered: Vec<_> = all.iter().filter(is_uncovered).collect();
+
+    if let (true, Some(first)) = (uncovered.is_empty(), denied.first()) {
+        let more = count_more(denied.len() - 1);
+        let found =
+            format!("NATS denied the last publishes to {first}{more}, for which events wait");
+        let remedy = "$ outboxd privileges --role relay   # prints what the relay's user needs; then\n\
+                      $ outboxd retry-now --all --code no-permission";
+        return Finding::fail(CHECK, outbox, found, remedy);
+    }
 
     if uncovered.is_empty() {
         let found = match events {
@@ -101,10 +110,7 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
     }
 
     let named: Vec<_> = uncovered.iter().take(NAMED).map(|subject| subject.as_str()).collect();
-    let more = match uncovered.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let more = count_more(uncovered.len().saturating_sub(NAMED));
     let found = format!(
         "stream {} does not cover {}{more}, for which events wait",
         stream.name,
@@ -125,6 +131,14 @@ fn subjects(outbox: &str, sample: &Sample, stream: &StreamFound) -> Finding {
             );
             Finding::warn(CHECK, outbox, found, remedy)
         }
+    }
+}
+
+/// What follows the names that are shown.
+fn count_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     }
 }
 

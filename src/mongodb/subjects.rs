@@ -9,7 +9,7 @@ use outboxd_client::event::Subject;
 
 use super::collation::simple;
 use crate::document::layout::Layout;
-use crate::failure::NOT_COVERED;
+use crate::failure::{NO_PERMISSION, NOT_COVERED};
 
 /// Longest time that the server looks at events.
 const MAX_TIME: Duration = Duration::from_secs(10);
@@ -21,6 +21,8 @@ pub(crate) struct Subjects {
     pub(crate) all: Vec<String>,
     /// Those of events that failed because the stream does not take them.
     pub(crate) refused: Vec<String>,
+    /// Those of events whose last publish NATS denied.
+    pub(crate) denied: Vec<String>,
 }
 
 impl Subjects {
@@ -38,12 +40,16 @@ impl Subjects {
         let is_refused = doc! { "$in": [NOT_COVERED, "$failures.code"] };
         let is_refused = doc! { "$cond": [{ "$isArray": "$failures.code" }, is_refused, false] };
 
+        let is_denied = doc! { "$eq": [NO_PERMISSION, { "$last": "$failures.code" }] };
+        let is_denied = doc! { "$cond": [{ "$isArray": "$failures.code" }, is_denied, false] };
+
         let each = [
             doc! { "$limit": most },
             doc! { "$group": {
                 "_id": subject,
                 "events": { "$sum": 1 },
                 "refused": { "$max": is_refused },
+                "denied": { "$max": is_denied },
             } },
             doc! { "$match": { "$expr": { "$lt": [{ "$bsonSize": "$$ROOT" }, 1024] } } },
         ];
@@ -60,18 +66,22 @@ impl Subjects {
         let count = |group: &Document| {
             group.get_i32("events").ok().and_then(|events| usize::try_from(events).ok())
         };
+        let is = |group: &Document, what: &str| group.get_bool(what).unwrap_or(false);
         let mut all: Vec<_> = groups
             .iter()
-            .filter_map(|group| Some((group.get_str("_id").ok()?, group)))
-            .filter(|(text, _)| Subject::new(*text).is_ok())
-            .map(|(text, group)| (text.to_owned(), group.get_bool("refused").unwrap_or(false)))
+            .filter_map(|group| Some((group.get_str("_id").ok()?.to_owned(), group)))
+            .filter(|(text, _)| Subject::new(text.as_str()).is_ok())
             .collect();
-        all.sort_unstable();
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
 
-        let refused = all.iter().filter(|(_, refused)| *refused).map(|(text, _)| text.clone());
+        let those = |what: &str| -> Vec<String> {
+            let those = all.iter().filter(|(_, group)| is(group, what));
+            those.map(|(text, _)| text.clone()).collect()
+        };
         Ok(Self {
             events: groups.iter().filter_map(count).sum(),
-            refused: refused.collect(),
+            refused: those("refused"),
+            denied: those("denied"),
             all: all.into_iter().map(|(text, _)| text).collect(),
         })
     }
