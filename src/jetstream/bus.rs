@@ -1,7 +1,7 @@
 //! Publishes to the stream: turns the core's messages into the client's, and errors into the codes
 //! of the failure table.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use super::waiting::NoAck;
 use crate::failure::{CONNECTION_LOST, HEADER, NO_REPLIES, Rejection, TIMEOUT};
 use crate::pattern::any_covers;
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
-use crate::relay::publish::outcome::{Held, Rewound};
+use crate::relay::publish::outcome::Held;
+use crate::relay::watermark::{Compared, How, Rewound, Watermark};
 
 /// How old the known configuration of the stream may be when a publish has no ack or a false one.
 const CONFIG_AGE: Duration = Duration::from_secs(1);
@@ -43,11 +44,13 @@ pub(crate) struct JetStream {
     known: Arc<Mutex<Option<Known>>>,
     takes: Arc<Takes>,
     /// The last sequence that the stream has shown; 0 after it has gone back.
-    reached: Arc<AtomicU64>,
+    pub(super) reached: Arc<AtomicU64>,
+    /// When the stream was created, in ms since 1970; 0 if it is not known.
+    pub(super) created: Arc<AtomicI64>,
     /// When it last described itself.
     answered: Arc<std::sync::Mutex<Option<Instant>>>,
     /// How it has gone back, until somebody asks.
-    back: Arc<std::sync::Mutex<Option<Rewound>>>,
+    pub(super) back: Arc<std::sync::Mutex<Option<Rewound>>>,
     reads: Arc<Semaphore>,
 }
 
@@ -63,6 +66,7 @@ struct Known {
 pub(super) struct Seen {
     pub(super) config: Arc<Config>,
     pub(super) last_sequence: u64,
+    pub(super) created_ms: i64,
 }
 
 impl Seen {
@@ -103,6 +107,7 @@ impl JetStream {
             known: Arc::default(),
             takes: Arc::default(),
             reached: Arc::default(),
+            created: Arc::default(),
             answered: Arc::default(),
             back: Arc::default(),
             reads,
@@ -125,12 +130,33 @@ impl JetStream {
             let seen = info.map(|info| {
                 self.takes.set(&info.config.subjects);
                 *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
-                Seen { last_sequence: info.state.last_sequence, config: Arc::new(info.config) }
+                let created_ms = info.created.unix_timestamp_nanos() / 1_000_000;
+
+                Seen {
+                    last_sequence: info.state.last_sequence,
+                    created_ms: i64::try_from(created_ms).unwrap_or(0),
+                    config: Arc::new(info.config),
+                }
             });
             *known = Some(Known { asked, seen });
         }
 
         known.as_ref()?.seen.clone()
+    }
+
+    /// The stream, looked at a few times if its last sequence is lower than this: a new leader may
+    /// not have stored yet what the one before it has acked.
+    pub(super) async fn look_until(&self, newest: u64) -> Option<Seen> {
+        let mut left = LATE_LOOKS;
+        loop {
+            let seen = self.look(Instant::now()).await?;
+            if seen.last_sequence >= newest || left == 0 {
+                return Some(seen);
+            }
+            left -= 1;
+
+            tokio::time::sleep(LATE_LOOK).await;
+        }
     }
 
     /// Whether the stream answered a question within this time.
@@ -146,12 +172,13 @@ impl JetStream {
 
     /// The stream has gone back: it has lost messages that it had acked. Reported once for each
     /// loss.
-    fn gone_back(&self, from: u64, to: u64, now: u64) {
+    fn gone_back(&self, from: u64, to: u64, now: u64, how: How) {
         let is_first =
             self.reached.compare_exchange(from, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_first {
             let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
-            *back = Some(Rewound { from, to });
+            let created_ms = self.created.load(Ordering::Relaxed);
+            *back = Some(Rewound { from, to, how, created_ms });
         }
     }
 
@@ -207,7 +234,7 @@ impl EventBus for JetStream {
         };
         // It was sent after the stream had shown a higher sequence.
         if ack.seen && ack.sequence <= reached {
-            self.gone_back(reached, ack.sequence, 0);
+            self.gone_back(reached, ack.sequence, 0, How::WentBack);
         }
         Ok(ack)
     }
@@ -217,22 +244,15 @@ impl EventBus for JetStream {
     }
 
     async fn bears_out(&self, newest: u64) -> Option<bool> {
-        let mut left = LATE_LOOKS;
-        let seen = loop {
-            let seen = self.look(Instant::now()).await?;
-            // A new leader may not have stored yet what the one before it has acked.
-            if seen.last_sequence >= newest || left == 0 {
-                break seen;
-            }
-            left -= 1;
-            tokio::time::sleep(LATE_LOOK).await;
-        };
-
+        let seen = self.look_until(newest).await?;
         let forgeries = &self.nats.expected.forgeries;
         // The stream itself shows that it has gone back: no forger has a part in this.
         let reached = self.reached();
-        if seen.last_sequence < reached {
-            self.gone_back(reached, seen.last_sequence, seen.last_sequence);
+        let created_ms = self.created.swap(seen.created_ms, Ordering::Relaxed);
+        let is_recreated = created_ms != 0 && created_ms != seen.created_ms;
+        if seen.last_sequence < reached || is_recreated {
+            let how = if is_recreated { How::Recreated } else { How::WentBack };
+            self.gone_back(reached, seen.last_sequence, seen.last_sequence, how);
             return Some(false);
         }
         if seen.last_sequence < newest {
@@ -247,6 +267,18 @@ impl EventBus for JetStream {
         self.reached.fetch_max(seen.last_sequence, Ordering::Relaxed);
         // Nothing was seen of these acks' messages, unless the stream has removed them already.
         Some(!forgeries.must_verify() || removes(&seen.config))
+    }
+
+    fn connection(&self) -> u64 {
+        self.nats.connection()
+    }
+
+    async fn compare(&self, watermark: Option<&Watermark>) -> Result<Compared, Rejection> {
+        self.compare_with(watermark).await
+    }
+
+    fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark> {
+        self.watermark_of(sequence, message_id)
     }
 
     fn rewound(&self) -> Option<Rewound> {

@@ -4,6 +4,7 @@
 //! hears no replies. The messages queued in it are dropped with it, so none leaves minutes after its
 //! caller gave up. A client that is not known to hear gets no publish.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Nats {
     current: watch::Receiver<Current>,
     /// Whether publishes may leave: the connection is up, and the client hears.
     pub(crate) connected: watch::Receiver<bool>,
+    /// How often it came up.
+    ups: Arc<AtomicU64>,
     /// Why not, if the client is deaf.
     deaf: Arc<Mutex<Option<String>>>,
     pub(crate) denied: Arc<Denied>,
@@ -89,12 +92,14 @@ impl Nats {
         let reports = Arc::<OnceLock<Reports>>::default();
         let signals = Signals {
             up: Arc::new(up),
+            ups: Arc::new(AtomicU64::new(1)),
             deaf: Arc::default(),
             denied: Arc::default(),
             expected: Arc::new(Expected::new(stream, nats.verify_acks)),
             reports: Arc::downgrade(&reports),
         };
         let (denied, deaf) = (signals.denied.clone(), signals.deaf.clone());
+        let ups = signals.ups.clone();
         let expected = signals.expected.clone();
 
         let (client, ended) = match start_client(nats, stream, &signals).await {
@@ -107,6 +112,7 @@ impl Nats {
         Ok(Self {
             current,
             connected,
+            ups,
             deaf,
             denied,
             expected,
@@ -122,6 +128,12 @@ impl Nats {
     pub(crate) fn report_to(&self, metrics: &Metrics, health: &Arc<Health>) {
         let reports = Reports { level: metrics.nats_connected(), health: health.clone() };
         self.reports.get_or_init(|| reports).set(*self.connected.borrow(), &self.deaf);
+    }
+
+    /// The number of the connection that is up; 0 if publishes may not leave.
+    pub(crate) fn connection(&self) -> u64 {
+        let connected = self.connected.borrow();
+        if *connected { self.ups.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Why no reply reaches the relay, if none does.
@@ -163,6 +175,7 @@ impl Nats {
 #[derive(Debug, Clone)]
 struct Signals {
     up: Arc<watch::Sender<bool>>,
+    ups: Arc<AtomicU64>,
     deaf: Arc<Mutex<Option<String>>>,
     denied: Arc<Denied>,
     expected: Arc<Expected>,
@@ -185,7 +198,12 @@ impl Reports {
 
 impl Signals {
     fn set_up(&self, is_up: bool) {
-        self.up.send_if_modified(|was_up| std::mem::replace(was_up, is_up) != is_up);
+        self.up.send_if_modified(|was_up| {
+            if is_up && !*was_up {
+                self.ups.fetch_add(1, Ordering::Relaxed);
+            }
+            std::mem::replace(was_up, is_up) != is_up
+        });
         if let Some(reports) = self.reports.upgrade() {
             reports.get().into_iter().for_each(|reports| reports.set(is_up, &self.deaf));
         }

@@ -13,6 +13,7 @@
 //! - `examine`: which of several answers to a publish counts
 //! - `fuzz`: arbitrary bytes in the place of what NATS answers
 //! - `bus`: publishes, and classifies errors
+//! - `compare`: compares the stream with what it had acked
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
 //! - `creation`: the stream as it is created, and the refusals to create it
@@ -27,6 +28,7 @@ pub(crate) mod absent;
 pub(crate) mod account;
 pub(crate) mod acks;
 pub(crate) mod bus;
+mod compare;
 pub(crate) mod connection;
 pub(crate) mod creation;
 pub(crate) mod denied;

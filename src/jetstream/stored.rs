@@ -17,6 +17,7 @@ use super::connection::Nats;
 use crate::failure::{CONNECTION_LOST, DUPLICATE_UNCHECKED, NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::Message;
 use crate::relay::publish::outcome::Held;
+use crate::relay::watermark::Found;
 
 /// The header with the message id, as the server looks for it.
 const MESSAGE_ID: &str = "Nats-Msg-Id:";
@@ -73,6 +74,30 @@ pub(super) async fn held(
     }
 }
 
+/// The message at this sequence of the stream, by its id.
+///
+/// # Errors
+/// As [`held`].
+pub(super) async fn found(nats: &Nats, stream: &str, sequence: u64) -> Result<Found, Rejection> {
+    let body = read(nats, stream, sequence).await?;
+    let unreadable = |error: String| {
+        Rejection::new("other", format!("the message at sequence {sequence}: {error}"))
+    };
+    let reply: Reply<'_> =
+        serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))?;
+
+    match reply {
+        Reply { error: None, message: Some(stored) } => {
+            stored.id().map(Found::Message).map_err(|error| unreadable(error.to_string()))
+        }
+        Reply { error: Some(error), .. } if is_empty(error.error_code()) => Ok(Found::Nothing),
+        Reply { error: Some(error), .. } => {
+            Err(Rejection::of_jetstream(error.error_code().0, error.to_string()))
+        }
+        Reply { error: None, message: None } => Err(unreadable("the reply is empty".to_owned())),
+    }
+}
+
 fn is_empty(code: ErrorCode) -> bool {
     [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND].contains(&code)
 }
@@ -115,18 +140,21 @@ async fn read(nats: &Nats, stream: &str, sequence: u64) -> Result<bytes::Bytes, 
         RequestErrorKind::NoResponders => NO_RESPONDERS,
         _ => CONNECTION_LOST,
     };
-    let error = format!(
-        "the stream acked a duplicate, and did not show the message at sequence {sequence}: {error}"
-    );
+    let error = format!("the stream did not show its message at sequence {sequence}: {error}");
     Err(Rejection::new(code, error))
 }
 
 impl Stored<'_> {
-    fn compare(&self, message: &Message<'_>) -> Result<Held, base64::DecodeError> {
+    /// The message id, if there is one.
+    fn id(&self) -> Result<Option<String>, base64::DecodeError> {
         let headers = STANDARD.decode(&*self.hdrs)?;
-        let id = String::from_utf8_lossy(&headers)
+        Ok(String::from_utf8_lossy(&headers)
             .lines()
-            .find_map(|line| line.strip_prefix(MESSAGE_ID).map(|id| id.trim().to_owned()));
+            .find_map(|line| line.strip_prefix(MESSAGE_ID).map(|id| id.trim().to_owned())))
+    }
+
+    fn compare(&self, message: &Message<'_>) -> Result<Held, base64::DecodeError> {
+        let id = self.id()?;
 
         Ok(if id.as_deref() != Some(message.id) {
             Held::OtherId

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bson::{Bson, Document, doc};
+use bson::{Bson, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Client, Collection};
 use tokio::time::Instant;
@@ -19,7 +19,8 @@ use tracing::warn;
 use super::collation::simple;
 use super::collections::LEASE;
 use crate::printable::printable;
-use crate::relay::ports::{LeaseStore, StoreResult};
+use crate::relay::ports::{Claimed, LeaseStore, StoreResult};
+use crate::relay::watermark::Watermark;
 
 /// Longest ttl that a relay may have: it counts for a lease that does not name its own.
 pub(super) const LONGEST_TTL: Duration = Duration::from_secs(300);
@@ -32,6 +33,8 @@ const TAKEN: &str = "taken";
 /// In the document, while a command has the lease and until a relay takes it: the last relay, as it
 /// stood there. Empty if there was none.
 pub(super) const LAST_RELAY: &str = "relay";
+/// In the document: the newest message that the stream has acked.
+pub(super) const WATERMARK: &str = "watermark";
 /// What a lease is compared by, to see whether its holder renews it.
 const RENEWED: [&str; 3] = ["holder", "term", "expiresAt"];
 
@@ -123,7 +126,7 @@ impl LeaseDocument {
     }
 
     /// Claims the lease with further fields in its document.
-    async fn claim_with(&self, ttl: Duration, further: Document) -> StoreResult<Option<i64>> {
+    async fn claim_with(&self, ttl: Duration, further: Document) -> StoreResult<Option<Claimed>> {
         let is_none = doc! { "$not": [is_date()] };
         let expired = doc! { "$lte": ["$expiresAt", "$$NOW"] };
         // A holder that no longer trusts its own lease claims it again: a new term, a new expiry.
@@ -142,6 +145,7 @@ impl LeaseDocument {
             "expiresAt": { "$add": ["$$NOW", millis(ttl)] },
             TTL: millis(ttl),
             TAKEN: { "$cond": [taken, true, "$$REMOVE"] },
+            WATERMARK: format!("${WATERMARK}"),
         };
         claimed.extend(further);
         let is_free = doc! { "$or": free.collect::<Vec<_>>() };
@@ -173,11 +177,14 @@ impl LeaseDocument {
             );
         }
 
-        Ok(match lease.get("term") {
+        let term = match lease.get("term") {
             Some(Bson::Int32(term)) => Some(i64::from(*term)),
             Some(Bson::Int64(term)) => Some(*term),
             _ => None,
-        })
+        };
+
+        let watermark = lease.get_document(WATERMARK).ok().and_then(read_watermark);
+        Ok(term.map(|term| Claimed { term, watermark }))
     }
 
     /// Whether another holder has the lease now, and renews it. An expiry alone says nothing: it may
@@ -198,26 +205,36 @@ impl LeaseStore for LeaseDocument {
         &self.holder
     }
 
-    async fn claim(&self, ttl: Duration) -> StoreResult<Option<i64>> {
+    async fn claim(&self, ttl: Duration) -> StoreResult<Option<Claimed>> {
         self.claim_with(ttl, doc! {}).await
     }
 
-    async fn claim_briefly(&self, ttl: Duration) -> StoreResult<Option<i64>> {
+    async fn claim_briefly(&self, ttl: Duration) -> StoreResult<Option<Claimed>> {
         let last = doc! { "holder": "$holder", "term": "$term", "expiresAt": "$expiresAt" };
         let remembered = doc! { "$ifNull": [format!("${LAST_RELAY}"), last] };
         self.claim_with(ttl, doc! { LAST_RELAY: remembered }).await
     }
 
-    async fn renew(&self, term: i64, ttl: Duration) -> StoreResult<bool> {
-        let extend = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(ttl)] } } };
+    async fn renew(
+        &self,
+        term: i64,
+        ttl: Duration,
+        watermark: Option<Watermark>,
+    ) -> StoreResult<bool> {
+        let mut set = doc! { "expiresAt": { "$add": ["$$NOW", millis(ttl)] } };
+        set.extend(watermark.map(written_watermark).unwrap_or_default());
+        let extend = doc! { "$set": set };
+
         let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
         let renewed = self.collection.update_one(mine, vec![extend]).collation(simple()).await?;
         Ok(renewed.matched_count == 1)
     }
 
-    async fn release(&self, term: i64) -> StoreResult<()> {
+    async fn release(&self, term: i64, watermark: Option<Watermark>) -> StoreResult<()> {
         let mine = doc! { "_id": &self.outbox, "holder": &self.holder, "term": term };
-        let expire = vec![doc! { "$set": { "expiresAt": "$$NOW" } }];
+        let mut set = doc! { "expiresAt": "$$NOW" };
+        set.extend(watermark.map(written_watermark).unwrap_or_default());
+        let expire = vec![doc! { "$set": set }];
         self.collection.update_one(mine, expire).collation(simple()).await?;
         Ok(())
     }
@@ -239,9 +256,32 @@ fn next_term() -> Document {
     doc! { "$add": [{ "$cond": [is_term, { "$toLong": "$term" }, 0_i64] }, 1_i64] }
 }
 
+/// In a pipeline: the watermark as the document has it.
+fn written_watermark(watermark: Watermark) -> Document {
+    let Watermark { stream, created_ms, sequence, message_id } = watermark;
+    let mut written = doc! {
+        "stream": stream,
+        "created": DateTime::from_millis(created_ms),
+        "seq": i64::try_from(sequence).unwrap_or(i64::MAX),
+    };
+
+    written.extend(message_id.map(|id| ("messageId".to_owned(), id.into())));
+    doc! { WATERMARK: { "$literal": written } }
+}
+
+/// A watermark that is none is left out: anybody may have written it.
+fn read_watermark(written: &Document) -> Option<Watermark> {
+    Some(Watermark {
+        stream: written.get_str("stream").ok()?.to_owned(),
+        created_ms: written.get_datetime("created").ok()?.timestamp_millis(),
+        sequence: u64::try_from(written.get_i64("seq").ok()?).ok()?,
+        message_id: written.get_str("messageId").ok().map(str::to_owned),
+    })
+}
+
 /// What a holder reads of the document.
 fn shown() -> Document {
-    let shown = RENEWED.iter().chain([&TTL, &TAKEN]);
+    let shown = RENEWED.iter().chain([&TTL, &TAKEN, &WATERMARK]);
     shown.map(|name| ((*name).to_owned(), Bson::from(1))).collect()
 }
 

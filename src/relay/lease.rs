@@ -27,13 +27,15 @@
 //!
 //! # One document
 //!
-//! `{_id: <collection>, holder, term, expiresAt}` in `outboxd_lease` of the outbox's database.
+//! `{_id: <collection>, holder, term, expiresAt, watermark}` in `outboxd_lease` of the outbox's database.
 //! Every step is one update of it by a pipeline on the primary, with `w: majority`:
 //!
 //! - A *claim* that finds it free, expired or its own sets `holder`, adds one to `term` and sets
 //!   `expiresAt` to now + ttl.
 //! - A *renewal* sets `expiresAt` to now + ttl if holder and term are still its own.
 //! - A *resignation* sets `expiresAt` to now.
+//!
+//! The last two also store the [watermark](super::watermark), which a claim leaves as it is.
 //!
 //! `holder` is the relay's name and a number drawn when the relay connects. A restarted process is
 //! another holder, because the old one may still run.
@@ -100,7 +102,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::clock;
-use super::ports::{LeaseStore, StoreError, StoreResult};
+use super::ports::{Claimed, LeaseStore, StoreError, StoreResult};
+use super::watermark::Newest;
 use crate::telemetry::health::Health;
 
 /// A holder stops this part of the ttl early (a fifth), because clocks run at different speeds and
@@ -129,6 +132,8 @@ pub(crate) struct Lease<L> {
 pub(crate) struct Term {
     /// Rises with each successful claim, also one by the same holder.
     pub(crate) number: i64,
+    /// What the stream has acked. Each renewal stores it.
+    pub(crate) newest: Newest,
     trusted_until: watch::Receiver<Instant>,
 }
 
@@ -179,7 +184,7 @@ impl<L: LeaseStore> Lease<L> {
             self.health.mongodb(claimed.is_ok());
 
             match claimed {
-                Ok(Some(number)) => return Some(self.hold(number, sent)),
+                Ok(Some(claimed)) => return Some(self.hold(claimed, sent)),
                 Ok(None) => {
                     self.health.lease(None);
                     if !is_standby {
@@ -205,20 +210,22 @@ impl<L: LeaseStore> Lease<L> {
     /// Claims the lease once. Returns `None` when another relay holds it.
     pub(crate) async fn acquire_now(self: &Arc<Self>) -> StoreResult<Option<Held>> {
         let sent = Instant::now();
-        Ok(self.document.claim_briefly(self.ttl).await?.map(|number| self.hold(number, sent)))
+        Ok(self.document.claim_briefly(self.ttl).await?.map(|claimed| self.hold(claimed, sent)))
     }
 
     /// Begins a term that was claimed at `sent`, and renews it in a task of its own.
-    fn hold(self: &Arc<Self>, number: i64, sent: Instant) -> Held {
+    fn hold(self: &Arc<Self>, claimed: Claimed, sent: Instant) -> Held {
+        let Claimed { term: number, watermark } = claimed;
+        let newest = Newest::new(watermark);
         let (trust, trusted_until) = watch::channel(self.trust_deadline(sent));
         let held = Held {
-            term: Term { number, trusted_until },
+            term: Term { number, newest: newest.clone(), trusted_until },
             lost: CancellationToken::new(),
             stop: CancellationToken::new(),
         };
 
         let (lost, stop) = (held.lost.clone(), held.stop.clone());
-        let renewing = self.clone().keep_renewing(number, sent, trust);
+        let renewing = self.clone().keep_renewing((number, newest), sent, trust);
         tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -231,14 +238,19 @@ impl<L: LeaseStore> Lease<L> {
     }
 
     /// Renews the lease until it can't be trusted any more.
-    async fn keep_renewing(self: Arc<Self>, term: i64, claimed: Instant, trust: Trust) {
+    async fn keep_renewing(
+        self: Arc<Self>,
+        (term, newest): (i64, Newest),
+        claimed: Instant,
+        trust: Trust,
+    ) {
         let mut next = claimed + self.ttl / RENEWALS;
         loop {
             tokio::time::sleep_until(next).await;
 
             let sent = Instant::now();
             let deadline = *trust.borrow();
-            let renewal = self.renew(term, deadline).await;
+            let renewal = self.renew(term, &newest, deadline).await;
 
             self.health.mongodb(matches!(renewal, Renewal::Renewed | Renewal::TakenOver));
 
@@ -262,10 +274,11 @@ impl<L: LeaseStore> Lease<L> {
     }
 
     /// Renews the lease once. Waits for the reply until `deadline`.
-    async fn renew(self: &Arc<Self>, term: i64, deadline: Instant) -> Renewal {
+    async fn renew(self: &Arc<Self>, term: i64, newest: &Newest, deadline: Instant) -> Renewal {
         // A task of its own, so that it is never dropped half-way.
-        let lease = self.clone();
-        let renewal = tokio::spawn(async move { lease.document.renew(term, lease.ttl).await });
+        let (lease, newest) = (self.clone(), newest.get());
+        let renewal =
+            tokio::spawn(async move { lease.document.renew(term, lease.ttl, newest).await });
 
         match tokio::time::timeout_at(deadline, renewal).await {
             Ok(Ok(Ok(true))) => Renewal::Renewed,
@@ -282,7 +295,12 @@ impl<L: LeaseStore> Lease<L> {
     /// Lets a standby take over at once. Call it when no publish is in flight any more.
     pub(crate) async fn resign(&self, held: Held) -> StoreResult<()> {
         held.stop.cancel();
-        self.document.release(held.term.number).await
+        self.document.release(held.term.number, held.term.newest.get()).await
+    }
+
+    /// Stores the watermark now.
+    pub(crate) async fn store_watermark(&self, held: &Held) -> StoreResult<bool> {
+        self.document.renew(held.term.number, self.ttl, held.term.newest.get()).await
     }
 }
 

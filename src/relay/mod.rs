@@ -22,6 +22,7 @@
 //! - [`settle`]: deletes, marks and parks
 //! - [`schedule`]: when the retrier looks
 //! - [`wake`]: why it looks
+//! - [`watermark`]: the newest message that the stream acked, and whether the stream still has it
 //! - [`leadership`]: the loop that joins them, one for each term of the lease
 
 pub(crate) mod clock;
@@ -39,3 +40,4 @@ pub(crate) mod settle;
 mod simulation;
 mod verdict;
 pub(crate) mod wake;
+pub(crate) mod watermark;

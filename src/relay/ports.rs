@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::listing::{IdSet, Listing, Moment, RawId};
-use super::publish::outcome::{Acked, Held, Rewound};
+use super::publish::outcome::{Acked, Held};
+use super::watermark::{Compared, Rewound, Watermark};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
@@ -291,6 +292,9 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Whether publishes may leave: the connection is up, and acks can arrive.
     fn connected(&self) -> &watch::Receiver<bool>;
 
+    /// The number of the connection that is up; 0 if publishes may not leave.
+    fn connection(&self) -> u64;
+
     /// Why no ack can arrive, if that is why publishes may not leave.
     fn unheard(&self) -> Option<Rejection>;
 
@@ -300,6 +304,15 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Whether the stream itself bears out acks of up to this sequence: it has reached the sequence,
     /// and nothing was seen that contradicts one of them. `None` if it gave no answer.
     fn bears_out(&self, newest: u64) -> impl Future<Output = Option<bool>> + Send;
+
+    /// Compares the stream with what it had acked: the stream itself, not a copy that lags behind.
+    fn compare(
+        &self,
+        watermark: Option<&Watermark>,
+    ) -> impl Future<Output = Result<Compared, Rejection>> + Send;
+
+    /// A message that the stream has acked, of the stream as it last described itself.
+    fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark>;
 
     /// Whether the stream has gone back since the last call.
     fn rewound(&self) -> Option<Rewound>;
@@ -357,21 +370,38 @@ pub(crate) trait LeaseStore: Clone + Send + Sync + 'static {
     /// The name of this holder.
     fn holder(&self) -> &str;
 
-    /// Takes the lease if it is free, expired or already this holder's. Returns the number of the
-    /// new term.
-    fn claim(&self, ttl: Duration) -> impl Future<Output = StoreResult<Option<i64>>> + Send;
+    /// Takes the lease if it is free, expired or already this holder's.
+    fn claim(&self, ttl: Duration) -> impl Future<Output = StoreResult<Option<Claimed>>> + Send;
 
     /// As [`LeaseStore::claim`], for a command that holds the lease for a moment and is no relay.
     fn claim_briefly(
         &self,
         ttl: Duration,
-    ) -> impl Future<Output = StoreResult<Option<i64>>> + Send {
+    ) -> impl Future<Output = StoreResult<Option<Claimed>>> + Send {
         self.claim(ttl)
     }
 
-    /// Extends this term. Returns false when another holder has the lease.
-    fn renew(&self, term: i64, ttl: Duration) -> impl Future<Output = StoreResult<bool>> + Send;
+    /// Extends this term, and stores the watermark. Returns false when another holder has the lease.
+    fn renew(
+        &self,
+        term: i64,
+        ttl: Duration,
+        watermark: Option<Watermark>,
+    ) -> impl Future<Output = StoreResult<bool>> + Send;
 
-    /// Ends this term now.
-    fn release(&self, term: i64) -> impl Future<Output = StoreResult<()>> + Send;
+    /// Ends this term now, and stores the watermark.
+    fn release(
+        &self,
+        term: i64,
+        watermark: Option<Watermark>,
+    ) -> impl Future<Output = StoreResult<()>> + Send;
+}
+
+/// A lease that was claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    /// The number of the new term.
+    pub(crate) term: i64,
+    /// As the last holder stored it.
+    pub(crate) watermark: Option<Watermark>,
 }

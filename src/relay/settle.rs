@@ -30,6 +30,7 @@ use tracing::warn;
 use super::dispatch::debt::{Debt, Park, Unmarked};
 use super::ports::{EventBus, EventStore, Mark, Refused, StoreResult};
 use super::publish::outcome::Acked;
+use super::watermark::Newest;
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::shown_id;
@@ -93,13 +94,12 @@ pub(crate) struct Refusal {
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that fail.
 pub(crate) async fn run(
-    store: impl EventStore,
-    bus: impl EventBus,
+    (store, bus, newest): (impl EventStore, impl EventBus, Newest),
     mut inbox: mpsc::UnboundedReceiver<Settlement>,
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
 ) {
-    let repeating = Repeating { reports, give_up };
+    let repeating = Repeating { reports, give_up, newest };
     let mut settler =
         Settler { store, bus, repeating, blocked: HashSet::new(), deletes: JoinSet::new() };
     let mut gathered = Vec::with_capacity(MAX_BATCH);
@@ -340,6 +340,8 @@ fn by_place(refused: Vec<Refused>) -> HashMap<usize, String> {
 struct Repeating {
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
+    /// What the stream has borne out.
+    newest: Newest,
 }
 
 impl Repeating {
@@ -390,7 +392,11 @@ impl Repeating {
             }
         };
 
-        if !is_borne_out {
+        if is_borne_out {
+            let newest = acked.iter().max_by_key(|acked| acked.sequence);
+            let newest = newest.and_then(|one| bus.watermark(one.sequence, &one.message_id));
+            newest.into_iter().for_each(|newest| self.newest.advance(newest));
+        } else {
             let before = acked.len();
             acked.retain(|acked| acked.seen);
             self.report(Settled::NotBorneOut(before - acked.len()));

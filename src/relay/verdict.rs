@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::clock;
 use super::listing::RawId;
 use super::ports::{Forged, Mark, Next};
-use super::publish::outcome::{FalseDuplicate, Rewound};
+use super::publish::outcome::FalseDuplicate;
 use super::retry;
 use super::settle::{Refusal, Settled};
 use crate::config::RetryConfig;
@@ -219,16 +219,6 @@ impl Verdicts {
                 self.unlogged.push(alike);
             }
         }
-    }
-
-    /// Reports that the stream has lost messages it had acked. Their events are deleted from the
-    /// outbox, so only an operator can decide what that means for the stream's consumers.
-    pub(super) fn rewound(&self, stream: &str, Rewound { from, to }: Rewound) {
-        error!(
-            stream,
-            from, to, "the stream has gone back: it has lost messages that it had acked"
-        );
-        self.alerts.raise(Alert::Rewound { stream: stream.to_owned(), from, to });
     }
 
     /// Reports signs of forged acks, and raises the alert if there was none for long.

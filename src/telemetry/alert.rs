@@ -25,8 +25,15 @@ pub(crate) enum Alert {
     },
     /// No event is older than `alerts.stuck_after` any more.
     Recovered,
-    /// The stream went back in its sequence: it lost messages that it had acked.
-    Rewound { stream: String, from: u64, to: u64 },
+    /// The stream lost messages that it had acked.
+    Rewound {
+        stream: String,
+        /// The newest sequence that it had acked, and its last one now.
+        from: u64,
+        to: u64,
+        /// `went-back`, `recreated` or `overwritten`.
+        how: &'static str,
+    },
     /// Somebody else than the stream answers publishes. Raised once until it has been quiet.
     ForgedAck { stream: String, sign: String },
     /// The stream took events for duplicates of other messages.
@@ -186,7 +193,7 @@ impl Alert {
                 )
             }
             Self::Recovered => "no event is older than alerts.stuck_after any more".to_owned(),
-            Self::Rewound { stream, from, to } => format!(
+            Self::Rewound { stream, from, to, .. } => format!(
                 "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
                  or restored from an old copy, and has lost messages that it had acked; their \
                  events are no longer in the outbox"
@@ -262,6 +269,16 @@ impl Origin {
             event: Option<Event<'a>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             oldest_seconds: Option<u64>,
+            #[serde(flatten)]
+            loss: Option<Loss<'a>>,
+        }
+
+        #[derive(Serialize)]
+        struct Loss<'a> {
+            stream: &'a str,
+            from: u64,
+            to: u64,
+            how: &'static str,
         }
 
         let (event, oldest_seconds) = match alert {
@@ -285,6 +302,12 @@ impl Origin {
             text: alert.text(),
             event,
             oldest_seconds,
+            loss: match alert {
+                Alert::Rewound { stream, from, to, how } => {
+                    Some(Loss { stream, from: *from, to: *to, how })
+                }
+                _ => None,
+            },
         };
 
         serde_json::to_string(&line)
@@ -399,11 +422,12 @@ mod tests {
                 ),
             ),
             (
-                Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1 },
+                Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1, how: "recreated" },
                 concat!(
                     r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
                     r#"to 1: it was recreated or restored from an old copy, and has lost "#,
-                    r#"messages that it had acked; their events are no longer in the outbox"}"#
+                    r#"messages that it had acked; their events are no longer in the outbox","#,
+                    r#""stream":"SHOP","from":9,"to":1,"how":"recreated"}"#
                 ),
             ),
         ] {

@@ -15,11 +15,14 @@
 //! known, all that until a deadline.
 //!
 //! - [`terms`]: one leadership after the other
+//! - [`comparing`], [`compared`]: whether the stream has lost what it had acked
 //! - [`intake`]: what comes from the readers
 //! - [`outcomes`]: what comes from publish and settle
 //! - [`stages`]: the tasks around the loop, and how they end
 //! - [`parts`]: what a leadership is built from, and what it adds up to
 
+mod compared;
+mod comparing;
 mod intake;
 mod outcomes;
 pub(crate) mod parts;
@@ -38,6 +41,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use self::comparing::Comparing;
 use self::parts::{Parts, Totals};
 use self::stages::{Readers, Settling, Stages};
 use super::dispatch::pending::Dispatched;
@@ -46,16 +50,15 @@ use super::follow::found::Found;
 use super::lease::Term;
 use super::ports::{EventBus, EventStore};
 use super::publish::Publisher;
-use super::publish::breaker::Breaker;
 use super::publish::outcome::Outcome;
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
 use super::verdict::Verdicts;
 use super::wake::Wake;
+use super::watermark::Rewound;
 use crate::config::Config;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Events, Load};
-use crate::telemetry::traces;
 
 /// How often the leadership reports its load and health.
 const BEAT: Duration = Duration::from_secs(1);
@@ -76,6 +79,8 @@ pub(super) enum Stopped {
     LeaseLost,
     /// The stream doesn't bear out acks, so what this leadership knows of events is wrong.
     NotBorneOut,
+    /// The stream has lost what it had acked.
+    Rewound(Rewound),
     /// A stage has ended that never should.
     StageEnded(&'static str),
 }
@@ -86,6 +91,7 @@ enum Over {
     Stop,
     LeaseLost,
     NotBorneOut,
+    Rewound(Rewound),
     StageEnded(&'static str),
 }
 
@@ -101,6 +107,7 @@ pub(super) struct Leadership<B> {
     load: Load,
     dispatch: Dispatch,
     publisher: Arc<Publisher<B>>,
+    comparing: Comparing,
     in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
     found: mpsc::Receiver<Found>,
     /// Keys that a sweep leaves out: what there is of them stays in the database for now.
@@ -142,6 +149,7 @@ fn limit_payloads(following: impl EventStore, reading: impl EventStore) -> Limit
 impl<B: EventBus> Leadership<B> {
     /// Starts the stages.
     pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
+        let (newest, publisher) = (term.newest.clone(), parts.publisher(term, wake.clone()));
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics, readers } =
             parts;
         let limits = limit_payloads(follow_from.clone(), store.clone());
@@ -159,27 +167,12 @@ impl<B: EventBus> Leadership<B> {
         let give_up = CancellationToken::new();
         let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
         let retrying = retry::run(store.clone(), asked, answer);
-        let settling = settle::run(store, bus.clone(), inbox, reports, give_up.clone());
+        let settling = settle::run((store, bus, newest), inbox, reports, give_up.clone());
         let stages = Stages {
             following: tokio::spawn(following),
             retrying: tokio::spawn(retrying),
             settling: tokio::spawn(settling),
             give_up,
-        };
-
-        let publisher = Publisher {
-            bus,
-            stream: config.stream.name.as_str().into(),
-            id_prefix: format!(
-                "{}{}.{}.",
-                config.event.id_prefix, config.mongodb.database, config.mongodb.collection
-            )
-            .into(),
-            grace: config.retry.outage_grace,
-            breaker: Breaker::new(wake.clone(), metrics.breaker()),
-            term,
-            tracer: traces::tracer(),
-            stop: CancellationToken::new(),
         };
 
         Self {
@@ -190,6 +183,7 @@ impl<B: EventBus> Leadership<B> {
             dispatch: Dispatch::new(config.dispatch.clone()),
             config,
             publisher: Arc::new(publisher),
+            comparing: Comparing::default(),
             in_flight: FuturesUnordered::new(),
             found,
             resting,
@@ -225,7 +219,7 @@ impl<B: EventBus> Leadership<B> {
                 error!(stage, "a stage has ended that never should; stopping");
                 self.config.shutdown.grace
             }
-            Over::LeaseLost | Over::NotBorneOut => self.config.nats.ack_timeout,
+            Over::LeaseLost | Over::NotBorneOut | Over::Rewound(_) => self.config.nats.ack_timeout,
         };
 
         let left = self.drain(Instant::now() + grace, totals).await;
@@ -235,6 +229,7 @@ impl<B: EventBus> Leadership<B> {
             Over::Stop => Stopped::GraceOver(left),
             Over::LeaseLost => Stopped::LeaseLost,
             Over::NotBorneOut => Stopped::NotBorneOut,
+            Over::Rewound(loss) => Stopped::Rewound(loss),
             Over::StageEnded(stage) => Stopped::StageEnded(stage),
         }
     }
@@ -287,8 +282,13 @@ impl<B: EventBus> Leadership<B> {
                 }
                 // One more may leave.
                 () = publisher.breaker.probe.notified() => {}
-                // Publishes leave again once the connection stands.
-                Ok(()) = connected.changed() => {}
+                // Publishes leave again once the stream was compared over the connection.
+                Ok(()) = connected.changed() => self.compare(),
+                Some((over, compared)) = self.comparing.under_way.next() => {
+                    if let Some(loss) = self.compared(over, compared) {
+                        return Over::Rewound(loss);
+                    }
+                }
                 stage = self.stages.first_ended() => return Over::StageEnded(stage),
             }
         }
@@ -328,7 +328,7 @@ impl<B: EventBus> Leadership<B> {
 
     /// Publishes what may leave, parks what waits behind a failure, and asks for the reads of keys.
     fn send(&mut self) {
-        while self.publisher.is_connected()
+        while self.publisher.may_try()
             && self.dispatch.in_flight() < self.publisher.breaker.limit()
             && let Some(dispatched) = self.dispatch.next()
         {
@@ -377,17 +377,6 @@ impl<B: EventBus> Leadership<B> {
         self.load.buffered_bytes.set(bytes as f64);
         self.load.unsettled.set(self.dispatch.unsettled() as f64);
         self.load.keys.set(keys as f64);
-    }
-
-    /// Reports what the acks have shown of the stream.
-    fn report_stream(&self) {
-        if let Some(rewound) = self.publisher.bus.rewound() {
-            self.verdicts.rewound(&self.config.stream.name, rewound);
-        }
-        if let Some(forged) = self.publisher.bus.forged() {
-            self.events.forged.increment(forged.signs);
-            self.verdicts.forged(&self.config.stream.name, &forged);
-        }
     }
 
     fn settle_parks(&mut self) {

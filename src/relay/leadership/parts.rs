@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 pub(crate) use super::stages::Readers;
 use crate::config::Config;
+use crate::relay::lease::Term;
+use crate::relay::publish::Publisher;
+use crate::relay::publish::breaker::Breaker;
+use crate::relay::publish::gate::Gate;
+use crate::relay::wake::Wake;
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces;
 
 /// What each leadership is built from.
 #[derive(Debug, Clone)]
@@ -21,6 +29,25 @@ pub(crate) struct Parts<S, B> {
     pub(crate) metrics: Metrics,
     /// Those of earlier leaderships, of this relay or of the one before it in this process.
     pub(crate) readers: Readers,
+}
+
+impl<S, B: Clone> Parts<S, B> {
+    /// Publishes during this term.
+    pub(super) fn publisher(&self, term: Term, wake: Wake) -> Publisher<B> {
+        let Self { config, bus, metrics, .. } = self;
+        let (database, collection) = (&config.mongodb.database, &config.mongodb.collection);
+        Publisher {
+            bus: bus.clone(),
+            stream: config.stream.name.as_str().into(),
+            id_prefix: format!("{}{database}.{collection}.", config.event.id_prefix).into(),
+            grace: config.retry.outage_grace,
+            breaker: Breaker::new(wake, metrics.breaker()),
+            gate: Gate::default(),
+            term,
+            tracer: traces::tracer(),
+            stop: CancellationToken::new(),
+        }
+    }
 }
 
 /// What a relay did between start and stop.

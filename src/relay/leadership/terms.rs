@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::parts::{Parts, Totals};
 use super::{Leadership, Stopped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::lease::Lease;
+use crate::relay::lease::{Held, Lease, Term};
 use crate::relay::ports::{EventBus, EventStore, LeaseStore};
 use crate::relay::wake::Wake;
+use crate::relay::watermark::{Rewound, Watermark};
+use crate::telemetry::alert::Alert;
 
 impl<S: EventStore, B: EventBus> Parts<S, B> {
     /// One leadership after the other, until `stop`. Each wake-up lets the retrier look.
@@ -20,9 +22,15 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
         wake: &Wake,
         stop: &CancellationToken,
     ) -> Result<Totals> {
-        let mut totals = Totals::default();
+        let (mut totals, mut last) = (Totals::default(), None::<Term>);
         while let Some(held) = lease.acquire(stop).await {
             let term = held.term.number;
+            // It knows more than what it had stored by its last renewal.
+            if let Some(known) = last.filter(|last| last.number + 1 == term) {
+                known.newest.get().into_iter().for_each(|newest| held.term.newest.set(newest));
+            }
+            last = Some(held.term.clone());
+
             info!(term, "holding the lease; relaying");
             self.health.lease(Some(term));
 
@@ -41,6 +49,12 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
                 Stopped::NotBorneOut if !stop.is_cancelled() => {
                     warn!(term, "the stream does not have what it seemed to ack; starting over");
                     continue;
+                }
+                Stopped::Rewound(loss) => {
+                    self.rewound(lease, &held, loss).await;
+                    if !stop.is_cancelled() {
+                        continue;
+                    }
                 }
                 Stopped::GraceOver(left) => {
                     warn!(left, "the grace is over; what isn't settled stays in the outbox")
@@ -65,5 +79,26 @@ impl<S: EventStore, B: EventBus> Parts<S, B> {
         }
 
         Ok(totals)
+    }
+
+    /// Reports that the stream has lost messages it had acked. From now on, the stream as it is
+    /// counts.
+    async fn rewound<L: LeaseStore>(&self, lease: &Lease<L>, held: &Held, loss: Rewound) {
+        let (stream, Rewound { from, to, how, created_ms }) = (&self.config.stream.name, loss);
+        let how = how.as_str();
+
+        error!(
+            stream,
+            from, to, how, "the stream has gone back: it has lost messages that it had acked"
+        );
+        self.alerts.raise(Alert::Rewound { stream: stream.clone(), from, to, how });
+
+        let (stream, sequence) = (stream.clone(), to);
+        held.term.newest.set(Watermark { stream, created_ms, sequence, message_id: None });
+
+        match lease.store_watermark(held).await {
+            Ok(_) => {}
+            Err(error) => warn!(%error, "could not store the watermark; the next renewal does"),
+        }
     }
 }

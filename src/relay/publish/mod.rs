@@ -8,6 +8,7 @@
 //! without a trusted lease.
 //!
 //! - [`breaker`]: whether the broker answers, and how many publishes may be in flight
+//! - [`gate`]: whether the stream was compared with what it had acked
 //! - `span`: the producer span of a publish
 //! - this file: the tries
 //! - `publication`: an event, its message and the message id that it has now
@@ -17,6 +18,7 @@
 
 pub(crate) mod breaker;
 mod duplicate;
+pub(crate) mod gate;
 mod message_id;
 pub(crate) mod outcome;
 mod publication;
@@ -33,6 +35,7 @@ use tracing::debug;
 
 use self::breaker::{Breaker, TryingAgain};
 use self::duplicate::{Duplicate, check};
+use self::gate::Gate;
 use self::outcome::{Acked, Outcome};
 use self::publication::Publication;
 use self::span::Publishing;
@@ -61,6 +64,7 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
+    pub(crate) gate: Gate,
     pub(crate) term: Term,
     /// Makes a span for each publish if spans are exported.
     pub(crate) tracer: Option<SdkTracer>,
@@ -91,9 +95,15 @@ enum Try {
 }
 
 impl<B: EventBus> Publisher<B> {
-    /// Whether publishes may leave.
+    /// Whether publishes may leave: the connection is up, and the stream was compared over it.
     pub(crate) fn is_connected(&self) -> bool {
-        *self.bus.connected().borrow()
+        self.gate.is_open(self.bus.connection())
+    }
+
+    /// Whether to try: publishes may leave, or the stream does not answer, which events are marked
+    /// for after the grace.
+    pub(crate) fn may_try(&self) -> bool {
+        self.is_connected() || *self.bus.connected().borrow() && self.gate.why().is_some()
     }
 
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
@@ -142,7 +152,7 @@ impl<B: EventBus> Publisher<B> {
         }
 
         if !self.is_connected() {
-            return Try::Unanswered(self.bus.unheard());
+            return Try::Unanswered(self.bus.unheard().or_else(|| self.gate.why()));
         }
 
         match self.send(publication).await {
@@ -233,9 +243,9 @@ impl<B: EventBus> Publisher<B> {
         let took = publication.began.elapsed();
         // An earlier relay has stored it under this id, and has reported that.
         let mistaken = publication.mistaken.take().filter(|_| !ack.duplicate);
+        let ids = (record.id.clone(), publication.take_message_id());
         let Ack { sequence, duplicate, seen } = ack;
-        let id = record.id.clone();
-        Ok(Some(Acked::new(id, took, sequence, duplicate, seen, mistaken)))
+        Ok(Some(Acked::new(ids, took, sequence, duplicate, seen, mistaken)))
     }
 
     /// Replaces a rejection by its cause if that can be found out before the relay stops.

@@ -10,6 +10,7 @@ use crate::failure::Rejection;
 #[derive(Debug)]
 pub(crate) struct Acked {
     id: EventId,
+    pub(crate) message_id: String,
     /// The sequence in the stream.
     pub(crate) sequence: u64,
     /// Whether the stream was seen to have this very event there.
@@ -26,28 +27,19 @@ pub(crate) struct Acked {
 impl Acked {
     /// Requires an ack of the right stream, and of this event if it is a duplicate's.
     pub(super) fn new(
-        id: EventId,
+        (id, message_id): (EventId, String),
         took: Duration,
         sequence: u64,
         duplicate: bool,
         seen: bool,
         mistaken: Option<Box<FalseDuplicate>>,
     ) -> Self {
-        Self { id, sequence, seen, took, duplicate, mistaken }
+        Self { id, message_id, sequence, seen, took, duplicate, mistaken }
     }
 
     pub(crate) fn id(&self) -> &EventId {
         &self.id
     }
-}
-
-/// A stream that went back, because it was recreated or restored from an old copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rewound {
-    /// The last sequence it had shown.
-    pub(crate) from: u64,
-    /// The last sequence it has shown since, or given to a message that was sent since.
-    pub(crate) to: u64,
 }
 
 /// A stored message, compared with the one that was sent.

@@ -46,6 +46,11 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// The message id that was acked. There is no further try.
+    pub(super) fn take_message_id(&mut self) -> String {
+        std::mem::take(&mut self.message_id)
+    }
+
     /// How many message ids before this one the stream has had other messages under.
     pub(super) fn renames(&self) -> usize {
         self.renames

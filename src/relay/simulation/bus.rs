@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::world::{World, number};
 use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
-use crate::relay::publish::outcome::{Held, Rewound};
+use crate::relay::publish::outcome::Held;
+use crate::relay::watermark::{Compared, Found, Rewound, Watermark};
 
 /// How long a publish waits for its ack.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -291,6 +292,37 @@ impl EventBus for Bus {
         self.world.travel().await;
         self.world.alive(self.life).await;
         answer
+    }
+
+    fn connection(&self) -> u64 {
+        let cuts = self.world.lock().lives[self.life].cuts;
+        if *self.connected.borrow() { cuts + 1 } else { 0 }
+    }
+
+    async fn compare(&self, watermark: Option<&Watermark>) -> Result<Compared, Rejection> {
+        self.world.alive(self.life).await;
+        self.world.travel().await;
+        let compared = {
+            let mut state = self.world.lock();
+            let now = Instant::now();
+            let lossy = if state.weather.lossy > now { 0.15 } else { 0.003 };
+            let is_lost =
+                state.chance(lossy) || state.weather.no_leader > now || !*self.connected.borrow();
+            let now = state.watermark(state.newest, None);
+            let loss = watermark.and_then(|mark| {
+                let found = state.log.get(&mark.sequence).map(|(id, _)| id.clone());
+                mark.loss(&now, &found.map_or(Found::Nothing, |id| Found::Message(Some(id))))
+            });
+            (!is_lost).then_some(Compared { loss, now })
+        };
+
+        self.world.travel().await;
+        self.world.alive(self.life).await;
+        compared.ok_or_else(|| Rejection::new(TIMEOUT, "timed out"))
+    }
+
+    fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark> {
+        Some(self.world.lock().watermark(sequence, Some(message_id)))
     }
 
     fn rewound(&self) -> Option<Rewound> {

@@ -42,8 +42,13 @@ impl Relay {
         let (connected, stands) = watch::channel(true);
         let life = {
             let mut state = world.lock();
-            let paused_until = Instant::now();
-            state.lives.push(Life { dead: false, paused_until, connected, tails: 0 });
+            state.lives.push(Life {
+                dead: false,
+                paused_until: Instant::now(),
+                connected,
+                tails: 0,
+                cuts: 0,
+            });
             state.lives.len() - 1
         };
 
@@ -205,7 +210,10 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
 /// No relay reaches NATS for so long.
 fn cut_off(world: &World, state: &mut State, long: Duration) {
     state.count("NATS away");
-    state.lives.iter().for_each(|life| _ = life.connected.send_replace(false));
+    for life in &mut state.lives {
+        life.cuts += 1;
+        life.connected.send_replace(false);
+    }
 
     let world = world.clone();
     tokio::spawn(async move {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::bus::STREAM;
 use super::world::{Change, Committed, Lie, Row, State, document};
 use crate::relay::ports::Ack;
+use crate::relay::watermark::Watermark;
 
 /// An event that none of the services here has committed.
 const FOREIGN: u32 = 0;
@@ -14,6 +16,12 @@ const FOREIGN: u32 = 0;
 const SETTLED: Duration = Duration::from_secs(10);
 
 impl State {
+    /// Of the stream, at this sequence.
+    pub(super) fn watermark(&self, sequence: u64, message_id: Option<&str>) -> Watermark {
+        let (stream, message_id) = (STREAM.to_owned(), message_id.map(str::to_owned));
+        Watermark { stream, created_ms: 0, sequence, message_id }
+    }
+
     /// A message comes to the stream. Returns the stream's ack.
     pub(super) fn arrive(&mut self, message_id: &str, number: u32, subject: u8) -> Ack {
         if self.committed.get(&number).is_some_and(|committed| committed.subject != subject) {

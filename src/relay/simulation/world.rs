@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::OnDead;
 use crate::document::state::DISCARD_HOLDS;
+use crate::relay::watermark::Watermark;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
 pub(super) const BEGAN_MS: i64 = 1_800_000_000_000;
@@ -115,6 +116,8 @@ pub(super) struct Life {
     pub(super) connected: watch::Sender<bool>,
     /// Tails that it reads.
     pub(super) tails: usize,
+    /// How often it was cut off.
+    pub(super) cuts: u64,
 }
 
 /// Until when something is wrong with the servers.
@@ -137,6 +140,16 @@ pub(super) struct Lease {
     pub(super) holder: String,
     pub(super) term: i64,
     pub(super) until: Instant,
+    pub(super) watermark: Option<Watermark>,
+}
+
+impl Lease {
+    pub(super) fn set(&mut self, until: Instant, watermark: Option<Watermark>) {
+        self.until = until;
+        if watermark.is_some() {
+            self.watermark = watermark;
+        }
+    }
 }
 
 pub(super) struct State {

@@ -1,0 +1,75 @@
+//! Compares the stream with what it had acked.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::bus::{JetStream, Seen};
+use super::stored;
+use crate::failure::{DUPLICATE_UNCHECKED, NO_RESPONDERS, Rejection};
+use crate::relay::watermark::{Compared, Found, Watermark};
+
+impl JetStream {
+    /// Looks at the stream, and at its message at the sequence of the watermark.
+    ///
+    /// # Errors
+    /// When the stream gives no answer.
+    pub(super) async fn compare_with(
+        &self,
+        watermark: Option<&Watermark>,
+    ) -> Result<Compared, Rejection> {
+        let sequence = watermark.map_or(0, |watermark| watermark.sequence);
+        let Some(seen) = self.look_until(sequence).await else {
+            let error = format!("the stream {} does not describe itself", self.name);
+            return Err(Rejection::new(NO_RESPONDERS, error));
+        };
+
+        let now = self.now(&seen);
+
+        let loss = match watermark {
+            // Only a message that is there has to be read.
+            Some(mark) if mark.message_id.is_some() && seen.last_sequence >= mark.sequence => {
+                let found = self.found(mark.sequence).await?;
+                mark.loss(&now, &found)
+            }
+            Some(mark) => mark.loss(&now, &Found::Unreadable),
+            None => None,
+        };
+
+        self.created.store(seen.created_ms, Ordering::Relaxed);
+        if loss.is_some() {
+            // What the acks show of it is no news.
+            self.reached.store(0, Ordering::Relaxed);
+            *self.back.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+
+        Ok(Compared { loss, now })
+    }
+
+    /// The message at this sequence.
+    pub(super) async fn found(&self, sequence: u64) -> Result<Found, Rejection> {
+        match stored::found(&self.nats, &self.name, sequence).await {
+            Err(rejection) if rejection.code == DUPLICATE_UNCHECKED => Ok(Found::Unreadable),
+            found => found,
+        }
+    }
+
+    /// A message that the stream has acked.
+    pub(super) fn watermark_of(&self, sequence: u64, message_id: &str) -> Option<Watermark> {
+        let created_ms = self.created.load(Ordering::Relaxed);
+        (created_ms != 0).then(|| Watermark {
+            stream: self.name.clone(),
+            created_ms,
+            sequence,
+            message_id: Some(message_id.to_owned()),
+        })
+    }
+
+    fn now(&self, seen: &Seen) -> Watermark {
+        Watermark {
+            stream: self.name.clone(),
+            created_ms: seen.created_ms,
+            sequence: seen.last_sequence,
+            message_id: None,
+        }
+    }
+}

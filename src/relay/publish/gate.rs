@@ -1,0 +1,42 @@
+//! Nothing leaves over a connection until the stream was compared with the watermark: what it has
+//! lost comes before newer events.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::failure::Rejection;
+
+/// Opens once for each connection.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// The connection over which the stream was compared; 0 for none.
+    compared: AtomicU64,
+    /// Why the comparison takes so long.
+    unanswered: Mutex<Option<Rejection>>,
+}
+
+impl Gate {
+    /// Lets publishes leave over this connection.
+    pub(crate) fn open(&self, connection: u64) {
+        self.compared.store(connection, Ordering::Relaxed);
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(crate) fn close(&self) {
+        self.compared.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_open(&self, connection: u64) -> bool {
+        connection != 0 && self.compared.load(Ordering::Relaxed) == connection
+    }
+
+    /// The stream gave no answer.
+    pub(crate) fn unanswered(&self, rejection: Rejection) {
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rejection);
+    }
+
+    /// Why the gate is closed, if the stream gave no answer.
+    pub(crate) fn why(&self) -> Option<Rejection> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
