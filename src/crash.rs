@@ -22,6 +22,14 @@ pub(crate) enum Point {
     Parking,
     /// The parked events of a key are read, to be published.
     Unparking,
+    /// Scheduled events are due; nothing of them is moved.
+    Due,
+    /// They are deleted where they were, in a transaction that is not committed.
+    Taken,
+    /// They are in the outbox, in that transaction.
+    Put,
+    /// The transaction is committed.
+    Moved,
 }
 
 #[cfg(not(feature = "crash-points"))]
@@ -57,6 +65,10 @@ mod armed {
                 Self::Marking => "marking",
                 Self::Parking => "parking",
                 Self::Unparking => "unparking",
+                Self::Due => "due",
+                Self::Taken => "taken",
+                Self::Put => "put",
+                Self::Moved => "moved",
             }
         }
 

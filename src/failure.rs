@@ -80,6 +80,8 @@ pub const NO_RESPONDERS: &str = "no-responders";
 pub const NOT_COVERED: &str = "not-covered";
 /// Code of a document that violates the contract.
 pub const MALFORMED: &str = "malformed";
+/// Code of a scheduled event that the outbox doesn't take.
+pub const NOT_MOVED: &str = "not-moved";
 /// Code of a header that the client can't send.
 pub const HEADER: &str = "header";
 /// Code of a publish to a subject that the account has no permission for.
@@ -132,6 +134,7 @@ pub const TABLE: &[Rule] = &[
     rule("max-payload", Class::Poison, "the message is larger than the server's max_payload", "raise max_payload and restart outboxd, which reads it when it connects; or store the content elsewhere and publish a reference"),
     rule(HEADER, Class::Poison, "a header can't be sent", "correct the writer's headers and discard the event"),
     rule(MALFORMED, Class::Poison, "the document violates the contract", "correct the writer"),
+    rule(NOT_MOVED, Class::Poison, "MongoDB refuses to move the scheduled event into the outbox, which usually has another event with its _id", "read MongoDB's reason in the error; then discard the event, or correct it and publish it with `outboxd retry-now`"),
     rule("10002", Class::Transient, "the account has reached its resource limits", "raise the account's JetStream limits or free storage"),
     rule("10008", Class::Transient, "JetStream is temporarily unavailable", "nothing; if it persists, check the cluster's health"),
     rule("10009", Class::Transient, "the server is not the cluster's leader", "nothing; if it persists, check the cluster's health"),

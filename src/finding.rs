@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 38] = [
+pub const CHECKS: [&str; 39] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -29,6 +29,7 @@ pub const CHECKS: [&str; 38] = [
     "outbox.migrations",
     "outbox.other_indexes",
     "outbox.sample",
+    "outbox.scheduled",
     "outbox.subjects",
     "outbox.validators",
     "stream.accepts",

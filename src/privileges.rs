@@ -3,6 +3,7 @@
 //! `outboxd privileges` prints this list, `outboxd check` compares the relay's user with it, and
 //! the tests run with it.
 
+use outboxd_client::scheduled_collection;
 use serde::Serialize;
 
 use crate::config::{Api, Config};
@@ -16,7 +17,7 @@ pub(crate) const UNKNOWN: &str = "<stream.subjects>";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
-    /// `outboxd run` and `outboxd check`; never inserts an event
+    /// `outboxd run` and `outboxd check`; inserts an event only to move a scheduled one
     Relay,
     /// The verbs that show, retry and discard events; needs MongoDB only
     Operator,
@@ -32,6 +33,10 @@ pub(crate) struct MongodbRole {
     pub(crate) database: String,
     pub(crate) role: String,
     pub(crate) privileges: Vec<Privilege>,
+    /// What of it only scheduled events need, in a sentence; the setting that does without it is in
+    /// there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scheduling: Option<String>,
 }
 
 /// Actions on one collection.
@@ -83,59 +88,107 @@ impl Role {
         }
     }
 
-    /// Actions by collection, for an outbox with this name.
-    pub(crate) fn actions(self, outbox: &str) -> Vec<(&str, &'static [&'static str])> {
-        match self {
-            Self::Relay => vec![
+    /// Actions by collection.
+    pub(crate) fn actions(self, config: &Config) -> Vec<(String, Vec<&'static str>)> {
+        let outbox = config.mongodb.collection.as_str();
+        let scheduled = scheduled_collection(outbox);
+        let scheduled = scheduled.as_str();
+        let moves = config.scheduled.enabled;
+
+        let own: &[(&str, &[&'static str])] = match self {
+            Self::Relay => &[
                 (outbox, &["find", "changeStream", "update", "remove"]),
                 (LEASE, &["find", "insert", "update"]),
                 (MIGRATIONS, &["find"]),
             ],
             // While no relay leads, `discard` removes events itself, under the lease.
-            Self::Operator => vec![
+            Self::Operator => &[
                 (outbox, &["find", "update", "remove"]),
                 (LEASE, &["find", "insert", "update"]),
                 (AUDIT, &["find", "insert"]),
             ],
-            Self::Migrate => vec![
+            Self::Migrate => &[
                 (outbox, &["createCollection", "collMod", "createIndex"]),
+                (scheduled, &["createCollection", "collMod", "createIndex"]),
                 (LEASE, &["createCollection", "collMod"]),
                 (AUDIT, &["createCollection", "collMod"]),
                 (MIGRATIONS, &["find", "insert"]),
             ],
-            // No right to read, to change or to pass by the validator.
-            Self::Writer => vec![(outbox, &["insert"])],
+            // No right to read events, to change them or to pass by the validator.
+            Self::Writer => &[(outbox, &["insert"])],
+        };
+
+        let of_scheduled: &[(&str, &[&'static str])] = match self {
+            // It moves what is due; an event of its own it has no reason to make.
+            Self::Relay if moves => {
+                &[(outbox, &["insert"]), (scheduled, &["find", "changeStream", "update", "remove"])]
+            }
+            Self::Operator if moves => &[(scheduled, &["find", "update", "remove"])],
+            // It cancels and reschedules what it has scheduled.
+            Self::Writer if moves => &[(scheduled, &["find", "insert", "update", "remove"])],
+            _ => &[],
+        };
+
+        let mut all: Vec<(String, Vec<&'static str>)> = Vec::new();
+        for (collection, actions) in own.iter().chain(of_scheduled) {
+            match all.iter_mut().find(|(known, _)| known == collection) {
+                Some((_, known)) => known.extend(*actions),
+                None => all.push(((*collection).to_owned(), actions.to_vec())),
+            }
         }
+        all
     }
 
     pub(crate) fn mongodb(self, config: &Config) -> MongodbRole {
         let (database, outbox) = (&config.mongodb.database, &config.mongodb.collection);
-        let on = |collection: &str, actions: &[&'static str]| Privilege {
-            resource: Resource { db: database.clone(), collection: collection.to_owned() },
-            actions: actions.to_vec(),
+        let on = |collection: String, actions: Vec<&'static str>| Privilege {
+            resource: Resource { db: database.clone(), collection },
+            actions,
         };
 
         let mut privileges: Vec<_> = self
-            .actions(outbox)
+            .actions(config)
             .into_iter()
             .map(|(collection, actions)| on(collection, actions))
             .collect();
 
         if matches!(self, Self::Relay | Self::Migrate) {
             // What lies under the outbox: its options, validator and indexes.
-            let read = [outbox.as_str(), LEASE, AUDIT, MIGRATIONS];
+            let scheduled = scheduled_collection(outbox);
+            let read = [outbox.as_str(), &scheduled, LEASE, AUDIT, MIGRATIONS];
             for privilege in &mut privileges {
                 if read.contains(&privilege.resource.collection.as_str()) {
                     privilege.actions.push("listIndexes");
                 }
             }
-            privileges.push(on("", &["listCollections"]));
+            privileges.push(on(String::new(), vec!["listCollections"]));
         }
 
         MongodbRole {
             database: database.clone(),
             role: format!("{outbox}-{}", self.name()),
             privileges,
+            scheduling: config.scheduled.enabled.then(|| self.scheduling(outbox)).flatten(),
+        }
+    }
+
+    /// What the role has for scheduled events alone.
+    fn scheduling(self, outbox: &str) -> Option<String> {
+        let scheduled = scheduled_collection(outbox);
+        let without = "scheduled.enabled = false does without it";
+        match self {
+            Self::Relay => Some(format!(
+                "insert into {outbox}, and all rights on {scheduled}, are for scheduled events: \
+                 the relay moves them into the outbox when they are due; {without}"
+            )),
+            Self::Operator => {
+                Some(format!("the rights on {scheduled} are for scheduled events; {without}"))
+            }
+            Self::Writer => Some(format!(
+                "the rights on {scheduled} are for a service that schedules and cancels events; \
+                 {without}"
+            )),
+            Self::Migrate => None,
         }
     }
 

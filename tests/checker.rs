@@ -102,6 +102,76 @@ fn a_rolled_back_event_in_the_stream_is_found() {
     assert!(complaint(&report).contains("phantom: rolled back"));
 }
 
+/// One key whose two events were scheduled for the second and the third second, and one event that
+/// was cancelled.
+fn scheduled_history() -> (Ledger, Vec<Published>) {
+    let (mut ledger, mut stream) = history();
+    for number in 1..=2 {
+        let id = format!("s{number}");
+        ledger.scheduled(&id, "s", number, Outcome::Committed, i64::from(number + 1) * 1000);
+        let at = i128::from(number + 1) * 1_000_000_000;
+        stream.push(Published { at, ..message(&id, "s", number) });
+    }
+    ledger.scheduled("taken back", "s", 3, Outcome::Cancelled, 4000);
+    (ledger, stream)
+}
+
+#[test]
+fn scheduled_events_that_came_when_they_were_due_pass() {
+    let (ledger, stream) = scheduled_history();
+    judge(&ledger, &stream, &[], &[]).assert_all_delivered();
+}
+
+#[test]
+fn a_scheduled_event_that_is_lost_is_found_and_one_that_waits_is_not() {
+    let (ledger, mut stream) = scheduled_history();
+    stream.retain(|message| message.id != "s2");
+    let waits = Left { scheduled: true, ..waiting("s2") };
+    let report = judge(&ledger, &stream, std::slice::from_ref(&waits), &[]);
+    report.assert_nothing_lost();
+    assert!(complaint(&report).contains("scheduled: s2"));
+
+    let report = judge(&ledger, &stream, &[], &[]);
+    assert_eq!(found(&report), [0, 1, 0, 0, 0]);
+    assert!(complaint(&report).contains("lost: s2 (s 2)"));
+}
+
+#[test]
+fn a_second_copy_of_a_scheduled_event_is_found() {
+    let (ledger, mut stream) = scheduled_history();
+    stream.push(Published { at: 5_000_000_000, ..message("s1", "s", 1) });
+    let report = judge(&ledger, &stream, &[], &[]);
+    assert_eq!(found(&report), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_scheduled_event_that_came_early_is_found() {
+    let (ledger, mut stream) = scheduled_history();
+    let last = stream.last_mut().expect("a message");
+    last.at -= 1;
+    let report = judge(&ledger, &stream, &[], &[]);
+    assert_eq!(report.premature, ["s2 (s 2 at 0)"]);
+    assert!(complaint(&report).contains("premature: s2"));
+}
+
+#[test]
+fn a_cancelled_event_in_the_stream_is_found() {
+    let (ledger, mut stream) = scheduled_history();
+    stream.push(Published { at: 5_000_000_000, ..message("taken back", "s", 3) });
+    let report = judge(&ledger, &stream, &[], &[]);
+    assert!(complaint(&report).contains("cancelled: taken back"));
+    assert_eq!(found(&report), [0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn scheduled_events_of_a_key_that_came_in_another_order_are_found() {
+    let (ledger, mut stream) = scheduled_history();
+    let last = stream.len() - 1;
+    stream.swap(last - 1, last);
+    stream.iter_mut().for_each(|message| message.at = 9_000_000_000);
+    assert_eq!(found(&judge(&ledger, &stream, &[], &[])), [0, 0, 0, 1, 0]);
+}
+
 #[test]
 fn a_message_that_nobody_wrote_is_found() {
     let (ledger, mut stream) = history();

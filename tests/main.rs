@@ -45,6 +45,7 @@ mod refusals; // one subject's or message's refusal is not a full stream
 mod relay; // a committed event is published once, in order, and deleted
 mod requests; // an operator's request ends with its command, and the audit has what came of it
 mod rewound; // a stream that has lost what it acked is seen by whichever relay comes next
+mod scheduled; // an event for later is delivered once, when it is due, unless it was cancelled
 mod shares; // a key with a large backlog has its share of the buffer, and the others leave
 mod signals; // SIGHUP reloads, others stop or mean nothing; a log that was renamed is left behind
 mod support;

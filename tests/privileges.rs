@@ -50,7 +50,7 @@ async fn what_mongodb_refuses_to_each_role() {
         (
             "run",
             vec![
-                outbox.clone(),
+                insert("outbox_scheduled"),
                 insert("orders"),
                 find("orders"),
                 find("outboxd_audit"),
@@ -187,7 +187,7 @@ async fn with_these_it_relays_and_an_operator_acts() {
 
 /// A pipe of a new deployment prints roles before there is a server.
 #[tokio::test]
-async fn privileges_are_printed_without_a_connection_string_and_a_writer_may_only_insert() {
+async fn privileges_are_printed_without_a_connection_string_and_a_writer_inserts_and_schedules() {
     let print = |args: &[&str]| {
         let output = std::process::Command::new(OUTBOXD).args(args).env_clear().output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -211,7 +211,13 @@ async fn privileges_are_printed_without_a_connection_string_and_a_writer_may_onl
     let printed: serde_json::Value = serde_json::from_str(&said).unwrap();
     let role = printed[0]["mongodb"]["role"].as_str().unwrap();
     assert_eq!(role, "outbox-writer");
-    assert_eq!(printed[0]["mongodb"]["privileges"].as_array().unwrap().len(), 1);
+    let on: Vec<_> = printed[0]["mongodb"]["privileges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|on| &on["resource"]["collection"])
+        .collect();
+    assert_eq!(on, ["outbox", "outbox_scheduled"]);
 
     let event = doc! {
         "_id": 1, "ts": bson::Timestamp { time: 0, increment: 0 }, "subject": "made", "payload": {},

@@ -28,9 +28,9 @@ const RUNNING: Duration = Duration::from_secs(90);
 /// A server has one such fail point, whoever sets it.
 static FAIL_POINT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-type Line = &'static [&'static str];
+pub(crate) type Line = &'static [&'static str];
 
-struct Language {
+pub(crate) struct Language {
     /// In `docs/writers`.
     folder: &'static str,
     /// What tells the version of each tool, and fails when it isn't good enough.
@@ -40,7 +40,7 @@ struct Language {
     read: Line,
 }
 
-const NODE: Language = Language {
+pub(crate) const NODE: Language = Language {
     folder: "node",
     tools: &[
         &[
@@ -244,7 +244,7 @@ async fn fail_commits(scene: &Scene, mode: impl Into<Bson>) -> i64 {
 }
 
 /// A program that is ready to run. Nobody else prepares it meanwhile.
-struct Program {
+pub(crate) struct Program {
     language: &'static Language,
     folder: PathBuf,
     _lock: File,
@@ -262,7 +262,12 @@ impl Program {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
     }
 
-    async fn run(&self, line: Line, scene: &Scene, argument: &str) -> Result<String, String> {
+    pub(crate) async fn run(
+        &self,
+        line: Line,
+        scene: &Scene,
+        argument: &str,
+    ) -> Result<String, String> {
         let mut command = self.command(line, scene);
         command.arg(argument);
         let output = ended(command, RUNNING).await;
@@ -287,7 +292,7 @@ impl Program {
 
 impl Language {
     /// `None` if this machine lacks what it needs.
-    async fn prepared(&'static self) -> Option<Program> {
+    pub(crate) async fn prepared(&'static self) -> Option<Program> {
         let sources = sources(&Path::new(SOURCES).join(self.folder));
         let mut state = format!("{:?}\n{sources:?}\n", self.prepare);
         for tool in self.tools {
@@ -412,27 +417,34 @@ fn every_snippet_stands_in_a_program() {
     }
 }
 
-/// Migrations are append-only, and the validator and its schema are one text each: whoever adds a
-/// migration of the validator copies both there.
+/// Migrations are append-only, and each validator and its schema are one text each: whoever adds a
+/// migration of a validator copies both there.
 #[tokio::test]
-async fn the_schema_is_the_validator_that_the_migrations_leave() {
+async fn the_schemas_are_the_validators_that_the_migrations_leave() {
     let scene = Scene::new().await;
-    let command = doc! { "listCollections": 1, "filter": { "name": "outbox" } };
-    let answer = scene.database.run_command(command).await.unwrap();
-    let outbox = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap()[0]
-        .as_document()
-        .unwrap();
-    let validator = outbox.get_document("options").unwrap().get_document("validator").unwrap();
-    let schema = std::fs::read_to_string(Path::new(SOURCES).join("event.schema.json")).unwrap();
-    let schema: Document = serde_json::from_str(&schema).unwrap();
-    let whole = std::fs::read_to_string(Path::new(SOURCES).join("event.validator.json")).unwrap();
-    let whole: Document = serde_json::from_str(&whole).unwrap();
-    assert_eq!(validator, &whole);
-    let first = &whole.get_array("$and").unwrap()[0];
-    assert_eq!(first.as_document(), Some(&doc! { "$jsonSchema": &schema }));
-
+    let read = |name: &str| -> Document {
+        let text = std::fs::read_to_string(Path::new(SOURCES).join(name)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
     let readme = std::fs::read_to_string(Path::new(SOURCES).join("README.md")).unwrap();
-    for field in schema.get_document("properties").unwrap().keys() {
-        assert!(readme.contains(&format!("| `{field}` |")), "the table of fields lacks {field}");
+
+    for (collection, name) in [("outbox", "event"), ("outbox_scheduled", "scheduled")] {
+        let command = doc! { "listCollections": 1, "filter": { "name": collection } };
+        let answer = scene.database.run_command(command).await.unwrap();
+        let found = answer.get_document("cursor").unwrap().get_array("firstBatch").unwrap();
+        let options = found[0].as_document().unwrap().get_document("options").unwrap();
+
+        let whole = read(&format!("{name}.validator.json"));
+        assert_eq!(options.get_document("validator").unwrap(), &whole, "{name}");
+        let schema = read(&format!("{name}.schema.json"));
+        let first = &whole.get_array("$and").unwrap()[0];
+        assert_eq!(first.as_document(), Some(&doc! { "$jsonSchema": &schema }), "{name}");
+
+        for field in schema.get_document("properties").unwrap().keys() {
+            assert!(
+                readme.contains(&format!("| `{field}` |")),
+                "the table of fields lacks {field}"
+            );
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! | `hosts` | every host of MongoDB, and the deployment that they form |
 //! | `privileges` | the relay's user in MongoDB |
 //! | `outbox` | migrations, validators, indexes, and a sample of the waiting events |
+//! | `scheduled` | the events that are published later |
 //! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
 //! | `mongodb` | all of MongoDB, in this order |
 //! | `nats` | nats-server, JetStream and the stream |
@@ -20,6 +21,7 @@ mod mongodb;
 mod nats;
 mod outbox;
 mod privileges;
+mod scheduled;
 
 use std::time::Duration;
 

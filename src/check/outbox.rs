@@ -6,8 +6,10 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::Database;
+use outboxd_client::scheduled_collection;
 
 use super::ask::{ask, unknown, within};
+use super::scheduled;
 use crate::config::Config;
 use crate::document::layout::Layout;
 use crate::document::record::{OutboxRecord, shown_id};
@@ -52,10 +54,11 @@ pub(super) async fn look(
     let (collection, layout) = (&config.mongodb.collection, &*config.event.layout);
     let at = format!("outbox {}.{collection}", database.name());
     let foundation = Foundation::new(database.clone(), collection, config.event.layout.clone());
-    let (sound, applied, made, sample) = tokio::join!(
+    let (sound, applied, made, scheduled, sample) = tokio::join!(
         ask(timeout, foundation.review()),
         applied(config, database, &at, timeout),
         as_migrated(config, database, &at, timeout),
+        scheduled::look(config, database, &at, timeout),
         ask(timeout, sample(database, collection, layout))
     );
 
@@ -67,6 +70,7 @@ pub(super) async fn look(
 
     if !pending {
         findings.extend(made);
+        findings.extend(scheduled);
     }
 
     match sample {
@@ -159,7 +163,9 @@ async fn as_migrated(
         }
 
         if !wanted.indexes.is_empty() {
-            findings.push(indexes(database, name, &wanted.indexes, at, timeout).await);
+            let is_scheduled = *name == scheduled_collection(outbox);
+            findings
+                .push(indexes(database, (name, is_scheduled), &wanted.indexes, at, timeout).await);
         }
     }
 
@@ -185,7 +191,7 @@ fn repeat(database: &Database, outbox: &str, migrations: &[&str]) -> String {
 
 async fn indexes(
     database: &Database,
-    name: &str,
+    (name, is_scheduled): (&str, bool),
     wanted: &[Document],
     at: &str,
     timeout: Duration,
@@ -234,12 +240,16 @@ async fn indexes(
     match found.iter().any(|found| found.get_str("name").is_ok_and(|text| text == named)) {
         true => {
             let drop = mongosh(format!("{{dropIndexes: {}, index: {}}}", json(name), json(named)));
-            let text =
-                format!("{named} differs from the migrations': retries scan the whole outbox");
+            let scanned = match is_scheduled {
+                true => "the relay scans all scheduled events",
+                false => "retries scan the whole outbox",
+            };
+            let text = format!("{named} differs from the migrations': {scanned}");
             Finding::fail(CHECK, at, text, format!("{drop}\n{create}"))
         }
         false => {
-            let text = format!("{named} is missing: the relay reads the whole outbox instead");
+            let read = if is_scheduled { "all scheduled events" } else { "the whole outbox" };
+            let text = format!("{named} is missing: the relay reads {read} instead");
             Finding::fail(CHECK, at, text, create)
         }
     }
@@ -295,7 +305,13 @@ async fn sample(
     collection: &str,
     layout: &Layout,
 ) -> mongodb::error::Result<Sample> {
-    let subjects = Subjects::look(database, collection, layout, SAMPLE).await?;
+    let mut subjects = Subjects::look(database, collection, layout, SAMPLE).await?;
+    // A subject that no stream covers is better found before the events are due. A user without the
+    // right to look there has no finding of it.
+    let scheduled = scheduled_collection(collection);
+    if let Ok(later) = Subjects::look(database, &scheduled, layout, SAMPLE).await {
+        subjects.add(later);
+    }
     let biggest = biggest(database, collection, layout).await?;
     Ok(Sample { subjects, biggest })
 }

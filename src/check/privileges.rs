@@ -1,6 +1,7 @@
 //! The privileges of the relay's user in MongoDB: all that the relay needs, and not much more.
 
 use bson::{Bson, Document};
+use outboxd_client::scheduled_collection;
 
 use super::ask::{self, NoAnswer};
 use crate::config::Config;
@@ -112,10 +113,10 @@ fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
     let (database, outbox) = (&config.mongodb.database, &config.mongodb.collection);
 
     let mut missing = Vec::new();
-    for (collection, actions) in Role::Relay.actions(outbox) {
+    for (collection, actions) in Role::Relay.actions(config) {
         let lacking: Vec<_> = actions
             .iter()
-            .filter(|action| !user.may(database, collection, action))
+            .filter(|action| !user.may(database, &collection, action))
             .copied()
             .collect();
         if !lacking.is_empty() {
@@ -123,9 +124,19 @@ fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
         }
     }
 
+    let moves = config.scheduled.enabled;
     if !missing.is_empty() {
         let found = format!("{} lacks {}", user.name, missing.join("; "));
-        return Finding::fail(CHECK, at, found, grant(config, user));
+        let mut remedy = grant(config, user);
+        let scheduled = scheduled_collection(outbox);
+        let is_for_scheduled = |lacking: &String| {
+            lacking.ends_with(&format!(".{scheduled}"))
+                || *lacking == format!("insert on {database}.{outbox}")
+        };
+        if moves && missing.iter().all(is_for_scheduled) {
+            remedy += "\nor, if no service schedules events: scheduled.enabled = false";
+        }
+        return Finding::fail(CHECK, at, found, remedy);
     }
 
     let mut too_much = Vec::new();
@@ -135,13 +146,17 @@ fn rights(config: &Config, at: &str, user: &User<'_>) -> Finding {
         too_much.push(format!("has the role {}", powerful.join(", ")));
     }
 
-    if user.may(database, outbox, "insert") {
+    if !moves && user.may(database, outbox, "insert") {
         too_much.push(format!("may insert into {database}.{outbox}, which only writers need"));
     }
 
     match too_much.is_empty() {
         true => {
-            let found = format!("{} has the relay's privileges and can't insert events", user.name);
+            let inserts = match moves {
+                true => "inserts events only to move scheduled ones",
+                false => "can't insert events",
+            };
+            let found = format!("{} has the relay's privileges and {inserts}", user.name);
             Finding::ok(CHECK, at, found)
         }
         false => {

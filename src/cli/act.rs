@@ -22,7 +22,7 @@ use crate::config::{Config, Sources};
 use crate::document::state::{DISCARD_HOLDS, State};
 use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::act::{Act, AuditEntry, Done, RefusedEvent};
+use crate::mongodb::act::{Act, AuditEntry, Done, Place, RefusedEvent};
 use crate::mongodb::bounded::parts;
 use crate::mongodb::chosen::{Chosen, Named};
 use crate::mongodb::inspect::Inspect;
@@ -35,7 +35,7 @@ use crate::shutdown::{StopSignal, on_signals};
 /// Events acted on at once.
 const BATCH: usize = 500;
 /// More events than this are made due at [`STAGGERED`] a second, unless `--rate` says otherwise.
-const MANY: usize = 1000;
+const MANY: u64 = 1000;
 /// Fast enough for any outbox, and slow enough for consumers to see a stream and no flood.
 const STAGGERED: u32 = 1000;
 /// What ends the command after the batch under way.
@@ -84,7 +84,8 @@ impl Outbox {
     /// Acts on these events, and prints on how many.
     pub(super) async fn acts(
         &self,
-        (action, ids): (&Action, &[Bson]),
+        action: &Action,
+        chosen: [(Place, &[Bson]); 2],
         (selection, reason, rate): (&str, Option<&str>, Option<u32>),
         stop: &CancellationToken,
     ) -> Result<Done> {
@@ -96,14 +97,15 @@ impl Outbox {
         let lease = Arc::new(Lease::new(document, self.config.lease.ttl));
 
         let acting = Acting { act: &self.act, lease: &lease, stop, entry, action, rate };
-        let (done, acted) = acting.on(ids).await;
+        let (done, acted) = acting.on(chosen).await;
         print(&format!("{} {}\n", events(done.events), action.done()))?;
         for RefusedEvent { id, error } in &done.refused {
             print(&format!("refused by MongoDB: {} ({})\n", printable(id), printable(error)))?;
         }
         acted?;
 
-        let left = (ids.len() as u64).saturating_sub(done.events + done.refused.len() as u64);
+        let total: usize = chosen.iter().map(|(_, ids)| ids.len()).sum();
+        let left = (total as u64).saturating_sub(done.events + done.refused.len() as u64);
         if stop.is_cancelled() && left > 0 {
             let message = format!("interrupted; {} left as they were", events(left));
             return Err(Error::new(ErrorKind::Interrupted, message));
@@ -142,8 +144,11 @@ async fn run(
     let named = inspect.named(&args.ids).await.during("reading the outbox")?;
     let mut selection = args.filter.selection();
     if !args.all {
-        let found = named.iter().filter_map(|named| named.event.clone()).map(|(id, _)| id);
-        selection.ids = Some(found.collect());
+        let found = |wanted: bool| {
+            let found = named.iter().filter_map(|named| named.event.clone());
+            found.filter(|(.., is_scheduled)| *is_scheduled == wanted).map(|(id, ..)| id).collect()
+        };
+        (selection.ids, selection.scheduled_ids) = (Some(found(false)), found(true));
     }
     // A parked event is healthy: only whoever names it means it.
     selection.without_parked =
@@ -154,7 +159,7 @@ async fn run(
         patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
     let others = others(&named, &chosen);
     // One alone is the error.
-    let are_above = others.len() > 1 || !chosen.ids.is_empty();
+    let are_above = others.len() > 1 || chosen.events() > 0;
     for line in others.iter().filter(|_| are_above) {
         print(&format!("{}\n", printable(line)))?;
     }
@@ -163,7 +168,7 @@ async fn run(
         true => parked(inspect, &selection).await?,
         false => 0,
     };
-    if args.all && chosen.ids.is_empty() && parked == 0 {
+    if args.all && chosen.events() == 0 && parked == 0 {
         args.filter.check_that_it_can_match()?;
     }
 
@@ -178,7 +183,7 @@ async fn run(
         Confirmed::Yes => on_signals(&STOPS)?,
     };
 
-    let is_staggered = args.rate.is_none() && action == Action::RetryNow && chosen.ids.len() > MANY;
+    let is_staggered = args.rate.is_none() && action == Action::RetryNow && chosen.events() > MANY;
     if is_staggered {
         print(&format!("{STAGGERED} a second; --rate N changes that\n"))?;
     }
@@ -188,9 +193,10 @@ async fn run(
         false => args.ids.join(" "),
     };
     let how = (as_given.trim(), args.reason.as_deref(), rate);
-    let done = outbox.acts((&action, &chosen.ids), how, &stop).await?;
+    let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
+    let done = outbox.acts(&action, ids, how, &stop).await?;
     if let Some(count) = let_go.filter(|count| *count > 0 && done.events > 0) {
-        let all = if done.events == chosen.ids.len() as u64 { "" } else { "up to " };
+        let all = if done.events == chosen.events() { "" } else { "up to " };
         print(&format!("{all}{} leave now\n", behind(count)))?;
     }
 
@@ -216,16 +222,19 @@ async fn parked(inspect: &Inspect, selection: &Selection) -> Result<u64> {
 
 /// A line for each id that no event was chosen for.
 fn others(named: &[Named], chosen: &Chosen) -> Vec<String> {
-    let is_chosen = |id: &Bson| chosen.ids.contains(id);
+    let is_chosen = |id: &Bson, is_scheduled: bool| match is_scheduled {
+        true => chosen.scheduled.contains(id),
+        false => chosen.ids.contains(id),
+    };
     let why = |named: &Named| {
         let given = &named.given;
         match &named.event {
             None => Some(format!(
                 "{given} is not in the outbox: published, discarded, or never written"
             )),
-            Some((_, State::Locked)) => Some(format!("{given} is locked: the relay owns it")),
-            Some((id, _)) if is_chosen(id) => None,
-            Some((_, state)) => Some(format!("{given} is {state}: the filters leave it out")),
+            Some((_, State::Locked, _)) => Some(format!("{given} is locked: the relay owns it")),
+            Some((id, _, is_scheduled)) if is_chosen(id, *is_scheduled) => None,
+            Some((_, state, _)) => Some(format!("{given} is {state}: the filters leave it out")),
         }
     };
 
@@ -255,7 +264,7 @@ pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()
         return Err(Error::new(ErrorKind::Mongodb, message));
     }
 
-    match (chosen.ids.len() as u64).saturating_sub(done.events) {
+    match chosen.events().saturating_sub(done.events) {
         0 => Ok(()),
         _ if is_told => Ok(()),
         left => Err(Error::new(
@@ -280,10 +289,10 @@ struct Acting<'a> {
 
 impl Acting<'_> {
     /// Acts on these events, batch by batch. Returns what was done, and why it ended early.
-    async fn on(&self, ids: &[Bson]) -> (Done, Result<()>) {
+    async fn on(&self, chosen: [(Place, &[Bson]); 2]) -> (Done, Result<()>) {
         let mut done = Done::default();
         let acted = tokio::select! {
-            acted = self.on_batches(ids, &mut done) => acted,
+            acted = self.on_batches(chosen, &mut done) => acted,
             () = self.given_up() => Err(Error::new(
                 ErrorKind::Interrupted,
                 format!(
@@ -295,10 +304,11 @@ impl Acting<'_> {
         (done, acted)
     }
 
-    async fn on_batches(&self, ids: &[Bson], done: &mut Done) -> Result<()> {
+    async fn on_batches(&self, chosen: [(Place, &[Bson]); 2], done: &mut Done) -> Result<()> {
         let mut next = Instant::now();
         let most = self.rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
-        for batch in parts(ids, most) {
+        let of = |(place, ids)| parts(ids, most).into_iter().map(move |batch| (place, batch));
+        for (place, batch) in chosen.into_iter().flat_map(of) {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.stop.cancelled() => {}
@@ -310,7 +320,7 @@ impl Acting<'_> {
             let second = Duration::from_secs(1);
             next = Instant::now()
                 + self.rate.map_or(Duration::ZERO, |rate| second * batch.len() as u32 / rate);
-            let of_batch = self.on_batch(batch).await?;
+            let of_batch = self.on_batch(place, batch).await?;
             done.events += of_batch.events;
             done.refused.extend(of_batch.refused);
         }
@@ -319,7 +329,7 @@ impl Acting<'_> {
     }
 
     /// Nothing is done that is not recorded before.
-    async fn on_batch(&self, batch: &[Bson]) -> Result<Done> {
+    async fn on_batch(&self, place: Place, batch: &[Bson]) -> Result<Done> {
         let before = match self.action {
             Action::Edit(edit) => Some(edit.before.clone()),
             Action::RetryNow | Action::Discard => None,
@@ -336,14 +346,19 @@ impl Acting<'_> {
             })?;
 
         let acted = match self.action {
-            Action::RetryNow => self.act.retry_now(batch).await.during("making events due")?,
+            Action::RetryNow => {
+                self.act.retry_now(place, batch).await.during("making events due")?
+            }
+            Action::Discard if place == Place::Scheduled => {
+                self.act.discard_scheduled(batch).await.during("discarding scheduled events")?
+            }
             Action::Discard => {
                 let discard = Discard { act: self.act, lease: self.lease, stop: self.stop };
                 discard.remove(batch).await?
             }
             Action::Edit(edit) => match batch.first() {
                 Some(id) => {
-                    let edited = self.act.edit(id, edit.dead_at, &edit.edits).await;
+                    let edited = self.act.edit((place, id), edit.dead_at, &edit.edits).await;
                     edited.during("editing the event")?
                 }
                 None => Done::default(),

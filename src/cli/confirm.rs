@@ -42,10 +42,10 @@ pub(super) enum Confirmed {
 impl Confirm<'_> {
     /// Shows what would be done and asks for confirmation.
     pub(super) fn is_wanted(&self) -> Result<Confirmed> {
-        let total = self.chosen.ids.len() as u64;
+        let total = self.chosen.events();
         if total == 0 {
             if self.args.all {
-                print("no stuck event matches\n")?;
+                print(&format!("no {} event matches\n", self.args.filter.kind()))?;
             }
             self.say_parked()?;
             return Ok(Confirmed::No);
@@ -122,10 +122,16 @@ impl Confirm<'_> {
         if !std::io::stdin().is_terminal() {
             let message = match is_counted {
                 true => "standard input is not a terminal; confirm with --yes".to_owned(),
-                false => format!(
-                    "without a filter, `discard --all` takes every event that failed; give a filter, \
-                     such as --group, or the number of events and --yes: --count {total} --yes"
-                ),
+                false => {
+                    let every = match self.args.filter.scheduled {
+                        true => "scheduled event; give another filter, such as --key",
+                        false => "event that failed; give a filter, such as --group",
+                    };
+                    format!(
+                        "without a filter, `discard --all` takes every {every}, or the number of \
+                         events and --yes: --count {total} --yes"
+                    )
+                }
             };
             return Err(Error::new(ErrorKind::Usage, message));
         }

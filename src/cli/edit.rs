@@ -22,7 +22,8 @@ use crate::document::record::{OutboxRecord, shown_id};
 use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::finding::operand;
-use crate::mongodb::act::FieldEdits;
+use crate::mongodb::act::{FieldEdits, Place};
+use crate::mongodb::inspect::state_of_scheduled;
 use crate::mongodb::selection::Selection;
 use crate::printable::printable;
 use crate::shutdown::on_signals;
@@ -62,7 +63,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
     let screen = Screen::of(sources);
     let outbox = Outbox::open(sources).await?;
     let layout = outbox.config.event.layout.clone();
-    let (id, event) = dead_event(&outbox, &args.id).await?;
+    let (id, event, place) = dead_event(&outbox, &args.id).await?;
     let old = fields(&event, &layout);
 
     let edits = match set {
@@ -92,7 +93,8 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
         return Ok(());
     }
 
-    let dead_at = *event.get_datetime(field::DEAD_AT).map_err(|_| not_dead(&args.id, &event))?;
+    let dead_at =
+        *event.get_datetime(field::DEAD_AT).map_err(|_| not_dead(&args.id, State::of(&event)))?;
     let changed = || edits.set.keys().chain(&edits.unset);
     let before: Document = changed()
         .map(|name| (name.clone(), old.get(name).cloned().unwrap_or(Bson::Null)))
@@ -101,15 +103,20 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
     let moves = changed().any(|name| name == layout.key());
 
     let window = Duration::ZERO;
-    let selection = Selection { ids: Some(vec![id.clone()]), ..Selection::default() };
+    let (ids, scheduled_ids) = match place {
+        Place::Outbox => (vec![id.clone()], Vec::new()),
+        Place::Scheduled => (Vec::new(), vec![id.clone()]),
+    };
+    let selection = Selection { ids: Some(ids), scheduled_ids, ..Selection::default() };
     let chosen = outbox.inspect.chosen(&selection, window).await.during("reading the outbox")?;
     let edit = Edit { dead_at, edits, before };
     let (action, stop) = (Action::Edit(Box::new(edit)), on_signals(&STOPS)?);
     let selection = format!("{}: {what}", shown_id(&id));
     let how = (selection.as_str(), args.reason.as_deref(), None);
-    let done = outbox.acts((&action, std::slice::from_ref(&id)), how, &stop).await?;
+    let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
+    let done = outbox.acts(&action, ids, how, &stop).await?;
     all_done(&chosen, &done, false)?;
-    if moves {
+    if moves && place == Place::Outbox {
         // What waited behind it has another head now.
         outbox.wake_relay().await?;
     }
@@ -123,23 +130,27 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
     }
 }
 
-async fn dead_event(outbox: &Outbox, id: &str) -> Result<(Bson, Document)> {
-    let event = outbox.inspect.whole(id).await.during("reading the outbox")?;
-    let Some(event) = event else {
+async fn dead_event(outbox: &Outbox, id: &str) -> Result<(Bson, Document, Place)> {
+    let event = outbox.inspect.whole(id, false).await.during("reading the outbox")?;
+    let Some((event, is_scheduled)) = event else {
         let message = format!(
-            "no event {id} is in the outbox: it was published, discarded, or never written"
+            "no event {id} is in the outbox or scheduled: it was published, discarded, or never \
+             written"
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     };
 
-    match (State::of(&event), event.get(field::ID)) {
-        (State::Dead, Some(id)) => Ok((id.clone(), event)),
-        _ => Err(not_dead(id, &event)),
+    let (state, place) = match is_scheduled {
+        true => (state_of_scheduled(&event), Place::Scheduled),
+        false => (State::of(&event), Place::Outbox),
+    };
+    match (state, event.get(field::ID)) {
+        (State::Dead, Some(id)) => Ok((id.clone(), event, place)),
+        _ => Err(not_dead(id, state)),
     }
 }
 
-fn not_dead(id: &str, event: &Document) -> Error {
-    let state = State::of(event);
+fn not_dead(id: &str, state: State) -> Error {
     let message = format!(
         "{id} is {state}, and the relay may be publishing it: only a dead event can be edited; `outboxd show {}` \
          says what to do",

@@ -1,12 +1,13 @@
-//! `outboxd list`: the stuck events, oldest first.
+//! `outboxd list`: the stuck events, oldest first, or the scheduled ones in the order of their times.
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Output, Screen, age, colour_of, patiently, show};
+use super::output::{Output, Screen, age, colour_of, due, patiently, show};
 use super::selection::{Filter, inspect};
 use super::table::{Cell, table};
 use crate::config::Sources;
+use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Entry;
 
@@ -44,16 +45,33 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 
     let screen = Screen::of(sources);
-    show(args.output, &shown, || people(screen, &shown, skip, args.page))
+    show(args.output, &shown, || people(screen, &shown, skip, args))
 }
 
 /// As a table; the errors are in `groups` and `show`.
 pub(super) fn rows(screen: Screen, events: &[Entry]) -> String {
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    if !events.is_empty() && events.iter().all(|event| event.state == State::Scheduled) {
+        let rows = events.iter().map(|event| {
+            vec![
+                Cell::from(&event.id),
+                event.due_in_seconds.map_or_else(|| "-".to_owned(), due).into(),
+                event.age_seconds.map_or_else(|| "-".to_owned(), age).into(),
+                dash(&event.subject).into(),
+                dash(&event.key).into(),
+            ]
+        });
+        return table(screen, &["ID", "DUE", "AGE", "SUBJECT", "KEY"], rows);
+    }
+
+    let state = |event: &Entry| match (event.state, event.scheduled) {
+        (State::Dead, true) => "dead (scheduled)".to_owned(),
+        (state, _) => state.word().to_owned(),
+    };
     let rows = events.iter().map(|event| {
         vec![
             Cell::from(&event.id),
-            Cell::coloured(event.state.word(), colour_of(event.state)),
+            Cell::coloured(&state(event), colour_of(event.state)),
             event.age_seconds.map_or_else(|| "-".to_owned(), age).into(),
             event.attempts.to_string().into(),
             dash(&event.code).into(),
@@ -65,13 +83,16 @@ pub(super) fn rows(screen: Screen, events: &[Entry]) -> String {
     table(screen, &["ID", "STATE", "AGE", "TRIES", "CODE", "SUBJECT", "KEY"], rows)
 }
 
-fn people(screen: Screen, shown: &Shown, skip: u64, page: u32) -> String {
+fn people(screen: Screen, shown: &Shown, skip: u64, args: &Args) -> String {
     if shown.total == 0 {
-        return "no stuck event matches\n".to_owned();
+        return format!("no {} event matches\n", args.filter.kind());
     }
 
     let to = skip + shown.events.len() as u64;
-    let more =
-        if to < shown.total { format!("; --page {} shows more", page + 1) } else { String::new() };
+    let more = if to < shown.total {
+        format!("; --page {} shows more", args.page + 1)
+    } else {
+        String::new()
+    };
     format!("{}\n{} to {to} of {}{more}\n", rows(screen, &shown.events), skip + 1, shown.total)
 }

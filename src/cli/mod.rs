@@ -72,7 +72,7 @@ enum Verb {
   outboxd migrate --print     # what would be created, for someone who has the rights
   outboxd migrate --status")]
     Migrate(migrate::Args),
-    /// Show the outbox in numbers: what is stuck, how old it is, which relay leads
+    /// Show the outbox in numbers: what is stuck, how old it is, what is scheduled, which relay leads
     #[command(after_help = "Examples:
   outboxd stats
   outboxd stats --output json | jq .backlog")]
@@ -83,11 +83,12 @@ enum Verb {
   outboxd groups 59a93a4f     # one of them, and what to do
   outboxd groups --subject 'tickets.>' --older-than 1h")]
     Groups(groups::Args),
-    /// List the stuck events, oldest first
+    /// List the stuck events, oldest first, or those that are scheduled, the next one first
     #[command(after_help = "Examples:
   outboxd list --dead
   outboxd list --group 59a93a4f --limit 50 --page 2
-  outboxd list --key t1 --output json")]
+  outboxd list --key t1 --output json
+  outboxd list --scheduled")]
     List(list::Args),
     /// Show one event, the reason for its state, and what to do
     #[command(after_help = "Examples:
@@ -100,18 +101,19 @@ enum Verb {
   outboxd watch --admin http://tickets:9464
   outboxd watch --interval 10s --count 6 > minute.txt")]
     Watch(watch::Args),
-    /// Publish stuck events again now, including dead ones
+    /// Publish stuck events again now, including dead ones, and scheduled ones before their time
     #[command(after_help = "Examples:
   outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
   outboxd retry-now --all --group 59a93a4f --dry-run
   outboxd retry-now --all --group 59a93a4f --rate 100 --yes
   outboxd retry-now --all --subject 'tickets.>' --wait=2m")]
     RetryNow(act::RetryArgs),
-    /// Remove stuck events permanently, without publishing them
+    /// Remove stuck or scheduled events permanently, without publishing them
     #[command(after_help = "Examples:
   outboxd discard 6745f0a1b2c3d4e5f6a7b8c9 --reason 'sent by hand'
   outboxd discard --all --group 59a93a4f --dry-run
   outboxd discard --all --dead --older-than 7d
+  outboxd discard --all --scheduled --key order-7
   outboxd discard --all --count 40 --yes      # without a filter: 40 events are expected")]
     Discard(act::DiscardArgs),
     /// Correct a dead event and publish it again

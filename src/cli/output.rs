@@ -103,7 +103,7 @@ impl Screen {
 /// The colour of a state: the same everywhere.
 pub(super) fn colour_of(state: State) -> Colour {
     match state {
-        State::Locked => Colour::None,
+        State::Scheduled | State::Locked => Colour::None,
         State::Failed => Colour::Yellow,
         State::Parked => Colour::Cyan,
         State::Dead => Colour::Red,
@@ -147,6 +147,15 @@ pub(super) fn show(
 /// `1 event`, `2 events`.
 pub(super) fn events(count: u64) -> String {
     format!("{count} event{}", if count == 1 { "" } else { "s" })
+}
+
+/// When a scheduled event is due: `in 3h 20m`, `2m ago`.
+pub(super) fn due(in_seconds: i64) -> String {
+    match in_seconds {
+        0 => "now".to_owned(),
+        ahead @ 1.. => format!("in {}", age(ahead.unsigned_abs())),
+        past => format!("{} ago", age(past.unsigned_abs())),
+    }
 }
 
 /// The two largest units: `3h 20m`.

@@ -52,12 +52,16 @@ fn text(Privileges { role, mongodb, nats, nats_others }: &Privileges) -> String 
     let json = |text: &str| serde_json::Value::from(text).to_string();
     let list =
         |texts: &[String]| texts.iter().map(|text| json(text)).collect::<Vec<_>>().join(", ");
-    let MongodbRole { database, role: name, privileges } = mongodb;
+    let MongodbRole { database, role: name, privileges, scheduling } = mongodb;
     let (what, database, name) = (role.name(), json(database), json(name));
     let mut text = format!(
         "// {what}: in mongosh, as an administrator\n\
          db.getSiblingDB({database}).createRole({{ role: {name}, roles: [], privileges: [\n"
     );
+
+    if let Some(scheduling) = scheduling {
+        let _ = writeln!(text, "  // {scheduling}");
+    }
 
     if privileges.iter().any(|privilege| privilege.resource.db == UNKNOWN_DATABASE) {
         let line = format!(

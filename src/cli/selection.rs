@@ -51,14 +51,22 @@ pub(super) struct Filter {
     /// Only events that failed and are retried
     #[arg(long, group = "state")]
     failed: bool,
+    /// Only scheduled events, which wait for their time; dead ones are among the others
+    #[arg(long, group = "state")]
+    pub(super) scheduled: bool,
 }
 
 impl Filter {
     pub(super) fn selection(&self) -> Selection {
-        let states =
-            [(self.dead, State::Dead), (self.parked, State::Parked), (self.failed, State::Failed)];
+        let states = [
+            (self.dead, State::Dead),
+            (self.parked, State::Parked),
+            (self.failed, State::Failed),
+            (self.scheduled, State::Scheduled),
+        ];
         Selection {
             ids: None,
+            scheduled_ids: Vec::new(),
             subject: self.subject.clone(),
             key: self.key.clone(),
             older_than: self.older_than,
@@ -73,6 +81,11 @@ impl Filter {
     /// The same filter for one group.
     pub(super) fn of_group(&self, id: &str) -> Self {
         Self { group: Some(id.to_owned()), ..self.clone() }
+    }
+
+    /// The events that it selects from, as an adjective.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.scheduled { "scheduled" } else { "stuck" }
     }
 
     /// Whether the filter leaves events out. One that matches everything is none.
@@ -100,7 +113,12 @@ impl Filter {
             ("--group", &self.group),
         ];
 
-        let flags = [("--dead", self.dead), ("--parked", self.parked), ("--failed", self.failed)];
+        let flags = [
+            ("--dead", self.dead),
+            ("--parked", self.parked),
+            ("--failed", self.failed),
+            ("--scheduled", self.scheduled),
+        ];
         let texts = texts.into_iter().filter_map(|(name, text)| Some(option(name, text.as_ref()?)));
         let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned());
 
@@ -239,6 +257,7 @@ mod tests {
             dead: false,
             parked: false,
             failed: false,
+            scheduled: false,
         }
     }
 
@@ -294,6 +313,7 @@ mod tests {
             assert!(!of(|f| f.subject = Some(wide.to_owned())).is_narrow());
         }
         assert!(!of(|f| f.older_than = Some(Duration::ZERO)).is_narrow());
+        assert!(!of(|f| f.scheduled = true).is_narrow(), "it takes everything that is scheduled");
         assert!(of(|f| f.dead = true).is_narrow());
         assert!(of(|f| f.subject = Some("tickets.>".to_owned())).is_narrow());
     }

@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 use clap::Args as ClapArgs;
 use outboxd_client::field;
 
-use super::output::{Colour, Output, Screen, age, colour_of, events, show};
+use super::output::{Colour, Output, Screen, age, colour_of, due, events, show};
 use super::selection::inspect;
 use super::table::wrap;
 use crate::config::Sources;
@@ -16,7 +16,7 @@ use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::failure::Rejection;
 use crate::finding::operand;
-use crate::mongodb::inspect::{Entry, text};
+use crate::mongodb::inspect::{Entry, state_of_scheduled, text};
 use crate::printable::printable;
 
 /// Most failures shown. The relay keeps no more.
@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// Show the payload too; it may hold confidential data
     #[arg(long)]
     payload: bool,
+    /// Look among the scheduled events alone, for one whose id an event in the outbox has too
+    #[arg(long)]
+    scheduled: bool,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -41,18 +44,31 @@ pub(super) struct Args {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (config, inspect) = inspect(sources).await?;
     let layout = &*config.event.layout;
-    let Some(mut event) = inspect.whole(&args.id).await.during("reading the outbox")? else {
+    let found = inspect.whole(&args.id, args.scheduled).await.during("reading the outbox")?;
+    let Some((mut event, is_scheduled)) = found else {
+        let place = if args.scheduled { "scheduled" } else { "in the outbox or scheduled" };
         let message = format!(
-            "no event {} is in the outbox: it was published, discarded, or never written",
+            "no event {} is {place}: it was published, discarded, cancelled, or never written",
             args.id
         );
         return Err(Error::new(ErrorKind::NotFound, message));
     };
 
-    let head = inspect.head(&event).await.during("reading the outbox")?;
-    let behind = inspect.behind(&event).await.during("reading the outbox")?;
-    let waited = inspect.age(&event).await.during("asking for the time")?;
-    let next = advice(&event, layout, head.as_ref());
+    // Nothing waits for a scheduled event, and it waits for nothing but its time.
+    let (head, behind) = match is_scheduled {
+        true => (None, 0),
+        false => (
+            inspect.head(&event).await.during("reading the outbox")?,
+            inspect.behind(&event).await.during("reading the outbox")?,
+        ),
+    };
+    let (waited, due_in) = inspect.times(&event).await.during("asking for the time")?;
+    let due_in = due_in.filter(|_| is_scheduled);
+    let state = if is_scheduled { state_of_scheduled(&event) } else { State::of(&event) };
+    let next = match state {
+        State::Scheduled => advice_scheduled(&event, due_in),
+        _ => advice(&event, layout, head.as_ref()),
+    };
 
     if !args.payload
         && let Some(payload) = event.get_mut(layout.payload())
@@ -61,9 +77,25 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 
     let json = Bson::Document(event.clone()).into_relaxed_extjson();
-    let whole = serde_json::json!({ "event": json, "age_seconds": waited, "held_by": head, "behind_it": behind, "what_to_do": next });
+    let mut whole = serde_json::json!({ "event": json, "age_seconds": waited, "held_by": head, "behind_it": behind, "what_to_do": next });
+    if is_scheduled {
+        whole["scheduled"] = true.into();
+        whole["due_in_seconds"] = due_in.into();
+    }
+
     let screen = Screen::of(sources);
-    show(args.output, &whole, || people(screen, &event, waited, head.as_ref(), behind, &next))
+    let shown = Shown { event: &event, state, waited, due_in, head: head.as_ref(), behind };
+    show(args.output, &whole, || people(screen, &shown, &next))
+}
+
+/// What is known of an event.
+struct Shown<'a> {
+    event: &'a Document,
+    state: State,
+    waited: Option<u64>,
+    due_in: Option<i64>,
+    head: Option<&'a Entry>,
+    behind: u64,
 }
 
 fn hidden(payload: &Bson) -> Bson {
@@ -87,6 +119,7 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
     let remedy = Rejection::new(code, "").remedy();
 
     match State::of(event) {
+        State::Scheduled => advice_scheduled(event, None),
         State::Locked => match malformed(event, layout) {
             Some(reason) => format!("it breaks the contract ({reason}); the relay will mark it"),
             None => {
@@ -110,6 +143,22 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
     }
 }
 
+/// For an event that waits for its time.
+fn advice_scheduled(event: &Document, due_in: Option<i64>) -> String {
+    let id = operand(&event.get(field::ID).map(shown_id).unwrap_or_default());
+    match due_in {
+        Some(..=-1) => format!(
+            "it is due, and the relay has not moved it into the outbox yet: `outboxd stats` shows \
+             whether a relay leads, and `outboxd check` whether it may move events; \
+             `outboxd discard {id}` cancels it"
+        ),
+        _ => format!(
+            "nothing: the relay moves it into the outbox once it is due; `outboxd retry-now {id}` \
+             has it delivered now, `outboxd discard {id}` cancels it"
+        ),
+    }
+}
+
 fn malformed(event: &Document, layout: &Layout) -> Option<String> {
     let raw = bson::RawDocumentBuf::try_from(event).ok()?;
     OutboxRecord::parse(&raw, layout).err().map(|malformed| malformed.reason)
@@ -119,17 +168,11 @@ fn newest(event: &Document) -> Option<&Document> {
     event.get_array(field::FAILURES).ok()?.last()?.as_document()
 }
 
-fn people(
-    screen: Screen,
-    event: &Document,
-    waited: Option<u64>,
-    head: Option<&Entry>,
-    behind: u64,
-    next: &str,
-) -> String {
+fn people(screen: Screen, shown: &Shown<'_>, next: &str) -> String {
+    let Shown { event, state, waited, due_in, head, behind } = *shown;
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
-        let colour = if name == "state" { colour_of(State::of(event)) } else { Colour::None };
+        let colour = if name == "state" { colour_of(state) } else { Colour::None };
         let _ = writeln!(out, "  {name:<20}{}", screen.paint(colour, &printable(value)));
     };
     let plain = |value: &Bson| match value {
@@ -138,8 +181,11 @@ fn people(
     };
 
     line("id", &event.get(field::ID).map(shown_id).unwrap_or_default());
-    line("state", State::of(event).word());
+    line("state", state.word());
     line("age", &known(waited));
+    if let Some(due_in) = due_in {
+        line("due", &due(due_in));
+    }
 
     let fields = event.iter().take(FIELDS_SHOWN);
     for (name, value) in fields {

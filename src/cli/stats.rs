@@ -12,6 +12,7 @@ use crate::config::Sources;
 use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Stats;
+use crate::mongodb::later::Later;
 use crate::printable::printable;
 
 #[derive(Debug, ClapArgs)]
@@ -80,6 +81,13 @@ fn people(screen: Screen, shown: &Shown) -> String {
         let _ = writeln!(out, "  {name:<8} {number}  {meaning}");
     }
 
+    if let Some(later) = stats.scheduled.as_ref().filter(|later| later.events + later.dead > 0) {
+        for (name, number, meaning, colour) in scheduled(later) {
+            let number = screen.paint(colour, &format!("{number:>8}"));
+            let _ = writeln!(out, "  {name:<9} {number}  {meaning}");
+        }
+    }
+
     if !stats.stuck_by_subject.is_empty() {
         let rows = stats.stuck_by_subject.iter().map(|stuck| {
             let counted = |state: State, events: u64| match events {
@@ -101,6 +109,25 @@ fn people(screen: Screen, shown: &Shown) -> String {
     }
 
     out
+}
+
+/// The lines about scheduled events.
+fn scheduled(later: &Later) -> Vec<(&'static str, u64, String, Colour)> {
+    let next = match later.next_due_in_seconds {
+        _ if later.lacks_index => "; their index is gone: run `outboxd migrate`".to_owned(),
+        Some(next) => format!("; the next is due in {}", age(next)),
+        None => String::new(),
+    };
+    let meaning = State::Scheduled.meaning();
+    let mut lines =
+        vec![(State::Scheduled.word(), later.events, format!("{meaning}{next}"), Colour::None)];
+
+    if later.overdue > 0 {
+        let overdue = age(later.overdue_seconds);
+        let meaning = format!("due and not in the outbox yet, the first for {overdue}");
+        lines.push(("overdue", later.overdue, meaning, Colour::Yellow));
+    }
+    lines
 }
 
 /// Which relay leads, if one does.

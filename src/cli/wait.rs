@@ -53,19 +53,33 @@ impl WaitArgs {
 /// The events of an action, by what came of them.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
-    /// By their ids as they are shown: the id, and when the event was tried before.
-    pending: HashMap<String, (Bson, Option<i64>)>,
+    /// By their ids as they are shown.
+    pending: HashMap<String, Pending>,
     delivered: u64,
     refused: Vec<Entry>,
     held: Vec<(Entry, Option<Entry>)>,
 }
 
+/// An event of which nothing came yet.
+#[derive(Debug)]
+struct Pending {
+    id: Bson,
+    is_scheduled: bool,
+    /// When it was tried before.
+    last_tried: Option<i64>,
+}
+
 impl Outcomes {
     /// Of the chosen events that MongoDB did not refuse.
     pub(super) fn of(chosen: &Chosen, done: &Done) -> Self {
-        let all = chosen.ids.iter().zip(&chosen.last_tried);
-        let mut pending: HashMap<_, _> =
-            all.map(|(id, tried)| (shown_id(id), (id.clone(), *tried))).collect();
+        let of_outbox = chosen.ids.iter().zip(&chosen.last_tried);
+        let scheduled = chosen.scheduled.iter().zip(&chosen.scheduled_last_tried);
+        let all = of_outbox.map(|event| (event, false)).chain(scheduled.map(|event| (event, true)));
+
+        let pending = |((id, tried), is_scheduled): ((&Bson, &Option<i64>), bool)| {
+            (shown_id(id), Pending { id: id.clone(), is_scheduled, last_tried: *tried })
+        };
+        let mut pending: HashMap<_, _> = all.map(pending).collect();
         for refused in &done.refused {
             pending.remove(&refused.id);
         }
@@ -111,13 +125,10 @@ impl Outcomes {
 
     /// Sorts what is no longer pending.
     async fn look(&mut self, inspect: &Inspect) -> Result<()> {
-        let ids: Vec<Bson> = self.pending.values().map(|(id, _)| id.clone()).collect();
-        let seen = inspect.seen(&ids).await.during("reading the outbox")?;
-        let mut there: HashMap<String, Seen> =
-            seen.into_iter().map(|seen| (seen.entry.id.clone(), seen)).collect();
+        let mut there = self.seen(inspect, usize::MAX).await?;
 
         let (mut delivered, mut refused) = (0, Vec::new());
-        self.pending.retain(|id, (_, before)| match there.remove(id) {
+        self.pending.retain(|id, Pending { last_tried: before, .. }| match there.remove(id) {
             None => {
                 delivered += 1;
                 false
@@ -131,6 +142,23 @@ impl Outcomes {
         self.delivered += delivered;
         self.refused.extend(refused);
         Ok(())
+    }
+
+    /// The pending events that are still there, up to so many. Of a scheduled event that has moved,
+    /// the one in the outbox.
+    async fn seen(&self, inspect: &Inspect, most: usize) -> Result<HashMap<String, Seen>> {
+        let ids = |wanted: bool| -> Vec<Bson> {
+            let pending = self.pending.values().take(most);
+            pending
+                .filter(|pending| pending.is_scheduled == wanted)
+                .map(|pending| pending.id.clone())
+                .collect()
+        };
+
+        let mut seen = inspect.seen(&ids(false)).await.during("reading the outbox")?;
+        let scheduled = inspect.seen_of_scheduled(&ids(true)).await;
+        seen.extend(scheduled.during("reading the scheduled events")?);
+        Ok(seen.into_iter().map(|seen| (seen.entry.id.clone(), seen)).collect())
     }
 
     /// Whether each pending event waits behind one that nobody makes due here.
@@ -148,9 +176,7 @@ impl Outcomes {
     }
 
     async fn find_holders(&mut self, inspect: &Inspect) -> Result<()> {
-        let mut named: Vec<_> = self.pending.values().map(|(id, _)| id.clone()).collect();
-        named.truncate(NAMED);
-        for Seen { entry, .. } in inspect.seen(&named).await.during("reading the outbox")? {
+        for Seen { entry, .. } in self.seen(inspect, NAMED).await?.into_values() {
             let head = holder(inspect, &entry.id).await?;
             self.held.push((entry, head));
         }
@@ -182,6 +208,9 @@ impl Outcomes {
                     let code = head.code.as_deref().map(|code| format!(", {code}"));
                     let (show, code) = (operand(&head.id), code.unwrap_or_default());
                     format!("held by {} ({}{code}): `outboxd show {show}`", head.id, head.state)
+                }
+                None if is_relayed && entry.scheduled => {
+                    "the relay has not moved it into the outbox yet".to_owned()
                 }
                 None if is_relayed => "the relay has not tried it yet".to_owned(),
                 None => "due as soon as a relay leads".to_owned(),
@@ -221,8 +250,9 @@ impl Outcomes {
 
 /// The oldest stuck event of the same key, if it is older.
 async fn holder(inspect: &Inspect, id: &str) -> Result<Option<Entry>> {
-    match inspect.whole(id).await.during("reading the outbox")? {
-        Some(event) => inspect.head(&event).await.during("reading the outbox"),
+    match inspect.whole(id, false).await.during("reading the outbox")? {
+        Some((_, true)) => Ok(None),
+        Some((event, false)) => inspect.head(&event).await.during("reading the outbox"),
         None => Ok(None),
     }
 }

@@ -44,7 +44,7 @@ use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
     AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
     LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig,
-    ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
+    ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;
@@ -64,6 +64,8 @@ pub struct Config {
     pub stream: StreamConfig,
     /// How a document is an event.
     pub event: EventConfig,
+    /// Which events are published later.
+    pub scheduled: ScheduledConfig,
     /// How much is under way at once.
     pub dispatch: DispatchConfig,
     /// How often to look for what nothing else finds.
@@ -205,6 +207,7 @@ impl Config {
             nats,
             stream,
             event,
+            scheduled: root.section("scheduled", ScheduledConfig::read),
             dispatch: root.section("dispatch", DispatchConfig::read),
             sweep: root.section("sweep", SweepConfig::read),
             retry: root.section("retry", RetryConfig::read),

@@ -21,6 +21,7 @@ use crate::config::{Config, MongodbConfig};
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
 use crate::mongodb::backlog::BacklogStore;
+use crate::mongodb::later::LaterStore;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::{Parts, Readers, Totals};
@@ -98,12 +99,16 @@ impl Relay {
 
         let stuck = Stuck {
             sound: clients.sound.reported(),
+            later: config
+                .scheduled
+                .enabled
+                .then(|| LaterStore::new(&database, collection, layout.clone())),
             store: BacklogStore::new(database, collection, layout.clone()),
             lease: document,
             alerts: alerts.clone(),
             backlog: metrics.backlog(),
             after: config.alerts.stuck_after,
-            was_stuck: alert_log.was_stuck,
+            before: alert_log.before,
             seen: None,
         };
 

@@ -65,8 +65,8 @@ impl Sound {
     /// [`Migrations::require_applied`].
     pub(super) async fn require(migrations: &Migrations) -> Result<Self> {
         let foundation = migrations.foundation();
-        let risks = foundation.require_sound().await?;
-        migrations.require_applied().await?;
+        let mut risks = foundation.require_sound().await?;
+        risks.extend(migrations.require_applied().await?);
 
         Ok(Self { foundation, losses: Known::default(), risks: Known(risks) })
     }

@@ -1,5 +1,5 @@
 //! Watches the age of the oldest event: raises an alert once when an event is stuck, and once when
-//! none is any more.
+//! none is any more. Likewise of scheduled events that are due and stay where they are.
 //!
 //! The watch runs from the moment the outbox is known, not only while this relay holds the lease,
 //! so an operator also learns that no relay holds it, or that NATS has been unreachable since the
@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use bson::Bson;
+use bson::{Bson, DateTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -17,9 +17,10 @@ use super::sound::Sound;
 use crate::duration::for_people;
 use crate::error::mongodb_reason;
 use crate::mongodb::backlog::{BacklogStore, Described, Oldest};
+use crate::mongodb::later::{Later, LaterStore};
 use crate::mongodb::lease::LeaseDocument;
 use crate::telemetry::alert::{Alert, StuckEvent};
-use crate::telemetry::alerts::Alerts;
+use crate::telemetry::alerts::{Alerts, Before};
 use crate::telemetry::metrics::Backlog;
 
 /// Looks per `alerts.stuck_after`: an alert is at most a quarter of it late.
@@ -32,12 +33,14 @@ pub(super) struct Stuck {
     /// Looks at the collection on the same occasions.
     pub(super) sound: Sound,
     pub(super) store: BacklogStore,
+    /// The scheduled events, unless nobody moves them.
+    pub(super) later: Option<LaterStore>,
     pub(super) lease: LeaseDocument,
     pub(super) alerts: Alerts,
     pub(super) backlog: Backlog,
     pub(super) after: Duration,
-    /// Whether the newest alert said that events are stuck.
-    pub(super) was_stuck: bool,
+    /// What the newest alerts said.
+    pub(super) before: Before,
     /// The oldest event, if its age is unknown, and when this watch first saw it.
     pub(super) seen: Option<(Option<Bson>, Instant)>,
 }
@@ -65,21 +68,64 @@ impl Stuck {
 
     async fn look(&mut self) -> mongodb::error::Result<()> {
         let numbers = self.store.numbers().await?;
+        let is_standby = self.lease.is_anothers().await?;
+        let dead_scheduled = self.look_at_scheduled(numbers.at, is_standby).await;
         let age_seconds = self.age(numbers.oldest.as_ref());
-        self.backlog.set(numbers.events, numbers.dead, age_seconds);
+        self.backlog.set(numbers.events, numbers.dead + dead_scheduled, age_seconds);
 
-        if self.lease.is_anothers().await? {
+        if is_standby {
             return Ok(());
         }
 
         let stuck = numbers.oldest.filter(|_| age_seconds > self.after.as_secs());
         match stuck {
-            Some(oldest) if !self.was_stuck => self.stuck(&oldest, age_seconds).await?,
-            None if self.was_stuck => self.recovered(),
+            Some(oldest) if !self.before.was_stuck => self.stuck(&oldest, age_seconds).await?,
+            None if self.before.was_stuck => self.recovered(),
             _ => {}
         }
 
         Ok(())
+    }
+
+    /// Returns how many scheduled events are dead. An error here hides no stuck event.
+    /// A standby measures, and leaves the alerts to the leader.
+    async fn look_at_scheduled(&mut self, now: DateTime, is_standby: bool) -> u64 {
+        let later = match &self.later {
+            Some(later) => later.numbers(now).await,
+            None => return 0,
+        };
+        let later = match later {
+            // The start and `outboxd check` report a user without the right.
+            Ok(later) => later.unwrap_or_default(),
+            Err(error) => {
+                warn!(error = mongodb_reason(&error), "cannot look at the scheduled events");
+                return 0;
+            }
+        };
+
+        let Later { events, dead, overdue, overdue_seconds, most_overdue, .. } = later;
+        self.backlog.set_scheduled(events, overdue_seconds);
+        if is_standby {
+            return dead;
+        }
+
+        let is_overdue = overdue > 0 && overdue_seconds > self.after.as_secs();
+        let id = most_overdue.unwrap_or_else(|| "(unreadable)".to_owned());
+        match (is_overdue, self.before.was_overdue) {
+            (true, false) => {
+                let due_for = for_people(Duration::from_secs(overdue_seconds));
+                error!(id, due_for, events = overdue, "scheduled events are overdue");
+                self.alerts.raise(Alert::Overdue { id, overdue_seconds, events: overdue });
+            }
+            (false, true) => {
+                info!("no scheduled event is overdue any more");
+                self.alerts.raise(Alert::OnTime);
+            }
+            _ => {}
+        }
+
+        self.before.was_overdue = is_overdue;
+        dead
     }
 
     /// The age of the oldest event. If the event has no time, its age is at least the time for which
@@ -109,7 +155,7 @@ impl Stuck {
 
         let oldest = StuckEvent { id, subject, key, attempts, error: last_failure };
         self.alerts.raise(Alert::Stuck { oldest, oldest_seconds: age_seconds, events });
-        self.was_stuck = true;
+        self.before.was_stuck = true;
 
         Ok(())
     }
@@ -117,6 +163,6 @@ impl Stuck {
     fn recovered(&mut self) {
         info!("no event is stuck any more");
         self.alerts.raise(Alert::Recovered);
-        self.was_stuck = false;
+        self.before.was_stuck = false;
     }
 }

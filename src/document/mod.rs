@@ -8,12 +8,14 @@
 //! - `state`: the state of an event, from its bookkeeping fields
 //! - `ids`: the `_id` of any document, by which it is marked
 //! - `record`: the event as the relay reads it, or why the document is no event
+//! - `scheduled`: what a scheduled event has beside that
 
 mod cloudevents;
 mod ids;
 pub(crate) mod json;
 pub mod layout;
 pub mod record;
+pub(crate) mod scheduled;
 pub mod state;
 mod template;
 pub(crate) mod written;

@@ -1,6 +1,9 @@
 //! The state of an event: which fields of its document decide it, and how MongoDB is asked for it.
 //!
 //! ```text
+//!  Scheduled ── due: moved into the outbox
+//!              │
+//!              ▼
 //!  insert ──▶ Locked ───────── acked ─────────▶ deleted
 //!              │   │                               ▲
 //!      refused │   │ behind a failed event         │
@@ -25,9 +28,16 @@ use serde::{Serialize, Serializer};
 
 use super::layout::Layout;
 
-/// Where an event of the outbox is on its way.
+/// Where an event is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
+    /// The event waits for its time in the collection of scheduled events, beside the outbox. An
+    /// event there is either scheduled or dead.
+    ///
+    /// - Entered by the writer, with the insert there.
+    /// - Left by the writer, who cancels it; by the relay, which moves it into the outbox once it is
+    ///   due, or marks it as dead; or by an operator, who discards it.
+    Scheduled,
     /// Sweep and tail bring the event, and the relay publishes it.
     ///
     /// - Entered by the writer, with the insert.
@@ -77,7 +87,7 @@ pub(super) struct Signs {
 }
 
 impl State {
-    /// Every state.
+    /// Every state of an event in the outbox.
     pub const ALL: [Self; 4] = [Self::Locked, Self::Failed, Self::Parked, Self::Dead];
     /// Everything that is unlocked. The verbs call it stuck; the alert `stuck` means old.
     pub(crate) const UNLOCKED: &[Self] = &[Self::Failed, Self::Parked, Self::Dead];
@@ -89,6 +99,8 @@ impl State {
     /// The table: each state has these signs, and no other state has all of them.
     const fn signs(self) -> &'static [(Sign, bool)] {
         match self {
+            // Among the scheduled events, which have no other signs.
+            Self::Scheduled => &[(Sign::Dead, false)],
             Self::Locked => &[(Sign::Locked, true), (Sign::Dead, false)],
             Self::Failed => &[(Sign::Locked, false), (Sign::Dead, false), (Sign::Failed, true)],
             Self::Parked => &[(Sign::Locked, false), (Sign::Dead, false), (Sign::Failed, false)],
@@ -99,6 +111,7 @@ impl State {
     /// Its word for people, in tables and in JSON.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Scheduled => "scheduled",
             Self::Locked => "locked",
             Self::Failed => "failed",
             Self::Parked => "parked",
@@ -109,6 +122,7 @@ impl State {
     /// What the word means, for people.
     pub(crate) fn meaning(self) -> &'static str {
         match self {
+            Self::Scheduled => "waiting for their time",
             Self::Locked => "on their way",
             Self::Failed => "refused, retried",
             Self::Parked => "waiting behind an earlier event of their key",
@@ -270,6 +284,17 @@ pub(crate) fn unlocked_by_mistake() -> [Document; 4] {
     };
 
     [dead_at(wrong()), dead_at(empty()), next_attempt_at(wrong()), next_attempt_at(empty())]
+}
+
+/// In queries: scheduled documents that never come to be due, because a field that decides it is
+/// neither a date nor left out. They are malformed, and not marked as dead yet.
+pub(crate) fn scheduled_by_mistake() -> [Document; 3] {
+    let wrong = || doc! { "$type": NO_DATE.to_vec() };
+    [
+        doc! { field::DEAD_AT: wrong() },
+        doc! { field::DEAD_AT: Bson::Array(Vec::new()) },
+        doc! { field::DEAD_AT: Bson::Null, field::DELIVER_AT: wrong() },
+    ]
 }
 
 /// How long an operator's request to remove an event holds, by the server's clock. After that the

@@ -10,7 +10,7 @@ use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::Result;
 use mongodb::{Collection, Database};
-use outboxd_client::field;
+use outboxd_client::{field, scheduled_collection};
 
 use super::bounded::QUERY_TIME;
 use super::collation::{simple, simple_document};
@@ -35,8 +35,17 @@ const _: () = assert!(REQUEST_USED.as_secs() < state::DISCARD_HOLDS.as_secs());
 pub(crate) struct Act {
     database: Database,
     events: Collection<Document>,
+    scheduled: Collection<Document>,
     audit: Collection<Document>,
     layout: Arc<Layout>,
+}
+
+/// Where the events of an action are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Outbox,
+    /// The collection of scheduled events.
+    Scheduled,
 }
 
 /// What a command did to events.
@@ -83,23 +92,24 @@ impl Act {
     pub(crate) fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
         Self {
             events: database.collection(collection),
+            scheduled: database.collection(&scheduled_collection(collection)),
             audit: database.collection(AUDIT),
             database,
             layout,
         }
     }
 
-    /// Makes stuck events due now, dead ones included. A relay that runs sees it in its change
-    /// stream.
-    pub(crate) async fn retry_now(&self, ids: &[Bson]) -> Result<Done> {
-        self.update_each(ids, doc! {}, &retry()).await
+    /// Makes stuck or scheduled events due now, dead ones included. A relay that runs sees it in its
+    /// change stream.
+    pub(crate) async fn retry_now(&self, place: Place, ids: &[Bson]) -> Result<Done> {
+        self.update_each((place, ids), doc! {}, &due_now(place)).await
     }
 
     /// Gives a dead event other content and makes it due. Nothing happens to an event that has left
     /// this state since `dead_at`.
     pub(crate) async fn edit(
         &self,
-        id: &Bson,
+        (place, id): (Place, &Bson),
         dead_at: DateTime,
         edit: &FieldEdits,
     ) -> Result<Done> {
@@ -115,24 +125,34 @@ impl Act {
         if !edit.unset.is_empty() {
             update.push(doc! { "$unset": edit.unset.clone() });
         }
-        update.extend(retry());
-        self.update_each(std::slice::from_ref(id), doc! { field::DEAD_AT: dead_at }, &update).await
+        update.extend(due_now(place));
+        let one = (place, std::slice::from_ref(id));
+        self.update_each(one, doc! { field::DEAD_AT: dead_at }, &update).await
     }
 
     /// Updates each of these events that is unlocked and `also` so. An event whose update the
     /// server refuses, for an index or a validator of somebody else's, stops no other.
-    async fn update_each(&self, ids: &[Bson], also: Document, update: &[Document]) -> Result<Done> {
+    async fn update_each(
+        &self,
+        (place, ids): (Place, &[Bson]),
+        also: Document,
+        update: &[Document],
+    ) -> Result<Done> {
+        let (events, states) = match place {
+            Place::Outbox => (&self.events, state::filter(State::UNLOCKED, &self.layout)),
+            Place::Scheduled => (&self.scheduled, Document::new()),
+        };
         let statement = |id: &Bson| {
-            let mut wanted = state::filter(State::UNLOCKED, &self.layout);
+            let mut wanted = states.clone();
             wanted.insert(field::ID, id);
             wanted.extend(also.clone());
             raw(doc! { "q": wanted, "u": update.to_vec(), "collation": simple_document() })
         };
         let statements: Vec<_> = ids.iter().map(statement).collect::<Result<_>>()?;
 
+        let (collection, order) = (events.name(), Order::None);
         let mut events = 0;
         let learn = |reply: &Document| events += count(reply, "nModified");
-        let (collection, order) = (self.events.name(), Order::None);
         let refused =
             write::all(&self.database, collection, Write::Update, &statements, order, learn);
 
@@ -149,7 +169,15 @@ impl Act {
             field::DISCARD_REQUESTED_AT: "$$NOW",
             field::DISCARD_REQUESTED_BY: by,
         } };
-        self.update_each(ids, doc! {}, &[request]).await
+        self.update_each((Place::Outbox, ids), doc! {}, &[request]).await
+    }
+
+    /// Removes scheduled events for good. Nobody has one in memory, and the relay moves it in a
+    /// transaction: so what this removes is never delivered, and what it doesn't find was moved.
+    pub(crate) async fn discard_scheduled(&self, ids: &[Bson]) -> Result<Done> {
+        let events = doc! { field::ID: { "$in": ids } };
+        let deleted = self.scheduled.delete_many(events).collation(simple()).await?;
+        Ok(Done { events: deleted.deleted_count, refused: Vec::new() })
     }
 
     /// Removes those events for good that no relay holds: the dead ones, and those that the relay
@@ -185,7 +213,7 @@ impl Act {
     /// does not let go lapses.
     pub(crate) async fn withdraw_discard(&self, ids: &[Bson], by: ObjectId) -> Result<Done> {
         let requested = doc! { field::DISCARD_REQUESTED_BY: by };
-        self.update_each(ids, requested, &[state::discard_withdrawn()]).await
+        self.update_each((Place::Outbox, ids), requested, &[state::discard_withdrawn()]).await
     }
 
     /// How many of these events carry the command's request. Whatever else becomes of an event, it
@@ -305,8 +333,33 @@ impl Act {
     }
 }
 
-/// In an update with a pipeline: an event is due now. A dead one starts again at no attempts; a
-/// failed one keeps its count.
+/// In an update with a pipeline: an event is due now.
+fn due_now(place: Place) -> Vec<Document> {
+    match place {
+        Place::Outbox => retry(),
+        Place::Scheduled => deliver(),
+    }
+}
+
+/// A scheduled event is due now. One that was due already keeps its place in the order of its key.
+fn deliver() -> Vec<Document> {
+    let at = format!("${}", field::DELIVER_AT);
+    let was_due = doc! { "$and": [
+        { "$eq": [{ "$type": &at }, "date"] },
+        { "$lt": [&at, "$$NOW"] },
+        { "$ne": [{ "$type": format!("${}", field::DEAD_AT) }, "date"] },
+    ] };
+    vec![
+        doc! { "$set": {
+            field::DELIVER_AT: { "$cond": [was_due, at, "$$NOW"] },
+            field::IS_LOCKED: true,
+            field::RETRY_REQUESTED_AT: "$$NOW",
+        } },
+        doc! { "$unset": [field::DEAD_AT, field::NEXT_ATTEMPT_AT, field::ATTEMPTS] },
+    ]
+}
+
+/// A dead event of the outbox starts again at no attempts; a failed one keeps its count.
 fn retry() -> Vec<Document> {
     let counted = doc! { "$ifNull": [format!("${}", field::ATTEMPTS), 0_i64] };
     let attempts = doc! { "$cond": [State::Dead.expression(), 0_i64, counted] };

@@ -46,6 +46,8 @@ pub(crate) struct Numbers {
     /// Those that are dead; counted up to [`MAX_COUNTED`].
     pub(crate) dead: u64,
     pub(crate) oldest: Option<Oldest>,
+    /// The server's time of it.
+    pub(crate) at: DateTime,
 }
 
 /// The oldest event that is not dead.
@@ -76,11 +78,12 @@ impl BacklogStore {
 
     /// The numbers now.
     pub(crate) async fn numbers(&self) -> Result<Numbers> {
-        let dead = State::Dead.filter(&self.layout);
+        let (dead, at) = (State::Dead.filter(&self.layout), clock::now(&self.database).await?);
         Ok(Numbers {
             events: self.size().await?,
             dead: self.count(dead, WAITING).await?,
-            oldest: self.oldest(clock::now(&self.database).await?).await?,
+            oldest: self.oldest(at).await?,
+            at,
         })
     }
 

@@ -11,7 +11,8 @@ use outboxd_client::field;
 
 use super::bounded::{READ_ALL_TIME, parts};
 use super::collation::simple;
-use super::inspect::{Entry, Inspect};
+use super::inspect::{Entry, Inspect, state_of_scheduled};
+use super::selected::is_withheld;
 use super::selection::{Selection, ids};
 use crate::document::record::{MAX_SHOWN_ID, digest, digest_of_long, shown_id};
 use crate::document::state::{self, State};
@@ -28,9 +29,14 @@ const LAST_TRIED: &str = "outboxdLastTried";
 /// The chosen events, oldest first, and what they are.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
+    /// Those in the outbox.
     pub(crate) ids: Vec<Bson>,
-    /// When each was last tried, in milliseconds since 1970.
+    /// When each of them was last tried, in milliseconds since 1970.
     pub(crate) last_tried: Vec<Option<i64>>,
+    /// Those among the scheduled events.
+    pub(crate) scheduled: Vec<Bson>,
+    /// When each of those was last tried.
+    pub(crate) scheduled_last_tried: Vec<Option<i64>>,
     /// The first of them.
     pub(crate) sample: Vec<Entry>,
     pub(crate) states: Tally,
@@ -53,8 +59,11 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) given: String,
-    pub(crate) event: Option<(Bson, State)>,
+    /// Its id, its state, and whether it is among the scheduled events.
+    pub(crate) event: Option<Found>,
 }
+
+type Found = (Bson, State, bool);
 
 /// An event after an action.
 #[derive(Debug)]
@@ -70,13 +79,10 @@ impl Inspect {
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let remembered = now.timestamp_millis().saturating_sub(window);
 
-        let pipeline = [
-            doc! { "$match": selection.filter(&self.layout, now) },
-            doc! { "$project": self.entry_and_last_tried() },
-            doc! { "$sort": { field::TS: 1, field::ID: 1 } },
-        ];
-        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME).allow_disk_use(true);
-        let mut found = found.collation(simple()).await?;
+        let fields =
+            |is_scheduled| vec![doc! { "$project": self.entry_and_last_tried(is_scheduled) }];
+        let sort = [doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
+        let mut found = self.find(selection, now, fields, &sort, READ_ALL_TIME).await?;
 
         let mut chosen = Chosen::default();
         while let Some(mut event) = found.try_next().await? {
@@ -97,32 +103,47 @@ impl Inspect {
         Ok(chosen)
     }
 
-    /// How many events a selection without a group has.
-    pub(crate) async fn count(&self, selection: &Selection) -> Result<u64> {
-        let filter = selection.filter(&self.layout, self.now().await?);
-        let count = self.events.count_documents(filter).max_time(READ_ALL_TIME);
-        count.collation(simple()).await
+    /// The event of each id that was given. Where a text may mean several ids, it means the one that
+    /// is shown so. An event in the outbox comes before a scheduled one with the same id.
+    pub(crate) async fn named(&self, given: &[String]) -> Result<Vec<Named>> {
+        let mut named = self.named_in(given, false).await?;
+        let missing = named.iter().filter(|named| named.event.is_none());
+        let missing: Vec<String> = missing.map(|named| named.given.clone()).collect();
+        if missing.is_empty() {
+            return Ok(named);
+        }
+
+        let mut scheduled = match self.named_in(&missing, true).await {
+            Err(error) if is_withheld(&error) => return Ok(named),
+            scheduled => scheduled?.into_iter(),
+        };
+        for named in named.iter_mut().filter(|named| named.event.is_none()) {
+            named.event = scheduled.next().and_then(|scheduled| scheduled.event);
+        }
+        Ok(named)
     }
 
-    /// The event of each id that was given. Where a text may mean several ids, it means the one that
-    /// is shown so.
-    pub(crate) async fn named(&self, given: &[String]) -> Result<Vec<Named>> {
+    pub(super) async fn named_in(
+        &self,
+        given: &[String],
+        is_scheduled: bool,
+    ) -> Result<Vec<Named>> {
         let wanted: Vec<Bson> = given.iter().flat_map(|id| ids(id)).collect();
-        let mut found: HashMap<String, (Bson, State)> = HashMap::new();
+        let mut found: HashMap<String, Found> = HashMap::new();
         for part in parts(&wanted, IDS) {
-            self.read_states(doc! { field::ID: { "$in": part } }, |id, state| {
-                found.insert(shown_id(&id), (id, state));
+            self.read_states(doc! { field::ID: { "$in": part } }, is_scheduled, |id, state| {
+                found.insert(shown_id(&id), (id, state, is_scheduled));
             })
             .await?;
         }
 
         let long: Vec<&str> = given.iter().filter_map(|id| digest_of_long(id)).collect();
-        let mut by_digest: HashMap<String, (Bson, State)> = HashMap::new();
+        let mut by_digest: HashMap<String, Found> = HashMap::new();
         if !long.is_empty() {
-            self.read_states(self.long_ids(), |id, state| {
+            self.read_states(self.long_ids(is_scheduled), is_scheduled, |id, state| {
                 let digest = digest(&id);
                 if long.contains(&digest.as_str()) {
-                    by_digest.insert(digest, (id, state));
+                    by_digest.insert(digest, (id, state, is_scheduled));
                 }
             })
             .await?;
@@ -136,27 +157,39 @@ impl Inspect {
         Ok(given.iter().map(|given| Named { given: given.clone(), event: event(given) }).collect())
     }
 
-    /// In a query: the unlocked events with an id that is not shown whole.
-    fn long_ids(&self) -> Document {
-        let mut unlocked = state::filter(State::UNLOCKED, &self.layout);
+    /// In a query: the unlocked or dead events with an id that is not shown whole.
+    fn long_ids(&self, is_scheduled: bool) -> Document {
+        let states = if is_scheduled { &[State::Dead] } else { State::UNLOCKED };
+        let mut unlocked = state::filter(states, &self.layout);
         let size = doc! { "$bsonSize": { field::ID: format!("${}", field::ID) } };
         // Extended JSON is longer than BSON, by up to this factor.
         let least = i64::try_from(MAX_SHOWN_ID / 12).unwrap_or(0);
         unlocked.insert("$expr", doc! { "$gt": [size, least] });
-        state::by_index(unlocked, &self.layout)
+        if is_scheduled { unlocked } else { state::by_index(unlocked, &self.layout) }
     }
 
-    async fn read_states(&self, filter: Document, mut each: impl FnMut(Bson, State)) -> Result<()> {
+    async fn read_states(
+        &self,
+        filter: Document,
+        is_scheduled: bool,
+        mut each: impl FnMut(Bson, State),
+    ) -> Result<()> {
         let pipeline = [
             doc! { "$match": filter },
-            doc! { "$project": { field::ID: 1, "state": state::word_of_document() } },
+            doc! { "$project": {
+                field::ID: 1, field::DEAD_AT: 1, "state": state::word_of_document(),
+            } },
         ];
-        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
+        let events = if is_scheduled { &self.scheduled } else { &self.events };
+        let found = events.aggregate(pipeline).max_time(READ_ALL_TIME);
         let mut found = found.collation(simple()).await?;
 
         while let Some(mut event) = found.try_next().await? {
             let word = event.get_str("state").unwrap_or_default();
-            let state = State::ALL.into_iter().find(|state| state.word() == word);
+            let state = match is_scheduled {
+                true => Some(state_of_scheduled(&event)),
+                false => State::ALL.into_iter().find(|state| state.word() == word),
+            };
             if let (Some(id), Some(state)) = (event.remove(field::ID), state) {
                 each(id, state);
             }
@@ -164,16 +197,34 @@ impl Inspect {
         Ok(())
     }
 
-    /// What has become of these events: those that are in the outbox.
+    /// What has become of these events of the outbox: those that are in it.
     pub(crate) async fn seen(&self, ids: &[Bson]) -> Result<Vec<Seen>> {
+        self.seen_in(ids, false).await
+    }
+
+    /// What has become of these scheduled events: those that are still there, and those that were
+    /// moved into the outbox and are in it. They are read in this order, in which an event moves: so
+    /// one that is in neither was delivered or removed.
+    pub(crate) async fn seen_of_scheduled(&self, ids: &[Bson]) -> Result<Vec<Seen>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+
+        let mut seen = self.seen_in(ids, true).await?;
+        seen.extend(self.seen_in(ids, false).await?);
+        Ok(seen)
+    }
+
+    async fn seen_in(&self, ids: &[Bson], is_scheduled: bool) -> Result<Vec<Seen>> {
         let now = self.now().await?;
+        let events = if is_scheduled { &self.scheduled } else { &self.events };
         let mut seen = Vec::new();
         for part in parts(ids, IDS) {
             let pipeline = [
                 doc! { "$match": { field::ID: { "$in": part } } },
-                doc! { "$project": self.entry_and_last_tried() },
+                doc! { "$project": self.entry_and_last_tried(is_scheduled) },
             ];
-            let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
+            let found = events.aggregate(pipeline).max_time(READ_ALL_TIME);
             let mut found = found.collation(simple()).await?;
             while let Some(event) = found.try_next().await? {
                 let entry = Entry::read(&event, &self.layout, now);
@@ -184,8 +235,8 @@ impl Inspect {
         Ok(seen)
     }
 
-    fn entry_and_last_tried(&self) -> Document {
-        let mut fields = self.entry_of_document();
+    fn entry_and_last_tried(&self, is_scheduled: bool) -> Document {
+        let mut fields = self.entry_of_document(is_scheduled);
         let last = doc! { "$max": format!("${}.at", field::FAILURES) };
         let is_date = doc! { "$eq": [{ "$type": &last }, "date"] };
         fields.insert(LAST_TRIED, doc! { "$cond": [is_date, last, Bson::Null] });
@@ -194,9 +245,18 @@ impl Inspect {
 }
 
 impl Chosen {
+    /// How many there are.
+    pub(crate) fn events(&self) -> u64 {
+        (self.ids.len() + self.scheduled.len()) as u64
+    }
+
     fn add(&mut self, id: Bson, last_tried: Option<i64>, entry: Entry) {
-        self.ids.push(id);
-        self.last_tried.push(last_tried);
+        let (ids, tried) = match entry.scheduled {
+            true => (&mut self.scheduled, &mut self.scheduled_last_tried),
+            false => (&mut self.ids, &mut self.last_tried),
+        };
+        ids.push(id);
+        tried.push(last_tried);
         self.states.add(entry.state.word());
         self.codes.add(entry.code.as_deref().unwrap_or("-"));
         self.subjects.add(entry.subject.as_deref().unwrap_or("-"));

@@ -15,8 +15,12 @@ pub(super) const NAMESPACE_EXISTS: i32 = 48;
 /// The server ended a query at its bound.
 pub(super) const MAX_TIME_EXPIRED: i32 = 50;
 const IMMUTABLE_FIELD: i32 = 66;
+/// Another transaction has changed the document, or is about to.
+pub(super) const WRITE_CONFLICT: i32 = 112;
 const DOCUMENT_VALIDATION_FAILURE: i32 = 121;
 const CANNOT_INDEX_PARALLEL_ARRAYS: i32 = 171;
+/// A stage of a pipeline that this server doesn't have.
+pub(super) const UNRECOGNIZED_STAGE: i32 = 40_324;
 /// The oplog no longer reaches back far enough for a change stream.
 pub(super) const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
 /// A document or a change over 16 MB.
@@ -49,15 +53,15 @@ pub(super) const PASSING: &[i32] = &[
     43, // CursorNotFound
     46, // LockBusy
     MAX_TIME_EXPIRED,
-    63,     // StaleShardVersion
-    64,     // WriteConcernFailed
-    79,     // UnknownReplWriteConcern
-    89,     // NetworkTimeout
-    90,     // CallbackCanceled
-    91,     // ShutdownInProgress
-    100,    // UnsatisfiableWriteConcern
-    107,    // LockFailed
-    112,    // WriteConflict
+    63,  // StaleShardVersion
+    64,  // WriteConcernFailed
+    79,  // UnknownReplWriteConcern
+    89,  // NetworkTimeout
+    90,  // CallbackCanceled
+    91,  // ShutdownInProgress
+    100, // UnsatisfiableWriteConcern
+    107, // LockFailed
+    WRITE_CONFLICT,
     117,    // ConflictingOperationInProgress
     134,    // ReadConcernMajorityNotAvailableYet
     146,    // ExceededMemoryLimit

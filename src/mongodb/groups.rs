@@ -13,7 +13,6 @@ use outboxd_client::field;
 use serde::Serialize;
 
 use super::bounded::{READ_ALL_TIME, small};
-use super::collation::simple;
 use super::inspect::{Inspect, TOO_LARGE, count, date, text};
 use super::selection::Selection;
 use crate::document::record::shown_id;
@@ -60,11 +59,10 @@ pub(crate) struct Groups {
 impl Inspect {
     /// The selected events that have failed, dead ones included.
     pub(crate) async fn groups(&self, selection: &Selection) -> Result<Groups> {
-        let mut filter = selection.filter(&self.layout, self.now().await?);
-        filter.extend(state::has_failed());
-
-        let groups = self.events.aggregate(self.pipeline(filter)).max_time(READ_ALL_TIME);
-        let mut found = groups.collation(simple()).await?;
+        let now = self.now().await?;
+        let (each, by_failure) = self.pipeline();
+        let found = self.find(selection, now, |_| each.to_vec(), &by_failure, READ_ALL_TIME);
+        let mut found = found.await?;
         let (mut groups, mut left_out) = (HashMap::new(), 0);
 
         while let Some(group) = found.try_next().await? {
@@ -99,8 +97,9 @@ impl Inspect {
         Ok(Groups { shown, left_out })
     }
 
-    /// The most events first, so that what is left out is of few.
-    fn pipeline(&self, filter: Document) -> [Document; 5] {
+    /// The stages for each event, and those that follow. The most events first, so that what is left
+    /// out is of few.
+    fn pipeline(&self) -> ([Document; 2], [Document; 3]) {
         let newest = |name: &str| small(format!("$last.{name}"), TOO_LARGE);
         let is_date = doc! { "$eq": [{ "$type": "$at" }, "date"] };
         let (is_dead, failures) = (State::Dead.expression(), state::failures());
@@ -113,9 +112,11 @@ impl Inspect {
         let is_named = doc! { "$gte": [{ "$indexOfBytes": ["$error", "$key"] }, 0] };
         let is_named = doc! { "$cond": [are_texts, is_named, false] };
 
-        [
-            doc! { "$match": filter },
+        let each = [
+            doc! { "$match": state::has_failed() },
             doc! { "$project": { "dead": is_dead, "key": key, "last": { "$last": failures } } },
+        ];
+        let by_failure = [
             doc! { "$project": {
                 "dead": 1, "key": 1, "at": "$last.at",
                 "class": newest("class"), "code": newest("code"), "error": newest("error"),
@@ -132,7 +133,8 @@ impl Inspect {
                 "sample": { "$max": small(format!("${}", field::ID), Bson::Null) },
             } },
             doc! { "$sort": { "events": -1 } },
-        ]
+        ];
+        (each, by_failure)
     }
 }
 

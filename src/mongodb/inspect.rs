@@ -5,19 +5,19 @@
 //! them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{ErrorKind, Result};
 use mongodb::{Collection, Database};
-use outboxd_client::field;
+use outboxd_client::{field, scheduled_collection};
 use serde::Serialize;
 
 use super::backlog::BacklogStore;
-use super::bounded::{QUERY_TIME, READ_ALL_TIME, small};
+use super::bounded::{QUERY_TIME, small};
 use super::collation::simple;
 use super::collections::LEASE;
+use super::later::{Later, LaterStore};
 use super::lease::{LAST_RELAY, LONGEST_TTL};
 use super::selection::Selection;
 use super::{clock, code};
@@ -37,6 +37,9 @@ pub(super) const TOO_LARGE: &str = "(too large to be shown)";
 /// Characters shown of a subject.
 const MAX_SHOWN_SUBJECT: usize = 255;
 
+/// In a projection: whether the event is in the collection of scheduled events.
+const IS_SCHEDULED: &str = "outboxdScheduled";
+
 /// One event, as a line of a list.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Entry {
@@ -49,6 +52,15 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     pub(crate) next_attempt_at: Option<String>,
     pub(crate) dead_at: Option<String>,
+    /// Whether it is in the collection of scheduled events.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) scheduled: bool,
+    /// When it is due, of a scheduled event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deliver_at: Option<String>,
+    /// Seconds until then; below zero once it is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) due_in_seconds: Option<i64>,
     /// Of its newest failure.
     pub(crate) class: Option<String>,
     pub(crate) code: Option<String>,
@@ -70,6 +82,8 @@ pub(crate) struct Stats {
     pub(crate) oldest_seconds: Option<u64>,
     /// Stuck events by subject, those with the most failures first.
     pub(crate) stuck_by_subject: Vec<Stuck>,
+    /// `None` where the user may not read the scheduled events.
+    pub(crate) scheduled: Option<Later>,
     pub(crate) lease: Option<Holder>,
 }
 
@@ -99,8 +113,10 @@ pub(crate) struct Holder {
 pub(crate) struct Inspect {
     database: Database,
     pub(super) events: Collection<Document>,
+    pub(super) scheduled: Collection<Document>,
     pub(super) layout: Arc<Layout>,
     backlog: BacklogStore,
+    later: LaterStore,
 }
 
 impl Inspect {
@@ -108,6 +124,8 @@ impl Inspect {
     pub(crate) fn new(database: Database, collection: &str, layout: Arc<Layout>) -> Self {
         Self {
             events: database.collection(collection),
+            scheduled: database.collection(&scheduled_collection(collection)),
+            later: LaterStore::new(&database, collection, layout.clone()),
             backlog: BacklogStore::new(database.clone(), collection, layout.clone()),
             database,
             layout,
@@ -144,54 +162,22 @@ impl Inspect {
         Ok(read.max_time(QUERY_TIME).await?.is_some())
     }
 
-    /// The selected events, oldest first, and how many there are in all.
-    pub(crate) async fn list(
-        &self,
-        selection: &Selection,
-        skip: u64,
-        limit: i64,
-    ) -> Result<(Vec<Entry>, u64)> {
-        let now = clock::now(&self.database).await?;
-        let mut filter = selection.filter(&self.layout, now);
-        let mut of_group = None;
-        if selection.group.is_some() {
-            let ids = self.chosen(selection, Duration::ZERO).await?.ids;
-            of_group = u64::try_from(ids.len()).ok();
-            let page = ids.into_iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
-            let page: Vec<_> = page.take(usize::try_from(limit).unwrap_or(0)).collect();
-            filter.insert(field::ID, doc! { "$in": page });
-        }
-
-        let pipeline = [
-            doc! { "$match": filter.clone() },
-            doc! { "$project": self.entry_of_document() },
-            doc! { "$sort": { field::TS: 1, field::ID: 1 } },
-            doc! { "$skip": if of_group.is_some() { 0 } else { i64::try_from(skip).unwrap_or(i64::MAX) } },
-            doc! { "$limit": limit },
-        ];
-
-        let found = self.events.aggregate(pipeline).max_time(READ_ALL_TIME);
-        let found = found.collation(simple()).allow_disk_use(true);
-        let found = found.await?;
-        let entries =
-            found.map_ok(|event| Entry::read(&event, &self.layout, now)).try_collect().await?;
-
-        if let Some(total) = of_group {
-            return Ok((entries, total));
-        }
-        let total = self.events.count_documents(filter).max_time(READ_ALL_TIME);
-        Ok((entries, total.collation(simple()).await?))
-    }
-
     /// A projection of what a line of a list shows. A field that is too large is left out, but for
     /// the id, which commands need whole.
-    pub(super) fn entry_of_document(&self) -> Document {
+    pub(super) fn entry_of_document(&self, is_scheduled: bool) -> Document {
         let mut fields = Document::new();
         self.layout.project(&mut fields);
-        let own =
-            [field::TS, field::IS_LOCKED, field::ATTEMPTS, field::NEXT_ATTEMPT_AT, field::DEAD_AT];
+        let mut own = vec![
+            field::TS,
+            field::IS_LOCKED,
+            field::ATTEMPTS,
+            field::NEXT_ATTEMPT_AT,
+            field::DEAD_AT,
+        ];
+        own.extend(is_scheduled.then_some(field::DELIVER_AT));
 
-        let names = fields.into_iter().map(|(name, _)| name).chain(own.map(str::to_owned));
+        let names =
+            fields.into_iter().map(|(name, _)| name).chain(own.into_iter().map(str::to_owned));
         let mut entry: Document = names
             .map(|name| (name.clone(), Bson::from(small(format!("${name}"), "$$REMOVE"))))
             .collect();
@@ -207,6 +193,7 @@ impl Inspect {
         let has_failed = doc! { "$gt": [{ "$size": state::failures() }, 0] };
         entry.insert(field::FAILURES, doc! { "$cond": [has_failed, read, []] });
         entry.insert(field::ID, 1);
+        entry.insert(IS_SCHEDULED, doc! { "$literal": is_scheduled });
         entry
     }
 
@@ -215,8 +202,9 @@ impl Inspect {
         let now = clock::now(&self.database).await?;
         let mut stats = Stats::default();
 
-        let groups = self.events.aggregate(self.stuck_by_subject()).max_time(QUERY_TIME);
-        let groups = groups.collation(simple());
+        let (each, by_subject) = self.stuck_by_subject();
+        let stuck = Selection::default();
+        let groups = self.find(&stuck, now, |_| vec![each.clone()], &by_subject, QUERY_TIME);
         let mut groups = groups.await?;
         while let Some(group) = groups.try_next().await? {
             let stuck = Stuck::read(&group, now);
@@ -231,27 +219,29 @@ impl Inspect {
 
         stats.oldest_seconds = self.backlog.oldest(now).await?.and_then(|old| old.age_seconds);
         stats.backlog = self.backlog.size().await?;
-        stats.locked = stats.backlog.saturating_sub(stats.failed + stats.parked + stats.dead);
+        stats.scheduled = self.later.numbers(now).await?;
+        let elsewhere = stats.scheduled.as_ref().map_or(0, |scheduled| scheduled.dead);
+        let unlocked = stats.failed + stats.parked + stats.dead.saturating_sub(elsewhere);
+        stats.locked = stats.backlog.saturating_sub(unlocked);
         stats.lease = self.holder(now).await?;
 
         Ok(stats)
     }
 
-    /// A pipeline that counts the stuck events of each subject by their state.
-    fn stuck_by_subject(&self) -> [Document; 4] {
-        let stuck = state::by_index(state::filter(State::UNLOCKED, &self.layout), &self.layout);
+    /// Stages that count the stuck events of each subject by their state: one for each event, and
+    /// what follows.
+    fn stuck_by_subject(&self) -> (Document, [Document; 2]) {
         let count = |state: State| {
             let is = doc! { "$eq": ["$state", state.word()] };
             doc! { "$sum": { "$cond": [is, 1_i64, 0_i64] } }
         };
 
-        [
-            doc! { "$match": stuck },
-            doc! { "$project": {
-                "subject": small(self.layout.subject_of_document(), TOO_LARGE),
-                "since": written_at_of_document(),
-                "state": state::word_of_document(),
-            } },
+        let each = doc! { "$project": {
+            "subject": small(self.layout.subject_of_document(), TOO_LARGE),
+            "since": written_at_of_document(),
+            "state": state::word_of_document(),
+        } };
+        let by_subject = [
             doc! { "$group": {
                 "_id": "$subject",
                 "failed": count(State::Failed),
@@ -260,17 +250,8 @@ impl Inspect {
                 "oldest": { "$min": "$since" },
             } },
             doc! { "$sort": { "failed": -1, "dead": -1, "parked": -1, "_id": 1 } },
-        ]
-    }
-
-    /// The whole document of this id.
-    pub(crate) async fn whole(&self, id: &str) -> Result<Option<Document>> {
-        let Some((id, _)) = self.named(&[id.to_owned()]).await?.pop().and_then(|id| id.event)
-        else {
-            return Ok(None);
-        };
-        let event = self.events.find_one(doc! { field::ID: id }).max_time(QUERY_TIME);
-        event.collation(simple()).await
+        ];
+        (each, by_subject)
     }
 
     /// The oldest stuck event of the same key, if it is older than this one.
@@ -280,7 +261,7 @@ impl Inspect {
 
         let pipeline = [
             doc! { "$match": earlier },
-            doc! { "$project": self.entry_of_document() },
+            doc! { "$project": self.entry_of_document(false) },
             doc! { "$sort": { field::TS: 1, field::ID: 1 } },
             doc! { "$limit": 1 },
         ];
@@ -311,9 +292,11 @@ impl Inspect {
         Some(filter)
     }
 
-    /// Seconds since this event was written, if that is known.
-    pub(crate) async fn age(&self, event: &Document) -> Result<Option<u64>> {
-        Ok(age(event, clock::now(&self.database).await?))
+    /// Seconds since this event was written, and until it is due, if that is known.
+    pub(crate) async fn times(&self, event: &Document) -> Result<(Option<u64>, Option<i64>)> {
+        let now = clock::now(&self.database).await?;
+        let due = event.get_datetime(field::DELIVER_AT).ok();
+        Ok((age(event, now), due.map(|at| due_in(*at, now))))
     }
 
     /// The server's time.
@@ -394,9 +377,15 @@ impl Entry {
             group::id(code, &group::reason(error, key.as_deref()))
         });
 
+        let scheduled = event.get_bool(IS_SCHEDULED).unwrap_or(false);
+        let due = event.get_datetime(field::DELIVER_AT).ok().filter(|_| scheduled);
+
         Self {
             id: event.get(field::ID).map(shown_id).unwrap_or_default(),
-            state: State::of(event),
+            state: if scheduled { state_of_scheduled(event) } else { State::of(event) },
+            scheduled,
+            deliver_at: due.and_then(|at| at.try_to_rfc3339_string().ok()),
+            due_in_seconds: due.map(|at| due_in(*at, now)),
             subject: layout.shown_subject(get).as_deref().map(plain),
             key,
             group,
@@ -409,6 +398,20 @@ impl Entry {
             error,
         }
     }
+}
+
+/// The state of an event in the collection of scheduled ones: it has died, or waits for its time.
+pub(crate) fn state_of_scheduled(event: &Document) -> State {
+    match event.get_datetime(field::DEAD_AT) {
+        Ok(_) => State::Dead,
+        Err(_) => State::Scheduled,
+    }
+}
+
+/// Seconds from `now` until this time, rounded up; below zero once it is past.
+pub(super) fn due_in(at: DateTime, now: DateTime) -> i64 {
+    let millis = at.timestamp_millis().saturating_sub(now.timestamp_millis());
+    -(millis.saturating_neg().div_euclid(1000))
 }
 
 /// A text of an event, without the characters that a terminal would obey.

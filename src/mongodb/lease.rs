@@ -35,6 +35,8 @@ const TAKEN: &str = "taken";
 pub(super) const LAST_RELAY: &str = "relay";
 /// In the document: the newest message that the stream has acked.
 pub(super) const WATERMARK: &str = "watermark";
+/// In the document: the session in which the leader moves scheduled events.
+pub(super) const MOVER: &str = "mover";
 /// What a lease is compared by, to see whether its holder renews it.
 const RENEWED: [&str; 3] = ["holder", "term", "expiresAt"];
 
@@ -146,6 +148,8 @@ impl LeaseDocument {
             TTL: millis(ttl),
             TAKEN: { "$cond": [taken, true, "$$REMOVE"] },
             WATERMARK: format!("${WATERMARK}"),
+            // The one of the last leader, until this one has its own.
+            MOVER: format!("${MOVER}"),
         };
         claimed.extend(further);
         let is_free = doc! { "$or": free.collect::<Vec<_>>() };

@@ -25,6 +25,10 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 
 /// Stands for the outbox's collection in the files.
 const OUTBOX: &str = "${outbox}";
+/// Stands for the collection of the events that are scheduled for later.
+const SCHEDULED: &str = "${outbox}_scheduled";
+/// What only scheduled events need.
+const FOR_SCHEDULED: &[&str] = &["0009_scheduled_collection"];
 
 /// A numbered file of `migrations/`.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +73,10 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0008_outbox_fast_validator",
         text: include_str!("../../migrations/0008_outbox_fast_validator.json"),
     },
+    Migration {
+        name: "0009_scheduled_collection",
+        text: include_str!("../../migrations/0009_scheduled_collection.json"),
+    },
 ];
 
 /// Where a migration stands in one database.
@@ -99,14 +107,22 @@ impl Migration {
 
         for command in &mut commands {
             let Some((_, name)) = command.iter_mut().next() else { continue };
-            if name.as_str() != Some(OUTBOX) {
-                continue;
-            }
+            let is_scheduled = match name.as_str() {
+                Some(OUTBOX) => false,
+                Some(SCHEDULED) => true,
+                _ => continue,
+            };
 
-            *name = collection.into();
+            *name = match is_scheduled {
+                false => collection.into(),
+                true => field::scheduled_collection(collection).into(),
+            };
             compare_bytes(command);
-            if !layout.is_own() {
-                adapt(command, layout);
+
+            match (layout.is_own(), is_scheduled) {
+                (true, _) => {}
+                (false, false) => adapt(command, layout),
+                (false, true) => require_due_time(command),
             }
         }
 
@@ -156,6 +172,24 @@ fn adapt(command: &mut Document, layout: &Layout) {
             |name: String| if name == field::KEY { layout.key().to_owned() } else { name };
         *key =
             std::mem::take(key).into_iter().map(|(name, order)| (renamed(name), order)).collect();
+    }
+}
+
+/// Fits a command to the scheduled events of an outbox with a layout of its own: of the contract,
+/// the time at which an event is due is all that its documents share.
+fn require_due_time(command: &mut Document) {
+    if command.contains_key("validator") {
+        let is_date = doc! {
+            "bsonType": "date",
+            "description": "a date: when the event is due, by the server's clock",
+        };
+        let validator = doc! { "$jsonSchema": {
+            "title": "outboxd scheduled event in a layout of its own",
+            "bsonType": "object",
+            "required": [field::DELIVER_AT],
+            "properties": { field::DELIVER_AT: is_date },
+        } };
+        command.insert("validator", validator);
     }
 }
 
@@ -243,25 +277,36 @@ impl Migrations {
         Err(Error::new(ErrorKind::Migration, message))
     }
 
-    /// Fails unless every migration is applied.
+    /// Fails unless every migration is applied that a relay can't work without. Returns what else
+    /// is missing, with the line to run.
     ///
     /// # Errors
     /// [`ErrorKind::Migration`] that names what is missing.
-    pub async fn require_applied(&self) -> Result<()> {
+    pub async fn require_applied(&self) -> Result<Option<String>> {
         self.require_replica_set().await?;
 
         let statuses = self.status().await?;
-        let pending: Vec<_> = statuses
-            .iter()
-            .filter(|(_, status)| *status == Status::Pending)
-            .map(|(migration, _)| migration.name)
-            .collect();
-
-        if pending.is_empty() {
-            return Ok(());
+        let (mut scheduled, mut pending) = (Vec::new(), Vec::new());
+        for (Migration { name, .. }, status) in &statuses {
+            match status {
+                Status::Applied(_) => {}
+                Status::Pending if FOR_SCHEDULED.contains(name) => scheduled.push(*name),
+                Status::Pending => pending.push(*name),
+            }
         }
 
         let outbox = format!("{}.{}", self.database.name(), self.collection);
+        if pending.is_empty() {
+            return Ok((!scheduled.is_empty()).then(|| {
+                format!(
+                    "the outbox {outbox} has no collection for scheduled events; {} makes it: \
+                     $ outboxd migrate",
+                    scheduled.join(", ")
+                )
+            }));
+        }
+
+        pending.extend(scheduled);
         let message = format!(
             "the outbox {outbox} lacks {}; run `outboxd migrate` with this configuration",
             pending.join(", ")
@@ -335,8 +380,8 @@ mod tests {
 
     #[test]
     fn every_file_is_a_list_of_commands_in_numbered_order() {
-        for (i, migration) in MIGRATIONS.iter().enumerate() {
-            assert!(migration.name.starts_with(&format!("{:04}_", i + 1)), "{}", migration.name);
+        assert!(MIGRATIONS.is_sorted_by(|one, next| one.name[..5] < next.name[..5]));
+        for migration in MIGRATIONS {
             assert!(
                 !migration
                     .commands("outbox", &Layout::default())
@@ -345,6 +390,27 @@ mod tests {
                 "{}",
                 migration.name
             );
+        }
+    }
+
+    #[test]
+    fn another_layout_shares_the_due_time_with_the_contract() {
+        let layout = Layout::of_fields("id", "body", "head").expect("a layout");
+        let migration = MIGRATIONS.iter().find(|migration| FOR_SCHEDULED.contains(&migration.name));
+        let migration = migration.expect("a migration");
+
+        let of = |layout| migration.commands("events", layout).expect("the migration is read");
+        for (own, commands) in [(true, of(&Layout::default())), (false, of(&layout))] {
+            assert_eq!(commands[0].get_str("create").ok(), Some("events_scheduled"), "{own}");
+            assert_eq!(
+                commands[1].get_str("createIndexes").ok(),
+                Some("events_scheduled"),
+                "{own}"
+            );
+
+            let validator = commands[0].get_document("validator").expect("a validator");
+            assert_eq!(validator.contains_key("$and"), own);
+            assert!(validator.to_string().contains("deliverAt"), "{validator}");
         }
     }
 }

@@ -10,9 +10,11 @@
 //! - `snapshot`, `index`: one moment of an outbox; the indexes that queries name
 //! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
+//! - `scheduled`: the events for later, and the transactions that move them into the outbox
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
-//! - `selection`, `chosen`, `inspect`, `groups`, `held`: which events an operator means, what an
-//!   operator reads, and what waits behind that
+//! - `later`: the same for scheduled events
+//! - `selection`, `selected`, `chosen`, `inspect`, `groups`, `held`: which events an operator means,
+//!   what an operator reads, and what waits behind that
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
@@ -32,10 +34,13 @@ pub(crate) mod groups;
 mod held;
 mod index;
 pub(crate) mod inspect;
+pub(crate) mod later;
 pub(crate) mod lease;
 mod mark;
 pub mod migrations;
 pub(crate) mod outbox;
+mod scheduled;
+mod selected;
 pub(crate) mod selection;
 mod snapshot;
 mod store;

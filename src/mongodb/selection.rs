@@ -13,7 +13,10 @@ use crate::document::state::{self, State};
 /// Conditions that an event must meet, all of them. Without any, every stuck event does.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
+    /// Of the outbox.
     pub(crate) ids: Option<Vec<Bson>>,
+    /// Of scheduled events; only with `ids`.
+    pub(crate) scheduled_ids: Vec<Bson>,
     /// With the wildcards of NATS, and `*` within a token for any characters.
     pub(crate) subject: Option<String>,
     pub(crate) key: Option<String>,
@@ -31,15 +34,51 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// As a filter, but for the group. Text from outside is only ever compared, never a query
-    /// itself.
-    pub(crate) fn filter(&self, layout: &Layout, now: DateTime) -> Document {
-        let mut filter = match self.state {
+    /// As a filter of the events in the outbox, but for the group; `None` if none of them is
+    /// selected. Text from outside is only ever compared, never a query itself.
+    pub(crate) fn of_outbox(&self, layout: &Layout, now: DateTime) -> Option<Document> {
+        let states = match self.state {
+            Some(State::Scheduled) => return None,
             Some(state) => state.filter(layout),
             None => state::filter(State::UNLOCKED, layout),
         };
+        let filter = self.within(states, self.ids.as_deref(), layout, now);
 
-        if let Some(ids) = &self.ids {
+        // Locked events are in no index.
+        Some(match self.state {
+            Some(State::Locked) => filter,
+            _ => state::by_index(filter, layout),
+        })
+    }
+
+    /// The same for the events in the collection of scheduled ones. Those that wait for their time
+    /// are healthy: only whoever asks for them or names them means them.
+    pub(crate) fn of_scheduled(&self, layout: &Layout, now: DateTime) -> Option<Document> {
+        let is_named = self.ids.is_some();
+        if is_named && self.scheduled_ids.is_empty() {
+            return None;
+        }
+
+        let states = match self.state {
+            None if is_named => Document::new(),
+            None | Some(State::Dead) => State::Dead.filter(layout),
+            Some(State::Scheduled) => State::Scheduled.filter(layout),
+            Some(State::Locked | State::Failed | State::Parked) => return None,
+        };
+        let ids = is_named.then_some(self.scheduled_ids.as_slice());
+        Some(self.within(states, ids, layout, now))
+    }
+
+    /// Of the documents in these states, those that meet the other conditions.
+    fn within(
+        &self,
+        states: Document,
+        ids: Option<&[Bson]>,
+        layout: &Layout,
+        now: DateTime,
+    ) -> Document {
+        let mut filter = states;
+        if let Some(ids) = ids {
             filter.insert(field::ID, doc! { "$in": ids });
         }
 
@@ -75,12 +114,7 @@ impl Selection {
         if !all.is_empty() {
             filter.insert("$and", all);
         }
-
-        // Locked events are in no index.
-        match self.state {
-            Some(State::Locked) => filter,
-            _ => state::by_index(filter, layout),
-        }
+        filter
     }
 }
 

@@ -85,4 +85,14 @@ impl Subjects {
             all: all.into_iter().map(|(text, _)| text).collect(),
         })
     }
+
+    /// Adds those of other events.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        for (all, more) in [(&mut self.all, other.all), (&mut self.refused, other.refused)] {
+            all.extend(more);
+            all.sort_unstable();
+            all.dedup();
+        }
+    }
 }

@@ -162,7 +162,7 @@ fn is_passing(code: i64) -> bool {
 }
 
 /// Without the values of a duplicate key, which may be of a payload.
-fn cut(reason: &str) -> String {
+pub(super) fn cut(reason: &str) -> String {
     let reason = reason.split(" dup key:").next().unwrap_or(reason);
     reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned()
 }

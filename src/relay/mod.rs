@@ -20,6 +20,7 @@
 //! - [`publish`]: one event becomes one message
 //! - [`verdict`]: what becomes of an event that failed
 //! - [`settle`]: deletes, marks and parks
+//! - [`mover`]: moves scheduled events into the outbox once they are due
 //! - [`schedule`]: when the retrier looks
 //! - [`wake`]: why it looks
 //! - [`watermark`]: the newest message that the stream acked, and whether the stream still has it
@@ -31,6 +32,7 @@ pub(crate) mod follow;
 pub(crate) mod leadership;
 pub(crate) mod lease;
 pub(crate) mod listing;
+pub(crate) mod mover;
 pub(crate) mod ports;
 pub(crate) mod publish;
 pub(crate) mod retry;

@@ -4,6 +4,8 @@
 //! implements them over memory that loses, delays and repeats. Documents are BSON, because the
 //! event contract is. No driver's type passes through here.
 
+pub(crate) mod scheduled;
+
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;

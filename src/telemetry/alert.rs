@@ -25,6 +25,16 @@ pub(crate) enum Alert {
     },
     /// No event is older than `alerts.stuck_after` any more.
     Recovered,
+    /// A scheduled event has been due for longer than `alerts.stuck_after`.
+    Overdue {
+        /// The first that was due.
+        id: String,
+        overdue_seconds: u64,
+        /// How many are due.
+        events: u64,
+    },
+    /// No scheduled event has been due for so long any more.
+    OnTime,
     /// The stream lost messages that it had acked.
     Rewound {
         stream: String,
@@ -105,6 +115,8 @@ pub(super) enum Kind {
     Dead,
     Stuck,
     Recovered,
+    Overdue,
+    OnTime,
     Rewound,
     ForgedAck,
     FalseDuplicate,
@@ -113,11 +125,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Failing,
         Self::Dead,
         Self::Stuck,
         Self::Recovered,
+        Self::Overdue,
+        Self::OnTime,
         Self::Rewound,
         Self::ForgedAck,
         Self::FalseDuplicate,
@@ -131,11 +145,22 @@ impl Kind {
             Self::Dead => "dead",
             Self::Stuck => "stuck",
             Self::Recovered => "recovered",
+            Self::Overdue => "overdue",
+            Self::OnTime => "on-time",
             Self::Rewound => "rewound",
             Self::ForgedAck => "forged-ack",
             Self::FalseDuplicate => "false-duplicate",
             Self::Unsound => "unsound",
             Self::Unwritable => "unwritable",
+        }
+    }
+
+    /// The kind of the alert that one of this kind takes back.
+    pub(super) fn ends(self) -> Option<Self> {
+        match self {
+            Self::Recovered => Some(Self::Stuck),
+            Self::OnTime => Some(Self::Overdue),
+            _ => None,
         }
     }
 }
@@ -162,6 +187,8 @@ impl Alert {
             Self::Dead(_) => Kind::Dead,
             Self::Stuck { .. } => Kind::Stuck,
             Self::Recovered => Kind::Recovered,
+            Self::Overdue { .. } => Kind::Overdue,
+            Self::OnTime => Kind::OnTime,
             Self::Rewound { .. } => Kind::Rewound,
             Self::ForgedAck { .. } => Kind::ForgedAck,
             Self::FalseDuplicate(_) => Kind::FalseDuplicate,
@@ -193,6 +220,12 @@ impl Alert {
                 )
             }
             Self::Recovered => "no event is older than alerts.stuck_after any more".to_owned(),
+            Self::Overdue { id, overdue_seconds, events } => format!(
+                "{events} scheduled events are due and not in the outbox; the first, {id}, for {}; \
+                 run `outboxd check`",
+                for_people(Duration::from_secs(*overdue_seconds))
+            ),
+            Self::OnTime => "scheduled events reach the outbox in time again".to_owned(),
             Self::Rewound { stream, from, to, .. } => format!(
                 "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
                  or restored from an old copy, and has lost messages that it had acked; their \
@@ -247,6 +280,26 @@ pub(super) struct Origin {
     pub(super) relay: String,
 }
 
+/// What a stream has lost, as fields of a line of JSON.
+#[derive(Serialize)]
+struct Loss<'a> {
+    stream: &'a str,
+    from: u64,
+    to: u64,
+    how: &'static str,
+}
+
+impl Alert {
+    fn loss(&self) -> Option<Loss<'_>> {
+        match self {
+            Self::Rewound { stream, from, to, how } => {
+                Some(Loss { stream, from: *from, to: *to, how })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Origin {
     /// The alert as a line of JSON, without the line break.
     pub(super) fn render(&self, alert: &Alert) -> Option<String> {
@@ -256,6 +309,7 @@ impl Origin {
             Refused(&'a RefusedEvent),
             Stuck(&'a StuckEvent),
             Mistaken(&'a MistakenEvent),
+            Overdue { id: &'a str },
         }
 
         #[derive(Serialize)]
@@ -269,29 +323,30 @@ impl Origin {
             event: Option<Event<'a>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             oldest_seconds: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            overdue_seconds: Option<u64>,
             #[serde(flatten)]
             loss: Option<Loss<'a>>,
         }
 
-        #[derive(Serialize)]
-        struct Loss<'a> {
-            stream: &'a str,
-            from: u64,
-            to: u64,
-            how: &'static str,
-        }
-
-        let (event, oldest_seconds) = match alert {
-            Alert::Failing(event) | Alert::Dead(event) => (Some(Event::Refused(event)), None),
-            Alert::Stuck { oldest, oldest_seconds, .. } => {
-                (Some(Event::Stuck(oldest)), Some(*oldest_seconds))
+        let (mut oldest, mut overdue) = (None, None);
+        let event = match alert {
+            Alert::Failing(event) | Alert::Dead(event) => Some(Event::Refused(event)),
+            Alert::Stuck { oldest: event, oldest_seconds, .. } => {
+                oldest = Some(*oldest_seconds);
+                Some(Event::Stuck(event))
             }
-            Alert::FalseDuplicate(event) => (Some(Event::Mistaken(event)), None),
+            Alert::Overdue { id, overdue_seconds, .. } => {
+                overdue = Some(*overdue_seconds);
+                Some(Event::Overdue { id })
+            }
+            Alert::FalseDuplicate(event) => Some(Event::Mistaken(event)),
             Alert::Recovered
+            | Alert::OnTime
             | Alert::Rewound { .. }
             | Alert::ForgedAck { .. }
             | Alert::Unsound { .. }
-            | Alert::Unwritable { .. } => (None, None),
+            | Alert::Unwritable { .. } => None,
         };
 
         let line = Line {
@@ -301,13 +356,9 @@ impl Origin {
             kind: alert.kind().as_str(),
             text: alert.text(),
             event,
-            oldest_seconds,
-            loss: match alert {
-                Alert::Rewound { stream, from, to, how } => {
-                    Some(Loss { stream, from: *from, to: *to, how })
-                }
-                _ => None,
-            },
+            oldest_seconds: oldest,
+            overdue_seconds: overdue,
+            loss: alert.loss(),
         };
 
         serde_json::to_string(&line)
@@ -318,124 +369,4 @@ impl Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What consumers of the file and the webhook parse.
-    #[test]
-    fn each_kind_is_written_in_its_documented_form() {
-        let origin = Origin { outbox: "shop.outbox".to_owned(), relay: "r1".to_owned() };
-        let refused = |subject: Option<&str>, attempts| RefusedEvent {
-            id: "e1".to_owned(),
-            subject: subject.map(str::to_owned),
-            key: None,
-            attempts,
-            class: "config",
-            code: "no-responders".to_owned(),
-            error: "no \"subject\"\ncovers it".to_owned(),
-            remedy: "add it",
-        };
-
-        let oldest = StuckEvent {
-            id: "e2".to_owned(),
-            subject: Some("shop.made".to_owned()),
-            key: Some("k".to_owned()),
-            attempts: 0,
-            error: None,
-        };
-
-        for (alert, rest) in [
-            (
-                Alert::Failing(refused(Some("shop.made"), 3)),
-                concat!(
-                    r#""kind":"failing","text":"event e1 (shop.made) keeps failing after 3 "#,
-                    r#"refusals: no-responders: no \"subject\"\ncovers it; add it","#,
-                    r#""event":{"id":"e1","subject":"shop.made","attempts":3,"class":"config","#,
-                    r#""code":"no-responders","error":"no \"subject\"\ncovers it","#,
-                    r#""remedy":"add it"}}"#
-                ),
-            ),
-            (
-                Alert::Dead(refused(None, 1)),
-                concat!(
-                    r#""kind":"dead","text":"event e1 is dead after 1 refusal: no-responders: "#,
-                    r#"no \"subject\"\ncovers it; add it","event":{"id":"e1","attempts":1,"#,
-                    r#""class":"config","code":"no-responders","#,
-                    r#""error":"no \"subject\"\ncovers it","remedy":"add it"}}"#
-                ),
-            ),
-            (
-                Alert::Stuck { oldest, oldest_seconds: 390, events: 2 },
-                concat!(
-                    r#""kind":"stuck","text":"2 events have waited for longer than "#,
-                    r#"alerts.stuck_after; the oldest, e2, for 6m 30s","event":{"id":"e2","#,
-                    r#""subject":"shop.made","key":"k","attempts":0},"oldest_seconds":390}"#
-                ),
-            ),
-            (
-                Alert::Recovered,
-                concat!(
-                    r#""kind":"recovered","#,
-                    r#""text":"no event is older than alerts.stuck_after any more"}"#
-                ),
-            ),
-            (
-                Alert::FalseDuplicate(MistakenEvent {
-                    events: 2,
-                    id: "e1".to_owned(),
-                    subject: "shop.made".to_owned(),
-                    message_id: "shop.outbox.e1".to_owned(),
-                    sequence: 7,
-                    found: "is empty".to_owned(),
-                }),
-                concat!(
-                    r#""kind":"false-duplicate","text":"the stream took 2 events for duplicates "#,
-                    r#"that they are not, and they were published under other message ids; the "#,
-                    r#"first is e1: sequence 7 is empty","event":{"id":"e1","subject":"shop.made","#,
-                    r#""message_id":"shop.outbox.e1","sequence":7,"found":"is empty"}}"#
-                ),
-            ),
-            (
-                Alert::Unsound { fault: "a TTL index: drop it".to_owned() },
-                r#""kind":"unsound","text":"the outbox loses events: a TTL index: drop it"}"#,
-            ),
-            (
-                Alert::Unwritable {
-                    write: "mark",
-                    events: 3,
-                    id: Some("e1".to_owned()),
-                    error: "no room".to_owned(),
-                },
-                concat!(
-                    r#""kind":"unwritable","text":"MongoDB can't mark 3 events; they are left as "#,
-                    r#"they are, and their keys wait; the first is e1: no room; repair or remove "#,
-                    r#"them, then restart outboxd"}"#
-                ),
-            ),
-            (
-                Alert::ForgedAck { stream: "SHOP".to_owned(), sign: "two answers".to_owned() },
-                concat!(
-                    r#""kind":"forged-ack","text":"somebody else than the stream SHOP answers "#,
-                    r#"publishes: two answers; the relay verifies every ack until there was no "#,
-                    r#"sign for an hour; `outboxd privileges` prints the NATS permissions that "#,
-                    r#"prevent this"}"#
-                ),
-            ),
-            (
-                Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1, how: "recreated" },
-                concat!(
-                    r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
-                    r#"to 1: it was recreated or restored from an old copy, and has lost "#,
-                    r#"messages that it had acked; their events are no longer in the outbox","#,
-                    r#""stream":"SHOP","from":9,"to":1,"how":"recreated"}"#
-                ),
-            ),
-        ] {
-            let line = origin.render(&alert).expect("a line");
-            let (at, rest_of_line) = line.split_at(line.find(",\"outbox\"").expect("the outbox"));
-            assert!(at.starts_with("{\"at\":\"20") && at.ends_with("Z\""), "{line}");
-            let origin = r#","outbox":"shop.outbox","relay":"r1","#;
-            assert_eq!(rest_of_line, format!("{origin}{rest}"));
-        }
-    }
-}
+mod tests;

@@ -56,9 +56,17 @@ pub(crate) struct AlertLog {
     posted: Option<Arc<Counts>>,
     /// Alerts that did not get there.
     pub(crate) dropped: Counters<Outlet>,
-    /// Whether events were stuck when the file was last written: a relay that starts again does not
-    /// repeat the alert.
+    pub(crate) before: Before,
+}
+
+/// What the newest alerts of an outbox said when the file was last written: a relay that starts
+/// again does not repeat them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Before {
+    /// Events were stuck.
     pub(crate) was_stuck: bool,
+    /// Scheduled events were overdue.
+    pub(crate) was_overdue: bool,
 }
 
 /// A post for `alerts.subject`.
@@ -82,9 +90,9 @@ impl Alerts {
         relay: &str,
         metrics: &Metrics,
     ) -> Result<(Self, AlertLog)> {
-        let opened = was_stuck(config, outbox)
-            .and_then(|was_stuck| Ok((Some(AlertFile::open(config.file.get())?), was_stuck)));
-        let (file, was_stuck) = match opened {
+        let opened = Before::read(config, outbox)
+            .and_then(|before| Ok((Some(AlertFile::open(config.file.get())?), before)));
+        let (file, before) = match opened {
             Ok(opened) => opened,
             Err(error) if config.file.set().is_some() => {
                 return Err(cannot_write(config, error));
@@ -92,7 +100,7 @@ impl Alerts {
             Err(error) => {
                 let file = config.file.get().display();
                 warn!(%error, %file, "no alert log; set alerts.file to a path that can be written");
-                (None, false)
+                (None, Before::default())
             }
         };
 
@@ -118,7 +126,7 @@ impl Alerts {
 
         let raised = raised(metrics);
         let alerts = Self { queue, omitted, raised, after_failures: config.after_failures };
-        Ok((alerts, AlertLog { writing, posts, publishing: None, posted, dropped, was_stuck }))
+        Ok((alerts, AlertLog { writing, posts, publishing: None, posted, dropped, before }))
     }
 
     /// Alerts that go nowhere.
@@ -161,10 +169,19 @@ fn cannot_write(config: &AlertsConfig, error: std::io::Error) -> Error {
     Error::with_source(ErrorKind::Config, message, error)
 }
 
-/// Whether the newest line about this outbox that says so says that events are stuck.
-fn was_stuck(config: &AlertsConfig, outbox: &str) -> std::io::Result<bool> {
-    let (stuck, recovered) = (Kind::Stuck.as_str(), Kind::Recovered.as_str());
-    Ok(newest_kind(config.file.get(), outbox, &[stuck, recovered])? == Some(stuck))
+impl Before {
+    /// From the newest lines about this outbox that say so.
+    fn read(config: &AlertsConfig, outbox: &str) -> std::io::Result<Self> {
+        let is_open = |begins: Kind, ends: Kind| {
+            let kinds = [begins.as_str(), ends.as_str()];
+            let newest = newest_kind(config.file.get(), outbox, &kinds)?;
+            std::io::Result::Ok(newest == Some(kinds[0]))
+        };
+        Ok(Self {
+            was_stuck: is_open(Kind::Stuck, Kind::Recovered)?,
+            was_overdue: is_open(Kind::Overdue, Kind::OnTime)?,
+        })
+    }
 }
 
 impl AlertLog {

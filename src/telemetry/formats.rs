@@ -123,17 +123,18 @@ fn for_teams(text: &str) -> Value {
     })
 }
 
-/// An event of the Events API v2. `recovered` resolves the incident that `stuck` opened.
+/// An event of the Events API v2. `recovered` resolves the incident that `stuck` opened, and
+/// `on-time` that of `overdue`.
 fn for_pagerduty(key: &str, post: &Post, dropped: u64) -> Value {
     let outbox = text(post, "outbox");
-    let (action, about) = match post.kind {
-        Kind::Recovered => ("resolve", Kind::Stuck),
-        kind => ("trigger", kind),
+    let (action, about) = match post.kind.ends() {
+        Some(opened) => ("resolve", opened),
+        None => ("trigger", post.kind),
     };
     let severity = match post.kind {
-        Kind::Recovered => "info",
+        Kind::Recovered | Kind::OnTime => "info",
         Kind::Failing | Kind::FalseDuplicate => "warning",
-        Kind::Dead | Kind::Stuck | Kind::Unwritable => "error",
+        Kind::Dead | Kind::Stuck | Kind::Overdue | Kind::Unwritable => "error",
         Kind::Rewound | Kind::ForgedAck | Kind::Unsound => "critical",
     };
     let line = printable(&format!("{outbox}: {}", sentence(post, dropped)));

@@ -2,8 +2,8 @@
 //! number of alerts.
 //!
 //! A group has one kind, one code and one normalised reason. Its first alert waits for [`GATHER`],
-//! because events that fail alike fail together. `stuck` and `recovered` are one group: a post of
-//! theirs holds the newest, so what is posted last is true.
+//! because events that fail alike fail together. `stuck` and `recovered` are one group, and so are
+//! `overdue` and `on-time`: a post of theirs holds the newest, so what is posted last is true.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Gathering {
         let group = self.groups.entry(key.clone()).or_default();
         if let Some((_, post)) = &mut group.next {
             post.events += alert.events();
-            if key.0 == Kind::Stuck {
+            if [Kind::Stuck, Kind::Overdue].contains(&key.0) {
                 (post.kind, post.events, post.alert) = (kind, 1, parsed(line));
             }
             return;
@@ -107,7 +107,7 @@ impl Gathering {
 }
 
 fn family(kind: Kind) -> Kind {
-    if kind == Kind::Recovered { Kind::Stuck } else { kind }
+    kind.ends().unwrap_or(kind)
 }
 
 /// The group's id: that of `outboxd groups` for an event that failed.

@@ -161,6 +161,8 @@ pub(crate) struct Backlog {
     events: Level,
     dead: Level,
     oldest_seconds: Level,
+    scheduled: Level,
+    overdue_seconds: Level,
 }
 
 impl Backlog {
@@ -168,6 +170,11 @@ impl Backlog {
         self.events.set(events as f64);
         self.dead.set(dead as f64);
         self.oldest_seconds.set(oldest_seconds as f64);
+    }
+
+    pub(crate) fn set_scheduled(&self, events: u64, overdue_seconds: u64) {
+        self.scheduled.set(events as f64);
+        self.overdue_seconds.set(overdue_seconds as f64);
     }
 }
 
@@ -214,6 +221,8 @@ impl Metrics {
             events: self.level("outboxd_backlog_events"),
             dead: self.level("outboxd_dead_events"),
             oldest_seconds: self.level("outboxd_oldest_event_age_seconds"),
+            scheduled: self.level("outboxd_scheduled_events"),
+            overdue_seconds: self.level("outboxd_scheduled_overdue_seconds"),
         }
     }
 
@@ -363,6 +372,8 @@ fn describe() {
             "outboxd_oldest_event_age_seconds",
             "Age of the oldest event that is not dead, when last looked at.",
         ),
+        ("outboxd_scheduled_events", "Events that wait for their time, when last counted."),
+        ("outboxd_scheduled_overdue_seconds", "How late the first scheduled event is."),
         ("outboxd_build_info", "1; the version is a label."),
     ] {
         describe_gauge!(name, meaning);

@@ -32,12 +32,14 @@ pub(crate) struct Published {
     pub(crate) at: i128,
 }
 
-/// An event that is still in the outbox.
+/// An event that is still in the outbox, or beside it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Left {
     pub(crate) id: String,
     pub(crate) locked: bool,
     pub(crate) dead: bool,
+    /// It is among the scheduled events.
+    pub(crate) scheduled: bool,
     pub(crate) attempts: u64,
     pub(crate) failures: usize,
 }
@@ -55,11 +57,17 @@ pub(crate) struct Report {
     pub(crate) lost: Vec<String>,
     /// In the stream, and rolled back or never written.
     pub(crate) phantom: Vec<String>,
+    /// In the stream, and cancelled before that.
+    pub(crate) cancelled: Vec<String>,
+    /// In the stream before they were due.
+    pub(crate) premature: Vec<String>,
     /// First came after a later event of their key.
     pub(crate) reordered: Vec<String>,
     pub(crate) locked: Vec<String>,
     pub(crate) unlocked: Vec<String>,
     pub(crate) dead: Vec<String>,
+    /// Neither dead nor moved yet.
+    pub(crate) scheduled: Vec<String>,
     /// Left with a failure.
     pub(crate) failed: usize,
     /// Counted attempts.
@@ -156,23 +164,28 @@ pub(crate) fn read(
     Published { sequence, subject: message.subject.to_string(), id, key, number, at }
 }
 
-/// Everything in the outbox.
+/// Everything in the outbox and among the scheduled events. Those first: an event that is moved in
+/// between is then found in both.
 pub(crate) async fn left(scene: &Scene) -> Vec<Left> {
-    let mut cursor = scene.events.find(doc! {}).await.expect("the outbox is read");
+    let scheduled = scene.database.collection("outbox_scheduled");
     let mut left = Vec::new();
-    while cursor.advance().await.expect("the outbox is read") {
-        let event: Document = cursor.deserialize_current().expect("a document");
-        left.push(Left {
-            id: match event.get("_id") {
-                Some(Bson::String(id)) => id.clone(),
-                Some(Bson::ObjectId(id)) => id.to_hex(),
-                other => format!("{other:?}"),
-            },
-            locked: event.get_bool("isLocked").unwrap_or_default(),
-            dead: event.contains_key("deadAt"),
-            attempts: event.get_i64("attempts").unwrap_or_default().unsigned_abs(),
-            failures: event.get_array("failures").map(Vec::len).unwrap_or_default(),
-        });
+    for (events, scheduled) in [(&scheduled, true), (&scene.events, false)] {
+        let mut cursor = events.find(doc! {}).await.expect("the events are read");
+        while cursor.advance().await.expect("the events are read") {
+            let event: Document = cursor.deserialize_current().expect("a document");
+            left.push(Left {
+                id: match event.get("_id") {
+                    Some(Bson::String(id)) => id.clone(),
+                    Some(Bson::ObjectId(id)) => id.to_hex(),
+                    other => format!("{other:?}"),
+                },
+                locked: event.get_bool("isLocked").unwrap_or_default(),
+                dead: event.contains_key("deadAt"),
+                scheduled,
+                attempts: event.get_i64("attempts").unwrap_or_default().unsigned_abs(),
+                failures: event.get_array("failures").map(Vec::len).unwrap_or_default(),
+            });
+        }
     }
     left
 }
@@ -189,6 +202,7 @@ pub(crate) fn judge(
     let count =
         |outcome| ledger.transactions.iter().filter(|written| written.outcome == outcome).count();
     let (mut copies, mut phantom, mut reordered) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cancelled, mut premature) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     let mut latest = HashMap::new();
     for message in stream {
@@ -200,8 +214,15 @@ pub(crate) fn judge(
                 && written.key == message.key
                 && written.number == message.number
         };
-        if written.get(message.id.as_str()).filter(|written| as_written(written)).is_none() {
+        let written = written.get(message.id.as_str()).filter(|written| as_written(written));
+        let due = written.and_then(|written| written.due_ms);
+        if due.is_some_and(|due_ms| message.at < i128::from(due_ms) * 1_000_000) {
+            premature.push(shown());
+        }
+        if written.is_none() {
             phantom.push(shown());
+        } else if written.is_some_and(|written| written.outcome == Outcome::Cancelled) {
+            cancelled.push(shown());
         } else if !seen.insert(message.id.as_str()) {
             copies.push(shown());
         } else {
@@ -226,10 +247,13 @@ pub(crate) fn judge(
         copies,
         lost: gone.map(|event| format!("{} ({} {})", event.id, event.key, event.number)).collect(),
         phantom,
+        cancelled,
+        premature,
         reordered,
-        locked: those(|left| left.locked && !left.dead),
-        unlocked: those(|left| !left.locked && !left.dead),
+        locked: those(|left| left.locked && !left.dead && !left.scheduled),
+        unlocked: those(|left| !left.locked && !left.dead && !left.scheduled),
         dead: those(|left| left.dead),
+        scheduled: those(|left| left.scheduled && !left.dead),
         failed: left.iter().filter(|left| left.failures > 0).count(),
         burned: ledger.burned + left.iter().map(|left| left.attempts).sum::<u64>(),
         past: None,
@@ -299,6 +323,8 @@ impl Report {
             ("copies", &self.copies),
             ("lost", &self.lost),
             ("phantom", &self.phantom),
+            ("cancelled", &self.cancelled),
+            ("premature", &self.premature),
             ("reordered", &self.reordered),
         ];
         if drained {
@@ -306,6 +332,7 @@ impl Report {
                 ("locked", &self.locked),
                 ("unlocked", &self.unlocked),
                 ("dead", &self.dead),
+                ("scheduled", &self.scheduled),
             ]);
         }
         if let Some(Past { early, locked_again, made_up, .. }) = &self.past {
@@ -338,11 +365,14 @@ impl fmt::Display for Report {
             ("messages in the stream", self.in_stream),
             ("  copies beyond the first", self.copies.len()),
             ("  phantom", self.phantom.len()),
+            ("  cancelled", self.cancelled.len()),
+            ("  before they were due", self.premature.len()),
             ("  reordered", self.reordered.len()),
             ("events lost", self.lost.len()),
             ("left in the outbox, locked", self.locked.len()),
             ("  unlocked", self.unlocked.len()),
             ("  dead", self.dead.len()),
+            ("  scheduled", self.scheduled.len()),
             ("  with a failure", self.failed),
         ];
         for (what, count) in lines {

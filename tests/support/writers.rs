@@ -25,6 +25,8 @@ const ROLLED_BACK: u64 = 20;
 pub(crate) enum Outcome {
     Committed,
     Aborted,
+    /// It was scheduled, and a committed transaction took it back: it must never be published.
+    Cancelled,
     /// The commit was sent and no answer came: it may have happened.
     Unknown,
 }
@@ -37,6 +39,9 @@ pub(crate) struct Transaction {
     pub(crate) key: String,
     pub(crate) number: u32,
     pub(crate) outcome: Outcome,
+    /// When it is due, if it was scheduled: in milliseconds since 1970. Its key has no others but
+    /// scheduled ones, numbered in the order of this.
+    pub(crate) due_ms: Option<i64>,
     /// When the writer knew, by the wall clock: the stream's times are compared with it.
     pub(crate) at: SystemTime,
 }
@@ -51,8 +56,21 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn record(&mut self, id: impl ToString, key: &str, number: u32, outcome: Outcome) {
-        let (id, key) = (id.to_string(), key.to_owned());
-        self.transactions.push(Transaction { id, key, number, outcome, at: SystemTime::now() });
+        let (id, key, at) = (id.to_string(), key.to_owned(), SystemTime::now());
+        self.transactions.push(Transaction { id, key, number, outcome, due_ms: None, at });
+    }
+
+    /// The same for an event that was scheduled.
+    pub(crate) fn scheduled(
+        &mut self,
+        id: impl ToString,
+        key: &str,
+        number: u32,
+        outcome: Outcome,
+        due_ms: i64,
+    ) {
+        self.record(id, key, number, outcome);
+        self.transactions.iter_mut().last().expect("a transaction").due_ms = Some(due_ms);
     }
 
     /// Takes over what another one has.

@@ -6,25 +6,45 @@ use mongodb::{ClientSession, Collection, Database};
 
 use crate::event::{DEFAULT_MAX_PAYLOAD_BYTES, Event, EventError, EventId};
 use crate::field;
+use crate::validator;
 
-/// Why an event was not enqueued.
+/// Why an event was not enqueued, scheduled, cancelled or rescheduled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
     /// The session has no transaction under way. Without one, the event could be written and the
     /// record not.
     #[error(
-        "enqueue was called outside a transaction; start one on the session, write the record and the event in it, and \
-         commit both"
+        "the outbox was called outside a transaction; start one on the session, write the record and the event in it, \
+         and commit both"
     )]
     NotInTransaction,
     /// The event breaks the contract.
     #[error(transparent)]
     Event(#[from] EventError),
+    /// The collection's validator refused the event. The contract is checked before, so the
+    /// validator is one that somebody changed, or of another version.
+    #[error("the validator of the collection refuses the event: {reasons}")]
+    Refused {
+        /// What the validator demands, as far as it has words for it.
+        reasons: String,
+        /// The driver's error.
+        #[source]
+        error: mongodb::error::Error,
+    },
     /// MongoDB refused the write or could not be reached. The error has the driver's labels, so
     /// that a transaction can be retried.
     #[error(transparent)]
-    Mongodb(#[from] mongodb::error::Error),
+    Mongodb(mongodb::error::Error),
+}
+
+impl From<mongodb::error::Error> for EnqueueError {
+    fn from(error: mongodb::error::Error) -> Self {
+        match validator::reasons(&error) {
+            Some(reasons) => Self::Refused { reasons, error },
+            None => Self::Mongodb(error),
+        }
+    }
 }
 
 /// Lets `?` carry the error out of the callback of `start_transaction().and_run(…)`, with the
@@ -32,7 +52,7 @@ pub enum EnqueueError {
 impl From<EnqueueError> for mongodb::error::Error {
     fn from(error: EnqueueError) -> Self {
         match error {
-            EnqueueError::Mongodb(error) => error,
+            EnqueueError::Mongodb(error) | EnqueueError::Refused { error, .. } => error,
             other => mongodb::error::Error::custom(other),
         }
     }
@@ -44,6 +64,8 @@ impl From<EnqueueError> for mongodb::error::Error {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     collection: Collection<RawDocumentBuf>,
+    /// Events that are published later: see `schedule`.
+    pub(crate) scheduled: Collection<RawDocumentBuf>,
     max_payload_bytes: usize,
 }
 
@@ -53,6 +75,7 @@ impl Outbox {
     pub fn new(database: &Database, collection: &str) -> Self {
         Self {
             collection: database.collection(collection),
+            scheduled: database.collection(&field::scheduled_collection(collection)),
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
         }
     }
@@ -83,7 +106,7 @@ impl Outbox {
         require_transaction(session).await?;
 
         let id = event.id.clone();
-        let document = self.document(event)?;
+        let document = raw(&self.document(event)?)?;
         self.collection.insert_one(document).session(session).await?;
         Ok(id)
     }
@@ -104,7 +127,7 @@ impl Outbox {
         let mut documents = Vec::new();
         for event in events {
             ids.push(event.id.clone());
-            documents.push(self.document(event)?);
+            documents.push(raw(&self.document(event)?)?);
         }
 
         if !documents.is_empty() {
@@ -115,7 +138,7 @@ impl Outbox {
     }
 
     #[cfg_attr(not(feature = "opentelemetry"), allow(unused_mut, reason = "only a trace is added"))]
-    fn document(&self, mut event: Event) -> Result<RawDocumentBuf, EnqueueError> {
+    pub(crate) fn document(&self, mut event: Event) -> Result<Document, EnqueueError> {
         if event.published_len > self.max_payload_bytes {
             let error = EventError::PayloadTooLong {
                 bytes: event.published_len,
@@ -148,13 +171,17 @@ impl Outbox {
 
         document.insert(field::IS_LOCKED, true);
         document.insert(field::FAILURES, bson::Array::new());
-        Ok(RawDocumentBuf::try_from(&document).map_err(mongodb::error::Error::from)?)
+        Ok(document)
     }
+}
+
+pub(crate) fn raw(document: &Document) -> Result<RawDocumentBuf, EnqueueError> {
+    Ok(RawDocumentBuf::try_from(document).map_err(mongodb::error::Error::from)?)
 }
 
 /// The driver has no call that reports whether a session is in a transaction. But it refuses to
 /// start a second one, and to start and abort an unused one sends nothing to the server.
-async fn require_transaction(session: &mut ClientSession) -> Result<(), EnqueueError> {
+pub(crate) async fn require_transaction(session: &mut ClientSession) -> Result<(), EnqueueError> {
     match session.start_transaction().await {
         Ok(()) => {
             session.abort_transaction().await?;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{Bson, Uuid};
+use bson::{Bson, DateTime, Uuid};
 use serde::Serialize;
 
 use crate::payload::{self, PayloadError};
@@ -32,6 +32,8 @@ pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 const MAX_MADE_HEADERS: usize = 64;
 /// Most bytes of those. With the writer's, it leaves 16 KiB of what JetStream allows.
 const MAX_MADE_HEADER_BYTES: usize = 16 * 1024;
+/// The last millisecond of the year 9999, since 1970.
+const LATEST_MILLIS: i64 = 253_402_300_799_999;
 /// Largest payload as published, in bytes, unless
 /// [`Outbox::max_payload_bytes`](crate::Outbox::max_payload_bytes) says otherwise: the default
 /// `max_payload` of nats-server (1 MiB) less room for the headers.
@@ -47,6 +49,9 @@ pub enum EventError {
     /// The ordering key is empty or too long.
     #[error("invalid key: {0}")]
     Key(&'static str),
+    /// The time of delivery can't be used.
+    #[error("invalid time of delivery: {0}")]
+    DeliverAt(&'static str),
     /// The event id can't be used.
     #[error("invalid event id: {0}")]
     Id(&'static str),
@@ -198,6 +203,31 @@ impl Key {
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// When a scheduled event is delivered: a time in the years 1970 to 9999, in milliseconds. One in
+/// the past is due at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeliverAt(DateTime);
+
+impl DeliverAt {
+    /// Checks a time and takes it. Anything below a millisecond is cut off.
+    ///
+    /// # Errors
+    /// [`EventError::DeliverAt`] for a time outside the years 1970 to 9999. It comes of a mistake,
+    /// such as microseconds in the place of milliseconds.
+    pub fn new(at: impl Into<DateTime>) -> Result<Self, EventError> {
+        let at = at.into();
+        match at.timestamp_millis() {
+            0..=LATEST_MILLIS => Ok(Self(at)),
+            _ => Err(EventError::DeliverAt("it is outside the years 1970 to 9999")),
+        }
+    }
+
+    /// The time as MongoDB keeps it.
+    pub fn date(self) -> DateTime {
+        self.0
     }
 }
 

@@ -31,3 +31,11 @@ pub const DISCARD_REQUESTED_AT: &str = "discardRequestedAt";
 pub const DISCARD_REQUESTED_BY: &str = "discardRequestedBy";
 /// The command that may remove the event: the relay does not hold it.
 pub const DISCARD_GRANTED_TO: &str = "discardGrantedTo";
+/// In a scheduled event: when it is due, by the server's clock. The relay removes it as it moves the
+/// event into the outbox.
+pub const DELIVER_AT: &str = "deliverAt";
+
+/// The collection of the events that are scheduled for later, beside the outbox of this name.
+pub fn scheduled_collection(outbox: &str) -> String {
+    format!("{outbox}_scheduled")
+}

@@ -33,6 +33,38 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Later
+//!
+//! [`Outbox::schedule`] writes an event that is published at a time in the future, and
+//! [`Outbox::cancel`] takes it back. Both are part of the caller's transaction.
+//!
+//! ```no_run
+//! # async fn f(client: mongodb::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::{Duration, SystemTime};
+//!
+//! use outboxd_client::{Event, EventId, Outbox};
+//!
+//! let shop = client.database("shop");
+//! let outbox = Outbox::new(&shop, "outbox");
+//! let expiry = EventId::string("order-7-expired")?;
+//!
+//! // The order is placed, and expires in 15 minutes unless it is paid.
+//! let mut session = client.start_session().await?;
+//! session.start_transaction().await?;
+//! let event = Event::new("order.expired", &bson::doc! { "id": "order-7" })?.key("order-7")?;
+//! let at = SystemTime::now() + Duration::from_secs(15 * 60);
+//! outbox.schedule(&mut session, event.with_id(expiry.clone())?, at).await?;
+//! session.commit_transaction().await?;
+//!
+//! // The order is paid.
+//! session.start_transaction().await?;
+//! let is_in_time = outbox.cancel(&mut session, &expiry).await?;
+//! // Save the payment here if `is_in_time`; refuse it otherwise.
+//! session.commit_transaction().await?;
+//! # let _ = is_in_time;
+//! # Ok(()) }
+//! ```
+//!
 //! # Modules
 //!
 //! [`Outbox`] and [`Event`] are all that a service needs. The modules [`field`], [`event`],
@@ -41,16 +73,19 @@
 //!
 //! # Features
 //!
-//! `opentelemetry`: [`Outbox::enqueue`] writes the current OpenTelemetry span into the headers
-//! `traceparent` and `tracestate` of the event.
+//! `opentelemetry`: [`Outbox::enqueue`] and [`Outbox::schedule`] write the current OpenTelemetry span
+//! into the headers `traceparent` and `tracestate` of the event.
 
 mod enqueue;
 pub mod event;
 pub mod field;
 pub mod payload;
+mod schedule;
 #[cfg(feature = "opentelemetry")]
 pub mod trace;
+mod validator;
 
 pub use enqueue::{EnqueueError, Outbox};
-pub use event::{Event, EventError, EventId, Headers, Key, Subject};
+pub use event::{DeliverAt, Event, EventError, EventId, Headers, Key, Subject};
+pub use field::scheduled_collection;
 pub use payload::PayloadError;

@@ -172,6 +172,17 @@ fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
         line.push((Colour::Dim, format!("   {}", state.meaning())));
         lines.push(line);
     }
+
+    if let Some(later) = stats.scheduled.as_ref().filter(|later| later.events + later.dead > 0) {
+        let mut line = named(State::Scheduled.word(), String::new());
+        line.push((Colour::None, format!("{:>10}", number(later.events as f64))));
+        line.push(match (later.overdue, later.next_due_in_seconds) {
+            (1.., _) => (Colour::Yellow, format!("   overdue for {}", age(later.overdue_seconds))),
+            (0, Some(next)) => (Colour::Dim, format!("   the next is due in {}", age(next))),
+            (0, None) => (Colour::Dim, String::new()),
+        });
+        lines.push(line);
+    }
 }
 
 /// The largest groups that fit in so many rows. A group keeps its place while its numbers change.

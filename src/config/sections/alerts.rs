@@ -76,7 +76,8 @@ impl AlertsConfig {
                     "Age of the oldest event that raises an alert, whatever the reason. The \
                      default is far above the milliseconds that an event usually waits, and above \
                      the time of an election or a rolling restart. Dead events don't count; each \
-                     had an alert of its own.",
+                     had an alert of its own. A scheduled event that has been due for so long and \
+                     is not in the outbox yet raises one, too.",
                 )
                 .within(secs(300), secs(1)..=secs(86_400)),
             interval: reader
@@ -151,7 +152,7 @@ fn webhook_format(reader: &mut Reader<'_>) -> WebhookFormat {
              `events`. \"slack\" and \"discord\": a message. \"teams\": an Adaptive Card, for the \
              workflow that posts to a channel when a webhook request is received. \"pagerduty\": \
              an event of the Events API v2 for https://events.pagerduty.com/v2/enqueue; \
-             `recovered` resolves what `stuck` opened.",
+             `recovered` resolves what `stuck` opened, `on-time` what `overdue` opened.",
         )
         .one_of(&[
             ("json", WebhookFormat::Json),

@@ -13,6 +13,7 @@ mod log;
 mod mongodb;
 mod nats;
 mod retry;
+mod scheduled;
 mod shutdown;
 mod stream;
 mod sweep;
@@ -26,13 +27,25 @@ pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::MongodbConfig;
 pub use self::nats::{Api, DiscoveredServers, NatsConfig, VerifyAcks};
 pub use self::retry::RetryConfig;
+pub use self::scheduled::ScheduledConfig;
 pub use self::shutdown::ShutdownConfig;
 pub use self::stream::{Compression, Storage, StreamConfig};
 pub use self::sweep::SweepConfig;
 
 /// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another
 /// order, because the default of one setting depends on another.
-pub(super) const ORDER: [&str; 12] = [
-    "mongodb", "nats", "stream", "event", "dispatch", "sweep", "retry", "alerts", "admin", "lease",
-    "shutdown", "log",
+pub(super) const ORDER: [&str; 13] = [
+    "mongodb",
+    "nats",
+    "stream",
+    "event",
+    "scheduled",
+    "dispatch",
+    "sweep",
+    "retry",
+    "alerts",
+    "admin",
+    "lease",
+    "shutdown",
+    "log",
 ];

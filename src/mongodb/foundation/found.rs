@@ -4,6 +4,7 @@ use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::error::{ErrorKind, Result};
+use outboxd_client::scheduled_collection;
 
 use crate::document::layout::Layout;
 use crate::mongodb::code;
@@ -23,6 +24,8 @@ pub(crate) struct Found {
     pub(super) outbox: Option<Kept>,
     /// The relay's own collections, as far as they exist.
     pub(super) beside: Vec<Kept>,
+    /// The collection of scheduled events, if it exists.
+    pub(super) scheduled: Option<Kept>,
     pub(super) is_sharded: bool,
     pub(super) has_own_layout: bool,
 }
@@ -39,7 +42,7 @@ pub(super) struct Kept {
 }
 
 impl Found {
-    /// Reads two to five documents of metadata.
+    /// Reads two to six documents of metadata.
     ///
     /// # Errors
     /// The driver's, and the server's refusal when the user may not list the collections.
@@ -49,6 +52,7 @@ impl Found {
             name: name.to_owned(),
             outbox: None,
             beside: Vec::new(),
+            scheduled: None,
             is_sharded: false,
             has_own_layout: layout.is_own(),
         };
@@ -58,7 +62,8 @@ impl Found {
             return Ok(found);
         }
 
-        let names: Vec<_> = BESIDE.iter().copied().chain([name]).collect();
+        let scheduled = scheduled_collection(name);
+        let names: Vec<_> = BESIDE.iter().copied().chain([name, &scheduled]).collect();
         let list = doc! {
             "listCollections": 1, "filter": { "name": { "$in": names } }, "cursor": {},
         };
@@ -70,9 +75,10 @@ impl Found {
                 kept.indexes = indexes(database, &kept.name).await?;
             }
 
-            match kept.name == name {
-                true => found.outbox = Some(kept),
-                false => found.beside.push(kept),
+            match &kept.name {
+                of if of == name => found.outbox = Some(kept),
+                of if *of == scheduled => found.scheduled = Some(kept),
+                _ => found.beside.push(kept),
             }
         }
 
@@ -83,6 +89,20 @@ impl Found {
         }
 
         Ok(found)
+    }
+
+    /// The collection of scheduled events in the outbox's place: what harms events harms them there.
+    pub(super) fn of_scheduled(&self) -> Option<Self> {
+        let scheduled = self.scheduled.clone()?;
+        Some(Self {
+            database: self.database.clone(),
+            name: scheduled.name.clone(),
+            outbox: Some(scheduled),
+            beside: Vec::new(),
+            scheduled: None,
+            is_sharded: false,
+            has_own_layout: self.has_own_layout,
+        })
     }
 
     /// Whether the database is the server's own.

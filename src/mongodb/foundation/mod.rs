@@ -55,7 +55,14 @@ impl Foundation {
     /// # Errors
     /// The driver's, and the server's refusal when the user may not list the collections.
     pub(crate) async fn review(&self) -> mongodb::error::Result<Vec<Finding>> {
-        Ok(judge(&Found::read(&self.database, &self.collection, &self.layout).await?))
+        let found = Found::read(&self.database, &self.collection, &self.layout).await?;
+        let mut findings = judge(&found);
+
+        // Of the scheduled events' collection only what is wrong is worth a line.
+        let scheduled = found.of_scheduled().map(|scheduled| judge(&scheduled));
+        let faults = scheduled.into_iter().flatten();
+        findings.extend(faults.filter(|finding| finding.level != Level::Ok));
+        Ok(findings)
     }
 
     /// The faults; `None` when the user may not ask.

@@ -246,7 +246,8 @@ impl Dispatch {
     fn admit_to_lane(&mut self, pending: Pending, now_ms: i64) {
         let key = pending.record.key.as_ref();
         let unlocked = match pending.record.state {
-            State::Locked => false,
+            // What is in the outbox is no longer scheduled.
+            State::Locked | State::Scheduled => false,
             State::Failed | State::Parked if pending.record.is_due(now_ms) => true,
             State::Failed | State::Parked => return self.hold(key),
             State::Dead => return self.hold_dead(key),

@@ -193,7 +193,7 @@ impl Dispatch {
             match pending.record.state {
                 State::Locked if !is_blocked => ids.push(pending.record.id),
                 // It stays as it is. What is unlocked, the retrier has already.
-                State::Locked | State::Failed | State::Parked | State::Dead => {
+                State::Locked | State::Scheduled | State::Failed | State::Parked | State::Dead => {
                     self.known.remove(&pending.record.id);
                 }
             }

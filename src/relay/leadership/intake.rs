@@ -16,6 +16,7 @@ use crate::relay::dispatch::read::Read;
 use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
 use crate::relay::follow::found::Found;
 use crate::relay::listing::RawId;
+use crate::relay::mover::Gate;
 use crate::relay::ports::{Dated, EventBus, Page, Parsed, Room};
 use crate::relay::retry::{Answer, Ask};
 use crate::relay::settle::{Refusal, Settlement};
@@ -56,6 +57,25 @@ impl<B: EventBus> Leadership<B> {
                 self.look.wants_discards = true;
                 self.look_after_sweep();
             }
+        }
+    }
+
+    /// Lets the mover bring more events, or not. They come behind the fresh ones, so half of the
+    /// room stays free for those.
+    pub(super) fn set_gate(&self) {
+        let room = self.dispatch.room();
+        let limits = &self.config.dispatch;
+        let has_room = room.events >= limits.max_buffered_events.div_ceil(2)
+            && room.bytes >= limits.max_buffered_bytes / 2;
+        let is_well = self.publisher.breaker.is_well() || self.dispatch.in_flight() == 0;
+
+        let gate = match self.publisher.is_connected() {
+            false => Gate::Closed,
+            true if has_room && is_well => Gate::Open,
+            true => Gate::Crowded,
+        };
+        if *self.gate.borrow() != gate {
+            self.gate.send_replace(gate);
         }
     }
 

@@ -8,7 +8,11 @@
 //!   retry  ── answers ────▶ │ Leadership │ ◀── outcomes ───
 //!          ◀── asks ─────── │  dispatch  │ ── settlements ▶ settle
 //!                           └────────────┘ ◀── settled ────
+//!                                 │
+//!                                 └─ gate ────────▶ mover
 //! ```
+//!
+//! The mover hands nothing over: what it moves into the outbox, the follower finds there.
 //!
 //! A leadership runs until the relay is stopped, the lease is lost or a stage ends. Then it drains:
 //! intake ends first, publishes under way get their answers, and `settle` writes down what is
@@ -48,6 +52,8 @@ use super::dispatch::pending::Dispatched;
 use super::dispatch::{Dispatch, KEY_READ};
 use super::follow::found::Found;
 use super::lease::Term;
+use super::mover::{Gate, Moving};
+use super::ports::scheduled::ScheduledStore;
 use super::ports::{EventBus, EventStore};
 use super::publish::Publisher;
 use super::publish::outcome::Outcome;
@@ -120,6 +126,7 @@ pub(super) struct Leadership<B> {
     stages: Stages,
     /// Takes this leadership's readers when it ends.
     readers: Readers,
+    gate: watch::Sender<Gate>,
     wake: Wake,
     look: Look,
     /// Published events that stay in the outbox, because the stream doesn't bear out their acks.
@@ -148,8 +155,12 @@ fn limit_payloads(following: impl EventStore, reading: impl EventStore) -> Limit
 
 impl<B: EventBus> Leadership<B> {
     /// Starts the stages.
-    pub(super) fn begin(parts: Parts<impl EventStore, B>, term: Term, wake: Wake) -> Self {
-        let (newest, publisher) = (term.newest.clone(), parts.publisher(term, wake.clone()));
+    pub(super) fn begin<S>(parts: Parts<S, B>, term: Term, wake: Wake) -> Self
+    where
+        S: EventStore + ScheduledStore,
+    {
+        let (newest, publisher) =
+            (term.newest.clone(), parts.publisher(term.clone(), wake.clone()));
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics, readers } =
             parts;
         let limits = limit_payloads(follow_from.clone(), store.clone());
@@ -164,7 +175,20 @@ impl<B: EventBus> Leadership<B> {
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
 
-        let give_up = CancellationToken::new();
+        let (give_up, stop_moving) = (CancellationToken::new(), CancellationToken::new());
+        let verdicts = || Verdicts::new(&config.retry, &config.nats.client_id, &alerts);
+        let (gate, gated) = watch::channel(Gate::Closed);
+        let moving = Moving {
+            follow: follow_from.clone(),
+            store: store.clone(),
+            term,
+            gate: gated,
+            verdicts: verdicts(),
+            events: metrics.events(),
+            misfits_every: config.sweep.interval,
+            stop: stop_moving.clone(),
+        };
+
         let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
         let retrying = retry::run(store.clone(), asked, answer);
         let settling = settle::run((store, bus, newest), inbox, reports, give_up.clone());
@@ -172,11 +196,13 @@ impl<B: EventBus> Leadership<B> {
             following: tokio::spawn(following),
             retrying: tokio::spawn(retrying),
             settling: tokio::spawn(settling),
+            moving: config.scheduled.enabled.then(|| tokio::spawn(moving.run())),
+            stop_moving,
             give_up,
         };
 
         Self {
-            verdicts: Verdicts::new(&config.retry, &config.nats.client_id, &alerts),
+            verdicts: verdicts(),
             health,
             events: metrics.events(),
             load: metrics.load(),
@@ -194,6 +220,7 @@ impl<B: EventBus> Leadership<B> {
             limits,
             stages,
             readers,
+            gate,
             wake,
             look: Look::default(),
             not_borne_out: 0,
@@ -298,6 +325,7 @@ impl<B: EventBus> Leadership<B> {
     /// many events were left without that at the deadline.
     async fn drain(mut self, deadline: Instant, totals: &mut Totals) -> usize {
         self.found.close();
+        self.stages.stop_moving.cancel();
         // Those waiting for an answer get it; no new try begins.
         self.publisher.stop.cancel();
 
@@ -313,7 +341,7 @@ impl<B: EventBus> Leadership<B> {
         let Self { settlements, stages, readers, mut settled, mut verdicts, events, .. } = self;
         drop(settlements);
 
-        let settling = stages.settle_until(deadline, &readers).await;
+        let settling = stages.end_until(deadline, &readers).await;
 
         while let Ok(settled) = settled.try_recv() {
             verdicts.written(&settled, &events);
@@ -336,6 +364,7 @@ impl<B: EventBus> Leadership<B> {
         }
 
         self.settle_parks();
+        self.set_gate();
 
         if let Some(keys) = self.dispatch.take_changed_rests() {
             self.resting.send_replace(keys);

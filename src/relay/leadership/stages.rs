@@ -29,6 +29,9 @@ pub(super) struct Stages {
     pub(super) following: JoinHandle<()>,
     pub(super) retrying: JoinHandle<()>,
     pub(super) settling: JoinHandle<()>,
+    /// `None` if no scheduled events are moved.
+    pub(super) moving: Option<JoinHandle<()>>,
+    pub(super) stop_moving: CancellationToken,
     /// Ends the repeating of writes that fail.
     pub(super) give_up: CancellationToken,
 }
@@ -86,29 +89,46 @@ impl Readers {
 impl Stages {
     /// Waits for a stage to end, which none should.
     pub(super) async fn first_ended(&mut self) -> &'static str {
+        let moving = async {
+            match &mut self.moving {
+                Some(moving) => _ = moving.await,
+                None => std::future::pending().await,
+            }
+        };
+
         tokio::select! {
             biased;
             _ = &mut self.following => "follower",
             _ = &mut self.retrying => "retrier",
             _ = &mut self.settling => "settler",
+            () = moving => "mover",
         }
     }
 
-    /// Lets the settler, whose inbox is closed, write the rest. The readers end by themselves.
-    pub(super) async fn settle_until(self, deadline: Instant, readers: &Readers) -> Settling {
-        let Self { following, retrying, mut settling, give_up } = self;
+    /// Lets the settler, whose inbox is closed, write the rest, and the mover finish its step. The
+    /// readers end by themselves.
+    pub(super) async fn end_until(self, deadline: Instant, readers: &Readers) -> Settling {
+        let Self { following, retrying, mut settling, moving, stop_moving, give_up } = self;
+        stop_moving.cancel();
         readers.add(following).await;
         readers.add(retrying).await;
 
-        if settling.is_finished() || timeout_at(deadline, &mut settling).await.is_ok() {
-            return Settling::Done;
+        let is_settled =
+            settling.is_finished() || timeout_at(deadline, &mut settling).await.is_ok();
+        if !is_settled {
+            give_up.cancel();
+            if let Err(error) = settling.await {
+                error!(%error, "settling ended badly");
+            }
         }
 
-        give_up.cancel();
-        if let Err(error) = settling.await {
-            error!(%error, "settling ended badly");
+        if let Some(mut moving) = moving.filter(|moving| !moving.is_finished())
+            && timeout_at(deadline, &mut moving).await.is_err()
+        {
+            // Dropped half-way, its transaction is taken back.
+            moving.abort();
         }
 
-        Settling::GivenUp
+        if is_settled { Settling::Done } else { Settling::GivenUp }
     }
 }

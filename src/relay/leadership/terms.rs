@@ -9,12 +9,13 @@ use super::parts::{Parts, Totals};
 use super::{Leadership, Stopped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::lease::{Held, Lease, Term};
+use crate::relay::ports::scheduled::ScheduledStore;
 use crate::relay::ports::{EventBus, EventStore, LeaseStore};
 use crate::relay::wake::Wake;
 use crate::relay::watermark::{Rewound, Watermark};
 use crate::telemetry::alert::Alert;
 
-impl<S: EventStore, B: EventBus> Parts<S, B> {
+impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
     /// One leadership after the other, until `stop`. Each wake-up lets the retrier look.
     pub(crate) async fn relay<L: LeaseStore>(
         &self,

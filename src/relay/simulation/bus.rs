@@ -7,7 +7,8 @@ use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::world::{World, number};
+use super::row::number;
+use super::world::World;
 use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
 use crate::relay::publish::outcome::Held;

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::bus::Bus;
 use super::connection::Store;
 use super::lease::LeaseRow;
+use super::row::{Discard, Row};
 use super::services::SUBJECTS;
-use super::world::{Change, Discard, Life, Row, State, World};
+use super::world::{Change, Life, State, World};
 use crate::config::Config;
 use crate::error::Result;
 use crate::relay::clock;
@@ -180,6 +181,8 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
         12 => {
             state.count("clock set");
             clock::simulated::jump(state.random.random_range(-3_600_000..3_600_000));
+            // The server's is only set by seconds, or what is scheduled would be due after the end.
+            state.scheduled.clock_ms = state.random.random_range(-10_000..10_000);
         }
         13 => {
             state.count("network lossy or slow");
@@ -338,6 +341,7 @@ pub(super) fn calm(world: &World) {
     (weather.lossy, weather.slow) = (now, now);
     (weather.uncovered, weather.too_large) = (None, None);
     state.rows.values_mut().for_each(|row| row.cursed = false);
+    state.scheduled.later.values_mut().for_each(|later| later.row.cursed = false);
     state.lives.iter_mut().for_each(|life| life.paused_until = now);
     state.lives.iter().for_each(|life| _ = life.connected.send_replace(true));
 }

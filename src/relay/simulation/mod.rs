@@ -16,10 +16,14 @@ mod bus;
 mod connection;
 mod faults;
 mod follow;
+mod later;
 mod lease;
+mod row;
+mod scheduled;
 mod services;
 mod store;
 mod stream;
+mod transactions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -32,6 +36,7 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
 use self::faults::{Relay, calm, inject, retry_dead};
+use self::later::schedule;
 use self::services::commit;
 use self::world::{BEGAN_MS, Lie, World};
 use super::ports::{EventPage, StoreResult};
@@ -108,15 +113,18 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         let window = if seed.is_multiple_of(3) { Duration::from_secs(5) } else { LONG };
         let world = World::new(seed, on_dead, window, lie);
         let config = config(&world);
-        let (relays, events, length) = {
+        let (relays, events, scheduled, length) = {
             let random = &mut world.lock().random;
-            (random.random_range(1..4), random.random_range(10..80), random.random_range(5..40))
+            let (relays, events) = (random.random_range(1..4), random.random_range(10..80));
+            (relays, events, random.random_range(0..40), random.random_range(5..40))
         };
 
         let mut relays: Vec<_> = (0..relays).map(|_| Relay::start(&world, &config)).collect();
         let committing = tokio::spawn(commit(world.clone(), events));
+        let scheduling = tokio::spawn(schedule(world.clone(), scheduled));
         inject(&world, &config, &mut relays, Instant::now() + Duration::from_secs(length)).await;
         committing.await.expect("the services end well");
+        scheduling.await.expect("the services end well");
 
         calm(&world);
         // A key of which a write was refused waits for the next leadership.
@@ -126,7 +134,7 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         }
 
         let deadline = Instant::now() + DRAIN;
-        while !world.lock().rows.is_empty() && Instant::now() < deadline {
+        while !world.lock().is_drained() && Instant::now() < deadline {
             sleep(LOOK).await;
             // What was refused before may be marked dead only now.
             retry_dead(&world);
@@ -155,6 +163,11 @@ fn end(world: &World) -> Played {
             && !state.rows.contains_key(number)
     };
     wrong.extend(state.committed.keys().filter(gone).map(|number| format!("e{number} is lost")));
+
+    wrong.extend(state.left_scheduled());
+    let delivered = |number: &&u32| state.stream.contains_key(number);
+    let cancelled = state.scheduled.cancelled.iter().filter(delivered);
+    wrong.extend(cancelled.map(|number| format!("e{number} is cancelled and delivered")));
 
     wrong.extend(
         state.rows.iter().map(|(number, row)| format!("e{number} is left in the outbox: {row:?}")),
@@ -248,8 +261,10 @@ fn a_world_that_breaks_its_word_is_found_out() {
         (Lie::Forget, "is in the stream 2 times"),
         (Lie::Stale, "passed"),
         (Lie::Torn, "passed"),
+        (Lie::Early, "early"),
+        (Lie::Unheld, "is moved, and"),
     ] {
-        let found = (0..200)
+        let found = (0..1000)
             .any(|seed| play(seed, Some(lie)).wrong.iter().any(|found| found.contains(wrong)));
         assert!(found, "{lie:?} is never found out");
     }

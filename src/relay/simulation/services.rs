@@ -7,7 +7,8 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::time::sleep;
 
-use super::world::{Change, Committed, Row, State, World, document};
+use super::row::{Row, document};
+use super::world::{Change, Committed, State, World};
 use crate::config::OnDead;
 
 /// Subjects of the services.

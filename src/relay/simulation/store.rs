@@ -7,7 +7,8 @@ use bson::{RawArrayBuf, RawDocument, Timestamp, rawdoc};
 
 use super::connection::Store;
 use super::follow::Tail;
-use super::world::{Row, State, document, number, of};
+use super::row::{Row, document, number};
+use super::world::{State, of};
 use crate::config::OnDead;
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;

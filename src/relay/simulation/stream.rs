@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bus::STREAM;
-use super::world::{Change, Committed, Lie, Row, State, document};
+use super::row::{Row, document};
+use super::world::{Change, Committed, Lie, State};
 use crate::relay::ports::Ack;
 use crate::relay::watermark::Watermark;
 
@@ -103,8 +104,12 @@ impl State {
         log.retain(|_, _| !self.chance(share));
         self.log = log;
 
-        for number in self.rows.keys() {
-            *self.repeatable.entry(*number).or_default() += 1;
+        // A relay may still have in hand what was deleted a moment ago, by a write that came late.
+        let in_hand = self.deleted.iter().filter(|(_, deleted)| deleted.elapsed() <= SETTLED);
+        let in_hand: Vec<_> =
+            in_hand.map(|(number, _)| number).chain(self.rows.keys()).copied().collect();
+        for number in in_hand {
+            *self.repeatable.entry(number).or_default() += 1;
         }
     }
 

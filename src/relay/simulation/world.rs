@@ -6,15 +6,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bson::{DateTime, RawDocumentBuf, Timestamp, doc};
-use outboxd_client::field;
+use bson::{RawDocumentBuf, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
+use super::row::Row;
+use super::transactions::Scheduled;
 use crate::config::OnDead;
-use crate::document::state::DISCARD_HOLDS;
 use crate::relay::watermark::Watermark;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
@@ -36,6 +36,10 @@ pub(super) enum Lie {
     Stale,
     /// A list shows its first events as they were a while ago, and the others as they are.
     Torn,
+    /// A move finds events due that aren't yet.
+    Early,
+    /// A move deletes scheduled events although somebody else has.
+    Unheld,
 }
 
 /// An event that was committed.
@@ -46,56 +50,6 @@ pub(super) struct Committed {
     /// When its transaction began, and when it was committed, in ticks of the cluster's time.
     pub(super) begun: u32,
     pub(super) at: u32,
-}
-
-/// An operator's request to remove an event.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Discard {
-    pub(super) asked_ms: i64,
-    pub(super) granted: bool,
-}
-
-impl Discard {
-    pub(super) fn holds(self, now_ms: i64) -> bool {
-        u128::from(self.asked_ms.abs_diff(now_ms)) < DISCARD_HOLDS.as_millis()
-    }
-}
-
-/// An event as the outbox has it.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) key: Option<u8>,
-    pub(super) ts: Timestamp,
-    pub(super) subject: u8,
-    pub(super) locked: bool,
-    pub(super) attempts: u32,
-    pub(super) due_ms: Option<i64>,
-    pub(super) dead: bool,
-    pub(super) discard: Option<Discard>,
-    /// It doesn't follow the contract, until an operator repairs it.
-    pub(super) malformed: bool,
-    /// The server will never write a mark or a park of it, until all is well.
-    pub(super) cursed: bool,
-    pub(super) marks: BTreeSet<i64>,
-}
-
-impl Row {
-    /// As a service inserts it.
-    pub(super) fn new(key: Option<u8>, ts: Timestamp, subject: u8) -> Self {
-        Self {
-            key,
-            ts,
-            subject,
-            locked: true,
-            attempts: 0,
-            due_ms: None,
-            dead: false,
-            discard: None,
-            malformed: false,
-            cursed: false,
-            marks: BTreeSet::new(),
-        }
-    }
 }
 
 /// A change as the change stream reports it.
@@ -168,6 +122,7 @@ pub(super) struct State {
     /// The rows as they were a few changes ago.
     past: Vec<BTreeMap<u32, Row>>,
     pub(super) changes: Vec<(Timestamp, Change)>,
+    pub(super) scheduled: Scheduled,
     /// How often change streams have been cut.
     pub(super) cuts: u32,
     pub(super) lease: Option<Lease>,
@@ -232,6 +187,7 @@ impl World {
             rows: BTreeMap::new(),
             past: Vec::new(),
             changes: Vec::new(),
+            scheduled: Scheduled::default(),
             cuts: 0,
             lease: None,
             lives: Vec::new(),
@@ -340,6 +296,11 @@ impl State {
         }
     }
 
+    /// Whether nothing is left that will ever be delivered.
+    pub(super) fn is_drained(&self) -> bool {
+        self.rows.is_empty() && self.left_scheduled().is_empty()
+    }
+
     /// When the newest change was committed.
     pub(super) fn newest_change(&self) -> Timestamp {
         self.changes.last().map_or(Timestamp { time: 0, increment: 0 }, |(at, _)| *at)
@@ -392,40 +353,4 @@ pub(super) fn of(rows: &BTreeMap<u32, Row>, which: impl Fn(&Row) -> bool) -> Vec
     let mut found: Vec<_> = rows.iter().filter(|(_, row)| which(row)).collect();
     found.sort_by_key(|(number, row)| (row.ts, **number));
     found.into_iter().map(|(number, _)| *number).collect()
-}
-
-/// A row as the document that it is in the outbox.
-pub(super) fn document(number: u32, row: &Row) -> RawDocumentBuf {
-    let mut event = doc! {
-        field::ID: format!("e{number}"),
-        field::TS: row.ts,
-        field::SUBJECT: if row.malformed { "not a subject".to_owned() } else { format!("made.s{}", row.subject) },
-        field::PAYLOAD: { "number": number },
-        field::IS_LOCKED: row.locked,
-        field::FAILURES: row.marks.iter().take(1).map(|at| doc! { "at": at }).collect::<Vec<_>>(),
-        field::ATTEMPTS: i64::from(row.attempts),
-    };
-    if let Some(key) = row.key {
-        event.insert(field::KEY, format!("k{key}"));
-    }
-
-    if let Some(due_ms) = row.due_ms {
-        event.insert(field::NEXT_ATTEMPT_AT, DateTime::from_millis(due_ms));
-    }
-
-    if row.dead {
-        event.insert(field::DEAD_AT, DateTime::from_millis(0));
-    }
-
-    if let Some(discard) = row.discard {
-        event.insert(field::DISCARD_REQUESTED_AT, DateTime::from_millis(discard.asked_ms));
-    }
-
-    RawDocumentBuf::try_from(&event).expect("a document")
-}
-
-/// The number in an event's id, or in what follows the prefix of a message id.
-pub(super) fn number(id: &str) -> u32 {
-    let (id, _) = id.split_once('"').unwrap_or((id, ""));
-    id.trim_start_matches('e').parse().expect("ids are e and a number")
 }

@@ -84,3 +84,18 @@ fn what_a_relay_adds_has_room_of_its_own() {
     assert!(headers.insert_made("ce-ID", "1").is_err(), "there twice");
     assert!(headers.insert_made("ce-type", &"x".repeat(MAX_MADE_HEADER_BYTES)).is_err());
 }
+
+#[test]
+fn a_time_of_delivery_has_bounds() {
+    let year_10_000 = 253_402_300_800_000;
+    for good in [0, 1, 1_764_000_000_000, year_10_000 - 1] {
+        let at = DeliverAt::new(DateTime::from_millis(good)).expect("a time");
+        assert_eq!(at.date().timestamp_millis(), good);
+    }
+
+    // Among them microseconds, and what a sum of milliseconds wrapped to.
+    for bad in [-1, i64::MIN, i64::MAX, year_10_000, 1_764_000_000_000_000] {
+        let refused = DeliverAt::new(DateTime::from_millis(bad));
+        assert!(matches!(refused, Err(EventError::DeliverAt(_))), "{bad}");
+    }
+}
