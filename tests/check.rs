@@ -146,12 +146,12 @@ async fn a_user_with_too_many_rights_or_wrong_credentials_is_found() {
     checked.has("ok", "mongodb.auth", "as admin", "");
     let separate =
         "db.getSiblingDB(\"shop\").createUser({user: \"outbox-relay\", pwd: passwordPrompt()";
-    checked.has(
-        "warn",
-        "mongodb.privileges",
-        "has the role root and may insert into shop.outbox",
-        separate,
-    );
+    checked.has("warn", "mongodb.privileges", "has the role root", separate);
+
+    let unscheduled =
+        check(&scene, &[("MONGODB_URI", &admin_uri), ("OUTBOXD_SCHEDULED__ENABLED", "false")]);
+    let may_insert = "has the role root and may insert into shop.outbox";
+    unscheduled.has("warn", "mongodb.privileges", may_insert, separate);
 
     let wrong = mongod.uri("admin", "wrong-horse", "shop");
     let wrong = check(&scene, &[("MONGODB_URI", &wrong)]);
@@ -220,7 +220,7 @@ async fn the_role_that_the_remedy_grants_is_enough_for_the_relay() {
     assert_eq!(reading.code, Some(1));
     let grant = "db.getSiblingDB(\"admin\").grantRolesToUser(\"relay\", [{role: \"outbox-relay\", \
                  db: \"shop\"}])";
-    reading.has("fail", "mongodb.privileges", "lacks update, remove on shop.outbox", grant);
+    reading.has("fail", "mongodb.privileges", "lacks update, remove, insert on shop.outbox", grant);
     reading.has("ok", "mongodb.oplog", "no permission to ask", "");
 
     // The role as the remedy's first line prints it, granted as its second line does.
