@@ -351,10 +351,7 @@ fn describe() {
         ("outboxd_leader", "1 while this relay holds the lease."),
         ("outboxd_lease_term", "The newest term this relay has led."),
         ("outboxd_backlog_events", "Events in the outbox, when last counted."),
-        (
-            "outboxd_dead_events",
-            "Events that wait for a person, when last counted; counted up to 10000.",
-        ),
+        ("outboxd_dead_events", "Events that wait for a person, up to 10000, when last counted."),
         (
             "outboxd_breaker_open",
             "1 while NATS gives no definite answers; the relay then sends hardly anything new.",
