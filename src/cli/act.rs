@@ -142,18 +142,7 @@ async fn run(
 ) -> Result<()> {
     let inspect = &outbox.inspect;
     let named = inspect.named(&args.ids).await.during("reading the outbox")?;
-    let mut selection = args.filter.selection();
-    if !args.all {
-        let found = |wanted: bool| {
-            let found = named.iter().filter_map(|named| named.event.clone());
-            found.filter(|(.., is_scheduled)| *is_scheduled == wanted).map(|(id, ..)| id).collect()
-        };
-        (selection.ids, selection.scheduled_ids) = (Some(found(false)), found(true));
-    }
-    // A parked event is healthy: only whoever names it means it.
-    selection.without_parked =
-        action == Action::Discard && args.all && selection.state != Some(State::Parked);
-
+    let selection = selection(args, &named, &action);
     let window = outbox.config.stream.duplicate_window;
     let chosen =
         patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
@@ -207,6 +196,23 @@ async fn run(
     all_done(&chosen, &done, wait.is_some())?;
     waited?;
     not_all(&others)
+}
+
+/// What the arguments select.
+fn selection(args: &Args, named: &[Named], action: &Action) -> Selection {
+    let mut selection = args.filter.selection();
+    if !args.all {
+        let found = |wanted: bool| {
+            let found = named.iter().filter_map(|named| named.event.clone());
+            found.filter(|(.., is_scheduled)| *is_scheduled == wanted).map(|(id, ..)| id).collect()
+        };
+        (selection.ids, selection.scheduled_ids) = (Some(found(false)), found(true));
+    }
+
+    // A parked event is healthy: only whoever names it means it.
+    selection.without_parked =
+        *action == Action::Discard && args.all && selection.state != Some(State::Parked);
+    selection
 }
 
 /// Healthy events that the same filter would select.

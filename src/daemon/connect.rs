@@ -97,12 +97,10 @@ impl Relay {
         let lease = Lease::new(document.clone(), config.lease.ttl).watched(health.clone());
         let lease = Arc::new(lease);
 
+        let later = || LaterStore::new(&database, collection, layout.clone());
         let stuck = Stuck {
             sound: clients.sound.reported(),
-            later: config
-                .scheduled
-                .enabled
-                .then(|| LaterStore::new(&database, collection, layout.clone())),
+            later: config.scheduled.enabled.then(later),
             store: BacklogStore::new(database, collection, layout.clone()),
             lease: document,
             alerts: alerts.clone(),

@@ -85,6 +85,7 @@ impl Inspect {
         let mut found = self.find(selection, now, fields, &sort, READ_ALL_TIME).await?;
 
         let mut chosen = Chosen::default();
+
         while let Some(mut event) = found.try_next().await? {
             let entry = Entry::read(&event, &self.layout, now);
             if selection.group.as_ref().is_some_and(|group| entry.group.as_ref() != Some(group)) {
@@ -109,6 +110,7 @@ impl Inspect {
         let mut named = self.named_in(given, false).await?;
         let missing = named.iter().filter(|named| named.event.is_none());
         let missing: Vec<String> = missing.map(|named| named.given.clone()).collect();
+
         if missing.is_empty() {
             return Ok(named);
         }
@@ -117,9 +119,11 @@ impl Inspect {
             Err(error) if is_withheld(&error) => return Ok(named),
             scheduled => scheduled?.into_iter(),
         };
+
         for named in named.iter_mut().filter(|named| named.event.is_none()) {
             named.event = scheduled.next().and_then(|scheduled| scheduled.event);
         }
+
         Ok(named)
     }
 
@@ -130,6 +134,7 @@ impl Inspect {
     ) -> Result<Vec<Named>> {
         let wanted: Vec<Bson> = given.iter().flat_map(|id| ids(id)).collect();
         let mut found: HashMap<String, Found> = HashMap::new();
+
         for part in parts(&wanted, IDS) {
             self.read_states(doc! { field::ID: { "$in": part } }, is_scheduled, |id, state| {
                 found.insert(shown_id(&id), (id, state, is_scheduled));
@@ -139,6 +144,7 @@ impl Inspect {
 
         let long: Vec<&str> = given.iter().filter_map(|id| digest_of_long(id)).collect();
         let mut by_digest: HashMap<String, Found> = HashMap::new();
+
         if !long.is_empty() {
             self.read_states(self.long_ids(is_scheduled), is_scheduled, |id, state| {
                 let digest = digest(&id);
@@ -154,6 +160,7 @@ impl Inspect {
             let other = || ids(given).iter().find_map(|id| found.get(&shown_id(id)));
             of_digest.or_else(|| found.get(given)).or_else(other).cloned()
         };
+
         Ok(given.iter().map(|given| Named { given: given.clone(), event: event(given) }).collect())
     }
 
@@ -165,6 +172,7 @@ impl Inspect {
         // Extended JSON is longer than BSON, by up to this factor.
         let least = i64::try_from(MAX_SHOWN_ID / 12).unwrap_or(0);
         unlocked.insert("$expr", doc! { "$gt": [size, least] });
+
         if is_scheduled { unlocked } else { state::by_index(unlocked, &self.layout) }
     }
 
@@ -194,6 +202,7 @@ impl Inspect {
                 each(id, state);
             }
         }
+
         Ok(())
     }
 
@@ -212,6 +221,7 @@ impl Inspect {
 
         let mut seen = self.seen_in(ids, true).await?;
         seen.extend(self.seen_in(ids, false).await?);
+
         Ok(seen)
     }
 
@@ -219,6 +229,7 @@ impl Inspect {
         let now = self.now().await?;
         let events = if is_scheduled { &self.scheduled } else { &self.events };
         let mut seen = Vec::new();
+
         for part in parts(ids, IDS) {
             let pipeline = [
                 doc! { "$match": { field::ID: { "$in": part } } },
@@ -257,10 +268,15 @@ impl Chosen {
         };
         ids.push(id);
         tried.push(last_tried);
+
         self.states.add(entry.state.word());
+
         self.codes.add(entry.code.as_deref().unwrap_or("-"));
+
         self.subjects.add(entry.subject.as_deref().unwrap_or("-"));
+
         self.keys.add(entry.key.as_deref().unwrap_or("-"));
+
         if self.sample.len() < SAMPLE {
             self.sample.push(entry);
         }
@@ -270,6 +286,7 @@ impl Chosen {
 impl Tally {
     fn add(&mut self, text: &str) {
         let is_full = self.counts.len() >= MAX_TALLIED;
+
         match self.counts.get_mut(text) {
             Some(count) => *count += 1,
             None if is_full => self.beyond += 1,

@@ -44,12 +44,14 @@ impl Inspect {
         };
 
         let mut held = HashMap::new();
+
         while let Some(group) = found.try_next().await? {
             let by = group.get_document("_id").cloned().unwrap_or_default();
             let [code, error] = ["code", "error"].map(|name| text(&by, name).unwrap_or_default());
             let reason = group::reason(&error, text(&by, "key").as_deref());
             *held.entry(group::id(&code, &reason)).or_default() += count(&group, "held");
         }
+
         Ok(Some(held))
     }
 
@@ -90,6 +92,7 @@ impl Inspect {
         }
 
         let mut events = 0;
+
         for part in parts(ids, TOGETHER) {
             let found = self.events.aggregate(self.behind_all(part)).max_time(QUERY_TIME);
             let found = found.allow_disk_use(true).collation(simple()).await;
@@ -100,6 +103,7 @@ impl Inspect {
             let sum = found.try_next().await?.unwrap_or_default();
             events += count(&sum, "events");
         }
+
         Ok(Some(events))
     }
 

@@ -64,6 +64,7 @@ impl LaterStore {
     /// The numbers now.
     pub(crate) async fn numbers_now(&self) -> Result<Option<Later>> {
         let now = clock::now(&self.database).await?;
+
         self.numbers(now).await
     }
 
@@ -87,13 +88,16 @@ impl LaterStore {
         };
 
         let mut later = Later::default();
+
         for part in parts {
             later.add(&part, now);
         }
+
         if later.events >= MAX_COUNTED {
             let all = self.events.estimated_document_count().await?;
             later.events = all.saturating_sub(later.dead).max(MAX_COUNTED);
         }
+
         Ok(Some(later))
     }
 
@@ -122,6 +126,7 @@ impl LaterStore {
         };
 
         let mut pipeline = first(due(doc! { "$lte": now }), "overdueSince");
+
         for part in [
             first(due(doc! { "$gt": now }), "nextAt"),
             count(due(doc! { "$lte": now }), "overdue"),
@@ -140,10 +145,12 @@ impl Later {
             let at = part.get_datetime(name).ok()?.timestamp_millis();
             u64::try_from(from(at, now.timestamp_millis()) / 1000).ok()
         };
+
         if let Some(ago) = seconds("overdueSince", |at, now| now.saturating_sub(at)) {
             self.overdue_seconds = ago;
             self.most_overdue = part.get("id").map(shown_id);
         }
+
         if let Some(ahead) = seconds("nextAt", |at, now| at.saturating_sub(now)) {
             self.next_due_in_seconds = Some(ahead);
         }
@@ -169,6 +176,7 @@ mod tests {
     fn the_parts_of_the_answer_are_put_together() {
         let at = DateTime::from_millis;
         let mut later = Later::default();
+
         for part in [
             doc! { "overdueSince": at(1_000), "id": "most" },
             doc! { "nextAt": at(95_500) },

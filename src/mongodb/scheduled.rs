@@ -62,6 +62,7 @@ impl Store {
         let mut scheduled = State::Scheduled.filter(&self.layout);
         scheduled.extend(except(&without.ids)?);
         scheduled.extend(of_other_keys(&self.layout, &without.keys));
+
         Ok(scheduled)
     }
 
@@ -81,6 +82,7 @@ impl Store {
             .await?;
 
         let mut next = None;
+
         while found.advance().await? {
             let found = found.current();
             let now_ms = found.get_datetime(NOW).map_err(Error::custom)?.timestamp_millis();
@@ -93,6 +95,7 @@ impl Store {
                 break;
             }
         }
+
         Ok(next)
     }
 
@@ -103,6 +106,7 @@ impl Store {
         let find = scheduled.find(misfits).limit(limit(room.events)).collation(simple());
 
         let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, find.await?);
+
         while bytes < room.bytes && cursor.advance().await? {
             let document = cursor.current();
             bytes += document.as_bytes().len();
@@ -114,6 +118,7 @@ impl Store {
             };
             found.push(Misfit { id, key, reason });
         }
+
         Ok(found)
     }
 }
@@ -164,6 +169,7 @@ impl ScheduledStore for Store {
         let updates: Vec<_> = marks.iter().map(mark_update).collect::<Result<_>>()?;
         let (database, scheduled) = (self.database(), self.scheduled());
         let name = scheduled.name();
+
         Ok(write::all(&database, name, Write::Update, &updates, Order::None, |_| {}).await?)
     }
 }
@@ -171,6 +177,7 @@ impl ScheduledStore for Store {
 impl Mover for Session {
     async fn begin(&mut self, room: Room, without: &Without) -> StoreResult<DuePage> {
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+
         self.session
             .start_transaction()
             .read_concern(ReadConcern::snapshot())
@@ -193,6 +200,7 @@ impl Mover for Session {
             .await?;
 
         let (mut page, mut bytes) = (DuePage::default(), 0);
+
         while cursor.advance(&mut self.session).await? {
             if page.events.len() >= room.events || bytes >= room.bytes {
                 page.more = true;
@@ -209,6 +217,7 @@ impl Mover for Session {
             let document = self.store.movable(document);
             page.events.push(Due { id, key, document });
         }
+
         Ok(page)
     }
 
@@ -223,12 +232,14 @@ impl Mover for Session {
         let scheduled = self.store.scheduled();
         let delete = scheduled.delete_many(doc! { field::ID: { "$in": ids } }).hint(by_id);
         let deleted = delete.collation(simple()).session(&mut self.session).await?;
+
         if deleted.deleted_count == wanted { Ok(()) } else { Err(MoveError::Conflict) }
     }
 
     async fn put(&mut self, events: &[Movable]) -> std::result::Result<(), MoveError> {
         let documents = events.iter().map(|event| &event.document);
         let insert = self.store.collection.insert_many(documents).session(&mut self.session);
+
         Ok(insert.await.map(|_| ())?)
     }
 
@@ -248,6 +259,7 @@ impl Store {
     /// A document as the outbox gets it, or why it is no event.
     fn movable(&self, document: &RawDocument) -> std::result::Result<RawDocumentBuf, String> {
         let moved = scheduled::moved(document).map_err(|fault| fault.to_string())?;
+
         match self.record(&moved) {
             Ok(_) => Ok(moved),
             Err(malformed) => Err(malformed.reason),
@@ -293,6 +305,7 @@ impl From<Error> for MoveError {
             ErrorKind::Write(WriteFailure::WriteError(refused)) => Some(refused.code),
             _ => None,
         };
+
         match code {
             Some(code::WRITE_CONFLICT) => Self::Conflict,
             _ => Self::Failed(error.into()),

@@ -51,6 +51,7 @@ impl Inspect {
         };
 
         let entries = found.map_ok(|event| Entry::read(&event, &self.layout, now));
+
         Ok((entries.try_collect().await?, self.count(selection).await?))
     }
 
@@ -84,6 +85,7 @@ impl Inspect {
         let sort = [doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
         let found = self.find(&page, now, fields, &sort, READ_ALL_TIME).await?;
         let entries = found.map_ok(|event| Entry::read(&event, &self.layout, now));
+
         Ok((entries.try_collect().await?, total))
     }
 
@@ -101,6 +103,7 @@ impl Inspect {
         let is_of_outbox = of_outbox.is_some();
         let in_outbox = count(&self.events, of_outbox).await?;
         let scheduled = count(&self.scheduled, selection.of_scheduled(&self.layout, now)).await;
+
         match scheduled {
             Err(error) if is_of_outbox && is_withheld(&error) => Ok(in_outbox),
             scheduled => Ok(in_outbox + scheduled?),
@@ -143,6 +146,7 @@ impl Inspect {
 
         let mut both = outbox.clone();
         both.push(doc! { "$unionWith": { "coll": self.scheduled.name(), "pipeline": scheduled } });
+
         match read(&self.events, both).await {
             Err(error) if is_withheld(&error) => read(&self.events, outbox).await,
             found => found,
@@ -167,6 +171,7 @@ impl Inspect {
 
         let events = if is_scheduled { &self.scheduled } else { &self.events };
         let event = events.find_one(doc! { field::ID: id }).max_time(QUERY_TIME);
+
         Ok(event.collation(simple()).await?.map(|event| (event, is_scheduled)))
     }
 }

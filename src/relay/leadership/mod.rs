@@ -159,8 +159,7 @@ impl<B: EventBus> Leadership<B> {
     where
         S: EventStore + ScheduledStore,
     {
-        let (newest, publisher) =
-            (term.newest.clone(), parts.publisher(term.clone(), wake.clone()));
+        let publisher = parts.publisher(term.clone(), wake.clone());
         let Parts { config, follow: follow_from, store, bus, alerts, health, metrics, readers } =
             parts;
         let limits = limit_payloads(follow_from.clone(), store.clone());
@@ -168,14 +167,15 @@ impl<B: EventBus> Leadership<B> {
 
         let (found_tx, found) = mpsc::channel(FOUND_CAPACITY);
         let (resting, rests) = watch::channel(Vec::new());
-        // Bounded by what dispatch knows: each event is settled once, and at most one look and
-        // `MAX_KEY_READS` key reads are under way.
+        // Bounded by what dispatch knows: its events, one look, and `MAX_KEY_READS` key reads.
         let (settlements, inbox) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
 
         let (give_up, stop_moving) = (CancellationToken::new(), CancellationToken::new());
+        let stored = (store.clone(), bus, term.newest.clone());
+        let settling = settle::run(stored, inbox, reports, give_up.clone());
         let verdicts = || Verdicts::new(&config.retry, &config.nats.client_id, &alerts);
         let (gate, gated) = watch::channel(Gate::Closed);
         let moving = Moving {
@@ -190,8 +190,7 @@ impl<B: EventBus> Leadership<B> {
         };
 
         let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
-        let retrying = retry::run(store.clone(), asked, answer);
-        let settling = settle::run((store, bus, newest), inbox, reports, give_up.clone());
+        let retrying = retry::run(store, asked, answer);
         let stages = Stages {
             following: tokio::spawn(following),
             retrying: tokio::spawn(retrying),

@@ -49,6 +49,7 @@ impl Aside {
     /// them than before.
     pub(super) fn nameless(&mut self, found: usize) -> bool {
         let are_more = found > self.nameless;
+
         self.nameless = self.nameless.max(found).min(MOST);
         are_more
     }
