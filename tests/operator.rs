@@ -2,9 +2,8 @@
 
 use bson::{Timestamp, doc};
 use outboxd_client::Event;
-use serde_json::Value;
 
-use crate::support::{Relay, Scene, outboxd, until};
+use crate::support::{Relay, Scene, json, outboxd, says, until};
 
 fn event(scene: &Scene, subject: &str, key: &str, number: u32) -> Event {
     Event::new(scene.subject(subject), &doc! { "key": key, "number": number })
@@ -38,19 +37,6 @@ async fn dead(scene: &Scene, events: u64) {
             .then_some(())
     })
     .await;
-}
-
-fn json(scene: &Scene, args: &[&str]) -> Value {
-    let (code, said) = outboxd(scene, &[args, &["--output", "json"]].concat());
-    assert_eq!(code, Some(0), "{said}");
-    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
-}
-
-fn says(scene: &Scene, args: &[&str], wanted: &[&str]) -> String {
-    let (code, said) = outboxd(scene, args);
-    assert_eq!(code, Some(0), "{said}");
-    wanted.iter().for_each(|wanted| assert!(said.contains(wanted), "no {wanted:?} in:\n{said}"));
-    said
 }
 
 #[tokio::test]

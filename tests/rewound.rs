@@ -51,6 +51,17 @@ async fn put_back(nats: &mut NatsServer, scene: &Scene, what: impl AsyncFnOnce()
     until("the stream is back", async || scene.context.get_stream(&scene.stream).await.ok()).await;
 }
 
+/// Twenty events are published and the relay is stopped; then the store has the first ten.
+async fn stop_and_put_back(nats: &mut NatsServer, scene: &Scene) {
+    let relay = Relay::leading(scene, &[]).await;
+    publish(scene, 0..10).await;
+    put_back(nats, scene, async || {
+        publish(scene, 10..20).await;
+        assert_eq!(relay.stop(), Some(0));
+    })
+    .await;
+}
+
 /// The alert has these sequences, and the next relay doesn't raise it again.
 async fn is_told_once(scene: &Scene, from: u64, to: u64, how: &str) {
     let alert = alert(scene).await;
@@ -68,13 +79,7 @@ async fn is_told_once(scene: &Scene, from: u64, to: u64, how: &str) {
 async fn a_relay_that_starts_after_the_stream_was_put_back_sees_the_loss() {
     let mut nats = NatsServer::start().await;
     let scene = Scene::alone(&nats).await;
-    let relay = Relay::leading(&scene, &[]).await;
-    publish(&scene, 0..10).await;
-    put_back(&mut nats, &scene, async || {
-        publish(&scene, 10..20).await;
-        assert_eq!(relay.stop(), Some(0));
-    })
-    .await;
+    stop_and_put_back(&mut nats, &scene).await;
     let relay = Relay::leading(&scene, &[]).await;
     alert(&scene).await;
     assert_eq!(relay.stop(), Some(0));
@@ -109,13 +114,7 @@ async fn a_relay_that_was_killed_has_stored_what_the_stream_acked() {
 async fn a_stream_that_was_put_back_and_has_grown_past_is_seen_by_its_message() {
     let mut nats = NatsServer::start().await;
     let scene = Scene::alone(&nats).await;
-    let relay = Relay::leading(&scene, &[]).await;
-    publish(&scene, 0..10).await;
-    put_back(&mut nats, &scene, async || {
-        publish(&scene, 10..20).await;
-        assert_eq!(relay.stop(), Some(0));
-    })
-    .await;
+    stop_and_put_back(&mut nats, &scene).await;
     grow(&scene, 15).await;
     let relay = Relay::leading(&scene, &[]).await;
     alert(&scene).await;

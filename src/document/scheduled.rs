@@ -5,21 +5,10 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
 use outboxd_client::field;
 use outboxd_client::payload::type_name;
 
+use super::template::BOOKKEEPING;
+
 /// What the server replaces by its cluster time as it inserts a document.
 const EMPTY: Timestamp = Timestamp { time: 0, increment: 0 };
-
-/// What the relay and operators wrote into the document while it was scheduled. Failures stay: they
-/// are the event's history.
-const LEFT_BEHIND: [&str; 8] = [
-    field::DELIVER_AT,
-    field::ATTEMPTS,
-    field::NEXT_ATTEMPT_AT,
-    field::DEAD_AT,
-    field::RETRY_REQUESTED_AT,
-    field::DISCARD_REQUESTED_AT,
-    field::DISCARD_REQUESTED_BY,
-    field::DISCARD_GRANTED_TO,
-];
 
 /// Why a scheduled document is no event, whatever else it holds.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +36,6 @@ pub(crate) fn moved(document: &RawDocument) -> Result<RawDocumentBuf, Fault> {
             (field::DELIVER_AT, _) if is_dated => return Err(Fault::Twice),
             (field::DELIVER_AT, RawBsonRef::DateTime(_)) => is_dated = true,
             (field::DELIVER_AT, other) => return Err(Fault::NoDate(type_name(other))),
-            (left, _) if LEFT_BEHIND.contains(&left) => {}
             // Filled when the event was scheduled.
             (field::TS, RawBsonRef::Timestamp(_) | RawBsonRef::Null) => {
                 moved.append(name, EMPTY);
@@ -60,6 +48,10 @@ pub(crate) fn moved(document: &RawDocument) -> Result<RawDocumentBuf, Fault> {
             }
             // An operator had a dead one published.
             (field::IS_LOCKED, RawBsonRef::Boolean(false)) => moved.append(name, true),
+            // Failures are the event's history.
+            (field::IS_LOCKED | field::FAILURES, other) => moved.append(name, other),
+            // What the relay and operators wrote while it was scheduled.
+            (left, _) if BOOKKEEPING.contains(&left) => {}
             (_, other) => moved.append(name, other),
         }
     }

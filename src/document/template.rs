@@ -9,7 +9,7 @@ use outboxd_client::field;
 /// Most fields that the templates of a layout name, all together.
 pub const MAX_FIELDS: usize = 8;
 /// The relay's own fields, and `ts`: none of them can be a part of an event.
-const BOOKKEEPING: [&str; 10] = [
+pub(super) const BOOKKEEPING: [&str; 10] = [
     field::TS,
     field::IS_LOCKED,
     field::FAILURES,

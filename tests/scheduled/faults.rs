@@ -6,7 +6,8 @@ use std::time::Duration;
 use bson::{DateTime, doc};
 use tokio::time::sleep;
 
-use super::plan::{delivered, from_now, lateness, schedule, scheduled};
+use super::plan::{delivered, from_now, lateness, schedule};
+use super::scheduled;
 use crate::support::{
     ALONE, Ledger, NatsServer, Outcome, Relay, ReplicaSet, Scene, checker, until,
 };

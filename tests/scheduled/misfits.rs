@@ -4,7 +4,8 @@ use bson::raw::cstr;
 use bson::{Bson, DateTime, Document, RawDocumentBuf, Regex, Timestamp, doc, rawdoc};
 use mongodb::Collection;
 
-use super::plan::{delivered, from_now, scheduled};
+use super::plan::{delivered, from_now};
+use super::scheduled;
 use crate::support::{Relay, Scene, until};
 
 /// Inserts past the validator.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bson::{DateTime, Timestamp, doc};
 
-use super::plan::{delivered, from_now, lateness, schedule, scheduled};
+use super::plan::{delivered, from_now, lateness, schedule};
+use super::scheduled;
 use crate::support::{Ledger, Outcome, Relay, Scene, WallClock, checker, outboxd_with, until};
 
 const HOUR: i64 = 3600;

@@ -8,20 +8,7 @@ use outboxd_client::EventId;
 use serde_json::Value;
 
 use super::{HOUR, in_an_hour, kill, later, one, schedule, scheduled};
-use crate::support::{Scene, outboxd};
-
-fn json(scene: &Scene, args: &[&str]) -> Value {
-    let (code, said) = outboxd(scene, &[args, &["--output", "json"]].concat());
-    assert_eq!(code, Some(0), "{said}");
-    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
-}
-
-fn says(scene: &Scene, args: &[&str], wanted: &[&str]) -> String {
-    let (code, said) = outboxd(scene, args);
-    assert_eq!(code, Some(0), "{said}");
-    wanted.iter().for_each(|wanted| assert!(said.contains(wanted), "no {wanted:?} in:\n{said}"));
-    said
-}
+use crate::support::{Scene, json, outboxd, says};
 
 fn fails(scene: &Scene, args: &[&str], code: i32, wanted: &str) {
     let (found, said) = outboxd(scene, args);

@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, Document, doc, oid::ObjectId};
-use mongodb::Collection;
+use bson::{DateTime, doc, oid::ObjectId};
 use outboxd_client::EventId;
 
+use super::scheduled;
 use crate::support::{Ledger, Outcome, Scene, checker, until};
 
 /// Events in one transaction of a plan.
 const TOGETHER: usize = 500;
-
-/// The collection of the scheduled events.
-pub(super) fn scheduled(scene: &Scene) -> Collection<Document> {
-    scene.database.collection("outbox_scheduled")
-}
 
 /// So long from now, by MongoDB's clock.
 pub(super) async fn from_now(scene: &Scene, millis: i64) -> DateTime {

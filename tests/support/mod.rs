@@ -30,7 +30,9 @@ pub(crate) use self::cluster::{NatsCluster, ReplicaSet};
 pub(crate) use self::mongod::{Mongod, PASSWORD};
 pub(crate) use self::ports::free_ports;
 pub(crate) use self::privileges::NatsUsers;
-pub(crate) use self::process::{NatsServer, OUTBOXD, Relay, memory, outboxd, outboxd_with};
+pub(crate) use self::process::{
+    NatsServer, OUTBOXD, Relay, json, memory, outboxd, outboxd_with, says,
+};
 pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Ticketing, token};
 pub(crate) use self::tls_proxy::TlsProxy;

@@ -18,6 +18,23 @@ pub(crate) fn outboxd(scene: &Scene, args: &[&str]) -> (Option<i32>, String) {
     outboxd_with(scene, args, &[])
 }
 
+/// What it says as JSON.
+#[track_caller]
+pub(crate) fn json(scene: &Scene, args: &[&str]) -> serde_json::Value {
+    let (code, said) = outboxd(scene, &[args, &["--output", "json"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// What it says, which has all of these.
+#[track_caller]
+pub(crate) fn says(scene: &Scene, args: &[&str], wanted: &[&str]) -> String {
+    let (code, said) = outboxd(scene, args);
+    assert_eq!(code, Some(0), "{said}");
+    wanted.iter().for_each(|wanted| assert!(said.contains(wanted), "no {wanted:?} in:\n{said}"));
+    said
+}
+
 /// The same, with settings on top of the scene's.
 pub(crate) fn outboxd_with(
     scene: &Scene,

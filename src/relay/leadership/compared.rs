@@ -12,7 +12,7 @@ impl<B: EventBus> Leadership<B> {
     /// Begins a comparison, unless the stream was compared over this connection.
     pub(super) fn compare(&mut self) {
         let connection = self.publisher.bus.connection();
-        let is_needed = connection != 0 && !self.publisher.gate.is_open(connection);
+        let is_needed = connection != 0 && !self.publisher.clearance.is_granted(connection);
 
         if is_needed && self.comparing.under_way.is_empty() {
             self.comparing.under_way.push(compared(self.publisher.clone()).boxed());
@@ -30,7 +30,7 @@ impl<B: EventBus> Leadership<B> {
         }
 
         self.publisher.term.newest.begin(now);
-        self.publisher.gate.open(connection);
+        self.publisher.clearance.grant(connection);
 
         // There may be another connection by now.
         self.compare();
@@ -41,7 +41,7 @@ impl<B: EventBus> Leadership<B> {
     pub(super) fn report_stream(&mut self) {
         if let Some(back) = self.publisher.bus.rewound() {
             self.comparing.back = Some(back);
-            self.publisher.gate.close();
+            self.publisher.clearance.withdraw();
         }
 
         self.compare();

@@ -26,7 +26,7 @@ pub(super) struct Comparing {
 
 /// Compares until the stream answers. Returns the connection over which it did.
 pub(super) async fn compared<B: EventBus>(publisher: Arc<Publisher<B>>) -> (u64, Compared) {
-    let Publisher { bus, gate, term, .. } = &*publisher;
+    let Publisher { bus, clearance, term, .. } = &*publisher;
     let mut backoff = QUESTIONS;
 
     loop {
@@ -37,7 +37,7 @@ pub(super) async fn compared<B: EventBus>(publisher: Arc<Publisher<B>>) -> (u64,
                 Ok(_) => continue,
                 Err(rejection) => {
                     debug!(error = rejection.error, "the stream was not compared");
-                    gate.unanswered(rejection);
+                    clearance.unanswered(rejection);
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::relay::lease::Term;
 use crate::relay::publish::Publisher;
 use crate::relay::publish::breaker::Breaker;
-use crate::relay::publish::gate::Gate;
+use crate::relay::publish::clearance::Clearance;
 use crate::relay::wake::Wake;
 use crate::telemetry::alerts::Alerts;
 use crate::telemetry::health::Health;
@@ -42,7 +42,7 @@ impl<S, B: Clone> Parts<S, B> {
             id_prefix: format!("{}{database}.{collection}.", config.event.id_prefix).into(),
             grace: config.retry.outage_grace,
             breaker: Breaker::new(wake, metrics.breaker()),
-            gate: Gate::default(),
+            clearance: Clearance::default(),
             term,
             tracer: traces::tracer(),
             stop: CancellationToken::new(),

@@ -8,7 +8,7 @@
 //! without a trusted lease.
 //!
 //! - [`breaker`]: whether the broker answers, and how many publishes may be in flight
-//! - [`gate`]: whether the stream was compared with what it had acked
+//! - [`clearance`]: whether the stream was compared with what it had acked
 //! - `span`: the producer span of a publish
 //! - this file: the tries
 //! - `publication`: an event, its message and the message id that it has now
@@ -17,8 +17,8 @@
 //! - [`outcome`]: how a publish ended, and the proof of an ack
 
 pub(crate) mod breaker;
+pub(crate) mod clearance;
 mod duplicate;
-pub(crate) mod gate;
 mod message_id;
 pub(crate) mod outcome;
 mod publication;
@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::breaker::{Breaker, TryingAgain};
+use self::clearance::Clearance;
 use self::duplicate::{Duplicate, check};
-use self::gate::Gate;
 use self::outcome::{Acked, Outcome};
 use self::publication::Publication;
 use self::span::Publishing;
@@ -64,7 +64,7 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
-    pub(crate) gate: Gate,
+    pub(crate) clearance: Clearance,
     pub(crate) term: Term,
     /// Makes a span for each publish if spans are exported.
     pub(crate) tracer: Option<SdkTracer>,
@@ -97,13 +97,13 @@ enum Try {
 impl<B: EventBus> Publisher<B> {
     /// Whether publishes may leave: the connection is up, and the stream was compared over it.
     pub(crate) fn is_connected(&self) -> bool {
-        self.gate.is_open(self.bus.connection())
+        self.clearance.is_granted(self.bus.connection())
     }
 
     /// Whether to try: publishes may leave, or the stream does not answer, which events are marked
     /// for after the grace.
     pub(crate) fn may_try(&self) -> bool {
-        self.is_connected() || *self.bus.connected().borrow() && self.gate.why().is_some()
+        self.is_connected() || *self.bus.connected().borrow() && self.clearance.why().is_some()
     }
 
     /// Publishes until there is a definite answer, the grace is over or the relay stops.
@@ -152,7 +152,7 @@ impl<B: EventBus> Publisher<B> {
         }
 
         if !self.is_connected() {
-            return Try::Unanswered(self.bus.unheard().or_else(|| self.gate.why()));
+            return Try::Unanswered(self.bus.unheard().or_else(|| self.clearance.why()));
         }
 
         match self.send(publication).await {

@@ -3,11 +3,12 @@
 //! follows from a seed.
 //!
 //! Real are the leadership, dispatch, the publisher with its breaker, the verdicts, the settler,
-//! the retrier, sweep and tail, and the lease. The world checks at every step that nothing is
+//! the retrier, sweep and tail, the mover, the watermark, and the lease. The world checks at every step that nothing is
 //! published without the lease, before what comes earlier in its key, beside another event of its
 //! key, after its ack or as it never was committed, and that nothing is deleted that isn't in the
 //! stream, though the stream acks as a duplicate what it doesn't have, and a neighbour acks what the
-//! stream didn't get. At the end it checks that everything has arrived and the outbox is empty.
+//! stream didn't get. No scheduled event is moved early, twice or
+//! after it was cancelled. At the end it checks that everything has arrived and the outbox is empty.
 //!
 //! `OUTBOXD_SIMULATE=<seed>` plays one seed, `OUTBOXD_SIMULATE=<from>..<to>` others than the usual.
 //! `OUTBOXD_SIMULATE_TRACE=1` prints every step.

@@ -6,27 +6,27 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::failure::Rejection;
 
-/// Opens once for each connection.
+/// Granted once for each connection.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+pub(crate) struct Clearance {
     /// The connection over which the stream was compared; 0 for none.
     compared: AtomicU64,
     /// Why the comparison takes so long.
     unanswered: Mutex<Option<Rejection>>,
 }
 
-impl Gate {
+impl Clearance {
     /// Lets publishes leave over this connection.
-    pub(crate) fn open(&self, connection: u64) {
+    pub(crate) fn grant(&self, connection: u64) {
         self.compared.store(connection, Ordering::Relaxed);
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(crate) fn close(&self) {
+    pub(crate) fn withdraw(&self) {
         self.compared.store(0, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_open(&self, connection: u64) -> bool {
+    pub(crate) fn is_granted(&self, connection: u64) -> bool {
         connection != 0 && self.compared.load(Ordering::Relaxed) == connection
     }
 
@@ -35,7 +35,7 @@ impl Gate {
         *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(rejection);
     }
 
-    /// Why the gate is closed, if the stream gave no answer.
+    /// Why it is not granted, if the stream gave no answer.
     pub(crate) fn why(&self) -> Option<Rejection> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
