@@ -96,7 +96,9 @@ fn table(screen: Screen, findings: &[Finding], verbose: bool) -> String {
         (of(Level::Ok).count(), of(Level::Warn).count(), of(Level::Fail).count());
     if ok > 0 && !verbose {
         let gap = if table.is_empty() { "" } else { "\n" };
-        let names: Vec<_> = of(Level::Ok).map(|finding| finding.check).collect();
+        let mut names: Vec<_> = of(Level::Ok).map(|finding| finding.check).collect();
+        // The outbox and its scheduled events are checked alike, one after the other.
+        names.dedup();
         let word = screen.paint(Colour::Green, "ok  ");
         let names = wrap(&names.join(", "), screen.width, FOLDED);
         let _ = writeln!(table, "{gap}  {word}  {names}");
