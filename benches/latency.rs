@@ -154,7 +154,7 @@ fn millis(later: Instant, earlier: Instant) -> f64 {
 }
 
 /// NaN if there are no values.
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
     let place = (sorted.len() as f64 * part).ceil() as usize;
     sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

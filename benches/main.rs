@@ -19,7 +19,7 @@
 //! load      the service whose transactions write events
 //! report    collects the figures of each peer and round
 //! proxy     a network between the peer and NATS
-//! drain  latency  hot  outage  idle  writers
+//! drain  latency  hot  outage  idle  scheduled  writers
 //!           the measurements: start peers, load them, add figures to the report
 //! ratios    compares the figures with the bounds
 //! builds    compares the figures with those of other builds of outboxd
@@ -42,6 +42,7 @@ mod process;
 mod proxy;
 mod ratios;
 mod report;
+mod scheduled;
 mod stage;
 mod start;
 mod writers;
@@ -128,6 +129,18 @@ enum Mode {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// How late scheduled events are, and what a million for next month cost.
+    Scheduled {
+        /// Events whose due times are apart.
+        #[arg(long, default_value_t = 100)]
+        events: u32,
+        /// Events with one due time.
+        #[arg(long, default_value_t = 10_000)]
+        crowd: u32,
+        /// Events for next month.
+        #[arg(long, default_value_t = 1_000_000)]
+        later: u32,
+    },
     /// Throughput of a service's transactions, with and without a relay.
     Writers {
         /// Duration in seconds.
@@ -161,6 +174,10 @@ async fn main() {
         }
         Some(Mode::Outage { seconds, rate }) => outage::outage(&mut report, seconds, rate).await,
         Some(Mode::Idle { seconds }) => idle::idle(&mut report, seconds).await,
+        Some(Mode::Scheduled { events, crowd, later }) => {
+            scheduled::late(&mut report, events, crowd).await;
+            scheduled::later(&mut report, later).await;
+        }
         Some(Mode::Writers { seconds }) => writers::writers(&mut report, seconds).await,
         None => everything(&mut report).await,
     }
@@ -190,5 +207,7 @@ async fn everything(report: &mut Report) {
     hot::hot(report, 1_000_000, 200, 10).await;
     outage::outage(report, 60, 500).await;
     idle::idle(report, 30).await;
+    scheduled::late(report, 100, 10_000).await;
+    scheduled::later(report, 1_000_000).await;
     writers::writers(report, 10).await;
 }

@@ -6,7 +6,7 @@ use super::peer::Peer::{
 };
 use super::report::{Report, short};
 use super::stage::{BYTES, KEYS};
-use super::{hot, idle, latency, outage, writers};
+use super::{hot, idle, latency, outage, scheduled, writers};
 
 use Bound::{AtLeast, AtMost, Within};
 
@@ -61,6 +61,7 @@ pub(crate) fn of(report: &Report) -> Vec<Ratio> {
     let mut ratios = measured.beside_bare_loops();
     ratios.extend(measured.beside_other_relays());
     ratios.extend(measured.of_outboxd());
+    ratios.extend(measured.of_scheduled_events());
     ratios
 }
 
@@ -155,6 +156,26 @@ impl Measurements<'_> {
             self.alone("drain, CPU µs/event", AtMost(8.0), drain, CPU),
             self.alone("idle, % of a core", AtMost(0.5), idle::TITLE, "% of a core"),
             self.alone("idle, other commands/s", AtMost(0.0), idle::TITLE, "other commands/s"),
+        ]
+    }
+
+    fn of_scheduled_events(&self) -> Vec<Ratio> {
+        let late = &scheduled::late_title(100, 10_000);
+        let later = &scheduled::later_title(1_000_000);
+        vec![
+            self.alone("scheduled, p50 ms late", AtMost(100.0), late, "p50 ms late"),
+            self.alone("scheduled, p99 ms late", AtMost(500.0), late, "p99 ms late"),
+            self.alone("scheduled, ms early", AtMost(0.0), late, "ms early"),
+            self.alone("10,000 due at once, s", AtMost(2.0), late, "s for the crowd"),
+            self.alone("drain beside 1,000,000 later", AtLeast(0.97), later, "drain ratio"),
+            self.alone("start beside 1,000,000 later", AtMost(1.03), later, "start ratio"),
+            self.alone("idle beside 1,000,000 later", AtMost(1.03), later, "CPU ratio when idle"),
+            self.alone(
+                "queries of the mover in 5 s",
+                AtMost(1.0),
+                later,
+                "queries of the mover in 5 s",
+            ),
         ]
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Stage {
     pub(crate) mongodb_uri: String,
     pub(crate) nats_url: String,
     pub(crate) client: Client,
+    /// Settings of the peer besides those of [`Self::env`] that every peer has.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
     outbox: Collection<Document>,
     context: Context,
     stream: stream::Stream,
@@ -89,6 +91,7 @@ impl Stage {
             outbox: client.database(&name).collection("outbox"),
             client,
             name,
+            settings: Vec::new(),
             mongodb_uri,
             nats_url,
             context,
@@ -103,7 +106,7 @@ impl Stage {
             .split_once("/?")
             .unwrap_or((self.mongodb_uri.trim_end_matches('/'), ""));
 
-        [
+        let common = [
             ("MONGODB_URI", format!("{server}/{}?{options}", self.name)),
             ("NATS_URL", self.nats_url.clone()),
             ("NATS_CLUSTER_ID", self.name.clone()),
@@ -111,9 +114,9 @@ impl Stage {
             ("OUTBOXD_STREAM__SUBJECTS", format!("{}.*", self.name)),
             ("OUTBOXD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTBOXD_ALERTS__FILE", "/dev/null".to_owned()),
-        ]
-        .map(|(name, text)| (name.to_owned(), text))
-        .into()
+        ];
+        let besides = self.settings.iter().map(|(name, text)| (*name, (*text).to_owned()));
+        common.into_iter().chain(besides).map(|(name, text)| (name.to_owned(), text)).collect()
     }
 
     /// Inserts events like those of a service, in bulk and without transactions.
@@ -135,6 +138,23 @@ impl Stage {
             let batch = (next..numbers.end.min(next + BATCH))
                 .map(|number| event(&self.name, number, key(number), &padding));
             self.outbox.insert_many(batch).await.expect("the events are inserted");
+            next += BATCH;
+        }
+    }
+
+    /// Inserts events that are due at these times, in milliseconds since 1970, in bulk.
+    pub(crate) async fn schedule(&self, numbers: Range<u32>, due: impl Fn(u32) -> i64) {
+        let scheduled = self.client.database(&self.name).collection("outbox_scheduled");
+        let padding = "x".repeat(BYTES.saturating_sub(40));
+
+        let mut next = numbers.start;
+        while next < numbers.end {
+            let batch = (next..numbers.end.min(next + BATCH)).map(|number| {
+                let mut event = event(&self.name, number, key_of(number, KEYS), &padding);
+                event.insert("deliverAt", bson::DateTime::from_millis(due(number)));
+                event
+            });
+            scheduled.insert_many(batch).await.expect("the events are scheduled");
             next += BATCH;
         }
     }
