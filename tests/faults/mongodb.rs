@@ -13,12 +13,17 @@ use crate::support::{
 const HISTORY_LOST: i32 = 286;
 
 async fn trial(set: &ReplicaSet, nats: &NatsServer, relays: usize) -> Trial {
-    Trial::begin(
-        Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await,
-        relays,
-        &[],
-    )
-    .await
+    trial_with(set, nats, relays, &[]).await
+}
+
+async fn trial_with(
+    set: &ReplicaSet,
+    nats: &NatsServer,
+    relays: usize,
+    settings: &[(&str, &str)],
+) -> Trial {
+    let scene = Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await;
+    Trial::begin(scene, relays, settings).await
 }
 
 #[tokio::test]
@@ -132,13 +137,27 @@ async fn lost_history_is_swept_up_without_a_hot_loop() {
     trial.end(&[("history lost", entered.unsigned_abs())]).await;
 }
 
+/// Whether the relay `r0` waits for the next changes of the outbox.
+async fn following(set: &ReplicaSet) -> bool {
+    let follows = doc! { "appName": "outboxd r0 follow", "command.getMore": { "$exists": true } };
+    let operations = set.direct(0).await.client().database("admin");
+    let found = operations.aggregate([doc! { "$currentOp": {} }, doc! { "$match": follows }]);
+    let mut found = found.await.expect("the operations are listed");
+    found.advance().await.expect("the operations are read")
+}
+
 /// The real thing: while the relay is paused, more is written than the oplog holds.
 #[tokio::test]
 async fn an_oplog_that_rolled_over_while_the_relay_slept_costs_no_event() {
     let _alone = ALONE.lock().await;
     let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
-    let trial = trial(&set, &nats, 1).await;
+    // Longer than the pause: a relay that lost the lease begins anew, and reads nothing on.
+    let trial = trial_with(&set, &nats, 1, &[("OUTBOXD_LEASE__TTL", "2m")]).await;
+    until("the relay follows the outbox", async || following(&set).await.then_some(())).await;
     trial.relays[0].pause();
+
+    // What it had asked for is answered first: the place that it has read up to stays behind.
+    until("it asks for nothing more", async || (!following(&set).await).then_some(())).await;
     let oldest = async || {
         let oplog = trial.scene.client.database("local").collection::<bson::Document>("oplog.rs");
         let first =
