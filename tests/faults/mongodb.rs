@@ -141,7 +141,8 @@ async fn lost_history_is_swept_up_without_a_hot_loop() {
 async fn following(set: &ReplicaSet) -> bool {
     let follows = doc! { "appName": "outboxd r0 follow", "command.getMore": { "$exists": true } };
     let operations = set.direct(0).await.client().database("admin");
-    let found = operations.aggregate([doc! { "$currentOp": {} }, doc! { "$match": follows }]);
+    let found = operations
+        .aggregate([doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": follows }]);
     let mut found = found.await.expect("the operations are listed");
     found.advance().await.expect("the operations are read")
 }

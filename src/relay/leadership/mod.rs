@@ -52,7 +52,7 @@ use super::dispatch::pending::Dispatched;
 use super::dispatch::{Dispatch, KEY_READ};
 use super::follow::found::Found;
 use super::lease::Term;
-use super::mover::{Gate, Moving};
+use super::mover::{Gate, Moving, Traffic};
 use super::ports::scheduled::ScheduledStore;
 use super::ports::{EventBus, EventStore};
 use super::publish::Publisher;
@@ -127,6 +127,7 @@ pub(super) struct Leadership<B> {
     /// Takes this leadership's readers when it ends.
     readers: Readers,
     gate: watch::Sender<Gate>,
+    traffic: Traffic,
     wake: Wake,
     look: Look,
     /// Published events that stay in the outbox, because the stream doesn't bear out their acks.
@@ -178,11 +179,13 @@ impl<B: EventBus> Leadership<B> {
         let settling = settle::run(stored, inbox, reports, give_up.clone());
         let verdicts = || Verdicts::new(&config.retry, &config.nats.client_id, &alerts);
         let (gate, gated) = watch::channel(Gate::Closed);
+        let traffic = Traffic::default();
         let moving = Moving {
             follow: follow_from.clone(),
             store: store.clone(),
             term,
             gate: gated,
+            traffic: traffic.clone(),
             verdicts: verdicts(),
             events: metrics.events(),
             misfits_every: config.sweep.interval,
@@ -220,6 +223,7 @@ impl<B: EventBus> Leadership<B> {
             stages,
             readers,
             gate,
+            traffic,
             wake,
             look: Look::default(),
             not_borne_out: 0,

@@ -109,6 +109,7 @@ impl<B: EventBus> Leadership<B> {
         self.verdicts.written(&settled, &self.events);
         match settled {
             Settled::Delivered(acked) => {
+                self.traffic.add(acked.len());
                 acked.iter().for_each(|acked| self.dispatch.deleted(acked.id()));
             }
             Settled::NotBorneOut(events) => self.not_borne_out += events,

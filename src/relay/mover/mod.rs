@@ -24,10 +24,12 @@
 //! - [`alarm`]: rings when an event is scheduled for soon
 //! - [`aside`]: the events that are passed over
 //! - [`known`]: what it knows from one look to the next
+//! - [`traffic`]: how many events leave the outbox, on which listening depends
 
 mod alarm;
 mod aside;
 mod known;
+mod traffic;
 
 use std::time::Duration;
 
@@ -38,7 +40,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::alarm::Alarm;
+pub(crate) use self::alarm::CALM_POLL;
 use self::known::{Known, MOST, Step, Untransferred};
+pub(crate) use self::traffic::Traffic;
 use super::clock;
 use super::lease::Term;
 use super::ports::scheduled::{Due, DuePage, Misfit, Movable, Mover, NextDue, ScheduledStore};
@@ -53,11 +57,6 @@ use crate::telemetry::metrics::Events;
 
 /// Most bytes in a move, but for one event that is larger by itself.
 const MOST_BYTES: usize = 8 << 20;
-/// How often the mover looks while nothing tells it of due times.
-const POLL: Duration = Duration::from_secs(5);
-/// How often it looks otherwise. The change stream asks as often, and the watch over overdue events
-/// asks too: all together ask less than once in 5 s.
-pub(crate) const CALM_POLL: Duration = Duration::from_secs(15);
 /// How often a move is made although the relay has enough to do: overdue events don't keep fresh
 /// ones waiting, and fresh ones don't keep overdue ones waiting for ever.
 const CROWDED: Duration = Duration::from_secs(1);
@@ -86,6 +85,8 @@ pub(crate) struct Moving<S> {
     pub(crate) store: S,
     pub(crate) term: Term,
     pub(crate) gate: watch::Receiver<Gate>,
+    /// Of the outbox.
+    pub(crate) traffic: Traffic,
     pub(in crate::relay) verdicts: Verdicts,
     pub(crate) events: Events,
     /// How often it looks for documents that never come to be due.
@@ -111,7 +112,7 @@ impl<S: ScheduledStore> Moving<S> {
         let alarm = Alarm::default();
         // Dropping it ends it.
         let mut listening = JoinSet::new();
-        listening.spawn(alarm::listen(self.follow.clone(), alarm.clone()));
+        listening.spawn(alarm::listen(self.follow.clone(), alarm.clone(), self.traffic.clone()));
 
         let (mut backoff, mut known_error) = (RETRIES, None);
         let mut known = Known::new();
@@ -165,7 +166,7 @@ impl<S: ScheduledStore> Moving<S> {
             };
             backoff.reset();
 
-            let poll = Instant::now() + if alarm.is_listening() { CALM_POLL } else { POLL };
+            let poll = Instant::now() + alarm.poll();
             is_due = due.is_some_and(|due| due <= poll);
             next = due.into_iter().chain(known.aside.until()).fold(poll, Instant::min);
         }
