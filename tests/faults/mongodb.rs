@@ -138,12 +138,18 @@ async fn lost_history_is_swept_up_without_a_hot_loop() {
 }
 
 /// Whether the relay `r0` waits for the next changes of the outbox.
-async fn following(set: &ReplicaSet) -> bool {
-    let follows = doc! { "appName": "outboxd r0 follow", "command.getMore": { "$exists": true } };
-    let operations = set.direct(0).await.client().database("admin");
-    let found = operations
-        .aggregate([doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": follows }]);
-    let mut found = found.await.expect("the operations are listed");
+async fn following(trial: &Trial) -> bool {
+    let follows = doc! {
+        "appName": "outboxd r0 follow",
+        "command.getMore": { "$exists": true },
+        "ns": format!("{}.outbox", trial.scene.name),
+    };
+    let all = doc! { "$currentOp": { "allUsers": true } };
+    let admin = trial.scene.client.database("admin");
+    let mut found = admin
+        .aggregate([all, doc! { "$match": follows }])
+        .await
+        .expect("the operations are listed");
     found.advance().await.expect("the operations are read")
 }
 
@@ -154,11 +160,11 @@ async fn an_oplog_that_rolled_over_while_the_relay_slept_costs_no_event() {
     let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
     // Longer than the pause: a relay that lost the lease begins anew, and reads nothing on.
     let trial = trial_with(&set, &nats, 1, &[("OUTBOXD_LEASE__TTL", "2m")]).await;
-    until("the relay follows the outbox", async || following(&set).await.then_some(())).await;
+    until("the relay follows the outbox", async || following(&trial).await.then_some(())).await;
     trial.relays[0].pause();
 
     // What it had asked for is answered first: the place that it has read up to stays behind.
-    until("it asks for nothing more", async || (!following(&set).await).then_some(())).await;
+    until("it asks for nothing more", async || (!following(&trial).await).then_some(())).await;
     let oldest = async || {
         let oplog = trial.scene.client.database("local").collection::<bson::Document>("oplog.rs");
         let first =

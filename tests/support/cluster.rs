@@ -205,6 +205,8 @@ fn mongod(port: u16, data: &std::path::Path, oplog: u32) -> Child {
             "0.25",
         ])
         .args(["--setParameter", "enableTestCommands=1"])
+        // A checkpoint every 2 s instead of 60: the oplog keeps all that was written since the last.
+        .args(["--syncdelay", "2"])
         .args(of_a_set(data))
         .args(["--oplogSize", &oplog.to_string(), "--port", &port.to_string(), "--dbpath"])
         .arg(data)
