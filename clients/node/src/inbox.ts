@@ -47,7 +47,15 @@ export interface FailedMessage {
 /** A database of the driver, or a connection of Mongoose. */
 export interface Database {
   collection(name: string): any;
+  command?(command: object): Promise<unknown>;
+  /** The driver's database of a connection of Mongoose. */
+  db?: any;
 }
+
+/** Ids are kept for an hour at least, in seconds. */
+const SHORTEST = 3600;
+/** What MongoDB answers when an index is there with another expiry. */
+const INDEX_OPTIONS_CONFLICT = 85;
 
 /**
  * The ids of the messages that a group of consumers has acted on. Two groups in one database act on
@@ -67,12 +75,23 @@ export class Inbox {
     this.#db = db;
     this.collection = options.collection ?? 'inbox';
     this.expireAfterSeconds = options.expireAfterSeconds ?? 30 * 24 * 3600;
+    if (!(this.expireAfterSeconds >= SHORTEST)) {
+      throw new TypeError(`ids are kept for at least ${SHORTEST} s; expireAfterSeconds is ${this.expireAfterSeconds}`);
+    }
   }
 
   /** Makes the collections, and the index that removes old ids. May run again at any time. */
   async migrate(): Promise<void> {
-    const expiry = { expireAfterSeconds: this.expireAfterSeconds, name: 'outboxd_expiry' };
-    await this.#db.collection(this.collection).createIndex({ at: 1 }, expiry);
+    const { collection, expireAfterSeconds } = this;
+    const ids = this.#db.collection(collection);
+    const name = 'outboxd_expiry';
+    try {
+      await ids.createIndex({ at: 1 }, { expireAfterSeconds, name });
+    } catch (error) {
+      if ((error as { code?: number }).code !== INDEX_OPTIONS_CONFLICT) throw error;
+      const db = this.#db.command ? this.#db : this.#db.db;
+      await db.command({ collMod: collection, index: { name, expireAfterSeconds } });
+    }
     await this.#db.collection(`${this.collection}_failed`).createIndex({ at: 1 }, { name: 'outboxd_at' });
   }
 

@@ -61,11 +61,9 @@ export interface ListenOptions<Events extends EventMap = EventMap, S = any> {
   /**
    * Messages without an ack, of all instances together; 1. With 1 a message is delivered once the
    * one before it is acked, so that messages are applied in the order of the stream. Raise it only
-   * if the handlers bear another order, as `Replica` does by versions.
+   * if the handlers bear another order. An instance applies one message at a time in either case.
    */
   maxAckPending?: number;
-  /** Messages in work at once in this instance; 1. At most `maxAckPending`. */
-  concurrency?: number;
   /** When the server gives the message of a dead instance to another one, in ms; 30000. */
   ackWait?: number;
   /** Deliveries that may fail before a message is put aside; 10. */
@@ -78,11 +76,16 @@ export interface ListenOptions<Events extends EventMap = EventMap, S = any> {
   onProblem?: (problem: string, error: unknown) => void;
 }
 
+/** What the listener was given does not fit the server; a person has to change one of them. */
+export class Misconfigured extends Error {
+  override readonly name = 'Misconfigured';
+}
+
 /** Waits of a message that failed or is `later`, and of a lost server, in ms. */
 const FIRST_WAIT = 250;
 const LONGEST_WAIT = 10_000;
 /** How long one request for a message stands; `stop` waits no longer for it. */
-const PULL = 1_000;
+const PULL = 2_000;
 
 /** Starts to listen. Reconnects for ever; `stop` ends it. */
 export function listen<Events extends EventMap = EventMap, S = any>(options: ListenOptions<Events, S>): Listener {
@@ -98,20 +101,17 @@ export class Listener {
   /** How often a message was `later`, by its sequence; those deliveries are no failures. */
   readonly #laters = new Map<number, number>();
   #nats?: NatsConnection;
-  #ready!: () => void;
+  #ready!: { resolve(): void; reject(error: unknown): void };
 
-  /** Resolves once the consumer is there. */
-  readonly ready: Promise<void> = new Promise((resolve) => (this.#ready = resolve));
+  /** Resolves once the consumer is there; rejects with a `Misconfigured` that no retry can mend. */
+  readonly ready: Promise<void> = new Promise((resolve, reject) => (this.#ready = { resolve, reject }));
 
   constructor(options: ListenOptions) {
-    const { concurrency = 1, maxAckPending = 1 } = options;
     if (Object.keys(options.on).length === 0) throw new TypeError('a listener needs a handler');
-    if (concurrency > maxAckPending) {
-      throw new TypeError(`concurrency ${concurrency} is over maxAckPending ${maxAckPending}; raise maxAckPending`);
-    }
     this.#options = options;
     this.#inbox = new Inbox(options.db, options.group, options.inbox);
-    this.#loops = this.#run(concurrency);
+    this.ready.catch(() => {}); // it was reported
+    this.#loops = this.#run();
   }
 
   /** Lets the messages in work end, acks them, and disconnects. */
@@ -120,7 +120,7 @@ export class Listener {
     await this.#loops;
   }
 
-  async #run(concurrency: number): Promise<void> {
+  async #run(): Promise<void> {
     const given = this.#options.nats;
     const shared = 'jetstream' in given || 'drain' in given;
     this.#nats = shared ? (given as NatsConnection) : await this.#connected(given as ConnectionOptions);
@@ -128,8 +128,8 @@ export class Listener {
       void this.#watch(this.#nats);
       await this.#again('not listening', async () => {
         const consumer = await this.#consumer();
-        this.#ready();
-        await Promise.all(Array.from({ length: concurrency }, () => this.#consume(consumer)));
+        this.#ready.resolve();
+        await this.#consume(consumer);
       });
       if (!shared) await this.#nats.drain().catch(() => {});
     }
@@ -150,14 +150,19 @@ export class Listener {
     }
   }
 
-  /** Runs `work` until it ends well or the listener stops. */
+  /** Runs `work` until it ends well, or the listener stops, or no retry can help. */
   async #again(problem: string, work: () => Promise<void>): Promise<void> {
     for (let tries = 0; !this.#stopped.signal.aborted; tries++) {
       const began = Date.now();
       try {
         return await work();
       } catch (error) {
-        if (Date.now() - began > LONGEST_WAIT) tries = 0;
+        if (error instanceof Misconfigured) {
+          this.#stopped.abort();
+          this.#ready.reject(error);
+          return this.#report('the listener has ended', error);
+        }
+        if (Date.now() - began > PULL) tries = 0;
         if (!this.#stopped.signal.aborted) this.#report(`${problem}; trying again`, error);
         await this.#pause(wait(tries));
       }
@@ -171,7 +176,7 @@ export class Listener {
     const { config } = await manager.streams.info(stream);
     const window = (config.duplicate_window ?? 0) / 1e9;
     if (this.#inbox.expireAfterSeconds <= window) {
-      throw new Error(
+      throw new Misconfigured(
         `the inbox forgets ids after ${this.#inbox.expireAfterSeconds} s, and the stream ${stream} drops ` +
           `duplicates for ${window} s; raise inbox.expireAfterSeconds`,
       );
@@ -182,19 +187,31 @@ export class Listener {
       ack_wait: nanos(ackWait),
       filter_subjects: Object.keys(this.#options.on),
       max_ack_pending: maxAckPending,
+      max_deliver: -1,
+      backoff: [], // it would take the place of ack_wait
     };
-    try {
-      await manager.consumers.info(stream, group);
-      await manager.consumers.update(stream, group, { ...wanted, max_deliver: -1 });
-    } catch (error) {
-      if (!/not found/i.test(String(error))) throw error;
-      await manager.consumers.add(stream, {
-        ...wanted,
-        durable_name: group,
-        ack_policy: AckPolicy.Explicit,
-        deliver_policy: DeliverPolicy.All,
-        max_deliver: -1,
-      });
+    const found = await manager.consumers.info(stream, group).catch((error) => {
+      if (!/consumer not found/i.test(String(error))) throw error;
+      return undefined;
+    });
+    if (!found) {
+      const [ack_policy, deliver_policy] = [AckPolicy.Explicit, DeliverPolicy.All];
+      await manager.consumers.add(stream, { ...wanted, durable_name: group, ack_policy, deliver_policy });
+    } else {
+      const there = found.config;
+      if (there.deliver_subject || there.ack_policy !== AckPolicy.Explicit) {
+        throw new Misconfigured(
+          `the consumer ${group} of the stream ${stream} is no pull consumer with explicit acks; ` +
+            'give the listener another group, or remove that consumer',
+        );
+      }
+      // Only a difference is written, so that instances do not write at every start.
+      const subjects = there.filter_subjects ?? (there.filter_subject ? [there.filter_subject] : []);
+      const current = { ...there, filter_subjects: subjects, backoff: there.backoff ?? [] };
+      const differs = Object.entries(wanted).some(
+        ([name, value]) => String(current[name as keyof typeof current]) !== String(value),
+      );
+      if (differs) await manager.consumers.update(stream, group, wanted);
     }
     return jetstream(this.#nats!).consumers.get(stream, group);
   }

@@ -4,10 +4,11 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { connect } from '@nats-io/transport-node';
+import { connect, nanos } from '@nats-io/transport-node';
 import { context, trace } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import { MongoClient } from 'mongodb';
+import { Inbox } from 'outboxd-client';
 import { listen } from 'outboxd-client/listener';
 import { startServers } from 'outboxd-client/testing';
 
@@ -36,15 +37,36 @@ const idle = (group) =>
 
 describe('a listener', () => {
   it('outlives its connection to NATS and the loss of its consumer', async () => {
-    let heard = 0;
-    const listener = listen(options({ group: 'lost', on: { 'work.lost': async () => { heard++; } } }));
-    await listener.ready;
-    await jetstream(nats).publish('work.lost', '1');
+    const heard = [];
+    const own = await connect({ servers: servers.natsUrl, maxReconnectAttempts: -1, reconnectTimeWait: 100 });
+    const on = { 'work.lost': async (n) => { heard.push(n); } };
+    const listener = listen(options({ nats: own, group: 'lost', ackWait: 1_000, on }));
+    const send = (n) => jetstream(nats).publish('work.lost', String(n), { msgID: `lost-${n}` });
+    const hears = (...wanted) => until(`${wanted} are heard`, async () => wanted.every((n) => heard.includes(n)));
+
+    await send(1);
+    await hears(1);
     await idle('lost');
     await manager.consumers.delete(servers.stream, 'lost');
-    await jetstream(nats).publish('work.lost', '2', { msgID: 'second' });
-    await until('both are heard', async () => heard >= 2);
+    await send(2);
+    await hears(2);
+
+    // As a network does that breaks: the socket ends under the client. A message that was on its way
+    // comes again after ackWait.
+    let reconnected = false;
+    void (async () => {
+      for await (const { type } of own.status()) if (type === 'reconnect') reconnected = true;
+    })();
+    own.protocol.transport.disconnect();
+    await send(3);
+    await hears(3);
+    assert.ok(reconnected);
+
+    // What the consumer that was made again delivers again is in the inbox.
+    await idle('lost');
     await listener.stop();
+    await own.close();
+    assert.deepEqual(heard, [1, 2, 3]);
   });
 
   it('keeps a long piece of work in hand', async () => {
@@ -118,14 +140,60 @@ describe('a listener', () => {
 
   it('is refused what it cannot do', async () => {
     assert.throws(() => listen(options({ group: 'x', on: {} })), /needs a handler/);
-    assert.throws(() => listen(options({ group: 'x', concurrency: 2, on: { a: async () => {} } })), /raise maxAckPending/);
+    assert.throws(
+      () => listen(options({ group: 'x', inbox: { expireAfterSeconds: 60 }, on: { a: async () => {} } })),
+      /at least 3600 s/,
+    );
     assert.throws(() => listen(options({ group: '', on: { a: async () => {} } })), /name of its group/);
-    const problems = [];
-    const listener = listen(options({
-      group: 'short', inbox: { expireAfterSeconds: 60 }, on: { 'work.x': async () => {} },
-      onProblem: (problem, error) => problems.push(String(error)),
-    }));
-    await until('it reports', async () => problems.some((text) => /raise inbox\.expireAfterSeconds/.test(text)));
-    await listener.stop();
+    await manager.streams.add({ name: 'LONG', subjects: ['long'], duplicate_window: nanos(2 * 3600_000) });
+    const inbox = { collection: 'short', expireAfterSeconds: 3600 };
+    const short = listen(options({ stream: 'LONG', group: 'short', inbox, on: { long: async () => {} } }));
+    await assert.rejects(short.ready, /raise inbox\.expireAfterSeconds/);
+    await short.stop();
+
+    const none = { durable_name: 'none', ack_policy: 'none' };
+    const push = { durable_name: 'push', ack_policy: 'explicit', deliver_subject: 'somewhere' };
+    for (const consumer of [none, push]) {
+      await manager.consumers.add(servers.stream, consumer);
+      const listener = listen(options({ group: consumer.durable_name, on: { 'work.x': async () => {} } }));
+      await assert.rejects(listener.ready, /no pull consumer with explicit acks/);
+      await listener.stop();
+    }
+  });
+
+  it('writes its consumer only if a setting differs, and keeps the others', async () => {
+    await manager.consumers.add(servers.stream, {
+      durable_name: 'kept', ack_policy: 'explicit', description: 'ours', deliver_policy: 'new', max_ack_pending: 7,
+    });
+    const started = async () => {
+      const listener = listen(options({ group: 'kept', on: { 'work.kept': async () => {}, 'work.more': async () => {} } }));
+      await listener.ready;
+      await listener.stop();
+      return (await manager.consumers.info(servers.stream, 'kept')).config;
+    };
+    const first = await started();
+    assert.equal(first.description, 'ours');
+    assert.equal(first.deliver_policy, 'new');
+    assert.equal(first.max_ack_pending, 1);
+    assert.deepEqual(first.filter_subjects, ['work.kept', 'work.more']);
+
+    const writes = [];
+    const watch = nats.subscribe('$JS.EVENT.ADVISORY.CONSUMER.>', { callback: (_, { subject }) => writes.push(subject) });
+    await nats.flush();
+    assert.deepEqual(await started(), first);
+    await nats.flush();
+    watch.unsubscribe();
+    assert.deepEqual(writes.filter((subject) => /\.(CREATED|ACTION)\./i.test(subject) && subject.endsWith('.kept')), []);
+  });
+
+  it('changes the expiry of ids that is there', async () => {
+    const expiry = async (expireAfterSeconds) => {
+      await new Inbox(db, 'any', { collection: 'expiring', expireAfterSeconds }).migrate();
+      const indexes = await db.collection('expiring').indexes();
+      return indexes.find(({ name }) => name === 'outboxd_expiry').expireAfterSeconds;
+    };
+    assert.equal(await expiry(7200), 7200);
+    assert.equal(await expiry(3600), 3600);
+    assert.equal(await expiry(3600), 3600);
   });
 });
