@@ -15,6 +15,8 @@ before(async () => {
   servers = await startServers({ subjects: ['record.*'] });
   client = await new MongoClient(servers.mongodbUri).connect();
   db = client.db();
+  // Until a transaction expires, the one of a killed process keeps its documents from all others.
+  await client.db('admin').command({ setParameter: 1, transactionLifetimeLimitSeconds: 5 });
 });
 after(async () => {
   for (const child of children) child.kill('SIGKILL');
