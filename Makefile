@@ -14,6 +14,7 @@ help: ## list the targets
 
 test: bins ## run every test against real servers
 	$(SERVERS) run -- $(CARGO) test $(FEATURES)
+	clients/test
 
 proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
