@@ -166,7 +166,19 @@ function launch(binary: string, args: string[], folder: string, env: Record<stri
   const out = openSync(logFile(folder, binary), 'a');
   const child = spawn(binary, args, { env: { ...process.env, ...env }, stdio: ['ignore', out, out] });
   child.on('error', () => {}); // its exit is seen by those who wait
+  if (child.pid) guard(child, child.pid);
   return child;
+}
+
+/** Ends a child when this process dies, however it dies: then the guard's input ends. */
+function guard(child: ChildProcess, pid: number): void {
+  const script = 'read -r line; kill -9 "$1"';
+  const watching = spawn('sh', ['-c', script, 'sh', String(pid)], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
+  watching.on('error', () => {}); // without a shell there is no guard
+  watching.stdin.on('error', () => {});
+  watching.unref();
+  (watching.stdin as unknown as { unref(): void }).unref();
+  child.once('exit', () => watching.kill('SIGKILL'));
 }
 
 async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
