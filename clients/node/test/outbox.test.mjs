@@ -214,7 +214,11 @@ describe('a schedule', () => {
   });
 
   it('of a dead event stays dead', async () => {
-    await db.collection('outbox_scheduled').insertOne({ _id: 'dead', deadAt: new Date(), deliverAt: new Date() });
+    const event = { subject: 'order.expired', payload: {}, id: 'dead' };
+    await transaction((session) => outbox.schedule(session, event, new Date()));
+    // As the relay marks an event that it cannot move.
+    const mark = { $set: { isLocked: false, deadAt: new Date() } };
+    await db.collection('outbox_scheduled').updateOne({ _id: 'dead' }, mark);
     assert.equal(await transaction((session) => outbox.reschedule(session, 'dead', new Date())), false);
     assert.equal(await transaction((session) => outbox.cancel(session, 'dead')), true);
   });
