@@ -27,9 +27,11 @@ export interface PluginOptions {
   payload?: (stored: any) => object;
 }
 
-/** What a save is about to do, from the hook before it to the hook after it. */
-interface Saving {
-  change: 'created' | 'updated' | undefined;
+/** What is known before a change, for the hook after it. */
+interface Before {
+  /** The version that was read; undefined for a new record. */
+  version?: number;
+  /** The record that a removal found. */
   stored?: any;
 }
 
@@ -45,7 +47,7 @@ const QUERIES = [
   'updateOne',
 ] as const;
 
-const savings = new WeakMap<object, Saving>();
+const befores = new WeakMap<object, Before>();
 /** The queries by which Mongoose removes a document; others of the kind are refused. */
 const removals = new WeakSet<object>();
 
@@ -76,36 +78,42 @@ export function outboxEvents(schema: Schema<any, any, any, any, any, any, any>, 
     });
 
   schema.pre('save', function (this: Document) {
-    requireTransaction(this.$session());
+    sessionOf(this);
     // Without it Mongoose would neither match nor raise the version.
     if (!this.isNew && !this.isSelected(version)) {
       throw new OutboxError('transaction', `the record was loaded without its field ${version}; select that too`);
     }
-    savings.set(this, { change: this.isNew ? 'created' : this.isModified() ? 'updated' : undefined });
+    if (!this.isNew && this.$isDefault(version)) {
+      throw new OutboxError(
+        'transaction',
+        `the record has no ${version}, because it is older than the plugin; ` +
+          `set it: collection.updateMany({ ${version}: null }, { $set: { ${version}: 0 } })`,
+      );
+    }
+    befores.set(this, this.isNew ? {} : { version: this.get(version) });
   });
   schema.post('save', async function (this: Document) {
-    const change = savings.get(this)?.change;
-    savings.delete(this);
-    if (change === undefined) return;
+    const before = befores.get(this);
+    befores.delete(this);
+    // A save of a record that was not modified, by later hooks either, raises no version.
+    if (before === undefined || before.version === this.get(version)) return;
 
-    const session = this.$session()!;
-    await enqueue(session, change, await read(this, session));
+    const session = sessionOf(this);
+    await enqueue(session, before.version === undefined ? 'created' : 'updated', await read(this, session));
   });
 
   schema.pre('deleteOne', { document: true, query: false }, async function (this: Document) {
-    const session = this.$session();
-    requireTransaction(session);
-    const stored = await read(this, session!);
+    const stored = await read(this, sessionOf(this));
     if (stored && stored[version] !== this.get(version)) {
       throw new OutboxError('transaction', `the record has version ${stored[version]}, and version ${this.get(version)} was read; load it again`);
     }
-    savings.set(this, { change: undefined, stored });
+    befores.set(this, { stored });
   });
   schema.post('deleteOne', { document: true, query: false }, async function (this: Document) {
-    const stored = savings.get(this)?.stored;
-    savings.delete(this);
+    const stored = befores.get(this)?.stored;
+    befores.delete(this);
     if (!stored) return;
-    await enqueue(this.$session()!, 'deleted', { ...stored, [version]: stored[version] + 1 });
+    await enqueue(sessionOf(this), 'deleted', { ...stored, [version]: stored[version] + 1 });
   });
 
   schema.method('deleteOne', removal, { suppressWarning: true });
@@ -132,6 +140,15 @@ function refuse(call: string): never {
     'transaction',
     `${call} goes past the document, so it would write no event; load the record, change it and save it`,
   );
+}
+
+/** The session of a record's change, with a transaction; with `transactionAsyncLocalStorage`, that of the transaction around it. */
+function sessionOf(record: Document): ClientSession {
+  const { base } = record.db as unknown as { base: { transactionAsyncLocalStorage?: { getStore(): { session?: ClientSession } | undefined } } };
+  const session = record.$session() ?? base.transactionAsyncLocalStorage?.getStore()?.session;
+  requireTransaction(session);
+  record.$session(session!);
+  return session!;
 }
 
 /** The record as stored, read in the session of the change. */

@@ -7,6 +7,8 @@ import { currentTrace } from './trace.js';
 /** A session of the driver, of whichever version. */
 export interface Session {
   inTransaction(): boolean;
+  /** The driver makes another one for each transaction. */
+  readonly transaction?: unknown;
 }
 
 /** Settings of an outbox. */
@@ -53,8 +55,9 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
 
   /** Writes an event; returns its id. */
   async enqueue<S extends keyof Events & string>(session: Session, event: OutboxEvent<Events, S>): Promise<EventId> {
-    const [document] = await this.#documents(session, [event as OutboxEvent]);
-    await explained(this.#collection(this.#name).insertOne(document, { session }));
+    const transaction = requireTransaction(session);
+    const [document] = await this.#documents([event as OutboxEvent]);
+    await inTurn(session, transaction, () => explained(this.#collection(this.#name).insertOne(document, { session })));
     return document!['_id'] as EventId;
   }
 
@@ -63,9 +66,10 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
    * given. If one event is refused, none is written.
    */
   async enqueueMany(session: Session, events: Iterable<AnyEvent<Events>>): Promise<EventId[]> {
-    const documents = await this.#documents(session, [...events] as OutboxEvent[]);
+    const transaction = requireTransaction(session);
+    const documents = await this.#documents([...events] as OutboxEvent[]);
     if (documents.length > 0) {
-      await explained(this.#collection(this.#name).insertMany(documents, { session }));
+      await inTurn(session, transaction, () => explained(this.#collection(this.#name).insertMany(documents, { session })));
     }
     return documents.map((document) => document['_id'] as EventId);
   }
@@ -79,9 +83,10 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
     event: OutboxEvent<Events, S>,
     deliverAt: Date,
   ): Promise<EventId> {
-    const [document] = await this.#documents(session, [event as OutboxEvent]);
+    const transaction = requireTransaction(session);
+    const [document] = await this.#documents([event as OutboxEvent]);
     document!['deliverAt'] = checkTime(deliverAt);
-    await explained(this.#scheduled().insertOne(document, { session }));
+    await inTurn(session, transaction, () => explained(this.#scheduled().insertOne(document, { session })));
     return document!['_id'] as EventId;
   }
 
@@ -90,8 +95,9 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
    * published. `false`: it is published or about to be, was cancelled before, or never scheduled.
    */
   async cancel(session: Session, id: EventId): Promise<boolean> {
-    requireTransaction(session);
-    const { deletedCount } = await this.#scheduled().deleteOne({ _id: checkId(id) }, { session });
+    const transaction = requireTransaction(session);
+    const event = { _id: checkId(id) };
+    const { deletedCount } = await inTurn(session, transaction, () => this.#scheduled().deleteOne(event, { session }));
     return deletedCount > 0;
   }
 
@@ -101,9 +107,10 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
    */
   async reschedule(session: Session, id: EventId, deliverAt: Date): Promise<boolean> {
     const at = checkTime(deliverAt);
-    requireTransaction(session);
+    const transaction = requireTransaction(session);
     const waiting = { _id: checkId(id), deadAt: null };
-    const { matchedCount } = await this.#scheduled().updateOne(waiting, { $set: { deliverAt: at } }, { session });
+    const later = { $set: { deliverAt: at } };
+    const { matchedCount } = await inTurn(session, transaction, () => this.#scheduled().updateOne(waiting, later, { session }));
     return matchedCount > 0;
   }
 
@@ -111,22 +118,39 @@ export class BaseOutbox<Events extends EventMap = EventMap> {
     return this.#collection(`${this.#name}_scheduled`);
   }
 
-  async #documents(session: Session, events: OutboxEvent[]): Promise<Record<string, unknown>[]> {
-    requireTransaction(session);
+  async #documents(events: OutboxEvent[]): Promise<Record<string, unknown>[]> {
     const trace = await currentTrace();
     const bson = this.#bson();
     return events.map((event) => toDocument(event, bson, trace, this.#maxPayloadBytes));
   }
 }
 
-/** Refuses a call without a transaction. */
-export function requireTransaction(session: Session | null | undefined): void {
-  if (session?.inTransaction?.()) return;
+/** Refuses a call without a transaction; returns the transaction. */
+export function requireTransaction(session: Session | null | undefined): unknown {
+  if (session?.inTransaction?.()) return session.transaction;
   throw new OutboxError(
     'transaction',
     'the outbox was called outside a transaction; start one on the session, write the record and ' +
       'the event in it, and commit both',
   );
+}
+
+/** Ends with the latest call of each session. */
+const turns = new WeakMap<Session, Promise<unknown>>();
+
+/**
+ * Runs the calls of a session one after another: a transaction has one operation at a time, and the
+ * driver does not see to that. A call whose transaction has ended meanwhile writes nothing.
+ */
+function inTurn<T>(session: Session, transaction: unknown, call: () => Promise<T>): Promise<T> {
+  const turn = Promise.resolve(turns.get(session)).then(() => {
+    if (requireTransaction(session) !== transaction) {
+      throw new OutboxError('transaction', 'the transaction has ended before this call of the outbox; await each call');
+    }
+    return call();
+  });
+  turns.set(session, turn.catch(() => {})); // its caller hears of it
+  return turn;
 }
 
 function checkTime(at: unknown): Date {

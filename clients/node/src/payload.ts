@@ -2,9 +2,9 @@
 //
 // A document or an array is published as plain JSON. JavaScript's own values are treated as
 // `JSON.stringify` treats them: a field that is undefined or a function is left out, in an array it
-// is null, and `toJSON` is called. BSON's values keep their types: an ObjectId or a UUID is
-// published as a string, a date as RFC 3339, binary as base64. Values that JSON lacks are refused
-// with their path.
+// is null, `toJSON` is called, and a Date is the text that it makes. BSON's values keep their types:
+// an ObjectId or a UUID is published as a string, binary as base64. Values that JSON lacks are
+// refused with their path.
 import { types } from 'node:util';
 
 import { OutboxError } from './errors.js';
@@ -47,7 +47,7 @@ export function checkPayload(payload: unknown, bsonVersion: unknown): Checked {
     throw refused(`it is of type ${kind}; a payload is a document, an array, a string or binary`);
   }
 
-  const value = walk.value(payload, 'payload', 0, '');
+  const value = walk.value(walk.plain(payload, 'payload', ''), 'payload', 0);
   if (typeof value !== 'object' || value === null) {
     throw refused('its toJSON makes neither a document nor an array');
   }
@@ -106,13 +106,33 @@ function sameVersion(value: unknown, path: string, bsonVersion: unknown): void {
   );
 }
 
+function checkDate(value: Date, path: string): void {
+  const millis = value.getTime();
+  if (Number.isNaN(millis)) throw notJson(path, 'an invalid date');
+  if (millis < EARLIEST || millis > LATEST) throw notJson(path, 'a date outside the years 0 to 9999');
+}
+
 /** One pass over a payload: makes the value to write and counts the bytes as published. */
 class Walk {
   bytes = 0;
 
   constructor(private readonly bsonVersion: unknown) {}
 
-  value(value: unknown, path: string, depth: number, key: string): unknown {
+  /**
+   * What `toJSON` makes of a value that has one. Values of BSON and binary are published by their
+   * types, and an invalid date is refused rather than null.
+   */
+  plain(value: unknown, path: string, key: string): unknown {
+    if (value === null || !['object', 'bigint', 'function'].includes(typeof value)) return value;
+    if (bsonType(value) !== undefined || value instanceof Uint8Array) return value;
+    if (types.isDate(value)) checkDate(value, path);
+
+    const { toJSON } = value as { toJSON?: unknown };
+    return typeof toJSON === 'function' ? toJSON.call(value, key) : value;
+  }
+
+  /** Takes what `plain` has made. */
+  value(value: unknown, path: string, depth: number): unknown {
     switch (typeof value) {
       case 'string':
         wellFormed(value, path);
@@ -128,29 +148,25 @@ class Walk {
         }
         return this.raw(value, String(value).length);
       case 'object':
-        return value === null ? this.raw(null, 4) : this.object(value, path, depth, key);
+        return value === null ? this.raw(null, 4) : this.object(value, path, depth);
       default:
         // Undefined, a function or a symbol in an array: as JSON.stringify does.
         return this.raw(null, 4);
     }
   }
 
-  private object(value: object, path: string, depth: number, key: string): unknown {
+  private object(value: object, path: string, depth: number): unknown {
     const type = bsonType(value);
     if (type !== undefined) return this.bson(value, type, path);
     if (value instanceof Uint8Array) return this.raw(value, base64(value.byteLength) + 2);
-    if (types.isDate(value)) return this.date(value, path);
-
-    const toJSON = (value as { toJSON?: unknown }).toJSON;
-    if (typeof toJSON === 'function') {
-      const made: unknown = toJSON.call(value, key);
-      if (made !== value) return this.value(made, path, depth, key);
+    if (types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) {
+      return this.value(value.valueOf(), path, depth);
     }
-    if (types.isBoxedPrimitive(value)) return this.value(value.valueOf(), path, depth, key);
     if (depth >= MAX_DEPTH) throw refused('it is nested deeper than 100 levels');
     if (Array.isArray(value)) return this.array(value, path, depth);
     if (types.isMap(value)) throw notJson(path, 'a Map; write Object.fromEntries(map)');
     if (types.isSet(value)) throw notJson(path, 'a Set; write an array');
+    if (types.isPromise(value)) throw notJson(path, 'a Promise; await it');
     if (types.isRegExp(value)) throw notJson(path, 'of type regex');
     if (ArrayBuffer.isView(value) || types.isAnyArrayBuffer(value)) {
       throw notJson(path, 'an array buffer; write a Buffer');
@@ -163,16 +179,17 @@ class Walk {
     let first = true;
     this.bytes += 2;
 
-    for (const [name, field] of Object.entries(value)) {
+    for (const [name, given] of Object.entries(value)) {
+      const at = PLAIN_NAME.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`;
+      const field = this.plain(given, at, name);
       // As JSON.stringify does. The driver would write null for undefined.
       if (field === undefined || typeof field === 'function' || typeof field === 'symbol') continue;
 
-      const at = PLAIN_NAME.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`;
       if (name.includes('\0')) throw notJson(at, 'named with a null character');
       wellFormed(name, at);
       this.bytes += Buffer.byteLength(JSON.stringify(name)) + (first ? 1 : 2);
       first = false;
-      const written = this.value(field, at, depth + 1, name);
+      const written = this.value(field, at, depth + 1);
       Object.defineProperty(made, name, {
         value: written, enumerable: true, writable: true, configurable: true,
       });
@@ -182,16 +199,10 @@ class Walk {
 
   private array(value: unknown[], path: string, depth: number): unknown[] {
     this.bytes += 2 + Math.max(0, value.length - 1);
-    return Array.from(value, (item, at) => this.value(item, `${path}[${at}]`, depth + 1, String(at)));
-  }
-
-  private date(value: Date, path: string): Date {
-    const millis = value.getTime();
-    if (Number.isNaN(millis)) throw notJson(path, 'an invalid date');
-    if (millis < EARLIEST || millis > LATEST) {
-      throw notJson(path, 'a date outside the years 0 to 9999');
-    }
-    return this.raw(value, millis % 1000 === 0 ? 22 : 26);
+    return Array.from(value, (item, index) => {
+      const at = `${path}[${index}]`;
+      return this.value(this.plain(item, at, String(index)), at, depth + 1);
+    });
   }
 
   private bson(value: object, type: string, path: string): unknown {

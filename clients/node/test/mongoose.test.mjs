@@ -92,6 +92,55 @@ describe('the plugin', () => {
     await assert.rejects(save, refused(/loaded without its field version/));
   });
 
+  it('refuses a save of a record that is older than the plugin, with the remedy', async () => {
+    const { insertedId } = await Ticket.collection.insertOne({ title: 'old', price: 1 });
+    const save = () => connection.transaction(async (session) => {
+      const found = await Ticket.findById(insertedId).session(session);
+      found.price = 6;
+      await found.save();
+    });
+    await assert.rejects(save(), refused(/older than the plugin; set it: collection\.updateMany/));
+    await Ticket.collection.updateMany({ version: null }, { $set: { version: 0 } });
+    await save();
+    assert.deepEqual((await written()).map(({ payload }) => payload.version), [1]);
+  });
+
+  it('enqueues what a later hook has changed', async () => {
+    const schema = new Schema({ seen: Number });
+    schema.plugin(outboxEvents, { outbox: new Outbox(connection), name: 'visit' });
+    schema.pre('save', function () {
+      this.seen = (this.seen ?? 0) + 1;
+    });
+    const Visit = mongoose.model('Visit', schema);
+    await Visit.init();
+    await connection.transaction(async (session) => {
+      const [visit] = await Visit.create([{}], { session });
+      await visit.save({ session });
+    });
+    assert.deepEqual((await written()).map(({ subject, payload }) => [subject, payload.seen]), [['visit.created', 1], ['visit.updated', 2]]);
+  });
+
+  it('takes the session of the transaction around it, if Mongoose passes that on', async () => {
+    mongoose.set('transactionAsyncLocalStorage', true);
+    try {
+      await connection.transaction(async () => {
+        const ticket = await Ticket.create({ title: 'around' });
+        ticket.price = 7;
+        await ticket.save();
+        await ticket.deleteOne();
+      });
+      await assert.rejects(connection.transaction(async () => {
+        await Ticket.create({ title: 'gone' });
+        throw new Error('no');
+      }), /no/);
+      await assert.rejects(Ticket.create({ title: 'x' }), refused(/outside a transaction/));
+    } finally {
+      mongoose.set('transactionAsyncLocalStorage', false);
+    }
+    assert.deepEqual((await written()).map(({ subject }) => subject), ['ticket.created', 'ticket.updated', 'ticket.deleted']);
+    assert.equal(await Ticket.countDocuments({ title: 'gone' }), 0);
+  });
+
   it('leaves nothing when the transaction rolls back', async () => {
     const failed = connection.transaction(async (session) => {
       await Ticket.create([{ title: 'gone' }], { session });

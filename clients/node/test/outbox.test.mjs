@@ -83,6 +83,50 @@ describe('a transaction', () => {
     assert.equal(await db.collection('outbox').countDocuments({ key: 'n' }), 0);
   });
 
+  it('takes events at once, in the order of the calls', async () => {
+    const numbers = Array.from({ length: 20 }, (_, n) => n);
+    await transaction((session) =>
+      Promise.all(numbers.map((n) => outbox.enqueue(session, { subject: 'ticket.sold', key: 'at-once', payload: { n } }))),
+    );
+    const written = await db.collection('outbox').find({ key: 'at-once' }).sort({ ts: 1, _id: 1 }).toArray();
+    assert.deepEqual(written.map(({ payload }) => payload.n), numbers);
+  });
+
+  it('that has ended takes none of the calls that nobody waited for', async () => {
+    const late = { ...event, key: 'late' };
+    await client.withSession(async (session) => {
+      session.startTransaction();
+      const calls = [outbox.enqueue(session, late), outbox.enqueue(session, late)];
+      await session.abortTransaction();
+      session.startTransaction();
+      for (const call of await Promise.allSettled(calls)) assert.equal(call.status, 'rejected');
+      await outbox.enqueue(session, { ...event, key: 'next' });
+      await session.commitTransaction();
+
+      session.startTransaction();
+      const call = outbox.enqueue(session, late);
+      await session.commitTransaction();
+      await assert.rejects(call, refused('transaction', /outside a transaction/));
+    });
+    assert.equal(await db.collection('outbox').countDocuments({ key: 'late' }), 0);
+    assert.equal(await db.collection('outbox').countDocuments({ key: 'next' }), 1);
+  });
+
+  it('of another client, or of a session that has ended, is refused', async () => {
+    const other = new MongoClient(servers.mongodbUri);
+    try {
+      await other.withSession(async (session) => {
+        session.startTransaction();
+        await assert.rejects(outbox.enqueue(session, { ...event, key: 'foreign' }), /must be from the same MongoClient/);
+        await session.endSession();
+        await assert.rejects(outbox.enqueue(session, event), refused('transaction', /outside a transaction/));
+      });
+    } finally {
+      await other.close();
+    }
+    assert.equal(await db.collection('outbox').countDocuments({ key: 'foreign' }), 0);
+  });
+
   it('of another writer makes a conflict, which is retried', async () => {
     await db.collection('tickets').insertOne({ _id: 'c', n: 0 });
     const raise = () =>
@@ -100,6 +144,7 @@ describe('values', () => {
     const given = { a: undefined, b: () => 1, c: Symbol('x'), d: [undefined, () => 1, Symbol('x')], e: 1 };
     assert.deepEqual(await stored(given), { v: JSON.parse(JSON.stringify(given)) });
     assert.deepEqual(await stored(undefined), {});
+    assert.deepEqual(await stored({ a: { toJSON: () => undefined }, b: 1 }), { v: { b: 1 } });
   });
 
   it('with a toJSON are what it makes', async () => {
@@ -114,6 +159,21 @@ describe('values', () => {
     assert.deepEqual(await stored({ price: new Money(250), link: new URL('http://localhost/a') }), {
       v: { price: '2.5 EUR', link: 'http://localhost/a' },
     });
+    class Same {
+      x = 1;
+      toJSON() {
+        return new Same();
+      }
+    }
+    const given = [new Same(), { toJSON: (key) => key }, new Date(0), new Date(1), new Date('9999-12-31T23:59:59.999Z')];
+    assert.deepEqual(await stored(given), { v: JSON.parse(JSON.stringify(given)) });
+
+    Object.defineProperty(BigInt.prototype, 'toJSON', { configurable: true, value() { return String(this); } });
+    try {
+      assert.deepEqual(await stored(5n), { v: '5' });
+    } finally {
+      delete BigInt.prototype.toJSON;
+    }
   });
 
   it('that are boxed, sparse, of a class or without a prototype are plain', async () => {
@@ -139,6 +199,7 @@ describe('values', () => {
     ['an invalid date', new Date(NaN), /payload\.v is an invalid date/],
     ['a year of five digits', new Date('+010000-01-01'), /outside the years 0 to 9999/],
     ['a Map', new Map([['a', 1]]), /payload\.v is a Map/],
+    ['a Promise', Promise.resolve(1), /payload\.v is a Promise; await it/],
     ['a Set', new Set([1]), /payload\.v is a Set/],
     ['a typed array', new Float64Array(2), /an array buffer/],
     ['a RegExp', /a/, /of type regex/],
