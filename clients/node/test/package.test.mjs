@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 
 import { startServers } from 'outboxd-client/testing';
 
-import { messages } from './support.mjs';
+import { messages, page } from './support.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const { version, devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
@@ -32,9 +32,15 @@ after(async () => {
 });
 
 async function run(file, text) {
-  writeFileSync(join(project, file), text);
+  if (text !== undefined) writeFileSync(join(project, file), text);
   const env = { ...process.env, MONGODB_URI: servers.mongodbUri };
   return (await ran(process.execPath, [file], { cwd: project, env, timeout: 60_000 })).stdout;
+}
+
+async function compiled(...args) {
+  const strict = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable'];
+  const all = [join(project, 'node_modules/typescript/bin/tsc'), ...strict, '--skipLibCheck', '--esModuleInterop', '--types', 'node', ...args];
+  await ran(process.execPath, all, { cwd: project }).catch(({ stdout }) => assert.fail(stdout));
 }
 
 const subjects = async (count) => [...(await messages(servers, count)).values()].map(({ subject }) => subject);
@@ -72,11 +78,27 @@ describe('the package', () => {
     assert.deepEqual(await subjects(2), ['ticket.created', 'ticket.required']);
   });
 
+  it('runs the first example of the project, which TypeScript takes', async () => {
+    const [, example] = /```ts\n([^]*?)```/.exec(page('README.md'));
+    writeFileSync(join(project, 'first.mts'), example);
+    await compiled('--outDir', '.', 'first.mts');
+    await run('again.mjs', `
+      import { MongoClient } from 'mongodb';
+      const mongo = new MongoClient(process.env.MONGODB_URI);
+      await mongo.db().collection('tickets').deleteMany({});
+      await mongo.close();`);
+    await run('first.mjs');
+    assert.deepEqual(await subjects(3), ['ticket.created', 'ticket.required', 'ticket.created']);
+  });
+
+  it('has types for the example of the consumers', async () => {
+    const [, example] = /```ts\n([^]*?)```/.exec(page('docs/consumers.md'));
+    writeFileSync(join(project, 'consumer.mts'), example);
+    await compiled('--noEmit', 'consumer.mts');
+  });
+
   it('has types for both, which refuse what is wrong', async () => {
     for (const kind of ['mts', 'cts']) cpSync(join(root, 'test/types.ts'), join(project, `types.${kind}`));
-    const strict = ['--noEmit', '--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable'];
-    const compiler = join(project, 'node_modules/typescript/bin/tsc');
-    const args = [...strict, '--skipLibCheck', '--esModuleInterop', '--types', 'node', 'types.mts', 'types.cts'];
-    await ran(process.execPath, [compiler, ...args], { cwd: project }).catch(({ stdout }) => assert.fail(stdout));
+    await compiled('--noEmit', 'types.mts', 'types.cts');
   });
 });

@@ -7,6 +7,9 @@ import { connect } from '@nats-io/transport-node';
 
 const folder = process.env.OUTBOXD_CONFORMANCE ?? fileURLToPath(new URL('../../conformance/', import.meta.url));
 
+/** A page of the project. */
+export const page = (path) => readFileSync(`${process.env.OUTBOXD_SOURCES ?? fileURLToPath(new URL('../../..', import.meta.url))}/${path}`, 'utf8');
+
 /** The cases of a file, with its macros written out. */
 export function cases(name) {
   const text = readFileSync(`${folder}/${name}.json`, 'utf8');
