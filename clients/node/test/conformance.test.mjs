@@ -5,7 +5,7 @@ import { after, before, describe, it } from 'node:test';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { EJSON } from 'bson';
-import { MongoClient } from 'mongodb';
+import { MongoClient, ObjectId, UUID } from 'mongodb';
 import { Inbox, Outbox, OutboxError, Replica, Unprocessable } from 'outboxd-client';
 import { listen } from 'outboxd-client/listener';
 import { startServers } from 'outboxd-client/testing';
@@ -81,7 +81,54 @@ describe('events', () => {
     }
     assert.ok(sent.length > 80, `${sent.length} cases`);
   });
+
+  it('of all kinds are published as JSON.stringify writes them', async () => {
+    const outbox = new Outbox(db);
+    const given = new Map();
+    for (let at = 0; at < 20; at++) {
+      await transaction(async (session) => {
+        const events = Array.from({ length: 25 }, (_, n) => ({ id: `random-${at}-${n}`, subject: 'case.random', payload: [randomValue(4)] }));
+        await outbox.enqueueMany(session, events);
+        for (const { id, payload } of events) given.set(`${servers.database}.outbox.${id}`, JSON.stringify(payload));
+      });
+    }
+    const found = await messages(servers, sent.length + given.size);
+    for (const [id, text] of given) assert.equal(found.get(id)?.string(), text);
+  });
 });
+
+let seed = 1;
+/** A number from 0 to 1, the same in each run. */
+function random() {
+  seed = (seed * 48_271) % 2_147_483_647;
+  return seed / 2_147_483_647;
+}
+const pick = (from) => from[Math.floor(random() * from.length)];
+
+function randomValue(depth) {
+  const text = () => Array.from({ length: Math.floor(random() * 6) }, () => pick(['a', '"', '\\', '/', '\n', '\u0001', '\u007f', '\u2028', 'é', '😀', ' '])).join('');
+  const bytes = new DataView(new ArrayBuffer(8));
+  const double = () => {
+    for (let at = 0; at < 8; at++) bytes.setUint8(at, Math.floor(random() * 256));
+    const value = bytes.getFloat64(0);
+    return Number.isFinite(value) ? value : 0;
+  };
+  const makers = [
+    text, double, () => pick([0, -0, 1, -1, 2 ** 31, -(2 ** 31), 2 ** 53, 2 ** 53 + 2, 2 ** 63, 2 ** 64, 1e21, 1e-7, 0.1 + 0.2]),
+    () => Math.floor(random() * 1e10), () => random() < 0.5, () => null, () => undefined, () => () => 1, () => Symbol('s'),
+    () => new Date(Math.floor((random() - 0.2) * 1e14)), () => new Date(Math.floor(random() * 2e9) * 1000), () => Object(text()),
+    () => ({ toJSON: (key) => pick([key, undefined, 5, new Error(key)]) }), () => new ObjectId(), () => new UUID(),
+  ];
+  if (depth > 0) {
+    const size = () => Math.floor(random() * 5);
+    makers.push(
+      () => Array.from({ length: size() }, () => randomValue(depth - 1)),
+      () => Object.fromEntries(Array.from({ length: size() }, () => [pick(['', 'a', 'b', '10', '9', '$set', 'a.b', '__proto__', '_id', 'é', '"', text()]), randomValue(depth - 1)])),
+    );
+    return random() < 0.5 ? makers.at(-1)() : pick(makers)();
+  }
+  return pick(makers)();
+}
 
 describe('scheduled', () => {
   for (const one of cases('scheduled')) {
