@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// How long the events are counted before anything follows from their number.
-const WHILE: Duration = Duration::from_secs(1);
-/// So many events within [`WHILE`] cost as much as the mover's questions in that time.
-const BUSY: u64 = 250;
+const WHILE: Duration = Duration::from_millis(250);
+/// So many events within [`WHILE`] cost more than the mover's question in that time.
+const BUSY: u64 = 63;
 /// After how many such times with fewer events the outbox is calm.
-const CALM_TIMES: u32 = 2;
+const CALM_TIMES: u32 = 8;
 
 /// The count, shared by those who add to it and those who wait for what it says.
 #[derive(Debug, Clone, Default)]
