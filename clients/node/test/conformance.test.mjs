@@ -113,11 +113,12 @@ function randomValue(depth) {
     const value = bytes.getFloat64(0);
     return Number.isFinite(value) ? value : 0;
   };
+  const made = (which) => ({ toJSON: (key) => [key, undefined, 5, new Error(key)][which] });
   const makers = [
     text, double, () => pick([0, -0, 1, -1, 2 ** 31, -(2 ** 31), 2 ** 53, 2 ** 53 + 2, 2 ** 63, 2 ** 64, 1e21, 1e-7, 0.1 + 0.2]),
     () => Math.floor(random() * 1e10), () => random() < 0.5, () => null, () => undefined, () => () => 1, () => Symbol('s'),
     () => new Date(Math.floor((random() - 0.2) * 1e14)), () => new Date(Math.floor(random() * 2e9) * 1000), () => Object(text()),
-    () => ({ toJSON: (key) => pick([key, undefined, 5, new Error(key)]) }), () => new ObjectId(), () => new UUID(),
+    () => made(Math.floor(random() * 4)), () => new ObjectId(), () => new UUID(),
   ];
   if (depth > 0) {
     const size = () => Math.floor(random() * 5);

@@ -1,8 +1,9 @@
 // The two services of docs/tutorial.md: the page shows these files, and they keep what it promises.
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -14,16 +15,21 @@ import { startServers } from 'outboxd-client/testing';
 import { page, until } from './support.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const built = join(root, 'test/built');
 const source = (name) => readFileSync(join(root, 'examples', `${name}.ts`), 'utf8');
 
-let servers, client, url;
+let project, servers, client, url;
 const running = new Set();
 before(async () => {
+  project = mkdtempSync(join(tmpdir(), 'outboxd-tutorial-'));
+  cpSync(join(root, 'examples'), project, { recursive: true });
+  writeFileSync(join(project, 'package.json'), '{ "type": "module" }');
+  mkdirSync(join(project, 'node_modules'));
+  symlinkSync(root, join(project, 'node_modules/outboxd-client'));
+  for (const name of ['@types', 'mongoose']) symlinkSync(join(root, 'node_modules', name), join(project, 'node_modules', name));
+
   const compiler = join(root, 'node_modules/typescript/bin/tsc');
   const args = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable', '--skipLibCheck'];
-  const files = ['examples/tickets.ts', 'examples/orders.ts'];
-  await promisify(execFile)(process.execPath, [compiler, ...args, '--types', 'node', '--outDir', built, ...files], { cwd: root }).catch(
+  await promisify(execFile)(process.execPath, [compiler, ...args, '--types', 'node', 'tickets.ts', 'orders.ts'], { cwd: project }).catch(
     ({ stdout }) => assert.fail(stdout),
   );
   servers = await startServers({ subjects: ['ticket.*'] });
@@ -33,11 +39,11 @@ after(async () => {
   for (const child of running) await end(child, 'SIGKILL');
   await client?.close();
   await servers?.stop();
-  rmSync(built, { recursive: true, force: true });
+  if (project) rmSync(project, { recursive: true, force: true });
 });
 
 function start(name, env) {
-  const child = spawn(process.execPath, [join(built, `${name}.js`)], {
+  const child = spawn(process.execPath, [join(project, `${name}.js`)], {
     env: { ...process.env, NATS_URL: servers.natsUrl, NATS_CLUSTER_ID: servers.stream, ...env }, stdio: 'inherit',
   });
   running.add(child);
