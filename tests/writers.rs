@@ -403,15 +403,12 @@ fn sources(folder: &Path) -> BTreeMap<PathBuf, String> {
 fn every_snippet_stands_in_a_program() {
     let flush_left = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
     let readme = std::fs::read_to_string(Path::new(SOURCES).join("README.md")).unwrap();
-    let consumers = std::fs::read_to_string("docs/consumers.md").unwrap();
-    let (_, consuming) = consumers.split_once("\n## Without a library\n").unwrap();
-    let shown = readme + consuming;
     for (fence, folder) in [("js", "node"), ("python", "python"), ("go", "go"), ("java", "java")] {
         let programs = sources(&Path::new(SOURCES).join(folder));
         let programs: Vec<_> = programs.values().map(|text| flush_left(text)).collect();
         let fence = format!("```{fence}\n");
         let snippets: Vec<_> =
-            shown.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect();
+            readme.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert!(!snippets.is_empty(), "none of {folder}");
         for snippet in snippets {
             let stands = programs.iter().any(|program| program.contains(&flush_left(snippet)));

@@ -91,6 +91,13 @@ describe('the tutorial', () => {
     assert.ok(shown.join('').split('\n').length - 1 < 50, 'under 50 lines');
   });
 
+  it('has what a consumer without a library does', () => {
+    const [, rest] = page('docs/consumers.md').split('## Without a library');
+    const [, snippet] = /```js\n([^]*?)```/.exec(rest);
+    const flush = (text) => text.replace(/^ +/gm, '');
+    assert.ok(flush(page('docs/writers/node/handle.js')).includes(flush(snippet)), snippet);
+  });
+
   it('keeps a copy of each ticket, though services and relay are killed', async () => {
     let [tickets, orders] = [await startTickets(), startOrders()];
     const { _id: id, version } = await call('POST', '', { title: 'Hamlet', price: 20 });
