@@ -79,13 +79,27 @@
 mod enqueue;
 pub mod event;
 pub mod field;
+mod inbox;
+#[cfg(feature = "kit")]
+pub mod kit;
+#[cfg(feature = "listener")]
+pub mod listener;
+mod message;
 pub mod payload;
+mod replica;
 mod schedule;
 #[cfg(feature = "opentelemetry")]
 pub mod trace;
 mod validator;
+mod verdict;
 
 pub use enqueue::{EnqueueError, Outbox};
 pub use event::{DeliverAt, Event, EventError, EventId, Headers, Key, Subject};
 pub use field::scheduled_collection;
+pub use inbox::{Apply, DEFAULT_TTL, Each, Inbox, InboxError, MIN_TTL};
+#[cfg(feature = "listener")]
+pub use listener::{ListenError, Listener};
+pub use message::{Handle, Message};
 pub use payload::PayloadError;
+pub use replica::Replica;
+pub use verdict::{HandleError, Verdict};
