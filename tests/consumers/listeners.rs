@@ -235,7 +235,7 @@ async fn what_no_listener_can_use_is_refused_and_not_tried_for_ever() {
     let stream = scene.context.get_stream(&scene.stream).await.unwrap();
     let pushes = push::Config {
         durable_name: Some(GROUP.to_owned()),
-        deliver_subject: scene.subject("pushed"),
+        deliver_subject: format!("pushed-{}", scene.name),
         ack_policy: AckPolicy::Explicit,
         ..push::Config::default()
     };
