@@ -168,6 +168,7 @@ impl Inbox {
         let options =
             IndexOptions::builder().name(EXPIRY.to_owned()).expire_after(self.ttl).build();
         let expiry = IndexModel::builder().keys(doc! { "at": 1 }).options(options).build();
+
         match self.ids.create_index(expiry).await {
             Err(error) if code(&error) == Some(INDEX_OPTIONS_CONFLICT) => {
                 self.change_expiry().await
@@ -182,6 +183,7 @@ impl Inbox {
         let index = doc! { "name": EXPIRY, "expireAfterSeconds": seconds };
         let change = doc! { "collMod": self.ids.name(), "index": index };
         self.database.run_command(change).await?;
+
         Ok(())
     }
 
@@ -222,7 +224,9 @@ impl Inbox {
         let id = id_of(message).ok_or(InboxError::NoMessageId)?;
         let id = doc! { "_id": { "group": &message.group, "id": id } };
         let write = doc! { "$setOnInsert": { "at": DateTime::now() } };
+
         let done = self.ids.update_one(id, write).upsert(true).session(session).await?;
+
         Ok(done.upserted_id.is_some())
     }
 
@@ -247,9 +251,11 @@ impl Inbox {
         let mut answer = None;
         let tries =
             Tries { inbox: self, message, work, began: Instant::now(), answer: &mut answer };
+
         let done = transaction.and_run((tries, None), |session, (tries, in_the_way)| {
             Box::pin(tries.again(session, in_the_way))
         });
+
         let done = done.await;
         answer.unwrap_or_else(|| Ok(done?))
     }
@@ -311,6 +317,7 @@ impl<W: Apply> Tries<'_, W> {
         in_the_way: &mut Option<mongodb::error::Error>,
     ) -> mongodb::error::Result<Verdict> {
         let is_over = self.began.elapsed() > self.inbox.patience;
+
         if let Some(error) = in_the_way.take_if(|_| is_over) {
             return self.leave(given_up(error));
         }

@@ -110,6 +110,7 @@ impl<T: Serialize + Send + Sync> Replica<T> {
         }
 
         let before = doc! { "_id": &id, VERSION: version - 1 };
+
         if copies.replace_one(before, document).await?.matched_count == 1 {
             return Ok(Verdict::Done);
         }
@@ -161,6 +162,7 @@ impl Copy {
         let version = version_of(&document)?;
         let id = document.get("_id").filter(|id| **id != Bson::Null).cloned();
         let id = id.ok_or_else(|| HandleError::unprocessable("the copy has no _id"))?;
+
         Ok(Self { id, version, document })
     }
 
@@ -207,11 +209,13 @@ mod tests {
     #[test]
     fn a_version_is_a_whole_number_whatever_its_type() {
         let versions = [Bson::Int32(3), Bson::Int64(3), Bson::Double(3.0)];
+
         for version in versions {
             assert_eq!(version_of(&doc! { VERSION: version }).unwrap(), 3);
         }
 
         let none = [Bson::Null, Bson::Double(1.5), Bson::Int32(-1), Bson::String("1".to_owned())];
+
         for version in none {
             assert!(version_of(&doc! { VERSION: &version }).is_err(), "{version}");
         }

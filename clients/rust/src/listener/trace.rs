@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_span_is_read_as_w3c_writes_it_and_anything_else_is_no_span() {
-        let span = parent(&message(&format!("00-{TRACE}-00f067aa0ba902b7-01"))).unwrap();
+        let span = parent(&message(&format!("00-{TRACE}-00f067aa0ba902b7-01"))).expect("a span");
         assert_eq!(span.trace_id().to_string(), TRACE);
         assert!(span.is_sampled() && span.is_remote());
 
