@@ -410,11 +410,11 @@ mod tests {
 
     #[test]
     fn the_newest_version_of_the_cache_is_taken_by_number() {
-        let cache = Folder::new().unwrap();
+        let cache = Folder::new().expect("it works");
         for name in
             ["nats-server-2.9.1", "nats-server-2.15.1", "nats-server-2.10.26", "mongod-6.0.5"]
         {
-            std::fs::write(cache.0.join(name), "").unwrap();
+            std::fs::write(cache.0.join(name), "").expect("it works");
         }
         assert_eq!(newest(&cache.0, "nats-server"), Some(cache.0.join("nats-server-2.15.1")));
         assert_eq!(newest(&cache.0, "outboxd"), None);
@@ -422,10 +422,10 @@ mod tests {
 
     #[test]
     fn a_program_ends_with_its_value() {
-        let folder = Folder::new().unwrap();
+        let folder = Folder::new().expect("it works");
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ >pid; exec sleep 600"]).current_dir(&folder.0);
-        let server = Server::start("sleep", &command, &folder.0.join("log")).unwrap();
+        let server = Server::start("sleep", &command, &folder.0.join("log")).expect("it works");
         let pid = loop {
             let pid = std::fs::read_to_string(folder.0.join("pid")).unwrap_or_default();
             match pid.trim().parse::<u32>() {

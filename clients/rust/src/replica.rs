@@ -211,7 +211,7 @@ mod tests {
         let versions = [Bson::Int32(3), Bson::Int64(3), Bson::Double(3.0)];
 
         for version in versions {
-            assert_eq!(version_of(&doc! { VERSION: version }).unwrap(), 3);
+            assert_eq!(version_of(&doc! { VERSION: version }).expect("a version"), 3);
         }
 
         let none = [Bson::Null, Bson::Double(1.5), Bson::Int32(-1), Bson::String("1".to_owned())];
