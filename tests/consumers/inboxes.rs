@@ -1,3 +1,5 @@
+//! The inbox: the id of a message and the work commit together, or neither does.
+
 use std::time::Duration;
 
 use bson::{Document, doc};

@@ -1,3 +1,5 @@
+//! The kit: servers for the tests of a service.
+
 use bson::doc;
 use futures_util::StreamExt;
 use outboxd_client::kit::{Kit, KitError, Programs};

@@ -1,3 +1,5 @@
+//! The listener: order, delays, messages put aside, heartbeats and the stop.
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,3 +1,5 @@
+//! NATS, one of its servers and MongoDB go away while a listener is at work.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
