@@ -4,15 +4,16 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::{
     Apply, Event, HandleError, Inbox, Listener, Message, Outbox, Replica, Verdict,
 };
+use serde_json::Value;
 
 use super::GROUP;
-use crate::support::{Relay, Scene, until};
+use crate::support::{ALONE, NatsServer, Relay, ReplicaSet, Scene, until};
 
 /// Records that the writer changes.
 const RECORDS: i64 = 20;
@@ -20,6 +21,8 @@ const RECORDS: i64 = 20;
 const ROUNDS: usize = 3;
 /// What the writer adds between two kills, at least.
 const CHANGES: u64 = 60;
+/// Between two changes, so that the consumers, which are killed more often, stay close behind.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Names the role of a process.
 const ROLE: &str = "OUTBOXD_CONSUMERS_ROLE";
 
@@ -34,7 +37,12 @@ async fn copies_are_equal_after_kills_when_instances_work_side_by_side() {
 }
 
 async fn equal_after_kills(max_ack_pending: u32) {
-    let scene = Scene::new().await;
+    let _alone = ALONE.lock().await;
+    let (set, nats) = (ReplicaSet::start(1).await, NatsServer::start().await);
+    // Whoever is killed in a transaction leaves its records locked for this time.
+    let soon = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 2 };
+    set.direct(0).await.run_command(soon).await.unwrap();
+    let scene = Scene::among(set.uri(), nats.url.clone(), nats.users.clone(), "1").await;
     scene.inbox().await;
     for name in ["records", "copies", "totals"] {
         scene.database.create_collection(name).await.unwrap();
@@ -60,16 +68,18 @@ async fn equal_after_kills(max_ack_pending: u32) {
 
     let records = all(&scene, "records").await;
     assert_eq!(all(&scene, "copies").await, records);
-    let changes: i64 = records.iter().map(|record| record.get_i64("version").unwrap() + 1).sum();
+    let changes: i64 = records.iter().map(|record| record["version"].as_i64().unwrap() + 1).sum();
     assert!(changes > i64::try_from(CHANGES).unwrap(), "{changes} changes");
     let total = scene.collection("totals").find_one(doc! {}).await.unwrap().unwrap();
     assert_eq!(total.get_i64("messages").unwrap(), changes, "each message was counted once");
     assert_eq!(scene.collection("inbox_failed").count_documents(doc! {}).await.unwrap(), 0);
 }
 
-async fn all(scene: &Scene, name: &str) -> Vec<Document> {
+/// As JSON: in a message, a number has no type.
+async fn all(scene: &Scene, name: &str) -> Vec<Value> {
     let found = scene.collection(name).find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
-    found.try_collect().await.unwrap()
+    let found: Vec<Document> = found.try_collect().await.unwrap();
+    found.into_iter().map(|record| Bson::from(record).into_relaxed_extjson()).collect()
 }
 
 /// Waits until the writer and the consumers have come so much further.
@@ -174,6 +184,7 @@ async fn write(client: &Client, database: &Database) {
         });
         // Another writer may be there for a moment; the next try gets past it.
         let _ = changed.await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -25,6 +25,8 @@ use crate::event::EventError;
 /// failures of the network that the server reports.
 const AWAY_CODES: [i32; 15] =
     [6, 7, 89, 91, 134, 189, 262, 317, 358, 9001, 10058, 10107, 11600, 11602, 13436];
+/// What the driver says of a server that it knows nothing of.
+const NO_TRANSACTIONS: &str = "not supported by this deployment";
 /// What it answers on a read from a member that is no primary.
 const NOT_PRIMARY_NO_SECONDARY_OK: i32 = 13435;
 
@@ -114,7 +116,10 @@ pub(crate) fn is_outage(error: &mongodb::error::Error) -> bool {
         ErrorKind::ServerSelection { .. }
         | ErrorKind::Io(_)
         | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::Authentication { .. }
         | ErrorKind::DnsResolve { .. } => true,
+        // A client that has not seen the server yet says so, too.
+        ErrorKind::Transaction { message, .. } => message.contains(NO_TRANSACTIONS),
         ErrorKind::Command(command) => is_away(command.code),
         ErrorKind::Write(WriteFailure::WriteConcernError(error)) => is_away(error.code),
         _ => false,

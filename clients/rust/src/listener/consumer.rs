@@ -5,7 +5,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind};
 
-use super::{ListenError, Parts, Settings};
+use super::parts::{ListenError, Parts, Settings};
 
 /// JetStream's code for a consumer that isn't there.
 const NOT_FOUND: usize = 404;

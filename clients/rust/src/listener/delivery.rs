@@ -7,7 +7,7 @@ use async_nats::jetstream::message::Message as Delivered;
 use bson::DateTime;
 use tracing::warn;
 
-use super::Parts;
+use super::parts::Parts;
 use super::step::{self, Step};
 use crate::message::{Handle, Message};
 use crate::verdict::{HandleError, Verdict};
