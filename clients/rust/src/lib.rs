@@ -74,7 +74,13 @@
 //! # Features
 //!
 //! `opentelemetry`: [`Outbox::enqueue`] and [`Outbox::schedule`] write the current OpenTelemetry span
-//! into the headers `traceparent` and `tracestate` of the event.
+//! into the headers `traceparent` and `tracestate` of the event, and a handler runs in a span of its
+//! own, whose parent is the one that its message names.
+//!
+//! `listener`: `Listener`, a durable consumer that hands the messages of a stream to a handler. It
+//! needs a NATS client; nothing else of this library does.
+//!
+//! `kit`: servers for a service's own tests.
 
 mod enqueue;
 pub mod event;
@@ -103,3 +109,8 @@ pub use message::{Handle, Message};
 pub use payload::PayloadError;
 pub use replica::Replica;
 pub use verdict::{HandleError, Verdict};
+
+/// The examples of the README compile.
+#[cfg(all(doctest, feature = "listener"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
