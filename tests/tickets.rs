@@ -124,11 +124,14 @@ async fn an_order_reserves_its_ticket_once_and_gives_it_free() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_passed_over() {
+async fn what_cannot_be_read_is_put_aside_and_holds_nothing_up() {
     let nats = NatsServer::taking("*").await;
     let tickets = Ticketing::start("tickets", &nats).await;
     tickets.hears("order:created", json!({ "nonsense": true })).await;
     tickets.hears("someone:else", json!([])).await;
     until("both are done with", async || tickets.heard_all("tickets-service").await).await;
     assert!(tickets.everything().await.is_empty());
+    let aside = tickets.records("inbox_failed").find_one(doc! {}).await.unwrap().unwrap();
+    assert!(aside.get_str("reason").unwrap().starts_with("the payload can't be read: "), "{aside}");
+    assert_eq!(aside.get_str("subject").unwrap(), "order:created");
 }

@@ -236,7 +236,8 @@ impl NatsCluster {
             .await
     }
 
-    async fn start_with(besides: [String; 3]) -> Self {
+    /// Whose members' configurations have more.
+    pub(crate) async fn start_with(besides: [String; 3]) -> Self {
         let ports = free_ports(6);
         let (ports, routes) = ports.split_at(3);
         let users = NatsUsers::new(None);
@@ -291,6 +292,11 @@ impl NatsCluster {
 
     pub(crate) fn resume(&self, member: usize) {
         signal(&self.members[member].child, "-CONT");
+    }
+
+    /// SIGUSR2: it asks its clients to go to another member, and stops later.
+    pub(crate) fn lame_duck(&self, member: usize) {
+        signal(&self.members[member].child, "-USR2");
     }
 
     /// Which member leads the scene's stream, if one does.

@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull;
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use jsonwebtoken::{EncodingKey, Header};
 use mongodb::Collection;
@@ -141,13 +143,11 @@ impl Ticketing {
 
     /// Puts a message into the stream as the other service's relay would.
     pub(crate) async fn hears(&self, subject: &'static str, message: Value) {
-        let ack = self
-            .scene
-            .context
-            .publish(subject, message.to_string().into())
-            .await
-            .expect("a publish");
-        ack.await.expect("an ack");
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", ObjectId::new().to_hex());
+        let (context, payload) = (&self.scene.context, message.to_string().into());
+        let ack = context.publish_with_headers(subject, headers, payload).await;
+        ack.expect("a publish").await.expect("an ack");
     }
 
     /// Whether the service's listener has acked everything there is.

@@ -5,6 +5,7 @@
 //! message, and one found by the relay costs a stuck event. The relay runs the same checks on every
 //! document that it reads, because any client can write one.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 
@@ -76,6 +77,12 @@ pub enum EventError {
         /// The limit in force.
         limit: usize,
     },
+}
+
+impl From<Infallible> for EventError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 /// The id of an event: the `_id` of its document. Becomes `<db>.<collection>.<_id>` in
@@ -203,6 +210,34 @@ impl Key {
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<&str> for Key {
+    type Error = EventError;
+
+    fn try_from(key: &str) -> Result<Self, EventError> {
+        Self::new(key)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = EventError;
+
+    fn try_from(key: String) -> Result<Self, EventError> {
+        Self::new(key)
+    }
+}
+
+impl From<ObjectId> for Key {
+    fn from(key: ObjectId) -> Self {
+        Self(key.to_hex().into())
+    }
+}
+
+impl From<Uuid> for Key {
+    fn from(key: Uuid) -> Self {
+        Self(key.to_string().into())
     }
 }
 
@@ -376,9 +411,16 @@ impl Event {
         })
     }
 
-    /// Sets the ordering key: the aggregate's id.
-    pub fn key(mut self, key: impl Into<Arc<str>>) -> Result<Self, EventError> {
-        self.key = Some(Key::new(key)?);
+    /// Sets the ordering key: the aggregate's id. It is text, an [`ObjectId`] or a [`Uuid`].
+    ///
+    /// # Errors
+    /// [`EventError::Key`] for text that is empty or longer than [`MAX_KEY_BYTES`].
+    pub fn key<K>(mut self, key: K) -> Result<Self, EventError>
+    where
+        K: TryInto<Key>,
+        EventError: From<K::Error>,
+    {
+        self.key = Some(key.try_into()?);
         Ok(self)
     }
 

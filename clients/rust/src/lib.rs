@@ -74,18 +74,43 @@
 //! # Features
 //!
 //! `opentelemetry`: [`Outbox::enqueue`] and [`Outbox::schedule`] write the current OpenTelemetry span
-//! into the headers `traceparent` and `tracestate` of the event.
+//! into the headers `traceparent` and `tracestate` of the event, and a handler runs in a span of its
+//! own, whose parent is the one that its message names.
+//!
+//! `listener`: `Listener`, a durable consumer that hands the messages of a stream to a handler. It
+//! needs a NATS client; nothing else of this library does.
+//!
+//! `kit`: servers for a service's own tests.
 
 mod enqueue;
 pub mod event;
 pub mod field;
+mod inbox;
+#[cfg(feature = "kit")]
+pub mod kit;
+#[cfg(feature = "listener")]
+pub mod listener;
+mod message;
 pub mod payload;
+mod replica;
 mod schedule;
 #[cfg(feature = "opentelemetry")]
 pub mod trace;
 mod validator;
+mod verdict;
 
 pub use enqueue::{EnqueueError, Outbox};
 pub use event::{DeliverAt, Event, EventError, EventId, Headers, Key, Subject};
 pub use field::scheduled_collection;
+pub use inbox::{Apply, DEFAULT_TTL, Each, Inbox, InboxError, MIN_TTL};
+#[cfg(feature = "listener")]
+pub use listener::{ListenError, Listener};
+pub use message::{Handle, Message};
 pub use payload::PayloadError;
+pub use replica::Replica;
+pub use verdict::{HandleError, Verdict};
+
+/// The examples of the README compile.
+#[cfg(all(doctest, feature = "listener"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

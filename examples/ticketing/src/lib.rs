@@ -2,17 +2,17 @@
 //!
 //! `service` starts and stops one of them, `http` is the shape of its requests and answers,
 //! `fields` checks a body, `token` tells who asks, `transaction` writes a record and its event or
-//! neither, `listener` applies what the other service says, and `messages` and `subjects` are what
-//! they say to each other.
+//! neither, and `messages` and `subjects` are what they say to each other.
 //!
-//! Of the crate they use what any service would: [`outboxd_client::Outbox`] and [`outboxd_client::Event`].
+//! Of the library they use what any service would: [`outboxd_client::Outbox`] and
+//! [`outboxd_client::Event`] to write events, and [`outboxd_client::Listener`],
+//! [`outboxd_client::Inbox`] and [`outboxd_client::Replica`] to apply those of the other service.
 
 #![allow(missing_docs, reason = "a sample: the names and the types document the fields")]
 
 pub mod failure;
 pub mod fields;
 pub mod http;
-pub mod listener;
 pub mod messages;
 pub mod refusal;
 pub mod service;

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use async_nats::ConnectOptions;
 use axum::Router;
 use bson::doc;
 use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
+use outboxd_client::{Handle, Inbox, Listener};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,13 +21,23 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::failure::Failure;
 use crate::http;
-use crate::listener::{Apply, listen};
 use crate::settings::Settings;
 use crate::token::Verifier;
 use crate::traces;
 
 /// The outbox that `outboxd migrate` makes.
 pub const OUTBOX: &str = "outbox";
+/// The ids of the messages that the service has applied.
+const INBOX: &str = "inbox";
+/// How long one message tries to get past others that change the same record: those behind it wait.
+const MESSAGE_PATIENCE: Duration = Duration::from_millis(250);
+/// When the server gives the messages of a killed instance to another one.
+const ACK_WAIT: Duration = Duration::from_secs(5);
+/// How often the NATS server is asked whether it is still there.
+const PING: Duration = Duration::from_secs(5);
+/// Messages without an ack, of all instances. When a killed instance leaves gaps, everything behind
+/// a gap is among them.
+const MAX_PENDING: u32 = 4096;
 /// Connections to MongoDB. The driver's 10 are fewer than the requests that come at once.
 const POOL: u32 = 64;
 /// How long MongoDB is looked for before a request fails.
@@ -40,7 +51,7 @@ const NAMESPACE_EXISTS: i32 = 48;
 pub struct Service {
     settings: Settings,
     pub database: Database,
-    nats: Context,
+    pub inbox: Inbox,
     stop: CancellationToken,
 }
 
@@ -81,16 +92,10 @@ impl Service {
             }
         }
 
-        // The service answers without NATS too; the client goes on trying.
-        let client = async_nats::ConnectOptions::new()
-            .name(&settings.client_id)
-            .ping_interval(Duration::from_secs(5))
-            .retry_on_initial_connect()
-            .connect(settings.nats_url.split(',').map(str::trim).collect::<Vec<_>>())
-            .await
-            .map_err(|error| format!("NATS_URL: {error}"))?;
+        let inbox = Inbox::new(&database, INBOX).patience(MESSAGE_PATIENCE);
+        inbox.create().await?;
 
-        Ok(Self { settings, database, nats: async_nats::jetstream::new(client), stop })
+        Ok(Self { settings, database, inbox, stop })
     }
 
     /// What checks the users' tokens.
@@ -98,19 +103,34 @@ impl Service {
         Verifier::new(&self.settings.jwt_key)
     }
 
-    /// Answers requests and listens as `group` until SIGTERM, then finishes what is under way.
+    /// Answers requests and listens as `group` until SIGTERM, then finishes what is under way. One
+    /// listener takes every subject of the stream: two would lose the order between created and
+    /// cancelled. The service answers while NATS is away, and events wait in the outbox.
     pub async fn run(
         self,
         routes: Router,
         group: &'static str,
-        applies: impl Apply,
+        handler: impl Handle + 'static,
     ) -> Result<(), Failure> {
-        let Self { settings, nats, stop, .. } = self;
+        let Self { settings, inbox, stop, .. } = self;
         let socket = TcpListener::bind(settings.address)
             .await
             .map_err(|error| format!("{} can't be listened on: {error}", settings.address))?;
         let address = socket.local_addr()?;
-        let listening = tokio::spawn(listen(nats, settings.stream, group, applies, stop.clone()));
+        // Every handler checks versions, so instances may work side by side.
+        let listener = Listener::new(&settings.nats_url, settings.stream, group, inbox)
+            .options(ConnectOptions::new().name(&settings.client_id).ping_interval(PING))
+            .max_ack_pending(MAX_PENDING)
+            .ack_wait(ACK_WAIT)
+            // Before the process ends, so that the message is given back.
+            .drain(STOP_TIME / 2);
+        let stopping = stop.clone();
+        let listening = tokio::spawn(async move {
+            let listened = listener.run(handler, stopping.clone().cancelled_owned()).await;
+            // What the listener refuses, somebody has to change; requests are no reason to go on.
+            stopping.cancel();
+            listened
+        });
         // Someone who has read enough is no reason to stop.
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
 
@@ -127,7 +147,9 @@ impl Service {
             let served = server.await;
             let listened = listening.await;
             http::all_done().await;
-            served.map_err(Failure::from).and(listened.map_err(Failure::from))
+            served?;
+            listened??;
+            Ok::<_, Failure>(())
         };
 
         tokio::select! {

@@ -41,6 +41,8 @@ pub fn start(service: &'static str, instance: &str) -> Result<(), Failure> {
         .with_resource(resource.build())
         .with_batch_exporter(exporter)
         .build();
+    // The listener's spans.
+    opentelemetry::global::set_tracer_provider(provider.clone());
     let _ = PROVIDER.set(provider);
 
     Ok(())

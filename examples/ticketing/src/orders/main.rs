@@ -29,5 +29,5 @@ async fn run() -> Result<(), Failure> {
     let service = Service::connect("orders", &[store::ORDERS, store::TICKETS]).await?;
     let store = store::Store::open(&service.database).await?;
     let routes = routes::routes(store.clone(), service.verifier());
-    service.run(routes, "orders-service", follow::Follow(store)).await
+    service.run(routes, "orders-service", follow::Follow::new(&store)).await
 }

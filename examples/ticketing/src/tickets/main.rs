@@ -28,5 +28,6 @@ async fn run() -> Result<(), Failure> {
     let service = Service::connect("tickets", &[store::TICKETS, store::ORDERS]).await?;
     let store = store::Store::new(&service.database);
     let routes = routes::routes(store.clone(), service.verifier());
-    service.run(routes, "tickets-service", reserve::Reserve(store)).await
+    let reserve = service.inbox.each(reserve::Reserve(store));
+    service.run(routes, "tickets-service", reserve).await
 }

@@ -4,65 +4,30 @@
 //! The orders heard of are kept with their versions. So a message that comes twice changes nothing,
 //! and an old `order:created` can't reserve a ticket whose order was cancelled since.
 
-use std::time::Duration;
-
 use bson::doc;
-use futures_util::FutureExt;
 use mongodb::ClientSession;
-use mongodb::error::Result;
-use ticketing::listener::{Apply, ApplyError, Verdict};
+use outboxd_client::{Apply, HandleError, Message, Verdict};
 use ticketing::messages::OrderMessage;
 use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
-use ticketing::transaction;
 use tracing::warn;
 
 use crate::store::{KnownOrder, Store, Ticket};
 
-/// How long one message tries to get past others that change the same record: those behind it wait.
-const PATIENCE: Duration = Duration::from_millis(250);
+type Result<T> = std::result::Result<T, HandleError>;
 
 pub(crate) struct Reserve(pub(crate) Store);
 
-#[derive(Clone, Copy)]
-enum Change {
-    Created,
-    Cancelled,
-}
-
 impl Apply for Reserve {
-    async fn apply(
-        &self,
-        subject: &str,
-        payload: &[u8],
-    ) -> std::result::Result<Verdict, ApplyError> {
-        match subject {
-            ORDER_CREATED => self.heard(serde_json::from_slice(payload)?, Change::Created).await,
-            ORDER_CANCELLED => {
-                self.heard(serde_json::from_slice(payload)?, Change::Cancelled).await
-            }
+    async fn apply(&self, session: &mut ClientSession, message: &Message) -> Result<Verdict> {
+        match message.subject.as_str() {
+            ORDER_CREATED => self.created(session, &message.json()?).await,
+            ORDER_CANCELLED => self.cancelled(session, &message.json()?).await,
             _ => Ok(Verdict::Done),
         }
     }
 }
 
 impl Reserve {
-    async fn heard(
-        &self,
-        order: OrderMessage,
-        change: Change,
-    ) -> std::result::Result<Verdict, ApplyError> {
-        let done = transaction::run(
-            &self.0.client,
-            PATIENCE,
-            (self, order),
-            |session, (reserve, order)| match change {
-                Change::Created => reserve.created(session, order).boxed(),
-                Change::Cancelled => reserve.cancelled(session, order).boxed(),
-            },
-        );
-        Ok(done.await?)
-    }
-
     async fn created(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Verdict> {
         let Self(store) = self;
         if store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?.is_some() {
@@ -103,7 +68,8 @@ impl Reserve {
             _ => return Ok(Verdict::Later),
         }
 
-        let set = doc! { "$set": { "status": bson::serialize_to_bson(&order.status)?, "version": order.version } };
+        let status = bson::serialize_to_bson(&order.status).map_err(HandleError::failed)?;
+        let set = doc! { "$set": { "status": status, "version": order.version } };
         store.orders.update_one(doc! { "_id": order.id }, set).session(&mut *session).await?;
 
         match self.ticket(session, order).await? {
