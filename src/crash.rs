@@ -16,6 +16,14 @@ pub(crate) enum Point {
     Acked,
     /// The delete is on its way to MongoDB.
     DeleteSent,
+    /// The copy of an acked event to the kept ones is on its way to MongoDB.
+    Keeping,
+    /// The event is kept, and still in the outbox.
+    Kept,
+    /// A page of kept events is read, to be published again.
+    Repairing,
+    /// The page is published again; MongoDB doesn't know yet.
+    Repaired,
     /// The publish failed; the mark isn't written.
     Marking,
     /// The failed event is marked; the later events of its key aren't parked.
@@ -62,6 +70,10 @@ mod armed {
                 Self::Submitted => "submitted",
                 Self::Acked => "acked",
                 Self::DeleteSent => "delete_sent",
+                Self::Keeping => "keeping",
+                Self::Kept => "kept",
+                Self::Repairing => "repairing",
+                Self::Repaired => "repaired",
                 Self::Marking => "marking",
                 Self::Parking => "parking",
                 Self::Unparking => "unparking",

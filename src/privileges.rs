@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::{Api, Config};
 use crate::jetstream::stored;
-use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
+use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS, published};
 
 /// In the place of subjects that the settings don't name.
 pub(crate) const UNKNOWN: &str = "<stream.subjects>";
@@ -91,9 +91,9 @@ impl Role {
     /// Actions by collection.
     pub(crate) fn actions(self, config: &Config) -> Vec<(String, Vec<&'static str>)> {
         let outbox = config.mongodb.collection.as_str();
-        let scheduled = scheduled_collection(outbox);
-        let scheduled = scheduled.as_str();
-        let moves = config.scheduled.enabled;
+        let (scheduled, published) = (scheduled_collection(outbox), published(outbox));
+        let (scheduled, published) = (scheduled.as_str(), published.as_str());
+        let (moves, keeps) = (config.scheduled.enabled, config.keep.is_on());
 
         let own: &[(&str, &[&'static str])] = match self {
             Self::Relay => &[
@@ -110,6 +110,7 @@ impl Role {
             Self::Migrate => &[
                 (outbox, &["createCollection", "collMod", "createIndex"]),
                 (scheduled, &["createCollection", "collMod", "createIndex"]),
+                (published, &["createCollection", "createIndex"]),
                 (LEASE, &["createCollection", "collMod"]),
                 (AUDIT, &["createCollection", "collMod"]),
                 (MIGRATIONS, &["find", "insert"]),
@@ -129,8 +130,17 @@ impl Role {
             _ => &[],
         };
 
+        let of_kept: &[(&str, &[&'static str])] = match self {
+            // It adds repairs to the audit.
+            Self::Relay if keeps => {
+                &[(published, &["find", "insert", "update", "remove"]), (AUDIT, &["insert"])]
+            }
+            Self::Operator if keeps => &[(published, &["find"])],
+            _ => &[],
+        };
+
         let mut all: Vec<(String, Vec<&'static str>)> = Vec::new();
-        for (collection, actions) in own.iter().chain(of_scheduled) {
+        for (collection, actions) in own.iter().chain(of_scheduled).chain(of_kept) {
             match all.iter_mut().find(|(known, _)| known == collection) {
                 Some((_, known)) => known.extend(*actions),
                 None => all.push(((*collection).to_owned(), actions.to_vec())),
@@ -154,8 +164,8 @@ impl Role {
 
         if matches!(self, Self::Relay | Self::Migrate) {
             // What lies under the outbox: its options, validator and indexes.
-            let scheduled = scheduled_collection(outbox);
-            let read = [outbox.as_str(), &scheduled, LEASE, AUDIT, MIGRATIONS];
+            let (scheduled, published) = (scheduled_collection(outbox), published(outbox));
+            let read = [outbox.as_str(), &scheduled, &published, LEASE, AUDIT, MIGRATIONS];
             for privilege in &mut privileges {
                 if read.contains(&privilege.resource.collection.as_str()) {
                     privilege.actions.push("listIndexes");

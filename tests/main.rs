@@ -28,6 +28,7 @@ mod foreign; // what anybody wrote is looked at within bounds, and printed so th
 mod forged; // a neighbour on NATS that answers publishes deletes and kills nothing
 mod foundation; // what lies under the outbox is found, and refused where events would be lost
 mod hostile; // any client can write anything: it is dead with a reason or sent as it is, and harms nothing else
+mod kept; // what the stream has lost of what it acked comes back, from the events that are kept
 mod layers; // imports go down only, and no two files import each other
 mod layout; // an outbox that was there before: its documents, as they are
 mod lease; // of two relays one publishes; the other takes over

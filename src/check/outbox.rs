@@ -125,8 +125,9 @@ async fn as_migrated(
 ) -> Vec<Finding> {
     const CHECK: &str = "outbox.validators";
     let outbox = &config.mongodb.collection;
+    let is_read = |name: &str| config.keep.is_on() || name != collections::published(outbox);
     let expected = match migrated(outbox, &config.event.layout) {
-        Ok(expected) => expected,
+        Ok(expected) => expected.into_iter().filter(|(name, _)| is_read(name)).collect::<Vec<_>>(),
         Err(error) => {
             let found = error.report().to_string();
             return vec![Finding::fail(CHECK, at, found, "install: outboxd again")];
@@ -163,9 +164,16 @@ async fn as_migrated(
         }
 
         if !wanted.indexes.is_empty() {
-            let is_scheduled = *name == scheduled_collection(outbox);
-            findings
-                .push(indexes(database, (name, is_scheduled), &wanted.indexes, at, timeout).await);
+            let scanned = match name {
+                name if *name == scheduled_collection(outbox) => {
+                    ("the relay scans", "all scheduled events")
+                }
+                name if *name == collections::published(outbox) => {
+                    ("the relay scans", "all kept events")
+                }
+                _ => ("retries scan", "the whole outbox"),
+            };
+            findings.push(indexes(database, (name, scanned), &wanted.indexes, at, timeout).await);
         }
     }
 
@@ -191,7 +199,7 @@ fn repeat(database: &Database, outbox: &str, migrations: &[&str]) -> String {
 
 async fn indexes(
     database: &Database,
-    (name, is_scheduled): (&str, bool),
+    (name, (scan, whole)): (&str, (&str, &str)),
     wanted: &[Document],
     at: &str,
     timeout: Duration,
@@ -240,16 +248,11 @@ async fn indexes(
     match found.iter().any(|found| found.get_str("name").is_ok_and(|text| text == named)) {
         true => {
             let drop = mongosh(format!("{{dropIndexes: {}, index: {}}}", json(name), json(named)));
-            let scanned = match is_scheduled {
-                true => "the relay scans all scheduled events",
-                false => "retries scan the whole outbox",
-            };
-            let text = format!("{named} differs from the migrations': {scanned}");
+            let text = format!("{named} differs from the migrations': {scan} {whole}");
             Finding::fail(CHECK, at, text, format!("{drop}\n{create}"))
         }
         false => {
-            let read = if is_scheduled { "all scheduled events" } else { "the whole outbox" };
-            let text = format!("{named} is missing: the relay reads {read} instead");
+            let text = format!("{named} is missing: the relay reads {whole} instead");
             Finding::fail(CHECK, at, text, create)
         }
     }

@@ -43,8 +43,9 @@ pub use self::named_file::NamedFile;
 use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
     AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
-    LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering, RetryConfig,
-    ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
+    KeepConfig, LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering,
+    RetryConfig, ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks,
+    WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;
@@ -68,6 +69,8 @@ pub struct Config {
     pub scheduled: ScheduledConfig,
     /// How much is under way at once.
     pub dispatch: DispatchConfig,
+    /// How long acked events are kept.
+    pub keep: KeepConfig,
     /// How often to look for what nothing else finds.
     pub sweep: SweepConfig,
     /// What happens to a failed event.
@@ -209,6 +212,7 @@ impl Config {
             event,
             scheduled: root.section("scheduled", ScheduledConfig::read),
             dispatch: root.section("dispatch", DispatchConfig::read),
+            keep: root.section("keep", KeepConfig::read),
             sweep: root.section("sweep", SweepConfig::read),
             retry: root.section("retry", RetryConfig::read),
             alerts,

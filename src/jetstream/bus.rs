@@ -1,7 +1,7 @@
 //! Publishes to the stream: turns the core's messages into the client's, and errors into the codes
 //! of the failure table.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::failure::{CONNECTION_LOST, HEADER, NO_REPLIES, Rejection, TIMEOUT};
 use crate::pattern::any_covers;
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
 use crate::relay::publish::outcome::Held;
-use crate::relay::watermark::{Compared, How, Rewound, Watermark};
+use crate::relay::watermark::{Compared, Found, How, Rewound, Watermark};
 
 /// How old the known configuration of the stream may be when a publish has no ack or a false one.
 const CONFIG_AGE: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub(crate) struct JetStream {
     takes: Arc<Takes>,
     /// The last sequence that the stream has shown; 0 after it has gone back.
     pub(super) reached: Arc<AtomicU64>,
+    /// Whether it was seen to have lost messages, and nobody has looked at it since.
+    pub(super) is_hurt: Arc<AtomicBool>,
     /// When the stream was created, in ms since 1970; 0 if it is not known.
     pub(super) created: Arc<AtomicI64>,
     /// When it last described itself.
@@ -107,6 +109,7 @@ impl JetStream {
             known: Arc::default(),
             takes: Arc::default(),
             reached: Arc::default(),
+            is_hurt: Arc::default(),
             created: Arc::default(),
             answered: Arc::default(),
             back: Arc::default(),
@@ -179,6 +182,10 @@ impl JetStream {
             let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
             let created_ms = self.created.load(Ordering::Relaxed);
             *back = Some(Rewound { from, to, how, created_ms });
+            // Also once somebody has asked for that.
+            self.is_hurt.store(true, Ordering::Relaxed);
+            // Nothing more leaves until the stream was compared.
+            self.nats.begin_anew();
         }
     }
 
@@ -228,6 +235,11 @@ impl EventBus for JetStream {
             return Ok(ack);
         }
 
+        // What leaves before that is looked into may come to a stream that has lost older events.
+        if ack.sequence <= reached && !self.nats.expected.forgeries.must_verify() {
+            self.nats.begin_anew();
+        }
+
         let ack = match ack.seen {
             true => ack,
             false => Box::pin(self.implausible(ack, reached, &message)).await?,
@@ -245,6 +257,12 @@ impl EventBus for JetStream {
 
     async fn bears_out(&self, newest: u64) -> Option<bool> {
         let seen = self.look_until(newest).await?;
+        // It has lost messages: no forger has a part in this.
+        let is_back = self.back.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if is_back || self.is_hurt.load(Ordering::Relaxed) {
+            return Some(false);
+        }
+
         let forgeries = &self.nats.expected.forgeries;
         // The stream itself shows that it has gone back: no forger has a part in this.
         let reached = self.reached();
@@ -275,6 +293,14 @@ impl EventBus for JetStream {
 
     async fn compare(&self, watermark: Option<&Watermark>) -> Result<Compared, Rejection> {
         self.compare_with(watermark).await
+    }
+
+    fn set_hurt(&self, is_hurt: bool) {
+        self.is_hurt.store(is_hurt, Ordering::Relaxed);
+    }
+
+    async fn found(&self, sequence: u64) -> Result<Found, Rejection> {
+        self.found_at(sequence).await
     }
 
     fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark> {

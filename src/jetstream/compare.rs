@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::bus::{JetStream, Seen};
 use super::stored;
 use crate::failure::{DUPLICATE_UNCHECKED, NO_RESPONDERS, Rejection};
-use crate::relay::watermark::{Compared, Found, Watermark};
+use crate::relay::watermark::{Compared, Epoch, Found, Watermark};
 
 impl JetStream {
     /// Looks at the stream, and at its message at the sequence of the watermark.
@@ -28,13 +28,14 @@ impl JetStream {
         let loss = match watermark {
             // Only a message that is there has to be read.
             Some(mark) if mark.message_id.is_some() && seen.last_sequence >= mark.sequence => {
-                let found = self.found(mark.sequence).await?;
+                let found = self.found_at(mark.sequence).await?;
                 mark.loss(&now, &found)
             }
             Some(mark) => mark.loss(&now, &Found::Unreadable),
             None => None,
         };
 
+        self.is_hurt.store(loss.is_some(), Ordering::Relaxed);
         self.created.store(seen.created_ms, Ordering::Relaxed);
         if loss.is_some() {
             // What the acks show of it is no news.
@@ -46,7 +47,7 @@ impl JetStream {
     }
 
     /// The message at this sequence.
-    pub(super) async fn found(&self, sequence: u64) -> Result<Found, Rejection> {
+    pub(super) async fn found_at(&self, sequence: u64) -> Result<Found, Rejection> {
         match stored::found(&self.nats, &self.name, sequence).await {
             Err(rejection) if rejection.code == DUPLICATE_UNCHECKED => Ok(Found::Unreadable),
             found => found,
@@ -61,6 +62,7 @@ impl JetStream {
             created_ms,
             sequence,
             message_id: Some(message_id.to_owned()),
+            epoch: Epoch::default(),
         })
     }
 
@@ -70,6 +72,7 @@ impl JetStream {
             created_ms: seen.created_ms,
             sequence: seen.last_sequence,
             message_id: None,
+            epoch: Epoch::default(),
         }
     }
 }

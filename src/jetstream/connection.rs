@@ -136,6 +136,11 @@ impl Nats {
         if *connected { self.ups.load(Ordering::Relaxed) } else { 0 }
     }
 
+    /// What is known of the stream over this connection counts no more.
+    pub(super) fn begin_anew(&self) {
+        self.ups.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Why no reply reaches the relay, if none does.
     pub(crate) fn why_deaf(&self) -> Option<String> {
         self.deaf.lock().unwrap_or_else(PoisonError::into_inner).clone()

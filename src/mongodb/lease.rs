@@ -20,7 +20,7 @@ use super::collation::simple;
 use super::collections::LEASE;
 use crate::printable::printable;
 use crate::relay::ports::{Claimed, LeaseStore, StoreResult};
-use crate::relay::watermark::Watermark;
+use crate::relay::watermark::{Epoch, Watermark};
 
 /// Longest ttl that a relay may have: it counts for a lease that does not name its own.
 pub(super) const LONGEST_TTL: Duration = Duration::from_secs(300);
@@ -262,11 +262,13 @@ fn next_term() -> Document {
 
 /// In a pipeline: the watermark as the document has it.
 fn written_watermark(watermark: Watermark) -> Document {
-    let Watermark { stream, created_ms, sequence, message_id } = watermark;
+    let Watermark { stream, created_ms, sequence, message_id, epoch } = watermark;
     let mut written = doc! {
         "stream": stream,
         "created": DateTime::from_millis(created_ms),
         "seq": i64::try_from(sequence).unwrap_or(i64::MAX),
+        "epoch": epoch.number,
+        "since": i64::try_from(epoch.since).unwrap_or(i64::MAX),
     };
 
     written.extend(message_id.map(|id| ("messageId".to_owned(), id.into())));
@@ -280,6 +282,10 @@ fn read_watermark(written: &Document) -> Option<Watermark> {
         created_ms: written.get_datetime("created").ok()?.timestamp_millis(),
         sequence: u64::try_from(written.get_i64("seq").ok()?).ok()?,
         message_id: written.get_str("messageId").ok().map(str::to_owned),
+        epoch: Epoch {
+            number: written.get_i64("epoch").unwrap_or(0),
+            since: written.get_i64("since").map_or(0, |since| u64::try_from(since).unwrap_or(0)),
+        },
     })
 }
 

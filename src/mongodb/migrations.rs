@@ -77,6 +77,10 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0009_scheduled_collection",
         text: include_str!("../../migrations/0009_scheduled_collection.json"),
     },
+    Migration {
+        name: "0010_published_index",
+        text: include_str!("../../migrations/0010_published_index.json"),
+    },
 ];
 
 /// Where a migration stands in one database.
@@ -107,16 +111,12 @@ impl Migration {
 
         for command in &mut commands {
             let Some((_, name)) = command.iter_mut().next() else { continue };
-            let is_scheduled = match name.as_str() {
-                Some(OUTBOX) => false,
-                Some(SCHEDULED) => true,
-                _ => continue,
+            let Some(suffix) = name.as_str().and_then(|name| name.strip_prefix(OUTBOX)) else {
+                continue;
             };
+            let is_scheduled = name.as_str() == Some(SCHEDULED);
+            *name = format!("{collection}{suffix}").into();
 
-            *name = match is_scheduled {
-                false => collection.into(),
-                true => field::scheduled_collection(collection).into(),
-            };
             compare_bytes(command);
 
             match (layout.is_own(), is_scheduled) {

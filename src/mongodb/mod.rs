@@ -39,6 +39,7 @@ pub(crate) mod lease;
 mod mark;
 pub mod migrations;
 pub(crate) mod outbox;
+mod published;
 mod scheduled;
 mod selected;
 pub(crate) mod selection;

@@ -32,6 +32,10 @@ pub(crate) struct Store {
     pub(super) longest_wait: Duration,
     /// Payloads are made up to so many bytes.
     pub(super) max_payload: Arc<AtomicUsize>,
+    /// The name of the stream.
+    pub(super) stream: Arc<str>,
+    /// Whether acked events are kept.
+    pub(super) is_kept: bool,
     /// The cluster time of this relay's newest mark or park.
     pub(super) written: Written,
 }
@@ -52,6 +56,8 @@ impl Store {
             on_dead: config.dispatch.on_dead,
             longest_wait: config.retry.max_delay,
             max_payload: Arc::new(AtomicUsize::new(usize::MAX)),
+            stream: config.stream.name.as_str().into(),
+            is_kept: config.keep.is_on(),
             written: Written::default(),
         }
     }

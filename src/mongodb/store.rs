@@ -19,12 +19,14 @@ use super::mark::mark_update;
 use super::outbox::Store;
 use super::tail::TailCursor;
 use super::write::{Order, Write, is_of_documents, raw};
+use crate::crash::{self, Point};
 use crate::document::state::{self, State};
 use crate::relay::listing::{IdSet, Listing, RawId};
 use crate::relay::ports::{
     Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
+use crate::relay::watermark::Epoch;
 
 impl EventStore for Store {
     type Page = RawBatch;
@@ -68,7 +70,16 @@ impl EventStore for Store {
         Ok(self.read_rest(key, from, room).await?)
     }
 
-    async fn delete(&self, acked: &[Acked]) -> StoreResult<Vec<Refused>> {
+    async fn delete(&self, acked: &[Acked], epoch: Epoch) -> StoreResult<Vec<Refused>> {
+        if self.is_kept {
+            crash::soon(Point::Keeping);
+            let refused = self.keep(acked, epoch).await?;
+            crash::here(Point::Kept);
+            if !refused.is_empty() {
+                return Ok(self.delete_kept(acked, refused).await?);
+            }
+        }
+
         let ids: Vec<Bson> = acked.iter().map(|acked| acked.id().clone().into()).collect();
         // Without the hint, the server considers the other indexes too, each time.
         let by_id = Hint::Keys(doc! { field::ID: 1 });

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::listing::{IdSet, Listing, Moment, RawId};
 use super::publish::outcome::{Acked, Held};
-use super::watermark::{Compared, Rewound, Watermark};
+use super::watermark::{Compared, Epoch, Found, Rewound, Watermark};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
@@ -51,9 +51,13 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// transactions do to events. The relay's own marks and deletes are left out.
     fn tail(&self, at: Timestamp) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
-    /// Removes published events. Only an ack makes an [`Acked`]. Returns those that the store will
-    /// never remove.
-    fn delete(&self, acked: &[Acked]) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
+    /// Removes events that were published in this epoch, after keeping them if they are to be kept.
+    /// Only an ack makes an [`Acked`]. Returns those that the store will never remove.
+    fn delete(
+        &self,
+        acked: &[Acked],
+        epoch: Epoch,
+    ) -> impl Future<Output = StoreResult<Vec<Refused>>> + Send;
 
     /// Marks failed events. Returns those that can never be marked, such as one whose 16 MB have
     /// no room left for a failure.
@@ -312,6 +316,13 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
         &self,
         watermark: Option<&Watermark>,
     ) -> impl Future<Output = Result<Compared, Rejection>> + Send;
+
+    /// Whether the stream has lost what it acked. While it has, it bears out no ack. What was acked
+    /// before is settled or given up when that ends.
+    fn set_hurt(&self, is_hurt: bool);
+
+    /// The message at this sequence, by its id: the stream's own, not that of a copy that lags behind.
+    fn found(&self, sequence: u64) -> impl Future<Output = Result<Found, Rejection>> + Send;
 
     /// A message that the stream has acked, of the stream as it last described itself.
     fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark>;

@@ -27,10 +27,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::borne_out::borne_out;
 use super::dispatch::debt::{Debt, Park, Unmarked};
+use super::lease::Term;
 use super::ports::{EventBus, EventStore, Mark, Refused, StoreResult};
 use super::publish::outcome::Acked;
-use super::watermark::Newest;
 use crate::backoff::Backoff;
 use crate::crash::{self, Point};
 use crate::document::record::shown_id;
@@ -94,12 +95,12 @@ pub(crate) struct Refusal {
 
 /// Settles until `inbox` closes. `give_up` ends the repeating of writes that fail.
 pub(crate) async fn run(
-    (store, bus, newest): (impl EventStore, impl EventBus, Newest),
+    (store, bus, term, is_kept): (impl EventStore, impl EventBus, Term, bool),
     mut inbox: mpsc::UnboundedReceiver<Settlement>,
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
 ) {
-    let repeating = Repeating { reports, give_up, newest };
+    let repeating = Repeating { reports, give_up, term, is_kept };
     let mut settler =
         Settler { store, bus, repeating, blocked: HashSet::new(), deletes: JoinSet::new() };
     let mut gathered = Vec::with_capacity(MAX_BATCH);
@@ -199,12 +200,17 @@ impl<S: EventStore, B: EventBus> Settler<S, B> {
         let (store, bus) = (self.store.clone(), self.bus.clone());
         let repeating = self.repeating.clone();
         self.deletes.spawn(async move {
-            let acked = repeating.borne_out(&bus, acked).await;
+            let Repeating { term, is_kept, give_up, .. } = &repeating;
+            let (acked, others) = borne_out(&bus, acked, (term, *is_kept), give_up).await;
+            if others > 0 {
+                repeating.report(Settled::NotBorneOut(others));
+            }
             if acked.is_empty() {
                 return;
             }
 
-            let done = repeating.until_done("delete", || store.delete(&acked)).await;
+            let epoch = repeating.term.newest.epoch();
+            let done = repeating.until_done("delete", || store.delete(&acked, epoch)).await;
             let Some(refused) = done else { return };
 
             let mut refused = by_place(refused);
@@ -340,8 +346,9 @@ fn by_place(refused: Vec<Refused>) -> HashMap<usize, String> {
 struct Repeating {
     reports: mpsc::UnboundedSender<Settled>,
     give_up: CancellationToken,
-    /// What the stream has borne out.
-    newest: Newest,
+    term: Term,
+    /// Whether acked events are kept.
+    is_kept: bool,
 }
 
 impl Repeating {
@@ -371,38 +378,6 @@ impl Repeating {
         }
 
         None
-    }
-
-    /// The events whose acks the stream bears out.
-    async fn borne_out(&self, bus: &impl EventBus, mut acked: Vec<Acked>) -> Vec<Acked> {
-        let unseen = acked.iter().filter(|acked| !acked.seen);
-        let Some(newest) = unseen.map(|acked| acked.sequence).max() else { return acked };
-
-        let mut backoff = REPEATS;
-        let is_borne_out = loop {
-            if let Some(answer) = bus.bears_out(newest).await {
-                break answer;
-            }
-
-            warn!("the stream does not answer; published events stay in the outbox until it does");
-            tokio::select! {
-                biased;
-                () = self.give_up.cancelled() => break false,
-                () = tokio::time::sleep(backoff.next_wait()) => {}
-            }
-        };
-
-        if is_borne_out {
-            let newest = acked.iter().max_by_key(|acked| acked.sequence);
-            let newest = newest.and_then(|one| bus.watermark(one.sequence, &one.message_id));
-            newest.into_iter().for_each(|newest| self.newest.advance(newest));
-        } else {
-            let before = acked.len();
-            acked.retain(|acked| acked.seen);
-            self.report(Settled::NotBorneOut(before - acked.len()));
-        }
-
-        acked
     }
 
     fn refused_delete(&self, write: &'static str, id: EventId, error: String) {

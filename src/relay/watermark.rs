@@ -14,11 +14,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watermark {
     pub(crate) stream: String,
-    /// When the stream was created, in ms since 1970.
+    /// When the stream was created, in ms since 1970; 0 if that is not known.
     pub(crate) created_ms: i64,
     pub(crate) sequence: u64,
     /// `None` if the message is not known to be the relay's.
     pub(crate) message_id: Option<String>,
+    pub(crate) epoch: Epoch,
+}
+
+/// The time between two losses, in which sequences only rise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    pub(crate) number: i64,
+    /// The last sequence that is of an earlier one.
+    pub(crate) since: u64,
+}
+
+impl Epoch {
+    /// Follows this loss.
+    pub(crate) fn after(self, loss: &Rewound) -> Self {
+        let since = if loss.how == How::Recreated { 0 } else { loss.to };
+        Self { number: self.number + 1, since }
+    }
 }
 
 /// What a comparison of the stream with a watermark has shown.
@@ -74,7 +91,26 @@ pub(crate) enum Found {
     Unreadable,
 }
 
+/// In the place of the message id while the stream is being repaired. No message has it.
+const REPAIRING: &str = " repairing";
+
 impl Watermark {
+    /// While what the stream has lost is published again.
+    pub(crate) fn begin_repair(&mut self, epoch: Epoch) {
+        self.message_id = Some(REPAIRING.to_owned());
+        self.epoch = epoch;
+    }
+
+    /// Whether a repair has begun and not ended.
+    pub(crate) fn is_repaired(&self) -> bool {
+        self.message_id.as_deref() == Some(REPAIRING)
+    }
+
+    /// Whether the newest kept event is newer.
+    fn is_older(&self, kept: &Self) -> bool {
+        self.stream == kept.stream && self.sequence < kept.sequence && !self.is_repaired()
+    }
+
     /// What the stream has lost, if it is as `now` and has `found` at the sequence of this
     /// watermark.
     pub(crate) fn loss(&self, now: &Self, found: &Found) -> Option<Rewound> {
@@ -83,7 +119,7 @@ impl Watermark {
             return None;
         }
 
-        let is_same = self.created_ms == now.created_ms;
+        let is_same = [0, now.created_ms].contains(&self.created_ms);
         let lost = |how| {
             let (from, to, created_ms) = (self.sequence, now.sequence, now.created_ms);
             Some(Rewound { from, to, how, created_ms })
@@ -91,6 +127,7 @@ impl Watermark {
         let is_behind = now.sequence < self.sequence;
 
         match found {
+            _ if self.is_repaired() && !is_behind => lost(How::Overwritten),
             _ if is_behind && is_same => lost(How::WentBack),
             _ if is_behind => lost(How::Recreated),
             // It may have been moved with its messages, so they count.
@@ -122,6 +159,19 @@ impl Newest {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(watermark);
     }
 
+    /// Takes the newest kept event of the stream, if that is newer, or if nothing was stored before
+    /// the last relay died.
+    pub(crate) fn raise(&self, kept: Watermark) {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match newest.as_mut() {
+            None => *newest = Some(kept),
+            Some(known) if known.is_older(&kept) => {
+                (known.sequence, known.message_id) = (kept.sequence, kept.message_id);
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Takes the stream as it is, unless one of its acks is known.
     pub(crate) fn begin(&self, now: Watermark) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,8 +180,14 @@ impl Newest {
         }
     }
 
+    pub(crate) fn epoch(&self) -> Epoch {
+        let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.as_ref().map(|newest| newest.epoch).unwrap_or_default()
+    }
+
     /// Takes a watermark that the stream has borne out, unless a newer one is there.
     pub(crate) fn advance(&self, watermark: Watermark) {
+        let epoch = self.epoch();
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_newer = newest.as_ref().is_some_and(|newest| {
             newest.stream == watermark.stream
@@ -140,7 +196,7 @@ impl Newest {
         });
 
         if !is_newer {
-            *newest = Some(watermark);
+            *newest = Some(Watermark { epoch, ..watermark });
         }
     }
 }
@@ -151,7 +207,8 @@ mod tests {
 
     fn at(created_ms: i64, sequence: u64, id: Option<&str>) -> Watermark {
         let message_id = id.map(str::to_owned);
-        Watermark { stream: "S".to_owned(), created_ms, sequence, message_id }
+        let epoch = Epoch::default();
+        Watermark { stream: "S".to_owned(), created_ms, sequence, message_id, epoch }
     }
 
     #[test]
@@ -181,6 +238,10 @@ mod tests {
         let unknown = at(1, 9, None);
         assert_eq!(unknown.loss(&at(1, 20, None), &others), None);
         assert!(unknown.loss(&at(2, 20, None), &others).is_some());
+
+        let kept = at(0, 9, Some("a"));
+        assert_eq!(kept.loss(&at(2, 20, None), &Found::Nothing), None, "it may be a purge");
+        assert!(kept.loss(&at(2, 20, None), &others).is_some());
 
         let other = Watermark { stream: "T".to_owned(), ..at(2, 1, None) };
         assert_eq!(mark.loss(&other, &Found::Nothing), None, "the settings name another stream");

@@ -6,6 +6,7 @@ use bson::DateTime;
 use serde::Serialize;
 use tracing::warn;
 
+use super::loss::Loss;
 use crate::duration::for_people;
 use crate::printable::printable_json;
 
@@ -36,14 +37,7 @@ pub(crate) enum Alert {
     /// No scheduled event has been due for so long any more.
     OnTime,
     /// The stream lost messages that it had acked.
-    Rewound {
-        stream: String,
-        /// The newest sequence that it had acked, and its last one now.
-        from: u64,
-        to: u64,
-        /// `went-back`, `recreated` or `overwritten`.
-        how: &'static str,
-    },
+    Rewound(Loss),
     /// Somebody else than the stream answers publishes. Raised once until it has been quiet.
     ForgedAck { stream: String, sign: String },
     /// The stream took events for duplicates of other messages.
@@ -189,7 +183,7 @@ impl Alert {
             Self::Recovered => Kind::Recovered,
             Self::Overdue { .. } => Kind::Overdue,
             Self::OnTime => Kind::OnTime,
-            Self::Rewound { .. } => Kind::Rewound,
+            Self::Rewound(_) => Kind::Rewound,
             Self::ForgedAck { .. } => Kind::ForgedAck,
             Self::FalseDuplicate(_) => Kind::FalseDuplicate,
             Self::Unsound { .. } => Kind::Unsound,
@@ -226,11 +220,7 @@ impl Alert {
                 for_people(Duration::from_secs(*overdue_seconds))
             ),
             Self::OnTime => "scheduled events reach the outbox in time again".to_owned(),
-            Self::Rewound { stream, from, to, .. } => format!(
-                "the stream {stream} has gone back from sequence {from} to {to}: it was recreated \
-                 or restored from an old copy, and has lost messages that it had acked; their \
-                 events are no longer in the outbox"
-            ),
+            Self::Rewound(loss) => loss.text(),
             Self::ForgedAck { stream, sign } => format!(
                 "somebody else than the stream {stream} answers publishes: {sign}; the relay \
                  verifies every ack until there was no sign for an hour; `outboxd privileges` prints \
@@ -280,26 +270,6 @@ pub(super) struct Origin {
     pub(super) relay: String,
 }
 
-/// What a stream has lost, as fields of a line of JSON.
-#[derive(Serialize)]
-struct Loss<'a> {
-    stream: &'a str,
-    from: u64,
-    to: u64,
-    how: &'static str,
-}
-
-impl Alert {
-    fn loss(&self) -> Option<Loss<'_>> {
-        match self {
-            Self::Rewound { stream, from, to, how } => {
-                Some(Loss { stream, from: *from, to: *to, how })
-            }
-            _ => None,
-        }
-    }
-}
-
 impl Origin {
     /// The alert as a line of JSON, without the line break.
     pub(super) fn render(&self, alert: &Alert) -> Option<String> {
@@ -326,7 +296,7 @@ impl Origin {
             #[serde(skip_serializing_if = "Option::is_none")]
             overdue_seconds: Option<u64>,
             #[serde(flatten)]
-            loss: Option<Loss<'a>>,
+            loss: Option<&'a Loss>,
         }
 
         let (mut oldest, mut overdue) = (None, None);
@@ -343,7 +313,7 @@ impl Origin {
             Alert::FalseDuplicate(event) => Some(Event::Mistaken(event)),
             Alert::Recovered
             | Alert::OnTime
-            | Alert::Rewound { .. }
+            | Alert::Rewound(_)
             | Alert::ForgedAck { .. }
             | Alert::Unsound { .. }
             | Alert::Unwritable { .. } => None,
@@ -358,7 +328,10 @@ impl Origin {
             event,
             oldest_seconds: oldest,
             overdue_seconds: overdue,
-            loss: alert.loss(),
+            loss: match alert {
+                Alert::Rewound(loss) => Some(loss),
+                _ => None,
+            },
         };
 
         serde_json::to_string(&line)

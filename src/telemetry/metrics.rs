@@ -98,6 +98,7 @@ pub(crate) struct Events {
     pub(crate) retried: Counter,
     pub(crate) parked: Counter,
     pub(crate) dead: Counter,
+    pub(crate) repaired: Counter,
     pub(crate) discarded: Counter,
     pub(crate) unwritable: Counter,
     pub(crate) failed: Counters<Class>,
@@ -194,6 +195,7 @@ impl Metrics {
             retried: self.counter("outboxd_events_retried_total"),
             parked: self.counter("outboxd_events_parked_total"),
             dead: self.counter("outboxd_events_dead_total"),
+            repaired: self.counter("outboxd_events_repaired_total"),
             discarded: self.counter("outboxd_events_discarded_total"),
             unwritable: self.counter("outboxd_events_unwritable_total"),
             failed: self.counters(
@@ -327,6 +329,7 @@ fn describe() {
         ("outboxd_events_retried_total", "Publishes of events that failed or waited behind one."),
         ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
+        ("outboxd_events_repaired_total", "Lost events that were kept and published again."),
         ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),
         ("outboxd_events_unwritable_total", "Events that MongoDB refuses to mark, park or delete."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),

@@ -9,6 +9,7 @@ mod gather;
 pub(crate) mod health;
 mod log_writer;
 pub(crate) mod logs;
+pub(crate) mod loss;
 pub(crate) mod metrics;
 pub(crate) mod seldom;
 pub(crate) mod traces;

@@ -20,6 +20,8 @@ fn print(name: &str, subjects: &str) -> Vec<Value> {
     let output = Command::new(OUTBOXD)
         .args(["privileges", "--output", "json"])
         .env_clear()
+        // Its verbs may be asked for kept events.
+        .env("OUTBOXD_KEEP__FOR", "1h")
         .env("MONGODB_URI", format!("mongodb://localhost/{name}?replicaSet=rs0"))
         .envs([("NATS_CLUSTER_ID", name), ("OUTBOXD_STREAM__SUBJECTS", subjects)])
         .output()
@@ -30,7 +32,7 @@ fn print(name: &str, subjects: &str) -> Vec<Value> {
 /// Which role a verb is for.
 pub(super) fn role(verb: &str) -> &'static str {
     match verb {
-        "run" | "check" => "relay",
+        "run" | "check" | "verify" | "replay" => "relay",
         "migrate" => "migrate",
         _ => "operator",
     }

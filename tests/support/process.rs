@@ -157,6 +157,18 @@ impl NatsServer {
         std::fs::write(streams.join(name), "").expect("a file");
     }
 
+    /// Cuts the newest third off the file that has the newest messages, as a power cut may.
+    pub(crate) fn cut_last_block(&self) {
+        let mut blocks = Vec::new();
+        files(&self.data.path().join("jetstream"), &mut blocks);
+        blocks.retain(|file| file.extension().is_some_and(|end| end == "blk"));
+        let size = |file: &std::path::PathBuf| file.metadata().map(|file| file.len()).unwrap_or(0);
+        let block = blocks.into_iter().max_by_key(size).expect("a block");
+        let length = size(&block) * 2 / 3;
+        let file = std::fs::OpenOptions::new().write(true).open(block).expect("the block");
+        file.set_len(length).expect("it is cut off");
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(&self.data.path().join("log"))
@@ -174,6 +186,16 @@ fn configure(data: &Path, users: Option<&NatsUsers>, config: &str) {
     let users = users.map(NatsUsers::config).unwrap_or_default();
     let config = format!("jetstream {{ store_dir: \"{}\" }}\n{users}{config}\n", data.display());
     std::fs::write(data.join("conf"), config).expect("the configuration is written");
+}
+
+/// All files below a folder.
+fn files(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the folder").flatten() {
+        match entry.path() {
+            path if path.is_dir() => files(&path, into),
+            path => into.push(path),
+        }
+    }
 }
 
 fn copy_folder(from: &Path, to: &Path) {

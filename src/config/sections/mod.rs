@@ -8,6 +8,7 @@ mod alerts;
 mod dispatch;
 mod event;
 mod identity;
+mod keep;
 mod lease;
 mod log;
 mod mongodb;
@@ -22,6 +23,7 @@ pub use self::admin::AdminConfig;
 pub use self::alerts::{AlertsConfig, WebhookFormat};
 pub use self::dispatch::{DispatchConfig, OnDead, Ordering};
 pub use self::event::EventConfig;
+pub use self::keep::KeepConfig;
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::MongodbConfig;
@@ -34,13 +36,14 @@ pub use self::sweep::SweepConfig;
 
 /// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another
 /// order, because the default of one setting depends on another.
-pub(super) const ORDER: [&str; 13] = [
+pub(super) const ORDER: [&str; 14] = [
     "mongodb",
     "nats",
     "stream",
     "event",
     "scheduled",
     "dispatch",
+    "keep",
     "sweep",
     "retry",
     "alerts",

@@ -26,6 +26,7 @@ impl<B: EventBus> Leadership<B> {
 
         let back = back.map(|back| Rewound { created_ms: now.created_ms, ..back });
         if let Some(loss) = loss.or(back) {
+            self.publisher.bus.set_hurt(true);
             return Some(loss);
         }
 

@@ -22,12 +22,14 @@
 //! - [`comparing`], [`compared`]: whether the stream has lost what it had acked
 //! - [`intake`]: what comes from the readers
 //! - [`outcomes`]: what comes from publish and settle
+//! - [`loss`]: what becomes of a stream that has lost what it had acked
 //! - [`stages`]: the tasks around the loop, and how they end
 //! - [`parts`]: what a leadership is built from, and what it adds up to
 
 mod compared;
 mod comparing;
 mod intake;
+mod loss;
 mod outcomes;
 pub(crate) mod parts;
 mod stages;
@@ -175,7 +177,7 @@ impl<B: EventBus> Leadership<B> {
         let (answer, answers) = mpsc::unbounded_channel();
 
         let (give_up, stop_moving) = (CancellationToken::new(), CancellationToken::new());
-        let stored = (store.clone(), bus, term.newest.clone());
+        let stored = (store.clone(), bus, term.clone(), config.keep.is_on());
         let settling = settle::run(stored, inbox, reports, give_up.clone());
         let verdicts = || Verdicts::new(&config.retry, &config.nats.client_id, &alerts);
         let (gate, gated) = watch::channel(Gate::Closed);
@@ -343,6 +345,9 @@ impl<B: EventBus> Leadership<B> {
         let left = self.dispatch.in_flight();
         let Self { settlements, stages, readers, mut settled, mut verdicts, events, .. } = self;
         drop(settlements);
+        // Nobody polls them any more, and one may be in the middle of a question to the stream, behind
+        // which those of the settler wait.
+        drop((self.in_flight, self.comparing));
 
         let settling = stages.end_until(deadline, &readers).await;
 

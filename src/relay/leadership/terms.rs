@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use super::loss::Told;
 use super::parts::{Parts, Totals};
 use super::{Leadership, Stopped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::relay::lease::{Held, Lease, Term};
+use crate::relay::kept::KeptStore;
+use crate::relay::lease::{Lease, Term};
 use crate::relay::ports::scheduled::ScheduledStore;
 use crate::relay::ports::{EventBus, EventStore, LeaseStore};
 use crate::relay::wake::Wake;
-use crate::relay::watermark::{Rewound, Watermark};
-use crate::telemetry::alert::Alert;
 
-impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
+impl<S: EventStore + KeptStore + ScheduledStore, B: EventBus> Parts<S, B> {
     /// One leadership after the other, until `stop`. Each wake-up lets the retrier look.
     pub(crate) async fn relay<L: LeaseStore>(
         &self,
@@ -24,6 +24,7 @@ impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
         stop: &CancellationToken,
     ) -> Result<Totals> {
         let (mut totals, mut last) = (Totals::default(), None::<Term>);
+        let mut told = Told::default();
         while let Some(held) = lease.acquire(stop).await {
             let term = held.term.number;
             // It knows more than what it had stored by its last renewal.
@@ -31,16 +32,18 @@ impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
                 known.newest.get().into_iter().for_each(|newest| held.term.newest.set(newest));
             }
             last = Some(held.term.clone());
+            self.look_at_kept(&held.term).await;
 
             info!(term, "holding the lease; relaying");
             self.health.lease(Some(term));
 
             let leading = self.metrics.leads(term);
+            let forgetting = self.forget_kept();
             let leadership = Leadership::begin(self.clone(), held.term.clone(), wake.clone());
             let stopped = leadership.run(stop, &held.lost, &mut totals).await;
 
             self.health.lease(None);
-            drop(leading);
+            drop((leading, forgetting));
 
             match stopped {
                 Stopped::LeaseLost => {
@@ -52,7 +55,7 @@ impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
                     continue;
                 }
                 Stopped::Rewound(loss) => {
-                    self.rewound(lease, &held, loss).await;
+                    self.rewound((lease, &held), loss, &mut told, (wake, stop)).await;
                     if !stop.is_cancelled() {
                         continue;
                     }
@@ -80,26 +83,5 @@ impl<S: EventStore + ScheduledStore, B: EventBus> Parts<S, B> {
         }
 
         Ok(totals)
-    }
-
-    /// Reports that the stream has lost messages it had acked. From now on, the stream as it is
-    /// counts.
-    async fn rewound<L: LeaseStore>(&self, lease: &Lease<L>, held: &Held, loss: Rewound) {
-        let (stream, Rewound { from, to, how, created_ms }) = (&self.config.stream.name, loss);
-        let how = how.as_str();
-
-        error!(
-            stream,
-            from, to, how, "the stream has gone back: it has lost messages that it had acked"
-        );
-        self.alerts.raise(Alert::Rewound { stream: stream.clone(), from, to, how });
-
-        let (stream, sequence) = (stream.clone(), to);
-        held.term.newest.set(Watermark { stream, created_ms, sequence, message_id: None });
-
-        match lease.store_watermark(held).await {
-            Ok(_) => {}
-            Err(error) => warn!(%error, "could not store the watermark; the next renewal does"),
-        }
     }
 }

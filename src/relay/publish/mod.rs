@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry_sdk::trace::SdkTracer;
+use outboxd_client::EventId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -130,6 +131,16 @@ impl<B: EventBus> Publisher<B> {
         (dispatched, outcome)
     }
 
+    /// Publishes an event again that the stream has lost.
+    pub(crate) async fn republish(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
+        self.publish_until_answered(record, payload).await
+    }
+
+    /// The first message id of this event.
+    pub(crate) fn message_id(&self, id: &EventId) -> String {
+        message_id::first(&self.id_prefix, id)
+    }
+
     async fn publish_until_answered(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
         let mut publication = Publication::new(&self.id_prefix, record, payload);
 
@@ -220,7 +231,7 @@ impl<B: EventBus> Publisher<B> {
     /// a duplicate of another message, and the publication has another id now.
     async fn send(&self, publication: &mut Publication<'_>) -> Result<Option<Acked>, Rejection> {
         let record = publication.record;
-        let sent = Instant::now();
+        let (sent, connection) = (Instant::now(), self.bus.connection());
 
         let mut ack = match self.bus.publish(publication.message(&self.stream)).await {
             Ok(ack) => ack,
@@ -243,9 +254,11 @@ impl<B: EventBus> Publisher<B> {
         let took = publication.began.elapsed();
         // An earlier relay has stored it under this id, and has reported that.
         let mistaken = publication.mistaken.take().filter(|_| !ack.duplicate);
-        let ids = (record.id.clone(), publication.take_message_id());
+        let is_renamed = publication.renames() > 0;
+        let ids = (record.id.clone(), publication.take_message_id(), is_renamed);
         let Ack { sequence, duplicate, seen } = ack;
-        Ok(Some(Acked::new(ids, took, sequence, duplicate, seen, mistaken)))
+        let at = (sequence, connection);
+        Ok(Some(Acked::new(ids, took, at, duplicate, seen, mistaken)))
     }
 
     /// Replaces a rejection by its cause if that can be found out before the relay stops.

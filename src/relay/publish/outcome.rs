@@ -11,8 +11,12 @@ use crate::failure::Rejection;
 pub(crate) struct Acked {
     id: EventId,
     pub(crate) message_id: String,
+    /// Whether that is not the event's first one.
+    pub(crate) is_renamed: bool,
     /// The sequence in the stream.
     pub(crate) sequence: u64,
+    /// The connection over which it was published.
+    pub(crate) connection: u64,
     /// Whether the stream was seen to have this very event there.
     pub(crate) seen: bool,
     /// From the first try to the ack.
@@ -27,14 +31,14 @@ pub(crate) struct Acked {
 impl Acked {
     /// Requires an ack of the right stream, and of this event if it is a duplicate's.
     pub(super) fn new(
-        (id, message_id): (EventId, String),
+        (id, message_id, is_renamed): (EventId, String, bool),
         took: Duration,
-        sequence: u64,
+        (sequence, connection): (u64, u64),
         duplicate: bool,
         seen: bool,
         mistaken: Option<Box<FalseDuplicate>>,
     ) -> Self {
-        Self { id, message_id, sequence, seen, took, duplicate, mistaken }
+        Self { id, message_id, is_renamed, sequence, connection, seen, took, duplicate, mistaken }
     }
 
     pub(crate) fn id(&self) -> &EventId {

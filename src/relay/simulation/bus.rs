@@ -126,7 +126,9 @@ impl Bus {
         }
 
         let term = state.lease.as_ref().map_or(0, |lease| lease.term);
-        if state.acked.contains(&(term, event)) {
+        // A repair that was interrupted publishes what it had not written down once more.
+        let is_kept = state.kept.values().any(|kept| kept.number == event);
+        if state.acked.contains(&(term, event)) && !is_kept {
             state.wrong.push(format!("e{event} is published again after its ack"));
         }
 
@@ -320,6 +322,26 @@ impl EventBus for Bus {
         self.world.travel().await;
         self.world.alive(self.life).await;
         compared.ok_or_else(|| Rejection::new(TIMEOUT, "timed out"))
+    }
+
+    fn set_hurt(&self, _is_hurt: bool) {}
+
+    async fn found(&self, sequence: u64) -> Result<Found, Rejection> {
+        self.world.alive(self.life).await;
+        self.world.travel().await;
+        let found = {
+            let mut state = self.world.lock();
+            let now = Instant::now();
+            let lossy = if state.weather.lossy > now { 0.15 } else { 0.003 };
+            let is_lost =
+                state.chance(lossy) || state.weather.no_leader > now || !*self.connected.borrow();
+            let found = state.log.get(&sequence).map(|(id, _)| Found::Message(Some(id.clone())));
+            (!is_lost).then_some(found.unwrap_or(Found::Nothing))
+        };
+
+        self.world.travel().await;
+        self.world.alive(self.life).await;
+        found.ok_or_else(|| Rejection::new(TIMEOUT, "timed out"))
     }
 
     fn watermark(&self, sequence: u64, message_id: &str) -> Option<Watermark> {

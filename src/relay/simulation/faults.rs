@@ -115,7 +115,7 @@ pub(super) async fn inject(world: &World, config: &Config, relays: &mut [Relay],
             let mut state = world.lock();
             let long = Duration::from_millis(state.random.random_range(20..8000));
             let victim = state.random.random_range(0..relays.len());
-            (state.random.random_range(20..2500), state.random.random_range(0..19), victim, long)
+            (state.random.random_range(20..2500), state.random.random_range(0..20), victim, long)
         };
         sleep(Duration::from_millis(wait)).await;
 
@@ -191,10 +191,12 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
                 false => state.weather.slow = until,
             }
         }
-        14 | 15 => {
+        // A purge between a loss and its repair hides the loss.
+        14 | 15 if !state.is_hurt() => {
             state.count("messages removed");
             state.remove_messages();
         }
+        14 | 15 => {}
         16 => {
             state.restore();
             world.changed.notify_waiters();
@@ -203,6 +205,7 @@ fn begin(world: &World, state: &mut State, what: usize, life: usize, long: Durat
             state.count("neighbours that forge acks");
             state.weather.forger = until;
         }
+        18 if state.rewind() => cut_off(world, state, long),
         _ => {
             intervene(world, state);
             world.changed.notify_waiters();

@@ -17,6 +17,7 @@ mod bus;
 mod connection;
 mod faults;
 mod follow;
+mod kept;
 mod later;
 mod lease;
 mod row;
@@ -100,6 +101,9 @@ fn config(world: &World) -> Config {
         config.dispatch.max_buffered_bytes = random.random_range(1 << 10..16 << 10);
     }
     config.dispatch.on_dead = state.on_dead;
+    if state.keeps {
+        config.keep.lasts = LONG;
+    }
 
     config
 }
@@ -135,7 +139,8 @@ fn play(seed: u64, lie: Option<Lie>) -> Played {
         }
 
         let deadline = Instant::now() + DRAIN;
-        while !world.lock().is_drained() && Instant::now() < deadline {
+        let is_over = || world.lock().is_drained() && !world.lock().is_hurt();
+        while !is_over() && Instant::now() < deadline {
             sleep(LOOK).await;
             // What was refused before may be marked dead only now.
             retry_dead(&world);

@@ -18,6 +18,7 @@ use crate::relay::ports::{
     StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
+use crate::relay::watermark::Epoch;
 use outboxd_client::{EventId, Key};
 use tokio::sync::mpsc;
 
@@ -205,7 +206,11 @@ impl EventStore for Store {
         Ok(Dated { page, moment: Moment { after: before, until } })
     }
 
-    async fn delete(&self, acked: &[Acked]) -> StoreResult<Vec<Refused>> {
+    async fn delete(&self, acked: &[Acked], epoch: Epoch) -> StoreResult<Vec<Refused>> {
+        if self.world.lock().keeps {
+            self.keep(acked, epoch).await?;
+        }
+
         let ids: Vec<_> = acked.iter().map(|acked| number(&acked.id().to_string())).collect();
         self.trace(|| format!("to delete {ids:?}"));
         let life = self.life;

@@ -9,7 +9,7 @@ use super::bus::STREAM;
 use super::row::{Row, document};
 use super::world::{Change, Committed, Lie, State};
 use crate::relay::ports::Ack;
-use crate::relay::watermark::Watermark;
+use crate::relay::watermark::{Epoch, Watermark};
 
 /// An event that none of the services here has committed.
 const FOREIGN: u32 = 0;
@@ -20,7 +20,7 @@ impl State {
     /// Of the stream, at this sequence.
     pub(super) fn watermark(&self, sequence: u64, message_id: Option<&str>) -> Watermark {
         let (stream, message_id) = (STREAM.to_owned(), message_id.map(str::to_owned));
-        Watermark { stream, created_ms: 0, sequence, message_id }
+        Watermark { stream, created_ms: 0, sequence, message_id, epoch: Epoch::default() }
     }
 
     /// A message comes to the stream. Returns the stream's ack.
@@ -89,6 +89,7 @@ impl State {
                 && !self.excused.contains(earlier)
                 && !self.restored.contains(earlier)
                 && !self.forged.contains(earlier)
+                && !self.lost.contains(earlier)
         });
 
         if let Some((passed, _)) = passed {
@@ -106,9 +107,9 @@ impl State {
 
         // A relay may still have in hand what was deleted a moment ago, by a write that came late.
         let in_hand = self.deleted.iter().filter(|(_, deleted)| deleted.elapsed() <= SETTLED);
-        let in_hand: Vec<_> =
-            in_hand.map(|(number, _)| number).chain(self.rows.keys()).copied().collect();
-        for number in in_hand {
+        let in_hand = in_hand.map(|(number, _)| number).chain(self.rows.keys()).copied();
+        let kept = self.kept.values().map(|kept| kept.number);
+        for number in in_hand.chain(kept).collect::<BTreeSet<_>>() {
             *self.repeatable.entry(number).or_default() += 1;
         }
     }

@@ -52,6 +52,15 @@ pub(super) struct Committed {
     pub(super) at: u32,
 }
 
+/// A kept event.
+#[derive(Debug, Clone)]
+pub(super) struct KeptRow {
+    pub(super) number: u32,
+    pub(super) sequence: Option<u64>,
+    pub(super) message_id: Option<String>,
+    pub(super) row: Row,
+}
+
 /// A change as the change stream reports it.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
@@ -131,6 +140,12 @@ pub(super) struct State {
     /// The messages of the stream by their sequence: message id and event.
     pub(super) log: BTreeMap<u64, (String, u32)>,
     pub(super) newest: u64,
+    /// Whether acked events are kept; only such a stream loses messages.
+    pub(super) keeps: bool,
+    /// The kept events, by their place.
+    pub(super) kept: BTreeMap<i64, KeptRow>,
+    /// Events that the stream has lost: later ones of their key may have been on the way.
+    pub(super) lost: BTreeSet<u32>,
     /// Message ids that the stream remembers, since when and of which message. It remembers them
     /// when the message is gone.
     pub(super) remembered: BTreeMap<String, (Instant, u64)>,
@@ -203,6 +218,9 @@ impl World {
             },
             log: BTreeMap::new(),
             newest: 0,
+            keeps: seed % 5 == 1,
+            kept: BTreeMap::new(),
+            lost: BTreeSet::new(),
             remembered: BTreeMap::new(),
             window,
             committed: BTreeMap::new(),

@@ -134,7 +134,15 @@ fn faults_are_written_in_their_documented_form() {
             ),
         ),
         (
-            Alert::Rewound { stream: "SHOP".to_owned(), from: 9, to: 1, how: "recreated" },
+            Alert::Rewound(Loss {
+                stream: "SHOP".to_owned(),
+                from: 9,
+                to: 1,
+                how: "recreated",
+                kept: None,
+                unrecoverable: None,
+                is_repaired: false,
+            }),
             concat!(
                 r#""kind":"rewound","text":"the stream SHOP has gone back from sequence 9 "#,
                 r#"to 1: it was recreated or restored from an old copy, and has lost "#,
