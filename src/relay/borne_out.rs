@@ -34,14 +34,13 @@ pub(super) async fn borne_out(
             let newest = term.newest.get().map_or(0, |newest| newest.sequence);
             acked.retain(|acked| acked.duplicate || acked.sequence > newest);
         }
+        raise_watermark(bus, &acked, term);
         let others = before - acked.len();
         return (acked, others);
     };
 
     if is_reached(bus, &acked, newest, give_up).await {
-        let newest = acked.iter().max_by_key(|acked| acked.sequence);
-        let newest = newest.and_then(|one| bus.watermark(one.sequence, &one.message_id));
-        newest.into_iter().for_each(|newest| term.newest.advance(newest));
+        raise_watermark(bus, &acked, term);
     } else {
         // Where it stands among the kept events is not known before the loss is.
         acked.retain(|acked| acked.seen && !is_kept);
@@ -49,6 +48,12 @@ pub(super) async fn borne_out(
 
     let others = before - acked.len();
     (acked, others)
+}
+
+fn raise_watermark(bus: &impl EventBus, acked: &[Acked], term: &Term) {
+    let newest = acked.iter().max_by_key(|acked| acked.sequence);
+    let newest = newest.and_then(|one| bus.watermark(one.sequence, &one.message_id));
+    newest.into_iter().for_each(|newest| term.newest.advance(newest));
 }
 
 /// Whether the stream has reached the newest sequence, and not by what came after a loss.
