@@ -40,6 +40,9 @@ pub(super) async fn borne_out(
     };
 
     if is_reached(bus, &acked, newest, give_up).await {
+        // What the stream had lost when it was compared may have been replaced and consumed since.
+        let is_left = |acked: &Acked| term.reached.bears_out(acked.connection, acked.sequence);
+        acked.retain(|acked| acked.seen || is_left(acked));
         raise_watermark(bus, &acked, term);
     } else {
         // Where it stands among the kept events is not known before the loss is.

@@ -103,7 +103,7 @@ use tracing::{info, warn};
 
 use super::clock;
 use super::ports::{Claimed, LeaseStore, StoreError, StoreResult};
-use super::watermark::Newest;
+use super::watermark::{Newest, Reached};
 use crate::telemetry::health::Health;
 
 /// A holder stops this part of the ttl early (a fifth), because clocks run at different speeds and
@@ -134,6 +134,7 @@ pub(crate) struct Term {
     pub(crate) number: i64,
     /// What the stream has acked. Each renewal stores it.
     pub(crate) newest: Newest,
+    pub(crate) reached: Reached,
     trusted_until: watch::Receiver<Instant>,
 }
 
@@ -219,7 +220,12 @@ impl<L: LeaseStore> Lease<L> {
         let newest = Newest::new(watermark);
         let (trust, trusted_until) = watch::channel(self.trust_deadline(sent));
         let held = Held {
-            term: Term { number, newest: newest.clone(), trusted_until },
+            term: Term {
+                number,
+                newest: newest.clone(),
+                reached: Reached::default(),
+                trusted_until,
+            },
             lost: CancellationToken::new(),
             stop: CancellationToken::new(),
         };

@@ -8,6 +8,7 @@
 //! A purge is not a loss: it keeps the stream's creation time and its last sequence. Nor is a message
 //! that a consumer or a limit has removed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A message that a stream has acked.
@@ -201,6 +202,30 @@ impl Newest {
     }
 }
 
+/// The last sequence that the stream showed when it was compared over a connection.
+///
+/// Acks of before that are still in hand may be for messages that the stream has lost. When others
+/// have taken their sequences, and were consumed, nothing else tells.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reached(Arc<Mutex<BTreeMap<u64, u64>>>);
+
+impl Reached {
+    /// Over this connection, the stream showed this sequence.
+    pub(crate) fn note(&self, connection: u64, sequence: u64) {
+        let mut reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What bears out no less than the new one says nothing more.
+        reached.retain(|_, last| *last < sequence);
+        reached.insert(connection, sequence);
+    }
+
+    /// Whether an ack that came over this connection is for a message that the stream has not lost
+    /// since, as far as this tells.
+    pub(crate) fn bears_out(&self, connection: u64, sequence: u64) -> bool {
+        let reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reached.range(connection.saturating_add(1)..).all(|(_, last)| *last >= sequence)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,5 +281,16 @@ mod tests {
         }
         newest.advance(at(2, 1, None));
         assert_eq!(newest.get(), Some(at(2, 1, None)));
+    }
+    #[test]
+    fn an_ack_is_borne_out_only_if_no_later_connection_showed_less() {
+        let reached = Reached::default();
+        assert!(reached.bears_out(1, 9));
+        reached.note(1, 5);
+        assert!(reached.bears_out(1, 9), "it came over that connection, and later");
+        reached.note(2, 7);
+        reached.note(3, 20);
+        assert!(reached.bears_out(1, 7) && !reached.bears_out(1, 8));
+        assert!(reached.bears_out(2, 20) && !reached.bears_out(2, 21));
     }
 }

@@ -30,6 +30,7 @@ impl<B: EventBus> Leadership<B> {
             return Some(loss);
         }
 
+        self.publisher.term.reached.note(connection, now.sequence);
         self.publisher.term.newest.begin(now);
         self.publisher.clearance.grant(connection);
 
