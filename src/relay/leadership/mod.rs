@@ -176,10 +176,8 @@ impl<B: EventBus> Leadership<B> {
 
         let (give_up, stop_moving) = (CancellationToken::new(), CancellationToken::new());
         let stored = (store.clone(), bus, term.newest.clone());
-        let settling = settle::run(stored, inbox, reports, give_up.clone());
         let verdicts = || Verdicts::new(&config.retry, &config.nats.client_id, &alerts);
-        let (gate, gated) = watch::channel(Gate::Closed);
-        let traffic = Traffic::default();
+        let ((gate, gated), traffic) = (watch::channel(Gate::Closed), Traffic::default());
         let moving = Moving {
             follow: follow_from.clone(),
             store: store.clone(),
@@ -193,11 +191,10 @@ impl<B: EventBus> Leadership<B> {
         };
 
         let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
-        let retrying = retry::run(store, asked, answer);
         let stages = Stages {
             following: tokio::spawn(following),
-            retrying: tokio::spawn(retrying),
-            settling: tokio::spawn(settling),
+            retrying: tokio::spawn(retry::run(store, asked, answer)),
+            settling: tokio::spawn(settle::run(stored, inbox, reports, give_up.clone())),
             moving: config.scheduled.enabled.then(|| tokio::spawn(moving.run())),
             stop_moving,
             give_up,
