@@ -522,9 +522,9 @@ func (w *world) listeners(t *testing.T) {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(90 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(180 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not so in 90 s: %s", what)
+			t.Fatalf("not so in 180 s: %s", what)
 		}
 	}
 }
