@@ -197,8 +197,10 @@ func (w *world) events(t *testing.T) {
 			t.Run(file+"/"+get(one, "name").(string), func(t *testing.T) {
 				given := get(one, "event").(bson.D)
 				event, ok := eventOf(given)
-				if !ok {
+				if !ok && get(one, "dynamic") == true {
 					t.Skip("Go's types can't express it")
+				} else if !ok {
+					t.Fatal("a case that this runner can't read")
 				}
 				var id any
 				var stored bson.D

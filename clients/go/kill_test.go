@@ -2,6 +2,7 @@ package outboxd_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/outboxd/outboxd/clients/go/inbox"
 	"github.com/outboxd/outboxd/clients/go/listener"
 	"github.com/outboxd/outboxd/clients/go/outbox"
+	"github.com/outboxd/outboxd/clients/go/outboxdtest"
 )
 
 const (
@@ -35,9 +37,10 @@ type record struct {
 
 var changed = outbox.Subject[record]("record.changed")
 
-// TestMain is the writer or the consumer, where the kill test has started this program as one.
+// TestMain is the part that a test has started this program as.
 func TestMain(m *testing.M) {
-	work := map[string]func(*mongo.Client) error{"writer": write, "consumer": consume}[os.Getenv("OUTBOXD_TEST_PART")]
+	part := os.Getenv("OUTBOXD_TEST_PART")
+	work := map[string]func(*mongo.Client) error{"writer": write, "consumer": consume, "servers": serve}[part]
 	if work == nil {
 		os.Exit(m.Run())
 	}
@@ -46,12 +49,22 @@ func TestMain(m *testing.M) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	client, err := mongo.Connect(options.Client().ApplyURI(os.Getenv("OUTBOXD_TEST_URI")))
+	client, err := mongo.Connect(options.Client().ApplyURI(cmp.Or(os.Getenv("OUTBOXD_TEST_URI"), "mongodb://127.0.0.1")))
 	if err == nil {
 		err = work(client)
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
+}
+
+// serve starts servers and keeps them.
+func serve(*mongo.Client) error {
+	servers, err := outboxdtest.StartServers()
+	if err != nil {
+		return err
+	}
+	fmt.Println(servers.MongoDBURI, servers.NATSURL)
+	select {}
 }
 
 func write(client *mongo.Client) error {
@@ -137,6 +150,9 @@ func (w *world) part(t *testing.T, uri, name string) (kill func(), lines <-chan 
 
 func TestReplicasAreEqualAfterKillsInMidLoad(t *testing.T) {
 	w, relay := start(t, killed, "record.>")
+	// Until a transaction expires, the one of a killed process keeps its documents from all others.
+	soon := bson.D{{Key: "setParameter", Value: 1}, {Key: "transactionLifetimeLimitSeconds", Value: 2}}
+	check(t, w.client.Database("admin").RunCommand(t.Context(), soon).Err())
 	for i := range records {
 		first := record{ID: fmt.Sprintf("r%d", i)}
 		check(t, w.transaction(t.Context(), func(ctx context.Context) error {

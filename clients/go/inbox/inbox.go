@@ -43,6 +43,10 @@ const (
 var ErrNotInTransaction = errors.New("once was called outside a transaction; start one on the session, " +
 	"or call Run, which starts one itself")
 
+// ErrShortTTL is returned by Create and by a listener for a TTL after which a message could still come
+// again.
+var ErrShortTTL = errors.New("ids are kept for at least 3600 s")
+
 // Inbox has the ids of the messages that a service has handled. Services in several languages, and
 // several queue groups, may share one. It may be used by several goroutines.
 type Inbox struct {
@@ -98,7 +102,7 @@ func (i *Inbox) TTL() time.Duration { return i.ttl }
 // the expiry if it is another one. A listener calls it when it starts.
 func (i *Inbox) Create(ctx context.Context) error {
 	if i.ttl < MinTTL {
-		return fmt.Errorf("message ids are kept for %.0f s; set a time of at least %.0f s", i.ttl.Seconds(), MinTTL.Seconds())
+		return fmt.Errorf("%w; this one is %.0f s", ErrShortTTL, i.ttl.Seconds())
 	}
 
 	for _, name := range []string{i.ids.Name(), i.failed.Name()} {

@@ -45,13 +45,7 @@ func (l *listener) consumer(ctx context.Context, stream jetstream.Stream) (jetst
 
 // settle writes what a listener needs into a consumer's settings; false if all of it is there.
 func (l *listener) settle(config *jetstream.ConsumerConfig) bool {
-	subjects := make([]string, len(l.Handlers))
-	for i, handler := range l.Handlers {
-		subjects[i] = handler.subject
-	}
-	slices.Sort(subjects)
-	subjects = slices.Compact(subjects)
-
+	subjects := l.subjects()
 	current := slices.Clone(config.FilterSubjects)
 	if config.FilterSubject != "" {
 		current = []string{config.FilterSubject}

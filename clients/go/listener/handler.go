@@ -2,6 +2,7 @@ package listener
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/outboxd/outboxd/clients/go/inbox"
@@ -32,6 +33,32 @@ func OnMessage(subject string, handle func(context.Context, *inbox.Message) erro
 	return Handler{subject: subject, apply: handle}
 }
 
+// subjects returns what the consumer asks for. The server refuses subjects that overlap, so those that
+// another one covers are left out.
+func (l *listener) subjects() []string {
+	var all []string
+	for _, handler := range l.Handlers {
+		isCovered := slices.ContainsFunc(l.Handlers, func(other Handler) bool {
+			return other.subject != handler.subject && matches(other.subject, handler.subject)
+		})
+		if !isCovered {
+			all = append(all, handler.subject)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func isPattern(subject string) bool {
+	tokens := strings.Split(subject, ".")
+	for i, token := range tokens {
+		if token == "" || strings.ContainsAny(token, " \t\r\n") || token == ">" && i < len(tokens)-1 {
+			return false
+		}
+	}
+	return true
+}
+
 func (l *listener) handlerOf(subject string) (Handler, bool) {
 	for _, handler := range l.Handlers {
 		if matches(handler.subject, subject) {
@@ -41,13 +68,14 @@ func (l *listener) handlerOf(subject string) (Handler, bool) {
 	return Handler{}, false
 }
 
+// matches is true if a pattern covers a subject, which may have wildcards itself.
 func matches(pattern, subject string) bool {
 	wanted, tokens := strings.Split(pattern, "."), strings.Split(subject, ".")
 	for i, token := range wanted {
 		if token == ">" {
 			return i < len(tokens)
 		}
-		if i >= len(tokens) || token != "*" && token != tokens[i] {
+		if i >= len(tokens) || tokens[i] == ">" || token != "*" && token != tokens[i] {
 			return false
 		}
 	}

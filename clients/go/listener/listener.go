@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -92,7 +93,7 @@ type listener struct {
 type fatal struct{ error }
 
 // Run listens until ctx is done; then it lets the message in work end, acks it, and returns nil.
-// It reconnects for ever. It returns an error only for settings that can't work.
+// It reconnects for ever. It returns an error only for settings that can't work, and if Conn is closed.
 func Run(ctx context.Context, config Config) error {
 	l := &listener{Config: config, laters: map[uint64]int{}}
 	if err := l.check(); err != nil {
@@ -128,6 +129,17 @@ func (l *listener) check() error {
 		return errors.New("a setting of the listener is negative")
 	}
 
+	for _, name := range []string{l.Stream, l.Group} {
+		if strings.ContainsAny(name, " \t\r\n.*>/\\") {
+			return fmt.Errorf("%q names no stream or group: a name has no spaces, dots, wildcards or slashes", name)
+		}
+	}
+	for _, handler := range l.Handlers {
+		if !isPattern(handler.subject) {
+			return fmt.Errorf("%q is no subject", handler.subject)
+		}
+	}
+
 	setDefault(&l.MaxAckPending, 1)
 	setDefault(&l.AckWait, 30*time.Second)
 	setDefault(&l.MaxDeliveries, 10)
@@ -150,6 +162,7 @@ func (l *listener) connection() []nats.Option {
 	ours := []nats.Option{
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // credentials may be corrected on the server
 		nats.LameDuckModeHandler(func(conn *nats.Conn) {
 			// Without another server there is nowhere to go; then this one is left when it ends.
 			l.isLame.Store(len(conn.Servers()) > 1)
@@ -181,6 +194,9 @@ func (l *listener) listen(ctx context.Context) error {
 		if errors.As(err, &given) {
 			return given.error
 		}
+		if l.conn.IsClosed() && ctx.Err() == nil { // by its owner; nothing else closes it
+			return fmt.Errorf("the connection to NATS is closed: %w", nats.ErrConnectionClosed)
+		}
 		if err != nil && ctx.Err() == nil {
 			l.Log.Warn("not listening; trying again", "error", err)
 			pause(ctx, startAgain)
@@ -203,14 +219,13 @@ func (l *listener) setUp(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("stream %s: %w", l.Stream, err)
 	}
 	if window := stream.CachedInfo().Config.Duplicates; l.Inbox.TTL() <= window {
-		return nil, fatal{fmt.Errorf("the inbox keeps ids for %s, and the stream %s drops duplicates for %s; "+
+		return nil, fatal{fmt.Errorf("the inbox forgets ids after %s, and the stream %s drops duplicates for %s; "+
 			"raise inbox.TTL", l.Inbox.TTL(), l.Stream, window)}
 	}
 
-	if l.Inbox.TTL() < inbox.MinTTL {
-		return nil, fatal{l.Inbox.Create(ctx)}
-	}
-	if err := l.Inbox.Create(ctx); err != nil {
+	if err := l.Inbox.Create(ctx); errors.Is(err, inbox.ErrShortTTL) {
+		return nil, fatal{err}
+	} else if err != nil {
 		return nil, fmt.Errorf("inbox: %w", err)
 	}
 	return l.consumer(ctx, stream)

@@ -21,13 +21,13 @@ type Code string
 
 // The parts of an event.
 const (
-	InvalidSubject Code = "subject"
-	InvalidKey     Code = "key"
-	InvalidID      Code = "id"
-	InvalidHeader  Code = "header"
-	Payload        Code = "payload"
-	TooLong        Code = "too-long"
-	DeliverAt      Code = "deliver-at"
+	CodeSubject   Code = "subject"
+	CodeKey       Code = "key"
+	CodeID        Code = "id"
+	CodeHeader    Code = "header"
+	CodePayload   Code = "payload"
+	CodeTooLong   Code = "too-long"
+	CodeDeliverAt Code = "deliver-at"
 )
 
 // EventError is an event that the contract refuses. Nothing was written. WithTransaction aborts, and

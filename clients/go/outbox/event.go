@@ -55,7 +55,7 @@ func (s Subject[T]) Event(key any, payload T) Event {
 }
 
 func checkSubject(subject string) error {
-	invalid := func(reason string) error { return refuse(InvalidSubject, "invalid subject: %s", reason) }
+	invalid := func(reason string) error { return refuse(CodeSubject, "invalid subject: %s", reason) }
 	switch {
 	case subject == "":
 		return invalid("it is empty")
@@ -85,7 +85,7 @@ func isGraphic(text string) bool {
 }
 
 func checkKey(key any) (string, error) {
-	invalid := func(reason string) error { return refuse(InvalidKey, "invalid key: %s", reason) }
+	invalid := func(reason string) error { return refuse(CodeKey, "invalid key: %s", reason) }
 	text, ok := nameOf(key).(string)
 	if id := nameOf(key); !ok {
 		switch id := id.(type) {
@@ -110,7 +110,7 @@ func checkKey(key any) (string, error) {
 }
 
 func checkID(id any) (any, error) {
-	invalid := func(reason string) error { return refuse(InvalidID, "invalid event id: %s", reason) }
+	invalid := func(reason string) error { return refuse(CodeID, "invalid event id: %s", reason) }
 	switch id := nameOf(id).(type) {
 	case nil:
 		return nil, invalid("it is neither an ObjectId, a UUID of subtype 4 nor text")
@@ -169,7 +169,7 @@ func checkHeaders(headers map[string]string) (bson.D, error) {
 	made := make(bson.D, 0, len(headers))
 	for _, name := range names {
 		if reason := checkHeader(made, name, headers[name]); reason != "" {
-			return nil, refuse(InvalidHeader, "invalid header %q: %s", shortened(name), reason)
+			return nil, refuse(CodeHeader, "invalid header %q: %s", shortened(name), reason)
 		}
 		made = append(made, bson.E{Key: name, Value: headers[name]})
 	}

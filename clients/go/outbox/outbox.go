@@ -207,7 +207,7 @@ func (o *Outbox) document(ctx context.Context, event Event) (bson.D, any, error)
 		return nil, nil, err
 	}
 	if length := publishedLen(payload); length > o.maxPayload {
-		return nil, nil, refuse(TooLong, "payload of %d bytes is over the limit of %d; "+
+		return nil, nil, refuse(CodeTooLong, "payload of %d bytes is over the limit of %d; "+
 			"store the content elsewhere and publish a reference", length, o.maxPayload)
 	}
 	document = append(document, bson.E{Key: "payload", Value: payload})
@@ -239,7 +239,7 @@ func insert(ctx context.Context, to *mongo.Collection, document bson.D, id any) 
 func raw(document bson.D) (bson.Raw, error) {
 	encoded, err := bson.Marshal(document)
 	if err != nil {
-		return nil, refuse(Payload, "invalid payload: %v", err)
+		return nil, refuse(CodePayload, "invalid payload: %v", err)
 	}
 	return encoded, nil
 }
@@ -254,7 +254,7 @@ func requireTransaction(ctx context.Context) error {
 func deliverAt(at time.Time) (bson.DateTime, error) {
 	millis := at.UnixMilli()
 	if year := at.UTC().Year(); year < 1970 || year > 9999 || millis < 0 || millis > latestDelivery {
-		return 0, refuse(DeliverAt, "invalid time of delivery: it is outside the years 1970 to 9999")
+		return 0, refuse(CodeDeliverAt, "invalid time of delivery: it is outside the years 1970 to 9999")
 	}
 	return bson.DateTime(millis), nil
 }

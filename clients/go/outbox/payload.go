@@ -69,7 +69,7 @@ func isPlainName(name string) bool {
 }
 
 func refusePayload(format string, arguments ...any) error {
-	return refuse(Payload, "invalid payload: "+format, arguments...)
+	return refuse(CodePayload, "invalid payload: "+format, arguments...)
 }
 
 func notJSON(where *at, what string) error {

@@ -12,7 +12,7 @@ import (
 )
 
 // wrapper ends its program when its own input ends, which it does however this process ends.
-const wrapper = `"$@" & p=$!; cat >/dev/null; kill -9 $p`
+const wrapper = `"$@" & p=$!; cat >/dev/null; kill -9 $p; wait $p`
 
 type program struct {
 	command *exec.Cmd
@@ -44,7 +44,7 @@ func (s *Servers) launch(path string, env []string, arguments ...string) (*progr
 	return p, nil
 }
 
-// kill may be called more than once.
+// kill returns once the program has ended. It may be called more than once.
 func (p *program) kill() {
 	_ = p.input.Close()
 	_ = p.command.Wait()
