@@ -99,8 +99,9 @@ describe('the tutorial', () => {
   });
 
   it('has the examples of the other clients word for word', () => {
-    for (const client of ['rust', 'go']) {
+    for (const client of ['rust', 'python', 'go', 'java']) {
       const shown = page('docs/consumers.md').match(new RegExp(`\`\`\`${client}\\n[^]*?\`\`\``, 'g'));
+      assert.equal(shown?.length, 1, client);
       for (const example of shown) assert.ok(page(`clients/${client}/README.md`).includes(example), example);
     }
   });
