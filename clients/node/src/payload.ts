@@ -162,7 +162,7 @@ class Walk {
     if (types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) {
       return this.value(value.valueOf(), path, depth);
     }
-    if (depth >= MAX_DEPTH) throw refused('it is nested deeper than 100 levels');
+    if (depth >= MAX_DEPTH) throw refused('it is nested deeper than 100 levels, or contains itself');
     if (Array.isArray(value)) return this.array(value, path, depth);
     if (types.isMap(value)) throw notJson(path, 'a Map; write Object.fromEntries(map)');
     if (types.isSet(value)) throw notJson(path, 'a Set; write an array');

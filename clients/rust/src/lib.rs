@@ -96,6 +96,7 @@ mod replica;
 mod schedule;
 #[cfg(feature = "opentelemetry")]
 pub mod trace;
+mod typed;
 mod validator;
 mod verdict;
 
@@ -108,6 +109,7 @@ pub use listener::{ListenError, Listener};
 pub use message::{Handle, Message};
 pub use payload::PayloadError;
 pub use replica::Replica;
+pub use typed::EventType;
 pub use verdict::{HandleError, Verdict};
 
 /// The examples of the README compile.
