@@ -110,7 +110,8 @@ impl Store {
     async fn place_of(&self, since: DateTime) -> Result<i64> {
         let before = DateTime::from_millis(since.timestamp_millis().saturating_sub(SKEW_MS));
         let older = doc! { PLACE: { "$gte": i64::MIN }, PUBLISHED_AT: { "$lt": before } };
-        let newest = self.published().find_one(older).sort(doc! { PLACE: -1 });
+        let published = self.published();
+        let newest = published.find_one(older).sort(doc! { PLACE: -1 });
         let newest = newest.projection(doc! { PLACE: 1 }).collation(simple()).await?;
 
         let place = newest.and_then(|newest| newest.get_i64(PLACE).ok());

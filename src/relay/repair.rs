@@ -196,7 +196,7 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
         publish_again(self.publisher, page, None, |Sent { place, id, outcome }| {
             let event = id.map(|id| Republished { id, place, to: None, message_id: None });
             events.extend(self.published(event, outcome, repaired)?);
-            Ok(())
+            Ok::<(), Interrupted>(())
         })
         .await?;
 
