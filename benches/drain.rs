@@ -29,13 +29,19 @@ pub(crate) async fn drain(report: &mut Report, events: u32, keys: u32, bytes: us
     };
 
     for turn in report.begin(&title, COLUMNS, peers) {
-        let figures = drain_once(turn.peer, turn.peer.limit(events), keys, bytes).await;
+        let figures = drain_once(turn.peer, &[], turn.peer.limit(events), (keys, bytes)).await;
         report.add(&title, turn, &figures);
     }
 }
 
-async fn drain_once(peer: Peer, events: u32, keys: u32, bytes: usize) -> [f64; 4] {
+pub(crate) async fn drain_once(
+    peer: Peer,
+    settings: &[(&'static str, &'static str)],
+    events: u32,
+    (keys, bytes): (u32, usize),
+) -> [f64; 4] {
     let mut stage = Stage::set_up().await;
+    stage.settings = settings.to_vec();
     peer.prepare(&stage);
 
     let since = epoch_seconds();

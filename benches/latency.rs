@@ -41,13 +41,19 @@ pub(crate) async fn latency(report: &mut Report, rate: u32, seconds: u32) {
     };
 
     for turn in report.begin(&title, COLUMNS, peers) {
-        let figures = latency_once(turn.peer, rate, seconds).await;
+        let figures = latency_once(turn.peer, &[], rate, seconds).await;
         report.add(&title, turn, &figures);
     }
 }
 
-async fn latency_once(peer: Peer, rate: u32, seconds: u32) -> [f64; 7] {
+pub(crate) async fn latency_once(
+    peer: Peer,
+    settings: &[(&'static str, &'static str)],
+    rate: u32,
+    seconds: u32,
+) -> [f64; 7] {
     let mut stage = Stage::set_up().await;
+    stage.settings = settings.to_vec();
     peer.prepare(&stage);
 
     let mut running = peer.start(&stage, epoch_seconds());

@@ -19,7 +19,7 @@
 //! load      the service whose transactions write events
 //! report    collects the figures of each peer and round
 //! proxy     a network between the peer and NATS
-//! drain  latency  hot  outage  idle  scheduled  writers
+//! drain  latency  hot  outage  idle  kept  scheduled  writers
 //!           the measurements: start peers, load them, add figures to the report
 //! ratios    compares the figures with the bounds
 //! builds    compares the figures with those of other builds of outboxd
@@ -32,6 +32,7 @@ mod builds;
 mod drain;
 mod hot;
 mod idle;
+mod kept;
 mod latency;
 mod load;
 mod outage;
@@ -129,6 +130,12 @@ enum Mode {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// What kept events cost: a drain and the latency with and without them.
+    Kept {
+        /// Events in the backlog.
+        #[arg(long, default_value_t = 100_000)]
+        events: u32,
+    },
     /// How late scheduled events are, and what a million for next month cost.
     Scheduled {
         /// Events whose due times are apart.
@@ -174,6 +181,7 @@ async fn main() {
         }
         Some(Mode::Outage { seconds, rate }) => outage::outage(&mut report, seconds, rate).await,
         Some(Mode::Idle { seconds }) => idle::idle(&mut report, seconds).await,
+        Some(Mode::Kept { events }) => kept::kept(&mut report, events).await,
         Some(Mode::Scheduled { events, crowd, later }) => {
             scheduled::late(&mut report, events, crowd).await;
             scheduled::later(&mut report, later).await;
@@ -207,6 +215,7 @@ async fn everything(report: &mut Report) {
     hot::hot(report, 1_000_000, 200, 10).await;
     outage::outage(report, 60, 500).await;
     idle::idle(report, 30).await;
+    kept::kept(report, 100_000).await;
     scheduled::late(report, 100, 10_000).await;
     scheduled::later(report, 1_000_000).await;
     writers::writers(report, 10).await;

@@ -6,7 +6,7 @@ use super::peer::Peer::{
 };
 use super::report::{Report, short};
 use super::stage::{BYTES, KEYS};
-use super::{hot, idle, latency, outage, scheduled, writers};
+use super::{hot, idle, kept, latency, outage, scheduled, writers};
 
 use Bound::{AtLeast, AtMost, Within};
 
@@ -61,6 +61,7 @@ pub(crate) fn of(report: &Report) -> Vec<Ratio> {
     let mut ratios = measured.beside_bare_loops();
     ratios.extend(measured.beside_other_relays());
     ratios.extend(measured.of_outboxd());
+    ratios.extend(measured.of_kept_events());
     ratios.extend(measured.of_scheduled_events());
     ratios
 }
@@ -156,6 +157,15 @@ impl Measurements<'_> {
             self.alone("drain, CPU µs/event", AtMost(8.0), drain, CPU),
             self.alone("idle, % of a core", AtMost(0.5), idle::TITLE, "% of a core"),
             self.alone("idle, other commands/s", AtMost(0.0), idle::TITLE, "other commands/s"),
+        ]
+    }
+
+    fn of_kept_events(&self) -> Vec<Ratio> {
+        let kept = &kept::title(100_000);
+        vec![
+            self.alone("drain, kept / deleted", AtLeast(0.5), kept, "drain ratio"),
+            self.alone("peak MB more, kept", AtMost(4.0), kept, "peak MB more"),
+            self.alone("latency p50 ms more, kept", AtMost(0.2), kept, "p50 ms more"),
         ]
     }
 

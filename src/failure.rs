@@ -208,6 +208,11 @@ impl Rejection {
         Self::new(meaning.map_or(code, |(_, _, code)| (*code).to_owned()), error)
     }
 
+    /// Whether the message was refused, whatever else may be wrong.
+    pub fn is_definite(&self) -> bool {
+        matches!(self.class, Class::Config | Class::Poison)
+    }
+
     /// What the operator should do, in one sentence.
     pub fn remedy(&self) -> &'static str {
         look_up(&self.code).map_or(

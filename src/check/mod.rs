@@ -6,6 +6,7 @@
 //! | `hosts` | every host of MongoDB, and the deployment that they form |
 //! | `privileges` | the relay's user in MongoDB |
 //! | `outbox` | migrations, validators, indexes, and a sample of the waiting events |
+//! | `kept` | the acked events that are kept |
 //! | `scheduled` | the events that are published later |
 //! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
 //! | `mongodb` | all of MongoDB, in this order |
@@ -17,6 +18,7 @@
 mod ask;
 mod deployment;
 mod hosts;
+mod kept;
 mod mongodb;
 mod nats;
 mod outbox;

@@ -9,7 +9,7 @@ use mongodb::Database;
 use outboxd_client::scheduled_collection;
 
 use super::ask::{ask, unknown, within};
-use super::scheduled;
+use super::{kept, scheduled};
 use crate::config::Config;
 use crate::document::layout::Layout;
 use crate::document::record::{OutboxRecord, shown_id};
@@ -54,11 +54,12 @@ pub(super) async fn look(
     let (collection, layout) = (&config.mongodb.collection, &*config.event.layout);
     let at = format!("outbox {}.{collection}", database.name());
     let foundation = Foundation::new(database.clone(), collection, config.event.layout.clone());
-    let (sound, applied, made, scheduled, sample) = tokio::join!(
+    let (sound, applied, made, scheduled, kept, sample) = tokio::join!(
         ask(timeout, foundation.review()),
         applied(config, database, &at, timeout),
         as_migrated(config, database, &at, timeout),
         scheduled::look(config, database, &at, timeout),
+        kept::look(config, database, &at, timeout),
         ask(timeout, sample(database, collection, layout))
     );
 
@@ -71,6 +72,7 @@ pub(super) async fn look(
     if !pending {
         findings.extend(made);
         findings.extend(scheduled);
+        findings.extend(kept);
     }
 
     match sample {

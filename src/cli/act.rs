@@ -340,8 +340,11 @@ impl Acting<'_> {
             Action::Edit(edit) => Some(edit.before.clone()),
             Action::RetryNow | Action::Discard => None,
         };
-        let request =
-            self.act.record_request(&self.entry, batch, before).await.map_err(|error| {
+        let request = self
+            .act
+            .record_request(&self.entry, (batch, batch.len() as u64), before)
+            .await
+            .map_err(|error| {
                 let message = format!(
                     "outboxd_audit does not take the record of it, so nothing is done; look at the \
                  collection's validator and at the role of `outboxd privileges --role operator`, \
@@ -390,7 +393,7 @@ impl Acting<'_> {
     }
 }
 
-fn who(sources: &Sources) -> String {
+pub(super) fn who(sources: &Sources) -> String {
     let of = |names: [&str; 2]| {
         let found = names.iter().find_map(|name| {
             sources.env.iter().find(|(set, text)| set == name && !text.is_empty())

@@ -12,16 +12,21 @@ mod edit;
 mod editor;
 mod explain;
 mod groups;
+mod kept;
 mod list;
 mod migrate;
 mod output;
 mod privileges;
+mod progress;
+mod published;
+mod replay;
 mod request;
 mod run;
 mod selection;
 mod show;
 mod stats;
 mod table;
+mod verify;
 mod wait;
 mod watch;
 
@@ -122,6 +127,24 @@ enum Verb {
   outboxd edit 6745f0a1b2c3d4e5f6a7b8c9 --set subject=ticket:moved --reason typo
   outboxd edit 6745f0a1b2c3d4e5f6a7b8c9 --set payload.price=5 --set headers.Content-Type=application/json")]
     Edit(edit::Args),
+    /// Show events that were published and are kept: see the setting keep.for
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  outboxd published list --since 10m --subject 'tickets.>'
+  outboxd published show 6745f0a1b2c3d4e5f6a7b8c9")]
+    Published(published::Verb),
+    /// Compare kept events with the stream; exit with 1 when the stream lacks any
+    #[command(after_help = "Examples:
+  outboxd verify
+  outboxd verify --since 1h --output json
+  outboxd verify --repair     # publishes what is missing, with the message ids it had")]
+    Verify(verify::Args),
+    /// Publish kept events again on purpose, for a consumer that has lost its data
+    #[command(after_help = "Examples:
+  outboxd replay 6745f0a1b2c3d4e5f6a7b8c9
+  outboxd replay --all --since 2h --until 1h --subject 'tickets.>' --dry-run
+  outboxd replay --all --since 2026-11-26T09:30:00Z --rate 200 --reason 'search index lost' --yes")]
+    Replay(replay::Args),
     /// Show who retried, edited or discarded which events
     #[command(after_help = "Examples:
   outboxd audit
@@ -184,6 +207,9 @@ impl Cli {
             Verb::RetryNow(args) => act::retry_now(&sources, &args).await,
             Verb::Discard(args) => act::discard(&sources, &args).await,
             Verb::Edit(args) => edit::run(&sources, &args, &event).await,
+            Verb::Published(verb) => published::run(&sources, &verb).await,
+            Verb::Verify(args) => verify::run(&sources, &args).await,
+            Verb::Replay(args) => replay::run(&sources, &args).await,
             Verb::Audit(args) => audit::run(&sources, &args).await,
             Verb::Check(args) => check::run(&sources, &args).await,
             Verb::Privileges(args) => privileges::run(&sources, &args),

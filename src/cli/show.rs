@@ -98,7 +98,7 @@ struct Shown<'a> {
     behind: u64,
 }
 
-fn hidden(payload: &Bson) -> Bson {
+pub(super) fn hidden(payload: &Bson) -> Bson {
     let bytes =
         bson::serialize_to_vec(&bson::doc! { "payload": payload }).map_or(0, |bytes| bytes.len());
     format!("(hidden, about {bytes} bytes; --payload shows it)").into()
@@ -265,7 +265,7 @@ fn text_of(name: &str) -> String {
 }
 
 /// The beginning of a value.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let mut chars = text.chars();
     let mut shown: String = chars.by_ref().take(MAX_SHOWN).collect();
     if chars.next().is_some() {

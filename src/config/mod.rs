@@ -44,8 +44,8 @@ use self::reader::{NOT_SET, Reader, Reading};
 pub use self::sections::{
     AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
     KeepConfig, LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead, Ordering,
-    RetryConfig, ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks,
-    WebhookFormat,
+    Repair, RetryConfig, ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig,
+    VerifyAcks, WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::sources::Sources;
@@ -203,6 +203,7 @@ impl Config {
             root.section("mongodb", |reader| MongodbConfig::read(reader, &nats.client_id));
         let event = root.section("event", |reader| EventConfig::read(reader, &mongodb));
 
+        let keep = root.section("keep", |reader| KeepConfig::read(reader, &event.layout));
         let alerts = root.section("alerts", |reader| AlertsConfig::read(reader, &stream));
 
         Self {
@@ -212,7 +213,7 @@ impl Config {
             event,
             scheduled: root.section("scheduled", ScheduledConfig::read),
             dispatch: root.section("dispatch", DispatchConfig::read),
-            keep: root.section("keep", KeepConfig::read),
+            keep,
             sweep: root.section("sweep", SweepConfig::read),
             retry: root.section("retry", RetryConfig::read),
             alerts,

@@ -67,6 +67,7 @@ struct Known {
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) config: Arc<Config>,
+    pub(super) first_sequence: u64,
     pub(super) last_sequence: u64,
     pub(super) created_ms: i64,
 }
@@ -136,6 +137,7 @@ impl JetStream {
                 let created_ms = info.created.unix_timestamp_nanos() / 1_000_000;
 
                 Seen {
+                    first_sequence: info.state.first_sequence,
                     last_sequence: info.state.last_sequence,
                     created_ms: i64::try_from(created_ms).unwrap_or(0),
                     config: Arc::new(info.config),

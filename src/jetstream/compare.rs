@@ -4,11 +4,37 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::bus::{JetStream, Seen};
+use super::facts::removes;
 use super::stored;
 use crate::failure::{DUPLICATE_UNCHECKED, NO_RESPONDERS, Rejection};
 use crate::relay::watermark::{Compared, Epoch, Found, Watermark};
 
+/// What the stream has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Its first sequence: what was before is removed.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Whether it removes messages by itself, so that one may be gone and not lost.
+    pub(crate) removes: bool,
+}
+
 impl JetStream {
+    /// What the stream has, once it has this sequence if it ever will.
+    ///
+    /// # Errors
+    /// When the stream gives no answer.
+    pub(crate) async fn extent(&self, newest: u64) -> Result<Extent, Rejection> {
+        let Some(seen) = self.look_until(newest).await else { return Err(self.silent()) };
+        let removes = removes(&seen.config) || seen.config.allow_message_ttl;
+        Ok(Extent { first: seen.first_sequence, last: seen.last_sequence, removes })
+    }
+
+    fn silent(&self) -> Rejection {
+        let error = format!("the stream {} does not describe itself", self.name);
+        Rejection::new(NO_RESPONDERS, error)
+    }
+
     /// Looks at the stream, and at its message at the sequence of the watermark.
     ///
     /// # Errors
@@ -18,10 +44,7 @@ impl JetStream {
         watermark: Option<&Watermark>,
     ) -> Result<Compared, Rejection> {
         let sequence = watermark.map_or(0, |watermark| watermark.sequence);
-        let Some(seen) = self.look_until(sequence).await else {
-            let error = format!("the stream {} does not describe itself", self.name);
-            return Err(Rejection::new(NO_RESPONDERS, error));
-        };
+        let Some(seen) = self.look_until(sequence).await else { return Err(self.silent()) };
 
         let now = self.now(&seen);
 

@@ -122,7 +122,7 @@ impl JetStream {
                 unsure.answered(None);
                 return Some(Ok(*ack));
             }
-            Best::Refusal(rejection) => is_definite(rejection),
+            Best::Refusal(rejection) => rejection.is_definite(),
             Best::Nothing | Best::Foreign(_) => true,
         };
 
@@ -286,11 +286,6 @@ impl JetStream {
 fn not_covered(stream: &str, message: &Message<'_>) -> Rejection {
     let subject = message.subject.as_str();
     Rejection::new(NOT_COVERED, format!("no subject of stream {stream} covers {subject}"))
-}
-
-/// Whether an event is marked for this refusal.
-fn is_definite(rejection: &Rejection) -> bool {
-    matches!(rejection.class, Class::Config | Class::Poison)
 }
 
 /// What counts of two refusals: the one that costs the event less. A forger can only repeat itself.

@@ -28,7 +28,7 @@ pub(crate) mod absent;
 pub(crate) mod account;
 pub(crate) mod acks;
 pub(crate) mod bus;
-mod compare;
+pub(crate) mod compare;
 pub(crate) mod connection;
 pub(crate) mod creation;
 pub(crate) mod denied;

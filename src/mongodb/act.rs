@@ -246,18 +246,18 @@ impl Act {
         filter
     }
 
-    /// Records what is about to be done to these events, and for an edit what was there `before`.
+    /// Records what is about to be done to so many events, some of which have these ids, and for an edit what was there `before`.
     /// Returns the record's id.
     pub(crate) async fn record_request(
         &self,
         entry: &AuditEntry<'_>,
-        ids: &[Bson],
+        (ids, events): (&[Bson], u64),
         before: Option<Document>,
     ) -> Result<ObjectId> {
         let id = ObjectId::new();
         let mut record = self.record(entry, 0);
         record.insert("_id", id);
-        record.insert("requested", i64::try_from(ids.len()).unwrap_or(i64::MAX));
+        record.insert("requested", i64::try_from(events).unwrap_or(i64::MAX));
         record.insert("ids", ids.iter().take(IDS_KEPT).map(shown_id).collect::<Vec<_>>());
         if let Some(before) = before {
             record.insert("before", before);

@@ -191,6 +191,13 @@ impl LeaseDocument {
         Ok(term.map(|term| Claimed { term, watermark }))
     }
 
+    /// The newest message that the stream is known to have acked.
+    pub(crate) async fn watermark(&self) -> mongodb::error::Result<Option<Watermark>> {
+        let lease = self.collection.find_one(doc! { "_id": &self.outbox });
+        let lease = lease.projection(doc! { WATERMARK: 1 }).collation(simple()).await?;
+        Ok(lease.and_then(|lease| read_watermark(lease.get_document(WATERMARK).ok()?)))
+    }
+
     /// Whether another holder has the lease now, and renews it. An expiry alone says nothing: it may
     /// be years ahead.
     pub(crate) async fn is_anothers(&self) -> mongodb::error::Result<bool> {

@@ -15,6 +15,7 @@
 //! - `later`: the same for scheduled events
 //! - `selection`, `selected`, `chosen`, `inspect`, `groups`, `held`: which events an operator means,
 //!   what an operator reads, and what waits behind that
+//! - `published`, `kept`: acked events that are kept, as the relay and as an operator reads them
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
 //! - `act`: what an operator changes, and the record of it
@@ -34,6 +35,7 @@ pub(crate) mod groups;
 mod held;
 mod index;
 pub(crate) mod inspect;
+pub(crate) mod kept;
 pub(crate) mod later;
 pub(crate) mod lease;
 mod mark;

@@ -27,16 +27,16 @@ use crate::relay::publish::outcome::Acked;
 use crate::relay::watermark::Epoch;
 
 /// The index of migration 0010.
-const INDEX: &str = "outboxd_place";
+pub(super) const INDEX: &str = "outboxd_place";
 /// Kept events that are removed at once.
 const MAX_FORGOTTEN: i64 = 1000;
 
 /// When the event was kept, by the server's clock.
-pub(crate) const PUBLISHED_AT: &str = "publishedAt";
-const STREAM: &str = "stream";
-const SEQUENCE: &str = "seq";
-const PLACE: &str = "place";
-const MESSAGE_ID: &str = "messageId";
+pub(super) const PUBLISHED_AT: &str = "publishedAt";
+pub(super) const STREAM: &str = "stream";
+pub(super) const SEQUENCE: &str = "seq";
+pub(super) const PLACE: &str = "place";
+pub(super) const MESSAGE_ID: &str = "messageId";
 
 /// What becomes of an event that is kept already.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ enum Matched {
 }
 
 impl Store {
-    fn published(&self) -> Collection<RawDocumentBuf> {
+    pub(super) fn published(&self) -> Collection<RawDocumentBuf> {
         self.database().collection(&published(self.collection.name()))
     }
 
@@ -147,7 +147,12 @@ impl Store {
         self.database().run_command(command).await.map(|_| ())
     }
 
-    async fn read_kept(&self, filter: Document, last: bool, room: Room) -> Result<Vec<Kept>> {
+    pub(super) async fn read_kept(
+        &self,
+        filter: Document,
+        last: bool,
+        room: Room,
+    ) -> Result<Vec<Kept>> {
         let order = if last { -1 } else { 1 };
         let published = self.published();
         let found = published.find(filter).sort(doc! { PLACE: order });
@@ -186,6 +191,10 @@ impl Store {
                 None => _ = update.insert("$unset", doc! { MESSAGE_ID: "" }),
             }
             update.insert("$set", set);
+            // Its time begins anew, so that times rise as places do.
+            if event.to.is_some() {
+                update.insert("$currentDate", doc! { PUBLISHED_AT: true });
+            }
 
             let id = Bson::from(event.id.clone());
             let wanted = doc! { field::ID: id, PLACE: event.place };

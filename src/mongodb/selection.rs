@@ -69,6 +69,11 @@ impl Selection {
         Some(self.within(states, ids, layout, now))
     }
 
+    /// The same for kept events.
+    pub(crate) fn of_kept(&self, layout: &Layout, now: DateTime) -> Document {
+        self.within(Document::new(), self.ids.as_deref(), layout, now)
+    }
+
     /// Of the documents in these states, those that meet the other conditions.
     fn within(
         &self,

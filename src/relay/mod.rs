@@ -14,7 +14,8 @@
 //! In the order that data passes them:
 //!
 //! - [`lease`]: which relay publishes
-//! - [`repair`]: publishes again what the stream has lost; [`kept`]: the events that are kept for it
+//! - [`repair`]: publishes again what the stream has lost; [`kept`]: the events that are kept for it;
+//!   [`again`]: publishes those in order
 //! - [`follow`]: finds what is unpublished (sweep, then tail); [`listing`]: ids that a sweep found
 //! - [`retry`]: reads what is unlocked and due
 //! - [`dispatch`]: decides what may be published now
@@ -27,6 +28,7 @@
 //! - [`watermark`]: the newest message that the stream acked, and whether the stream still has it
 //! - [`leadership`]: the loop that joins them, one for each term of the lease
 
+pub(crate) mod again;
 mod borne_out;
 pub(crate) mod clock;
 pub(crate) mod dispatch;

@@ -11,30 +11,22 @@
 //! next epoch. So a repair that a crash interrupts, or another loss, begins again with the search and
 //! goes on where it was; what has no new place yet is dropped by the stream as a duplicate.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use outboxd_client::Key;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::again::{PAGE, Sent, publish_again};
 use super::kept::{Kept, KeptStore, Republished, end_of_epoch, place};
-use super::ports::{EventBus, Room, StoreError};
+use super::ports::{EventBus, StoreError};
 use super::publish::Publisher;
 use super::publish::outcome::Outcome;
 use super::watermark::{Epoch, Found, How, Rewound, Watermark};
 use crate::crash::{self, Point};
-use crate::failure::{Class, Rejection};
+use crate::failure::Rejection;
 use crate::telemetry::health::Health;
-
-/// Kept events that are read at once: little memory, and enough that a page's write costs nothing.
-const PAGE: Room = Room { events: 500, bytes: 1 << 20 };
-/// Publishes under way, each of another key.
-const MAX_IN_FLIGHT: usize = 128;
 
 /// Why a repair ended before its end. It is begun again.
 #[derive(Debug, thiserror::Error)]
@@ -199,49 +191,16 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
         page: Vec<Kept>,
         repaired: &mut Repaired,
     ) -> Result<Vec<Republished>, Interrupted> {
-        let (mut events, mut keys) = (Vec::with_capacity(page.len()), HashSet::<Key>::new());
-        let mut in_flight = FuturesUnordered::new();
-        let mut waiting = page.into_iter().peekable();
+        let mut events = Vec::with_capacity(page.len());
 
-        loop {
-            let is_free = |kept: &Kept| {
-                let key = kept.event.as_ref().ok().and_then(|event| event.key.as_ref());
-                key.is_none_or(|key| !keys.contains(key))
-            };
-
-            let next = match in_flight.len() < MAX_IN_FLIGHT {
-                true => waiting.next_if(is_free),
-                false => None,
-            };
-
-            if let Some(kept) = next {
-                keys.extend(kept.event.as_ref().ok().and_then(|event| event.key.clone()));
-                in_flight.push(self.publish_one(kept));
-                continue;
-            }
-
-            let Some((key, event, outcome)) = in_flight.next().await else { return Ok(events) };
-
-            key.into_iter().for_each(|key| _ = keys.remove(&key));
+        publish_again(self.publisher, page, None, |Sent { place, id, outcome }| {
+            let event = id.map(|id| Republished { id, place, to: None, message_id: None });
             events.extend(self.published(event, outcome, repaired)?);
-        }
-    }
+            Ok::<(), Interrupted>(())
+        })
+        .await?;
 
-    async fn publish_one(&self, kept: Kept) -> (Option<Key>, Option<Republished>, Outcome) {
-        let Kept { place, event, .. } = kept;
-        match event {
-            Ok(mut event) => {
-                let payload = std::mem::take(&mut event.payload).into();
-                let outcome = self.publisher.republish(&event, payload).await;
-                let id = event.id.clone();
-                let event_of = Republished { id, place, to: None, message_id: None };
-                (event.key, Some(event_of), outcome)
-            }
-            Err(malformed) => {
-                let rejection = Rejection::new(crate::failure::MALFORMED, malformed.reason);
-                (None, None, Outcome::Rejected(rejection))
-            }
-        }
+        Ok(events)
     }
 
     fn published(
@@ -273,9 +232,7 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
                 let to = Some((place(self.epoch, acked.sequence), acked.sequence));
                 Ok(event.map(|event| Republished { to, message_id, ..event }))
             }
-            Outcome::Rejected(rejection)
-                if matches!(rejection.class, Class::Config | Class::Poison) =>
-            {
+            Outcome::Rejected(rejection) if rejection.is_definite() => {
                 let id = event.as_ref().map(|event| event.id.to_string());
                 let (code, error) = (&*rejection.code, &*rejection.error);
                 warn!(id, code, error, "the stream refuses to take an event again");

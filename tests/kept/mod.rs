@@ -2,7 +2,10 @@
 //! order, before anything newer, and nobody types anything.
 
 mod crashed;
+mod majority;
 mod moved;
+mod replayed;
+mod verified;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use mongodb::Client;
 use super::mongod::of_a_set;
 use super::ports::free_ports;
 use super::privileges::NatsUsers;
-use super::process::signal;
+use super::process::{copy_folder, signal};
 use super::until;
 
 /// Who may do everything on every member, as on the tests' own mongod.
@@ -284,6 +284,20 @@ impl NatsCluster {
         let Member { port, data, .. } = &self.members[member];
         let config = self.users.config() + &self.besides[member];
         self.members[member].child = nats_server(member, *port, &self.routes, &config, data.path());
+    }
+
+    /// A copy of everything that one member has stored.
+    pub(crate) fn copy(&self, member: usize) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder for the copy");
+        copy_folder(&self.members[member].data.path().join("jetstream"), copy.path());
+        copy
+    }
+
+    /// Puts an old copy in the place of what one member has.
+    pub(crate) fn restore(&self, member: usize, copy: &tempfile::TempDir) {
+        let data = self.members[member].data.path();
+        std::fs::remove_dir_all(data.join("jetstream")).expect("the store is removed");
+        copy_folder(&copy.path().join("jetstream"), data);
     }
 
     pub(crate) fn pause(&self, member: usize) {

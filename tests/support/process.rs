@@ -198,7 +198,7 @@ fn files(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
     assert!(copied.success());
 }

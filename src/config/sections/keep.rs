@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use bson::Document;
+
 use crate::config::reader::Reader;
 use crate::config::setting::secs;
+use crate::document::layout::Layout;
+
+/// Fields of a kept event that outboxd adds.
+const FIELDS: [&str; 5] = ["publishedAt", "stream", "seq", "place", "messageId"];
 
 /// `[keep]`
 #[derive(Debug, Clone)]
@@ -26,8 +32,8 @@ pub enum Repair {
 }
 
 impl KeepConfig {
-    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Self {
-        Self {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>, layout: &Layout) -> Self {
+        let keep = Self {
             lasts: reader
                 .setting(
                     "for",
@@ -50,7 +56,22 @@ impl KeepConfig {
             rate: reader
                 .setting("rate", "Most events a second that a repair publishes.")
                 .within(10_000, 1..=1_000_000),
+        };
+
+        let mut named = Document::new();
+        layout.project(&mut named);
+        let named = named.keys().map(String::as_str).chain([layout.payload(), layout.headers()]);
+        if keep.is_on()
+            && let Some(taken) = named.into_iter().find(|name| FIELDS.contains(name))
+        {
+            let why = format!(
+                "is not possible with a layout of the event that names the field {taken}: kept \
+                 events have a field {taken} of outboxd's own"
+            );
+            reader.mistake("for", &why);
         }
+
+        keep
     }
 
     /// Whether acked events are kept.

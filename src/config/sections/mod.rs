@@ -23,7 +23,7 @@ pub use self::admin::AdminConfig;
 pub use self::alerts::{AlertsConfig, WebhookFormat};
 pub use self::dispatch::{DispatchConfig, OnDead, Ordering};
 pub use self::event::EventConfig;
-pub use self::keep::KeepConfig;
+pub use self::keep::{KeepConfig, Repair};
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::MongodbConfig;

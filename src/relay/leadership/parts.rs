@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use super::stages::Readers;
 use crate::config::Config;
 use crate::relay::lease::Term;
+use crate::relay::ports::EventBus;
 use crate::relay::publish::Publisher;
 use crate::relay::publish::breaker::Breaker;
 use crate::relay::publish::clearance::Clearance;
@@ -34,19 +35,38 @@ pub(crate) struct Parts<S, B> {
 impl<S, B: Clone> Parts<S, B> {
     /// Publishes during this term.
     pub(super) fn publisher(&self, term: Term, wake: Wake) -> Publisher<B> {
-        let Self { config, bus, metrics, .. } = self;
-        let (database, collection) = (&config.mongodb.database, &config.mongodb.collection);
-        Publisher {
-            bus: bus.clone(),
-            stream: config.stream.name.as_str().into(),
-            id_prefix: format!("{}{database}.{collection}.", config.event.id_prefix).into(),
-            grace: config.retry.outage_grace,
-            breaker: Breaker::new(wake, metrics.breaker()),
-            clearance: Clearance::default(),
-            term,
-            tracer: traces::tracer(),
-            stop: CancellationToken::new(),
-        }
+        let breaker = Breaker::new(wake, self.metrics.breaker());
+        publisher(&self.config, self.bus.clone(), (breaker, term), CancellationToken::new())
+    }
+}
+
+/// Publishes kept events for a command. No relay publishes those, so it needs no lease.
+pub(crate) fn of_command<B: EventBus>(
+    config: &Config,
+    bus: B,
+    stop: CancellationToken,
+) -> Publisher<B> {
+    let breaker = Breaker::new(Wake::default(), Metrics::none().breaker());
+    publisher(config, bus, (breaker, Term::of_command()), stop)
+}
+
+fn publisher<B>(
+    config: &Config,
+    bus: B,
+    (breaker, term): (Breaker, Term),
+    stop: CancellationToken,
+) -> Publisher<B> {
+    let (database, collection) = (&config.mongodb.database, &config.mongodb.collection);
+    Publisher {
+        bus,
+        stream: config.stream.name.as_str().into(),
+        id_prefix: format!("{}{database}.{collection}.", config.event.id_prefix).into(),
+        grace: config.retry.outage_grace,
+        breaker,
+        clearance: Clearance::default(),
+        term,
+        tracer: traces::tracer(),
+        stop,
     }
 }
 

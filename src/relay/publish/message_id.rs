@@ -26,6 +26,12 @@ pub(super) fn first(prefix: &str, id: &EventId) -> String {
     }
 }
 
+/// `<first>#<n>`: the id under which a replay publishes an event on purpose. Each replay has another
+/// number, so the stream takes no event of one for a duplicate.
+pub(super) fn of_replay(first: &str, number: u64) -> String {
+    format!("{first}#{number}")
+}
+
 /// `<first>"<digest of subject and payload>-<sequence>`: the id for an event that the stream took
 /// for a duplicate of the message `sequence`, and isn't.
 ///

@@ -122,7 +122,7 @@ impl<B: EventBus> Publisher<B> {
             .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
 
         let payload = payload.clone();
-        let outcome = self.publish_until_answered(&dispatched.record, payload).await;
+        let outcome = self.publish_until_answered(&dispatched.record, payload, None).await;
 
         if let Some(span) = span {
             span.end(&outcome);
@@ -131,9 +131,15 @@ impl<B: EventBus> Publisher<B> {
         (dispatched, outcome)
     }
 
-    /// Publishes an event again that the stream has lost.
-    pub(crate) async fn republish(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
-        self.publish_until_answered(record, payload).await
+    /// Publishes a kept event again: under the message id it had, or as part of the replay with this
+    /// number.
+    pub(crate) async fn republish(
+        &self,
+        record: &OutboxRecord,
+        payload: Bytes,
+        replay: Option<u64>,
+    ) -> Outcome {
+        self.publish_until_answered(record, payload, replay).await
     }
 
     /// The first message id of this event.
@@ -141,8 +147,14 @@ impl<B: EventBus> Publisher<B> {
         message_id::first(&self.id_prefix, id)
     }
 
-    async fn publish_until_answered(&self, record: &OutboxRecord, payload: Bytes) -> Outcome {
+    async fn publish_until_answered(
+        &self,
+        record: &OutboxRecord,
+        payload: Bytes,
+        replay: Option<u64>,
+    ) -> Outcome {
         let mut publication = Publication::new(&self.id_prefix, record, payload);
+        replay.into_iter().for_each(|number| publication.is_replayed(number));
 
         match self.try_once(&mut publication).await {
             Try::Ended(outcome) => outcome,
@@ -175,7 +187,7 @@ impl<B: EventBus> Publisher<B> {
                 self.breaker.answered();
                 Try::Renamed
             }
-            Err(rejection) if matches!(rejection.class, Class::Config | Class::Poison) => {
+            Err(rejection) if rejection.is_definite() => {
                 self.breaker.answered();
                 Try::Ended(Outcome::Rejected(rejection))
             }

@@ -35,6 +35,11 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// Takes the message id `<id>#<n>` of the replay with this number.
+    pub(super) fn is_replayed(&mut self, number: u64) {
+        self.message_id = message_id::of_replay(&self.message_id, number);
+    }
+
     /// The message, under the id that the event has now.
     pub(super) fn message<'b>(&'b self, stream: &'b str) -> Message<'b> {
         Message {
