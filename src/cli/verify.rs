@@ -109,7 +109,7 @@ enum Seen {
     There,
     Removed,
     Elsewhere,
-    Lacks(Kept, Lack),
+    Lacks(Box<Kept>, Lack),
 }
 
 /// A comparison under way.
@@ -226,7 +226,7 @@ impl Verifying<'_> {
                 Seen::There => self.verified.there += 1,
                 Seen::Removed => self.verified.removed += 1,
                 Seen::Elsewhere => self.verified.elsewhere += 1,
-                Seen::Lacks(kept, lack) => lacking.push((kept, lack)),
+                Seen::Lacks(kept, lack) => lacking.push((*kept, lack)),
             }
         }
         if lacking.is_empty() {
@@ -320,12 +320,14 @@ async fn look(publisher: &Publisher<JetStream>, kept: Kept, extent: &Extent) -> 
         Ok(event) => event,
         Err(malformed) => {
             let damaged = Lack::Damaged(malformed.reason.clone());
-            return Ok(Seen::Lacks(kept, damaged));
+            return Ok(Seen::Lacks(Box::new(kept), damaged));
         }
     };
-    let Some(sequence) = kept.sequence else { return Ok(Seen::Lacks(kept, Lack::Refused)) };
+    let Some(sequence) = kept.sequence else {
+        return Ok(Seen::Lacks(Box::new(kept), Lack::Refused));
+    };
     if sequence > extent.last {
-        return Ok(Seen::Lacks(kept, Lack::End(extent.last)));
+        return Ok(Seen::Lacks(Box::new(kept), Lack::End(extent.last)));
     }
     if sequence < extent.first {
         return Ok(Seen::Removed);
@@ -334,9 +336,9 @@ async fn look(publisher: &Publisher<JetStream>, kept: Kept, extent: &Extent) -> 
     let id = kept.message_id.clone().unwrap_or_else(|| publisher.message_id(&event.id));
     match publisher.bus.found(sequence).await.map_err(no_answer)? {
         Found::Message(found) if found.as_deref() == Some(&id) => Ok(Seen::There),
-        Found::Message(found) => Ok(Seen::Lacks(kept, Lack::Other(found))),
+        Found::Message(found) => Ok(Seen::Lacks(Box::new(kept), Lack::Other(found))),
         Found::Nothing if extent.removes => Ok(Seen::Removed),
-        Found::Nothing => Ok(Seen::Lacks(kept, Lack::Nothing)),
+        Found::Nothing => Ok(Seen::Lacks(Box::new(kept), Lack::Nothing)),
         Found::Unreadable => {
             let message = "NATS denies reading messages of the stream; run `outboxd privileges \
                            --role relay` and grant what it prints";

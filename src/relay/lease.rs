@@ -145,7 +145,7 @@ impl Term {
     /// For a command that publishes kept events, which is no relay's to publish.
     pub(crate) fn of_command() -> Self {
         let (_, trusted_until) = watch::channel(Instant::now() + FOR_EVER);
-        Self { number: 0, newest: Newest::default(), trusted_until }
+        Self { number: 0, newest: Newest::default(), reached: Reached::default(), trusted_until }
     }
 
     /// Whether no other relay can hold the lease right now.

@@ -24,12 +24,12 @@ async fn a_majority_of_stores_put_back_gets_back_what_it_lost() {
             cluster.copy(member)
         })
         .into();
-    [0, 1].map(|member| cluster.start_again(member));
+    [0, 1].iter().for_each(|member| cluster.start_again(*member));
     is_back(&scene).await;
     grows(&scene, 600).await;
 
     // The third has everything, and joins when the two have elected a leader and taken more.
-    [2, 0, 1].map(|member| cluster.kill(member));
+    [2, 0, 1].iter().for_each(|member| cluster.kill(*member));
     for (member, copy) in [0, 1].into_iter().zip(&copies) {
         cluster.restore(member, copy);
         cluster.start_again(member);
