@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 39] = [
+pub const CHECKS: [&str; 40] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -26,6 +26,7 @@ pub const CHECKS: [&str; 39] = [
     "outbox.collection",
     "outbox.expiry",
     "outbox.index",
+    "outbox.kept",
     "outbox.migrations",
     "outbox.other_indexes",
     "outbox.sample",
