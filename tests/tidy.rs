@@ -12,12 +12,27 @@ const MIN_AIR: usize = 6;
 const FOLDERS: [&str; 5] =
     ["src", "clients/rust/src", "examples/ticketing/src", "benches", "tests"];
 
+/// Endings of source in the languages of the other clients.
+const OTHERS: [&str; 6] = ["ts", "mjs", "js", "py", "go", "java"];
+/// Folders that a package manager or a build fills.
+const MADE: [&str; 5] = ["node_modules", "dist", "venv", ".venv", "target"];
+
 fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    files_with(&["rs"], folder, into);
+}
+
+fn files_with(endings: &[&str], folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        let is = |names: &[&str], part: Option<&std::ffi::OsStr>| {
+            part.and_then(|part| part.to_str()).is_some_and(|part| names.contains(&part))
+        };
+
         if path.is_dir() {
-            rust_files(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            if !is(&MADE, path.file_name()) {
+                files_with(endings, &path, into);
+            }
+        } else if is(endings, path.extension()) {
             into.push(path);
         }
     }
@@ -86,6 +101,24 @@ fn every_file_is_short_has_a_header_and_panics_only_on_broken_invariants() {
                 assert!(!shipped.contains(word), "{shown} has {word}");
             }
         }
+    }
+}
+
+#[test]
+fn files_in_other_languages_are_short_too() {
+    let mut files = Vec::new();
+    for folder in ["clients", "docs", "examples"] {
+        files_with(&OTHERS, Path::new(folder), &mut files);
+    }
+    for ending in ["ts", "mjs", "py", "go", "java"] {
+        let of_it = files.iter().filter(|file| file.extension().is_some_and(|it| it == ending));
+        assert!(of_it.count() > 1, "{ending}: {files:?}");
+    }
+
+    for file in files {
+        let lines = std::fs::read_to_string(&file).unwrap().lines().count();
+        let shown = file.display();
+        assert!(lines <= MAX_LINES, "{shown} has {lines} lines: where does the seam run?");
     }
 }
 

@@ -4,11 +4,8 @@ package outboxd_test
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -24,8 +21,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
-	"github.com/outboxd/outboxd/clients/go/inbox"
-	"github.com/outboxd/outboxd/clients/go/listener"
 	"github.com/outboxd/outboxd/clients/go/outbox"
 	"github.com/outboxd/outboxd/clients/go/outboxdtest"
 )
@@ -352,239 +347,11 @@ func all(t *testing.T, from *mongo.Collection) []bson.D {
 	return documents
 }
 
-func (w *world) replicas(t *testing.T) {
-	for i, one := range cases(t, "replicas") {
-		t.Run(get(one, "name").(string), func(t *testing.T) {
-			copies := w.db.Collection(fmt.Sprintf("replica%d", i))
-			replica := inbox.NewReplica(copies)
-			for _, message := range get(one, "messages").(bson.A) {
-				message := message.(bson.D)
-				record := get(message, "record").(bson.D)
-				err := w.transaction(t.Context(), func(ctx context.Context) error {
-					if get(message, "removed") == true {
-						return replica.Remove(ctx, get(record, "id"), int64(get(record, "version").(int32)))
-					}
-					return replica.Apply(ctx, record)
-				})
-				verdict := "done"
-				if errors.Is(err, inbox.ErrLater) {
-					verdict = "later"
-				} else {
-					check(t, err)
-				}
-				if verdict != get(message, "verdict") {
-					t.Fatalf("%s: %v", verdict, message)
-				}
-			}
-
-			shown := bson.A{}
-			for _, copied := range all(t, copies) {
-				for j, element := range copied {
-					if element.Key == "removedAt" {
-						copied[j] = bson.E{Key: "removed", Value: true}
-					}
-				}
-				shown = append(shown, copied)
-			}
-			if is, wanted := text(t, shown), text(t, get(one, "copies")); is != wanted {
-				t.Fatalf("%s, and not %s", is, wanted)
-			}
-		})
-	}
-}
-
-func (w *world) inboxes(t *testing.T) {
-	for i, one := range cases(t, "inboxes") {
-		t.Run(get(one, "name").(string), func(t *testing.T) {
-			name := fmt.Sprintf("inbox%d", i)
-			in := inbox.New(w.db, inbox.Collection(name))
-			check(t, in.Create(t.Context()))
-			effects := w.db.Collection(fmt.Sprintf("effects%d", i))
-			for _, given := range get(one, "messages").(bson.A) {
-				given := given.(bson.D)
-				answers := map[string]error{"done": nil, "later": inbox.ErrLater, "error": errors.New("no luck")}
-				answer := answers[get(given, "work").(string)]
-				m := &inbox.Message{Group: get(given, "group").(string), ID: get(given, "id").(string)}
-				hasRun := false
-				err := in.Run(t.Context(), m, func(ctx context.Context) error {
-					hasRun = true
-					if _, err := effects.InsertOne(ctx, bson.D{{Key: "id", Value: m.ID}}); err != nil {
-						return err
-					}
-					return answer
-				})
-				if hasRun != get(given, "ran") || hasRun && err != answer {
-					t.Fatalf("%v %v: %v", hasRun, err, given)
-				}
-			}
-
-			ids := bson.A{}
-			for _, document := range all(t, w.db.Collection(name)) {
-				id := get(document, "_id").(bson.D)
-				ids = append(ids, bson.A{get(id, "group"), get(id, "id")})
-			}
-			if is, wanted := text(t, ids), text(t, get(one, "ids")); is != wanted {
-				t.Fatalf("%s, and not %s", is, wanted)
-			}
-			if count := len(all(t, effects)); count != int(get(one, "effects").(int32)) {
-				t.Fatalf("%d effects", count)
-			}
-		})
-	}
-}
-
-func (w *world) listeners(t *testing.T) {
-	conn, err := nats.Connect(w.servers.NATSURL)
-	check(t, err)
-	t.Cleanup(conn.Close)
-	js, err := jetstream.New(conn)
-	check(t, err)
-
-	for i, one := range cases(t, "listeners") {
-		t.Run(get(one, "name").(string), func(t *testing.T) {
-			t.Parallel() // most of it is waiting
-			subject, group, name := fmt.Sprintf("listened.%d", i), fmt.Sprintf("group%d", i), fmt.Sprintf("listened%d", i)
-			payload := get(one, "payload").(string)
-			_, err := js.Publish(t.Context(), subject, []byte(payload), jetstream.WithMsgID(fmt.Sprintf("message-%d", i)))
-			check(t, err)
-			effects := w.db.Collection(fmt.Sprintf("effect%d", i))
-			check(t, w.db.CreateCollection(t.Context(), effects.Name()))
-
-			answers := get(one, "answers").(bson.A)
-			handle := func(ctx context.Context, _ *inbox.Message, _ map[string]any) error {
-				if len(answers) == 0 {
-					return errors.New("called too often")
-				}
-				answer := answers[0]
-				answers = answers[1:]
-				if _, err := effects.InsertOne(ctx, bson.D{}); err != nil {
-					return err
-				}
-				switch answer {
-				case "error":
-					return errors.New("no luck")
-				case "unprocessable":
-					return inbox.Unprocessable(errors.New("it is never applied"))
-				case "later":
-					return inbox.ErrLater
-				}
-				return nil
-			}
-
-			rounds := 1
-			if get(one, "again") == true {
-				rounds = 2
-			}
-			for round := range rounds {
-				if round > 0 { // a consumer that is made again gets everything again
-					check(t, js.DeleteConsumer(t.Context(), stream, group))
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				ready, ended := make(chan struct{}), make(chan error, 1)
-				go func() {
-					ended <- listener.Run(ctx, listener.Config{
-						URL: w.servers.NATSURL, Stream: stream, Group: group,
-						Inbox:         inbox.New(w.db, inbox.Collection(name)),
-						Handlers:      []listener.Handler{listener.On(outbox.Subject[map[string]any](subject), handle)},
-						MaxDeliveries: 3, MaxLater: 3,
-						Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
-						Ready: func() { close(ready) },
-					})
-				}()
-				select {
-				case <-ready:
-				case err := <-ended:
-					t.Fatal(err)
-				}
-				until(t, "every message is acked", func() bool {
-					consumer, err := js.Consumer(t.Context(), stream, group)
-					check(t, err)
-					info := consumer.CachedInfo()
-					return info.NumPending == 0 && info.NumAckPending == 0 && info.Delivered.Consumer > 0
-				})
-				cancel()
-				check(t, <-ended)
-			}
-
-			if len(answers) > 0 || len(all(t, effects)) != int(get(one, "effects").(int32)) {
-				t.Fatalf("answers left: %v, effects: %v", answers, all(t, effects))
-			}
-			failed := all(t, w.db.Collection(name+"_failed"))
-			reason, isFailed := get(one, "failed").(string)
-			if (len(failed) == 1) != isFailed {
-				t.Fatal(failed)
-			}
-			if isFailed && (!strings.Contains(get(failed[0], "reason").(string), reason) ||
-				get(failed[0], "subject") != subject || string(get(failed[0], "payload").(bson.Binary).Data) != payload) {
-				t.Fatal(failed)
-			}
-		})
-	}
-}
-
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(180 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not so in 180 s: %s", what)
 		}
-	}
-}
-
-// TestEncodingJSON compares what is written with encoding/json: the relay publishes it in the same way.
-func TestEncodingJSON(t *testing.T) {
-	type inner struct {
-		B int `json:"b,omitempty"`
-	}
-	type Embedded struct {
-		E string
-		F string `json:"f,omitempty"`
-	}
-	value := struct {
-		A string `json:"a"`
-		*inner
-		Embedded
-		N    *int            `json:"n"`
-		M    map[string]any  `json:"m"`
-		T    time.Time       `json:"t"`
-		Q    int             `json:"q,string"`
-		Skip string          `json:"-"`
-		Raw  json.RawMessage `json:"raw"`
-		F32  float32         `json:"f32"`
-		By   []byte          `json:"by"`
-		Z    time.Duration   `json:"z,omitzero"`
-		K    map[int]string  `json:"k"`
-		no   string
-	}{A: "<&>", inner: &inner{B: 2}, Embedded: Embedded{E: "e"}, M: map[string]any{"z": 1.5, "a": []any{nil, true}},
-		T: time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600)), Q: 7, Raw: json.RawMessage(`{"x":[1,2.50]}`),
-		F32: 0.1, By: []byte{0, 1, 255}, K: map[int]string{2: "b", 10: "a"}, no: "hidden"}
-
-	wanted, err := json.Marshal(value)
-	check(t, err)
-	w, _ := start(t, "ENCODING_GO", "case.>")
-	var id any
-	check(t, w.transaction(t.Context(), func(ctx context.Context) (err error) {
-		id, err = outbox.New(w.db).Enqueue(ctx, outbox.Event{Subject: "case.a", Payload: value})
-		return err
-	}))
-	conn, err := nats.Connect(w.servers.NATSURL)
-	check(t, err)
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	check(t, err)
-	consumer, err := js.OrderedConsumer(t.Context(), "ENCODING_GO", jetstream.OrderedConsumerConfig{})
-	check(t, err)
-	message, err := consumer.Next(jetstream.FetchMaxWait(30 * time.Second))
-	check(t, err)
-	var is, should any
-	check(t, json.Unmarshal(message.Data(), &is))
-	check(t, json.Unmarshal(wanted, &should))
-	if !reflect.DeepEqual(is, should) || !strings.HasSuffix(message.Headers().Get("Nats-Msg-Id"), messageIDOf(id)) {
-		t.Fatalf("%s\nand not\n%s", message.Data(), wanted)
-	}
-
-	_, err = outbox.New(w.db).Enqueue(t.Context(), outbox.Event{Subject: "case.a", Payload: value})
-	if !errors.Is(err, outbox.ErrNotInTransaction) {
-		t.Fatal(err)
 	}
 }

@@ -103,15 +103,21 @@ impl Scene {
         effects
     }
 
-    /// Waits until the group has acked everything.
+    /// Waits until the group has acked everything, for as long as acks come: how long all of them
+    /// take depends on the machine.
     async fn heard_all(&self) {
-        until("the group has acked everything", async || {
-            let stream = self.context.get_stream(&self.stream).await.ok()?;
-            let consumer = stream.get_consumer::<pull::Config>(GROUP).await.ok()?;
-            let info = consumer.cached_info();
-            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-        })
-        .await;
+        let mut left = u64::MAX;
+        while left > 0 {
+            let left_before = left;
+            left = until("the group acks more", async || {
+                let stream = self.context.get_stream(&self.stream).await.ok()?;
+                let consumer = stream.get_consumer::<pull::Config>(GROUP).await.ok()?;
+                let info = consumer.cached_info();
+                let now = info.num_pending + info.num_ack_pending as u64;
+                (now < left_before).then_some(now)
+            })
+            .await;
+        }
     }
 }
 
