@@ -2,7 +2,7 @@
 //! exists. The page of the settings and `config/outboxd.toml` are generated from the settings;
 //! `OUTBOXD_WRITE_DOCS=1` writes both.
 
-mod commands;
+pub(crate) mod commands;
 mod configuration;
 mod shipped;
 

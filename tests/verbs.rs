@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use bson::{Bson, doc};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use outboxd::cli::Cli;
 
+use crate::docs::commands;
 use crate::support::{Mongod, OUTBOXD, Relay, Scene, outboxd_with, terminal, until};
 
 const SECRET: &str = "wrong-horse";
@@ -42,8 +43,11 @@ fn every_verb_shows_examples_that_are_right() {
             help.lines().filter(|line| line.trim_start().starts_with("outboxd ")).collect();
         assert!(!examples.is_empty(), "{help}");
         for example in examples {
-            let words = example.split(['#', '|', '>']).next().unwrap().split_whitespace();
-            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            let words = commands::of("outboxd", example);
+            assert!(!words.is_empty(), "{example}");
+            for words in words {
+                assert_eq!(commands::refused(&words), None, "{example}");
+            }
             assert!(
                 example.trim().starts_with(&format!("outboxd {}", verb.get_name())),
                 "{example}"

@@ -79,7 +79,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
 }
 
 /// The words of each command of this program with something to do.
-pub(super) fn of(program: &str, line: &str) -> Vec<Vec<String>> {
+pub(crate) fn of(program: &str, line: &str) -> Vec<Vec<String>> {
     let begins = |words: &Vec<String>| match words.first()?.as_str() {
         first if first == program => Some(0),
         first if RUNNERS.contains(&first) => words.iter().rposition(|word| word == program),
@@ -91,7 +91,7 @@ pub(super) fn of(program: &str, line: &str) -> Vec<Vec<String>> {
 }
 
 /// What outboxd says of a command line that it doesn't take.
-pub(super) fn refused(words: &[String]) -> Option<String> {
+pub(crate) fn refused(words: &[String]) -> Option<String> {
     // Help and the version are said by way of an error, too.
     Cli::try_parse_from(words)
         .err()
