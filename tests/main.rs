@@ -7,6 +7,7 @@
 mod actions; // an operator acts on exactly what was shown, and learns what came of it
 mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state
+mod auth; // the auth service: accounts, sessions, and what a stranger doesn't learn
 mod bounds; // memory and ticks, whatever piles up
 mod check; // each planted problem is found, with what mends it, and without a secret
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
@@ -22,6 +23,7 @@ mod docs; // links lead somewhere, commands are taken, what the pages name exist
 mod domains; // of two streams on a subject only the expected one, in its domain, answers
 mod duplicates; // what the stream acks as a duplicate is in it, or is published under another id
 mod enqueue; // the library: in the caller's transaction and only there
+mod expiration; // the expiration service: an order's end is scheduled, and taken back
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
 mod foreign; // what anybody wrote is looked at within bounds, and printed so that it harms nobody
@@ -38,8 +40,9 @@ mod migrations; // twice, at once, edited
 mod monitoring; // rules and dashboard ask for metrics that a relay exports, and name verbs that exist
 mod names; // what cannot be resolved, reached or used: the relay waits, or goes on with what it has
 mod operator; // what an operator sees and does
-mod orders; // the orders service: its requests, and its copy of the tickets
+mod orders; // the orders service: its requests, its copy of the tickets, and each status of an order
 mod outages; // the broker stops answering under load: nothing is lost, counted or reordered, and memory stays flat
+mod payments; // the payments service: an order is paid once, and no money is lost
 mod pins; // facts about the servers that the design stands on
 mod posts; // alerts gather by group, and reach each service in its form
 mod privileges; // each verb needs what `outboxd privileges` prints, and may do nothing else

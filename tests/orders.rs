@@ -1,10 +1,10 @@
-//! The orders service: its requests, and its copy of the tickets.
+//! The orders service: its requests, its copy of the tickets, and an order from status to status.
 
 use bson::{Document, doc, oid::ObjectId};
 use mongodb::options::ReadConcern;
 use serde_json::{Value, json};
 
-use crate::support::{NatsServer, Relay, Ticketing, until};
+use crate::support::{NatsServer, Relay, Ticketing, token, until};
 
 fn ticket(id: &ObjectId, price: u32, version: u32) -> Value {
     json!({ "id": id.to_hex(), "title": "Concert", "price": price, "userId": "ann", "version": version })
@@ -131,4 +131,135 @@ async fn both_services_and_their_relays_agree_on_a_ticket() {
     assert_eq!(copy(&orders, &id, 3).await.get_f64("price").unwrap(), 9.0);
     tickets.scene.drained().await;
     orders.scene.drained().await;
+}
+
+/// An order of bob's for a ticket at 5.
+async fn placed(orders: &Ticketing) -> (ObjectId, ObjectId) {
+    let id = ObjectId::new();
+    orders.hears("ticket:created", ticket(&id, 5, 0)).await;
+    copy(orders, &id, 0).await;
+    let made = orders.post("bob", "/api/orders", json!({ "ticketId": id.to_hex() })).await;
+    assert_eq!((made.status, &made.body["price"]), (201, &json!(5.0)), "{made:?}");
+    (id, ObjectId::parse_str(made.id()).unwrap())
+}
+
+fn reserved(ticket_id: &ObjectId, order: &ObjectId) -> Value {
+    let mut reserved = ticket(ticket_id, 5, 1);
+    reserved["orderId"] = json!(order.to_hex());
+    reserved
+}
+
+fn about(order: &ObjectId) -> Value {
+    // What is true of a payment and of an expiration.
+    json!({ "id": ObjectId::new().to_hex(), "orderId": order.to_hex(), "userId": "bob",
+            "amount": 5.0, "status": "taken", "expiresAt": "2026-01-01T00:00:00Z", "version": 0 })
+}
+
+/// The order once it has this status, and the events about it.
+async fn becomes(orders: &Ticketing, order: &ObjectId, status: &str) -> Vec<(String, i64, String)> {
+    until(&format!("the order is {status}"), async || {
+        let found = orders.records("orders");
+        found.find_one(doc! { "_id": order, "status": status }).await.unwrap()
+    })
+    .await;
+    until("all is heard", async || orders.heard_all("orders-service").await).await;
+
+    let about = doc! { "payload.id": order.to_hex() };
+    let mut found = orders.records("outbox").find(about).sort(doc! { "ts": 1 }).await.unwrap();
+    let mut events = Vec::new();
+    while found.advance().await.unwrap() {
+        let event = found.deserialize_current().unwrap();
+        let payload = event.get_document("payload").unwrap();
+        events.push((
+            event.get_str("subject").unwrap().to_owned(),
+            payload.get_i64("version").unwrap(),
+            payload.get_str("status").unwrap().to_owned(),
+        ));
+    }
+    events
+}
+
+fn events(expected: &[(&str, &str)]) -> Vec<(String, i64, String)> {
+    let versions = (0..).zip(expected);
+    let event = |(version, (subject, status)): (i64, &(&str, &str))| {
+        ((*subject).to_owned(), version, (*status).to_owned())
+    };
+    versions.map(event).collect()
+}
+
+const CREATED: (&str, &str) = ("order:created", "created");
+const WAITS: (&str, &str) = ("order:updated", "awaiting:payment");
+const COMPLETE: (&str, &str) = ("order:updated", "complete");
+const CANCELLED: (&str, &str) = ("order:cancelled", "cancelled");
+
+#[tokio::test]
+async fn a_paid_order_is_complete_and_nothing_cancels_it() {
+    let nats = NatsServer::taking("*").await;
+    let orders = Ticketing::start("orders", &nats).await;
+    let (ticket, order) = placed(&orders).await;
+    orders.hears("ticket:updated", reserved(&ticket, &order)).await;
+    assert_eq!(becomes(&orders, &order, "awaiting:payment").await, events(&[CREATED, WAITS]));
+
+    for _ in 0..2 {
+        orders.hears("payment:created", about(&order)).await;
+    }
+    let expected = events(&[CREATED, WAITS, COMPLETE]);
+    assert_eq!(becomes(&orders, &order, "complete").await, expected);
+    orders.hears("expiration:complete", about(&order)).await;
+    let refused = orders.delete("bob", &format!("/api/orders/{order}")).await;
+    assert_eq!((refused.status, refused.complaint()), (409, "the order is paid"));
+    assert_eq!(becomes(&orders, &order, "complete").await, expected, "it stays, without an event");
+    let wanted = json!({ "ticketId": ticket.to_hex() });
+    assert_eq!(orders.post("cid", "/api/orders", wanted).await.status, 409, "the ticket is sold");
+}
+
+#[tokio::test]
+async fn an_order_expires_unless_it_is_paid_and_a_late_payment_does_not_bring_it_back() {
+    let nats = NatsServer::taking("*").await;
+    let orders = Ticketing::start("orders", &nats).await;
+    let (_, early) = placed(&orders).await;
+    let (ticket, late) = placed(&orders).await;
+    let (_, own) = placed(&orders).await;
+    orders.hears("ticket:updated", reserved(&ticket, &late)).await;
+    becomes(&orders, &late, "awaiting:payment").await;
+    assert_eq!(orders.delete("bob", &format!("/api/orders/{own}")).await.status, 200);
+
+    for order in [&early, &late, &own] {
+        for _ in 0..2 {
+            orders.hears("expiration:complete", about(order)).await;
+        }
+        orders.hears("payment:created", about(order)).await;
+    }
+    let (created, waited) = (events(&[CREATED, CANCELLED]), events(&[CREATED, WAITS, CANCELLED]));
+    assert_eq!(becomes(&orders, &early, "cancelled").await, created);
+    assert_eq!(becomes(&orders, &late, "cancelled").await, waited);
+    assert_eq!(becomes(&orders, &own, "cancelled").await, created);
+
+    // Its reservation is heard only now.
+    let (ticket, order) = placed(&orders).await;
+    orders.hears("payment:created", about(&order)).await;
+    orders.hears("ticket:updated", reserved(&ticket, &order)).await;
+    copy(&orders, &ticket, 1).await;
+    assert_eq!(becomes(&orders, &order, "complete").await, events(&[CREATED, COMPLETE]));
+    let wanted = json!({ "ticketId": ticket.to_hex() });
+    assert_eq!(orders.post("cid", "/api/orders", wanted).await.status, 409);
+}
+
+#[tokio::test]
+async fn how_long_an_order_reserves_its_ticket_is_a_setting_and_a_cookie_tells_who_asks() {
+    let nats = NatsServer::taking("*").await;
+    let env = [("ORDER_EXPIRES_AFTER", "90s")];
+    let orders = Ticketing::start_with("orders", &nats, &env).await;
+    let (_, order) = placed(&orders).await;
+    let path = format!("/api/orders/{order}");
+    let cookie = |user: &str| format!("session={}", token(user, 600));
+    let shown = orders.get_with(&path, &[("cookie", &cookie("bob"))]).await;
+    assert_eq!(shown.status, 200, "{shown:?}");
+    assert_eq!(orders.get_with(&path, &[("cookie", &cookie("cid"))]).await.status, 403);
+    assert_eq!(orders.get_with(&path, &[]).await.status, 401);
+
+    let expires = shown.body["expiresAt"].as_str().unwrap();
+    let expires = bson::DateTime::parse_rfc3339_str(expires).unwrap().timestamp_millis();
+    let begun = order.timestamp().timestamp_millis();
+    assert!((89_000..=92_000).contains(&(expires - begun)), "{expires} {begun}");
 }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull;
+use axum::http::HeaderMap;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use jsonwebtoken::{EncodingKey, Header};
@@ -30,6 +30,7 @@ pub(crate) struct Ticketing {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
 }
 
@@ -50,7 +51,7 @@ impl Answer {
 }
 
 impl Ticketing {
-    /// Starts `tickets` or `orders` with a database and stream of its own. No relay runs yet.
+    /// Starts one of the services with a database and stream of its own. No relay runs yet.
     pub(crate) async fn start(service: &str, nats: &NatsServer) -> Self {
         Self::with(service, Scene::on(nats).await, &[]).await
     }
@@ -73,29 +74,10 @@ impl Ticketing {
     async fn with(service: &str, scene: Scene, env: &[(&str, &str)]) -> Self {
         let (code, said) = outboxd(&scene, &["migrate"]);
         assert_eq!(code, Some(0), "{said}");
-        // The services are a crate of their own; `make bins` builds them beside outboxd.
-        let binary = Path::new(OUTBOXD).with_file_name(service);
-        assert!(binary.exists(), "{} is missing; run `make bins`", binary.display());
-
         // TLS is compiled in and wants one chosen; an error only says that it is.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
-        let mut child = Command::new(binary)
-            .env_clear()
-            .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
-            .envs([("JWT_KEY", KEY), ("PORT", "0"), ("NATS_CLIENT_ID", service)])
-            .envs(env.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the service starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("its output is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("the service says where it listens");
-        let url = line
-            .trim()
-            .strip_prefix("listening on ")
-            .unwrap_or_else(|| panic!("{line:?}"))
-            .to_owned();
+        let (url, child) = serve(service, &scene, env);
         Self { scene, url, http, service: child }
     }
 
@@ -106,7 +88,7 @@ impl Ticketing {
     /// Everything written so far, in all collections: a refused request must leave it as it is.
     pub(crate) async fn everything(&self) -> Vec<Document> {
         let mut all = Vec::new();
-        for name in ["tickets", "orders", "outbox"] {
+        for name in ["users", "tickets", "orders", "charges", "expirations", "outbox"] {
             let mut cursor =
                 self.records(name).find(doc! {}).sort(doc! { "_id": 1 }).await.expect("a read");
             while cursor.advance().await.expect("a read") {
@@ -132,6 +114,24 @@ impl Ticketing {
         self.send(self.http.delete(self.at(path)).bearer_auth(token(user, 600))).await
     }
 
+    /// A GET with these headers, and no user.
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = self.http.get(self.at(path));
+        self.send(
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)),
+        )
+        .await
+    }
+
+    /// Kills the service (-9) and starts it again.
+    pub(crate) async fn killed_and_started(mut self, service: &str) -> Self {
+        self.service.kill().expect("a kill");
+        self.service.wait().expect("its end");
+        let (url, child) = serve(service, &self.scene, &[]);
+        (self.url, self.service) = (url, child);
+        self
+    }
+
     /// A POST whose headers and body are as given.
     pub(crate) async fn raw(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let request = self.http.post(self.at(path)).body(body.to_owned());
@@ -143,7 +143,7 @@ impl Ticketing {
 
     /// Puts a message into the stream as the other service's relay would.
     pub(crate) async fn hears(&self, subject: &'static str, message: Value) {
-        let mut headers = HeaderMap::new();
+        let mut headers = async_nats::HeaderMap::new();
         headers.insert("Nats-Msg-Id", ObjectId::new().to_hex());
         let (context, payload) = (&self.scene.context, message.to_string().into());
         let ack = context.publish_with_headers(subject, headers, payload).await;
@@ -164,11 +164,11 @@ impl Ticketing {
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let response = request.send().await.expect("an answer");
-        let status = response.status().as_u16();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("a body");
         let body = serde_json::from_str(&text)
             .unwrap_or_else(|_| panic!("every answer is JSON: {status} {text:?}"));
-        Answer { status, body }
+        Answer { status, headers, body }
     }
 }
 
@@ -177,6 +177,29 @@ impl Drop for Ticketing {
         let _ = self.service.kill();
         let _ = self.service.wait();
     }
+}
+
+/// Starts a service; returns when it answers.
+fn serve(service: &str, scene: &Scene, env: &[(&str, &str)]) -> (String, Child) {
+    // The services are a crate of their own; `make bins` builds them beside outboxd.
+    let binary = Path::new(OUTBOXD).with_file_name(service);
+    assert!(binary.exists(), "{} is missing; run `make bins`", binary.display());
+
+    let mut child = Command::new(binary)
+        .env_clear()
+        .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
+        .envs([("JWT_KEY", KEY), ("PORT", "0"), ("NATS_CLIENT_ID", service)])
+        .envs(env.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the service starts");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("its output is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("the service says where it listens");
+    let url = line.trim().strip_prefix("listening on ");
+    let url = url.unwrap_or_else(|| panic!("{line:?}")).to_owned();
+
+    (url, child)
 }
 
 /// A user's token, valid for so many seconds from now; negative for one that has expired.

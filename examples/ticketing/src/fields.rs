@@ -34,6 +34,33 @@ impl Fields {
         }
     }
 
+    /// A password: 8 to `max` characters, every one of which counts.
+    pub fn password(&mut self, field: &'static str, max: usize) -> String {
+        match self.object.get(field) {
+            Some(Value::String(text)) if (8..=max).contains(&text.chars().count()) => text.clone(),
+            _ => {
+                self.complain(field, format!("must be a text of 8 to {max} characters"));
+                String::new()
+            }
+        }
+    }
+
+    /// An e-mail address, in lower case. Whether mail arrives there is not known.
+    pub fn email(&mut self, field: &'static str) -> String {
+        let given = self.object.get(field).and_then(Value::as_str).unwrap_or_default();
+        let email = given.trim().to_lowercase();
+        let is_one = match email.split_once('@') {
+            Some((user, host)) => {
+                !user.is_empty() && !host.is_empty() && !host.contains('@') && email.len() <= 254
+            }
+            None => false,
+        };
+        if !is_one || email.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            self.complain(field, "must be an e-mail address");
+        }
+        email
+    }
+
     /// A finite number greater than 0.
     pub fn price(&mut self, field: &'static str) -> f64 {
         match self.object.get(field).and_then(Value::as_f64) {

@@ -145,15 +145,8 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let refuse = |message| ApiError::new(StatusCode::UNAUTHORIZED, message);
-        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = given.and_then(|value| {
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        });
-        let token = token.ok_or_else(|| refuse("send your token as `Authorization: Bearer …`"))?;
-
-        Verifier::from_ref(state).user(token).map(Self).map_err(refuse)
+        let user = Verifier::from_ref(state).asks(&parts.headers);
+        user.map(Self).map_err(|message| ApiError::new(StatusCode::UNAUTHORIZED, message))
     }
 }
 

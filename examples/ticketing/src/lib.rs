@@ -1,12 +1,26 @@
-//! What the tickets and the orders service share: their frame, not their rules.
+//! What the services of the ticketing system share: their frame, not their rules.
 //!
-//! `service` starts and stops one of them, `http` is the shape of its requests and answers,
+//! Each service is a program in a folder of its own, with its own database, outbox and sidecar:
+//!
+//! | folder | owns | emits | hears |
+//! | --- | --- | --- | --- |
+//! | `auth` | users | `user:created` | |
+//! | `tickets` | tickets | `ticket:created`, `ticket:updated` | `order:*` |
+//! | `orders` | orders | `order:created`, `order:updated`, `order:cancelled` | `ticket:*`, `payment:created`, `expiration:complete` |
+//! | `expiration` | the time of each order | `expiration:complete` | `order:created`, `order:cancelled`, `payment:created` |
+//! | `payments` | charges | `payment:created`, `payment:refunded` | `order:*` |
+//!
+//! `demo` starts them all and drives them.
+//!
+//! Here, `service` starts and stops one of them, `http` is the shape of its requests and answers,
 //! `fields` checks a body, `token` tells who asks, `transaction` writes a record and its event or
-//! neither, and `messages` and `subjects` are what they say to each other.
+//! neither, `status` says how an order's status changes, and `messages` and `subjects` are what the
+//! services say to each other.
 //!
 //! Of the library they use what any service would: [`outboxd_client::Outbox`] and
-//! [`outboxd_client::Event`] to write events, and [`outboxd_client::Listener`],
-//! [`outboxd_client::Inbox`] and [`outboxd_client::Replica`] to apply those of the other service.
+//! [`outboxd_client::Event`] to write events, [`outboxd_client::Outbox::schedule`] for those of
+//! later, and [`outboxd_client::Listener`], [`outboxd_client::Inbox`] and
+//! [`outboxd_client::Replica`] to apply those of the other services.
 
 #![allow(missing_docs, reason = "a sample: the names and the types document the fields")]
 
@@ -17,6 +31,7 @@ pub mod messages;
 pub mod refusal;
 pub mod service;
 pub mod settings;
+pub mod status;
 pub mod subjects;
 pub mod token;
 pub mod traces;

@@ -1,9 +1,10 @@
 //! The one shape of a refusal: `{"errors": [{"message": "…", "field": "…"}]}`.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mongodb::error::ErrorKind;
 use serde::Serialize;
@@ -14,6 +15,8 @@ use tracing::error;
 pub struct ApiError {
     status: StatusCode,
     errors: Vec<Complaint>,
+    /// When it makes sense to ask again.
+    retry_after: Option<Duration>,
 }
 
 /// One thing that is wrong.
@@ -26,11 +29,12 @@ pub struct Complaint {
 
 impl ApiError {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, errors: vec![Complaint { message: message.into(), field: None }] }
+        let errors = vec![Complaint { message: message.into(), field: None }];
+        Self { status, errors, retry_after: None }
     }
 
     pub fn bad_request(errors: Vec<Complaint>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, errors }
+        Self { status: StatusCode::BAD_REQUEST, errors, retry_after: None }
     }
 
     pub fn bad_field(field: &'static str, message: impl Into<String>) -> Self {
@@ -50,6 +54,15 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
+    pub fn declined(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, reason)
+    }
+
+    pub fn too_many(message: &str, retry_after: Duration) -> Self {
+        let refused = Self::new(StatusCode::TOO_MANY_REQUESTS, message);
+        Self { retry_after: Some(retry_after), ..refused }
+    }
+
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, message)
     }
@@ -66,10 +79,17 @@ impl fmt::Display for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = Json(serde_json::json!({ "errors": self.errors }));
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+
         if self.status == StatusCode::UNAUTHORIZED {
-            return (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response();
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        (self.status, body).into_response()
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+
+        response
     }
 }
 

@@ -9,6 +9,7 @@ use axum::Router;
 use bson::doc;
 use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
+use outboxd_client::listener::ListenError;
 use outboxd_client::{Handle, Inbox, Listener};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::failure::Failure;
 use crate::http;
 use crate::settings::Settings;
-use crate::token::Verifier;
+use crate::token::{Signer, Verifier};
 use crate::traces;
 
 /// The outbox that `outboxd migrate` makes.
@@ -46,10 +47,12 @@ const SELECTION_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(10);
 /// The code of MongoDB when a collection is there already.
 const NAMESPACE_EXISTS: i32 = 48;
+/// The code of MongoDB when a unique index has the value already.
+pub const DUPLICATE_KEY: i32 = 11_000;
 
 /// A service that is connected but doesn't answer yet.
 pub struct Service {
-    settings: Settings,
+    pub settings: Settings,
     pub database: Database,
     pub inbox: Inbox,
     stop: CancellationToken,
@@ -103,6 +106,16 @@ impl Service {
         Verifier::new(&self.settings.jwt_key)
     }
 
+    /// What makes the users' tokens.
+    pub fn signer(&self) -> Signer {
+        Signer::new(&self.settings.jwt_key)
+    }
+
+    /// Is cancelled when the service is to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Answers requests and listens as `group` until SIGTERM, then finishes what is under way. One
     /// listener takes every subject of the stream: two would lose the order between created and
     /// cancelled. The service answers while NATS is away, and events wait in the outbox.
@@ -112,23 +125,40 @@ impl Service {
         group: &'static str,
         handler: impl Handle + 'static,
     ) -> Result<(), Failure> {
-        let Self { settings, inbox, stop, .. } = self;
-        let socket = TcpListener::bind(settings.address)
-            .await
-            .map_err(|error| format!("{} can't be listened on: {error}", settings.address))?;
-        let address = socket.local_addr()?;
+        let Self { settings, inbox, stop, .. } = &self;
         // Every handler checks versions, so instances may work side by side.
-        let listener = Listener::new(&settings.nats_url, settings.stream, group, inbox)
+        let listener = Listener::new(&settings.nats_url, &settings.stream, group, inbox.clone())
             .options(ConnectOptions::new().name(&settings.client_id).ping_interval(PING))
             .max_ack_pending(MAX_PENDING)
             .ack_wait(ACK_WAIT)
             // Before the process ends, so that the message is given back.
             .drain(STOP_TIME / 2);
+        let listening = listener.run(handler, stop.clone().cancelled_owned());
+        self.run_beside(routes, listening).await
+    }
+
+    /// The same for a service that hears nothing.
+    pub async fn answer(self, routes: Router) -> Result<(), Failure> {
+        self.run_beside(routes, async { Ok(()) }).await
+    }
+
+    async fn run_beside(
+        self,
+        routes: Router,
+        listening: impl Future<Output = Result<(), ListenError>> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let Self { settings, stop, .. } = self;
+        let socket = TcpListener::bind(settings.address)
+            .await
+            .map_err(|error| format!("{} can't be listened on: {error}", settings.address))?;
+        let address = socket.local_addr()?;
         let stopping = stop.clone();
         let listening = tokio::spawn(async move {
-            let listened = listener.run(handler, stopping.clone().cancelled_owned()).await;
+            let listened = listening.await;
             // What the listener refuses, somebody has to change; requests are no reason to go on.
-            stopping.cancel();
+            if listened.is_err() {
+                stopping.cancel();
+            }
             listened
         });
         // Someone who has read enough is no reason to stop.

@@ -1,11 +1,16 @@
 //! A service's settings: the environment, read once at start, every mistake named at once.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use mongodb::options::ConnectionString;
 
 /// Where the HTTP port is when `PORT` isn't set.
 const DEFAULT_PORT: u16 = 3000;
+/// How long an order reserves its ticket when `ORDER_EXPIRES_AFTER` isn't set.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// The longest time that `ORDER_EXPIRES_AFTER` may be.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// What the environment says. Holds secrets, so it can't be printed.
 pub struct Settings {
@@ -23,6 +28,12 @@ pub struct Settings {
     pub jwt_key: String,
     /// `HOST` (default 127.0.0.1) and `PORT` (default 3000; 0 takes a free one).
     pub address: SocketAddr,
+    /// `ORDER_EXPIRES_AFTER` (default `15m`), of the orders service: how long an order reserves
+    /// its ticket.
+    pub order_lifetime: Duration,
+    /// `COOKIE_SECURE` (default `true`), of the auth service: whether browsers send the cookie over
+    /// HTTPS only. `false` is for trying out without HTTPS.
+    pub cookie_secure: bool,
 }
 
 impl Settings {
@@ -45,6 +56,11 @@ impl Settings {
             (need("NATS_CLUSTER_ID"), need("NATS_CLIENT_ID"), need("JWT_KEY"));
         let host = given("HOST").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |host| host.parse());
         let port = given("PORT").map_or(Ok(DEFAULT_PORT), |port| port.parse());
+        let lifetime = given("ORDER_EXPIRES_AFTER").map_or(Some(DEFAULT_LIFETIME), |time| {
+            let time = humantime::parse_duration(&time).ok();
+            time.filter(|time| !time.is_zero() && *time <= MAX_LIFETIME)
+        });
+        let secure = given("COOKIE_SECURE").map_or(Ok(true), |secure| secure.parse());
         let database = match ConnectionString::parse(&mongodb_uri) {
             _ if mongodb_uri.is_empty() => String::new(),
             Ok(parsed) => parsed.default_database.unwrap_or_else(|| {
@@ -58,26 +74,30 @@ impl Settings {
             }
         };
 
-        match (host, port) {
-            (Ok(host), Ok(port)) if mistakes.is_empty() => {
-                let address = SocketAddr::new(host, port);
-                return Ok(Self {
+        mistakes.extend(host.is_err().then(|| "HOST is no IP address".to_owned()));
+        mistakes.extend(port.is_err().then(|| "PORT is no port (0 to 65535)".to_owned()));
+        let wrong = "ORDER_EXPIRES_AFTER is no time such as 15m, up to 24h";
+        mistakes.extend(lifetime.is_none().then(|| wrong.to_owned()));
+        let wrong = "COOKIE_SECURE is neither true nor false";
+        mistakes.extend(secure.is_err().then(|| wrong.to_owned()));
+
+        match (host, port, lifetime, secure) {
+            (Ok(host), Ok(port), Some(order_lifetime), Ok(cookie_secure))
+                if mistakes.is_empty() =>
+            {
+                Ok(Self {
                     mongodb_uri,
                     database,
                     nats_url,
                     stream,
                     client_id,
                     jwt_key,
-                    address,
-                });
+                    address: SocketAddr::new(host, port),
+                    order_lifetime,
+                    cookie_secure,
+                })
             }
-            (Ok(_), Ok(_)) => {}
-            (host, port) => {
-                mistakes.extend(host.is_err().then(|| "HOST is no IP address".to_owned()));
-                mistakes.extend(port.is_err().then(|| "PORT is no port (0 to 65535)".to_owned()));
-            }
+            _ => Err(mistakes.join(", ")),
         }
-
-        Err(mistakes.join(", "))
     }
 }

@@ -1,9 +1,15 @@
 //! Who asks: a user is a JWT signed with `JWT_KEY` (HS256), its subject (`sub`) is the user's id,
-//! and it expires (`exp`).
+//! and it expires (`exp`). A browser sends it as a cookie, a script as a bearer token.
 
+use axum::http::header::{AUTHORIZATION, COOKIE};
+use axum::http::{HeaderMap, HeaderName};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
+/// The cookie's name.
+pub const SESSION: &str = "session";
+/// How long a token is valid, in seconds: a day.
+pub const SESSION_SECONDS: u64 = 24 * 3600;
 /// Longest user id, in bytes: it is stored with each record.
 const MAX_USER_BYTES: usize = 128;
 /// How far the clocks of issuer and service may differ, in seconds.
@@ -49,15 +55,46 @@ impl Verifier {
             _ => Err("the token's sub is not a user id of 1 to 128 bytes"),
         }
     }
+
+    /// The user who sent a request with these headers. A bearer token comes before a cookie.
+    pub fn asks(&self, headers: &HeaderMap) -> Result<String, &'static str> {
+        let token = match text(headers, AUTHORIZATION) {
+            Some(given) => bearer(given),
+            None => session(headers),
+        };
+        let token = token.ok_or("sign in, or send your token as `Authorization: Bearer …`")?;
+        self.user(token)
+    }
 }
 
-/// Makes a token for `user` that is valid for `seconds`.
-pub fn sign(key: &str, user: &str, seconds: u64) -> Result<String, jsonwebtoken::errors::Error> {
-    let exp = jsonwebtoken::get_current_timestamp() + seconds;
-    let claims = Claims { sub: user.to_owned(), exp };
-    jsonwebtoken::encode(
-        &Header::new(Algorithm::HS256),
-        &claims,
-        &EncodingKey::from_secret(key.as_bytes()),
-    )
+/// Makes tokens.
+#[derive(Clone)]
+pub struct Signer(EncodingKey);
+
+impl Signer {
+    pub fn new(key: &str) -> Self {
+        Self(EncodingKey::from_secret(key.as_bytes()))
+    }
+
+    /// A token for `user`.
+    pub fn sign(&self, user: &str) -> Result<String, jsonwebtoken::errors::Error> {
+        let exp = jsonwebtoken::get_current_timestamp() + SESSION_SECONDS;
+        let claims = Claims { sub: user.to_owned(), exp };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.0)
+    }
+}
+
+fn bearer(given: &str) -> Option<&str> {
+    let (scheme, token) = given.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn session(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).map(str::trim);
+    pairs.find_map(|pair| pair.strip_prefix(SESSION)?.strip_prefix('='))
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }

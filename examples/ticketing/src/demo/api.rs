@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use ticketing::failure::Failure;
 use ticketing::messages::{OrderMessage, TicketMessage};
-use ticketing::token;
+use ticketing::token::Signer;
 use tokio::time::{Instant, sleep};
 
 use crate::stage::Stage;
@@ -23,8 +23,6 @@ const REQUEST_TIME: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Wait before a service that didn't answer is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the users' tokens are valid: longer than any load.
-const TOKEN_SECONDS: u64 = 6 * 3600;
 
 /// A client of both services.
 pub(crate) struct Api {
@@ -63,8 +61,8 @@ impl Api {
             http: reqwest::Client::builder().timeout(REQUEST_TIME).no_proxy().build()?,
             tickets: format!("{}/api/tickets", stage.tickets_url),
             orders: format!("{}/api/orders", stage.orders_url),
-            seller: token::sign(&stage.jwt_key, "seller", TOKEN_SECONDS)?,
-            buyer: token::sign(&stage.jwt_key, "buyer", TOKEN_SECONDS)?,
+            seller: Signer::new(&stage.jwt_key).sign("seller")?,
+            buyer: Signer::new(&stage.jwt_key).sign("buyer")?,
             interrupted: AtomicU64::new(0),
         })
     }

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use mongodb::{Client, Database};
 use serde::{Deserialize, Serialize};
 use ticketing::failure::Failure;
-use ticketing::messages::OrderStatus;
+use ticketing::status::OrderStatus;
 use tokio::time::{Instant, sleep};
 
 use crate::stage::Servers;

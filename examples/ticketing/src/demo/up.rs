@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ticketing::failure::Failure;
-use ticketing::token;
+use ticketing::token::Signer;
 use tokio::process::Command;
 
 use crate::load::Amount;
@@ -27,8 +27,6 @@ const STATE: &str = "target/demo-up";
 const SERVERS: &str = "deploy/local/servers";
 /// How long everything may take to settle after the load, a daemon's restart included.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
-/// How long the token that `up` prints is valid.
-const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
 
 pub(crate) async fn up(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
     let _alone = alone()?;
@@ -156,7 +154,7 @@ async fn start_all() -> Result<Stage, Failure> {
 
 /// What runs, and what to try on it.
 fn describe(stage: &Stage) -> Result<String, Failure> {
-    let token = token::sign(&stage.jwt_key, "you", TOKEN_SECONDS)?;
+    let token = Signer::new(&stage.jwt_key).sign("you")?;
     let Stage { servers, tickets_url, orders_url, logs, .. } = stage;
     let Servers { mongodb_uri, nats_url, tickets_database, orders_database, stream } = servers;
     let own = std::env::current_exe()?;

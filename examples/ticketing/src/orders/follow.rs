@@ -1,36 +1,48 @@
-//! Keeps the copy of the tickets: what `ticket:created` and `ticket:updated` mean here.
-//!
-//! One write per message, and nothing is emitted, so no transaction is needed.
+//! What the other services' events mean here: the copy of the tickets, and what happens to an order
+//! because of them.
 
-use outboxd_client::{Handle, HandleError, Message, Replica, Verdict};
-use ticketing::messages::TicketMessage;
-use ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
+use mongodb::ClientSession;
+use outboxd_client::{Apply, HandleError, Message, Replica, Verdict};
+use ticketing::messages::{ExpirationMessage, PaymentMessage};
+use ticketing::status::Happened;
+use ticketing::subjects::{EXPIRATION_COMPLETE, PAYMENT_CREATED, TICKET_CREATED, TICKET_UPDATED};
 
 use crate::store::{Store, TicketCopy};
 
-pub(crate) struct Follow(Replica<TicketCopy>);
+type Result<T> = std::result::Result<T, HandleError>;
+
+pub(crate) struct Follow {
+    copies: Replica<TicketCopy>,
+    store: Store,
+}
 
 impl Follow {
-    pub(crate) fn new(store: &Store) -> Self {
-        Self(Replica::new(store.tickets.clone()))
+    pub(crate) fn new(store: Store) -> Self {
+        Self { copies: Replica::new(store.tickets.clone()), store }
     }
-}
 
-impl Handle for Follow {
-    async fn handle(&self, message: &Message) -> Result<Verdict, HandleError> {
-        match message.subject.as_str() {
-            TICKET_CREATED | TICKET_UPDATED => self.0.apply(&copy(message.json()?)).await,
-            _ => Ok(Verdict::Done),
+    /// Keeps the copy. A ticket that names an order is reserved for it.
+    async fn ticket(&self, session: &mut ClientSession, ticket: &TicketCopy) -> Result<Verdict> {
+        let verdict = self.copies.apply_in(session, ticket).await?;
+        if let (Verdict::Done, Some(order)) = (verdict, ticket.order_id) {
+            self.store.happened(session, order, Happened::Reserved).await?;
         }
+        Ok(verdict)
     }
 }
 
-fn copy(ticket: TicketMessage) -> TicketCopy {
-    TicketCopy {
-        id: ticket.id,
-        title: ticket.title,
-        price: ticket.price,
-        version: ticket.version,
-        order_id: ticket.order_id,
+impl Apply for Follow {
+    async fn apply(&self, session: &mut ClientSession, message: &Message) -> Result<Verdict> {
+        let (order, happened) = match message.subject.as_str() {
+            TICKET_CREATED | TICKET_UPDATED => return self.ticket(session, &message.json()?).await,
+            PAYMENT_CREATED => (message.json::<PaymentMessage>()?.order_id, Happened::Paid),
+            EXPIRATION_COMPLETE => {
+                (message.json::<ExpirationMessage>()?.order_id, Happened::Expired)
+            }
+            _ => return Ok(Verdict::Done),
+        };
+
+        self.store.happened(session, order, happened).await?;
+        Ok(Verdict::Done)
     }
 }

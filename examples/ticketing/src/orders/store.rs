@@ -5,7 +5,7 @@
 //! as stored. Events are keyed by the *ticket*: its orders follow one another, and the tickets
 //! service must hear that one was cancelled before it hears of the next.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
@@ -16,20 +16,18 @@ use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
 use ticketing::http::{PATIENCE, Page};
-use ticketing::messages::{OrderMessage, OrderStatus};
+use ticketing::messages::OrderMessage;
 use ticketing::refusal::ApiError;
-use ticketing::service::{OUTBOX, is_code};
-use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
+use ticketing::service::{DUPLICATE_KEY, OUTBOX, is_code};
+use ticketing::status::{Happened, Next, OrderStatus};
+use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 use ticketing::transaction;
+use tracing::warn;
 
 /// The collection of orders.
 pub(crate) const ORDERS: &str = "orders";
 /// The collection of the tickets' copies.
 pub(crate) const TICKETS: &str = "tickets";
-/// How long an order reserves its ticket.
-const EXPIRES_AFTER: Duration = Duration::from_secs(15 * 60);
-/// The code of MongoDB when a unique index has the value already.
-const DUPLICATE_KEY: i32 = 11_000;
 
 /// An order as stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +39,8 @@ pub(crate) struct Order {
     pub(crate) status: OrderStatus,
     pub(crate) expires_at: DateTime,
     pub(crate) ticket_id: ObjectId,
+    /// What the ticket cost when it was ordered.
+    pub(crate) price: f64,
     pub(crate) version: i64,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Order {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TicketCopy {
-    #[serde(rename = "_id")]
+    #[serde(rename = "_id", alias = "id")]
     pub(crate) id: ObjectId,
     pub(crate) title: String,
     pub(crate) price: f64,
@@ -61,6 +61,8 @@ pub(crate) struct TicketCopy {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     client: Client,
+    /// How long an order reserves its ticket.
+    lifetime: Duration,
     orders: Collection<Order>,
     pub(crate) tickets: Collection<TicketCopy>,
     outbox: Outbox,
@@ -72,8 +74,9 @@ impl From<&Order> for OrderMessage {
             id: order.id,
             user_id: order.user_id.clone(),
             status: order.status,
-            expires_at: order.expires_at.try_to_rfc3339_string().unwrap_or_default(),
+            expires_at: order.expires_at,
             ticket_id: order.ticket_id,
+            price: order.price,
             version: order.version,
         }
     }
@@ -81,10 +84,10 @@ impl From<&Order> for OrderMessage {
 
 impl Store {
     /// Makes the indexes too.
-    pub(crate) async fn open(database: &Database) -> Result<Self> {
+    pub(crate) async fn open(database: &Database, lifetime: Duration) -> Result<Self> {
         let orders = database.collection(ORDERS);
         // Two orders for one ticket at the same moment: the index lets one in.
-        let active = doc! { "status": { "$in": ["created", "awaiting:payment", "complete"] } };
+        let active = doc! { "status": { "$in": OrderStatus::HOLDING.to_vec() } };
         let one_per_ticket = IndexOptions::builder()
             .name("one_active_order_per_ticket".to_owned())
             .unique(true)
@@ -99,6 +102,7 @@ impl Store {
 
         Ok(Self {
             client: database.client().clone(),
+            lifetime,
             orders,
             tickets: database.collection(TICKETS),
             outbox: Outbox::new(database, OUTBOX),
@@ -116,25 +120,21 @@ impl Store {
     }
 
     pub(crate) async fn create(&self, user: String, ticket_id: ObjectId) -> Result<OrderMessage> {
+        let expires_at = DateTime::from_system_time(SystemTime::now() + self.lifetime);
         let order = Order {
             id: ObjectId::new(),
             user_id: user,
             status: OrderStatus::Created,
-            expires_at: DateTime::from_system_time(std::time::SystemTime::now() + EXPIRES_AFTER),
+            expires_at,
             ticket_id,
+            price: 0.0,
             version: 0,
         };
         transaction::run(&self.client, PATIENCE, (self, order), |session, (store, order)| {
             async move {
-                let ticket = store
-                    .tickets
-                    .find_one(doc! { "_id": order.ticket_id })
-                    .session(&mut *session)
-                    .await?;
-
-                if ticket.is_none() {
-                    return Err(ApiError::not_found("ticket").into());
-                }
+                let ticket = doc! { "_id": order.ticket_id };
+                let ticket = store.tickets.find_one(ticket).session(&mut *session).await?;
+                order.price = ticket.ok_or_else(|| ApiError::not_found("ticket"))?.price;
 
                 let inserted = store.orders.insert_one(&*order).session(&mut *session).await;
                 inserted.map_err(|error| match is_code(&error, DUPLICATE_KEY) {
@@ -156,22 +156,52 @@ impl Store {
                 let found =
                     store.orders.find_one(doc! { "_id": id }).session(&mut *session).await?;
                 let order = own(found, user)?;
-                match order.status {
-                    OrderStatus::Cancelled => return Ok(OrderMessage::from(&order)),
-                    OrderStatus::Complete => {
-                        return Err(ApiError::conflict("the order is paid").into());
-                    }
-                    OrderStatus::Created | OrderStatus::AwaitingPayment => {}
-                }
-
-                let status = bson::serialize_to_bson(&OrderStatus::Cancelled)?;
-                let stored =
-                    store.change(session, &order, doc! { "$set": { "status": status } }).await?;
-                store.emit(session, ORDER_CANCELLED, &stored).await
+                let order = store.follows(session, order, Happened::Cancelled).await?;
+                Ok(OrderMessage::from(&order))
             }
             .boxed()
         })
         .await
+    }
+
+    /// Something happened to an order elsewhere.
+    pub(crate) async fn happened(
+        &self,
+        session: &mut ClientSession,
+        id: ObjectId,
+        happened: Happened,
+    ) -> Result<()> {
+        match self.orders.find_one(doc! { "_id": id }).session(&mut *session).await? {
+            Some(order) => {
+                self.follows(session, order, happened).await?;
+            }
+            None => warn!(order = %id, ?happened, "an order that was never here"),
+        }
+        Ok(())
+    }
+
+    /// The order after this; `status.rs` says what follows.
+    async fn follows(
+        &self,
+        session: &mut ClientSession,
+        order: Order,
+        happened: Happened,
+    ) -> Result<Order> {
+        let status = match order.status.after(happened) {
+            Next::Becomes(status) => status,
+            Next::Stays => return Ok(order),
+            Next::Refused(why) => return Err(ApiError::conflict(why).into()),
+        };
+
+        let set = doc! { "$set": { "status": bson::serialize_to_bson(&status)? } };
+        let stored = self.change(session, &order, set).await?;
+        let subject = match status {
+            OrderStatus::Cancelled => ORDER_CANCELLED,
+            _ => ORDER_UPDATED,
+        };
+        self.emit(session, subject, &stored).await?;
+
+        Ok(stored)
     }
 
     async fn change(

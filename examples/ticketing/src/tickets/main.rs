@@ -7,8 +7,8 @@
 //! | `GET /api/tickets/{id}` | 200 and the ticket |
 //! | `GET /api/tickets?limit=&after=` | 200 and a list of tickets |
 //!
-//! Emits `ticket:created` and `ticket:updated`; listens to `order:created` and `order:cancelled` as
-//! `tickets-service`.
+//! Emits `ticket:created` and `ticket:updated`; listens to `order:created`, `order:updated`
+//! and `order:cancelled` as `tickets-service`.
 
 mod reserve;
 mod routes;

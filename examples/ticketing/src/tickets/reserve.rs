@@ -1,5 +1,5 @@
-//! Reserves a ticket for an order and gives it free again: what `order:created` and
-//! `order:cancelled` mean here.
+//! Reserves a ticket for an order and gives it free again: what `order:created`, `order:updated`
+//! and `order:cancelled` mean here.
 //!
 //! The orders heard of are kept with their versions. So a message that comes twice changes nothing,
 //! and an old `order:created` can't reserve a ticket whose order was cancelled since.
@@ -7,8 +7,8 @@
 use bson::doc;
 use mongodb::ClientSession;
 use outboxd_client::{Apply, HandleError, Message, Verdict};
-use ticketing::messages::OrderMessage;
-use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED};
+use ticketing::status::OrderStatus;
+use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 use tracing::warn;
 
 use crate::store::{KnownOrder, Store, Ticket};
@@ -21,14 +21,14 @@ impl Apply for Reserve {
     async fn apply(&self, session: &mut ClientSession, message: &Message) -> Result<Verdict> {
         match message.subject.as_str() {
             ORDER_CREATED => self.created(session, &message.json()?).await,
-            ORDER_CANCELLED => self.cancelled(session, &message.json()?).await,
+            ORDER_UPDATED | ORDER_CANCELLED => self.changed(session, &message.json()?).await,
             _ => Ok(Verdict::Done),
         }
     }
 }
 
 impl Reserve {
-    async fn created(&self, session: &mut ClientSession, order: &OrderMessage) -> Result<Verdict> {
+    async fn created(&self, session: &mut ClientSession, order: &KnownOrder) -> Result<Verdict> {
         let Self(store) = self;
         if store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?.is_some() {
             return Ok(Verdict::Done);
@@ -40,13 +40,7 @@ impl Reserve {
             return Ok(Verdict::Later);
         }
 
-        let known = KnownOrder {
-            id: order.id,
-            ticket_id: order.ticket_id,
-            status: order.status,
-            version: order.version,
-        };
-        store.orders.insert_one(known).session(&mut *session).await?;
+        store.orders.insert_one(order).session(&mut *session).await?;
 
         if let Some(ticket) = ticket {
             store.change(session, &ticket, doc! { "$set": { "orderId": order.id } }).await?;
@@ -55,11 +49,8 @@ impl Reserve {
         Ok(Verdict::Done)
     }
 
-    async fn cancelled(
-        &self,
-        session: &mut ClientSession,
-        order: &OrderMessage,
-    ) -> Result<Verdict> {
+    /// The next version of an order. A cancelled one gives its ticket free.
+    async fn changed(&self, session: &mut ClientSession, order: &KnownOrder) -> Result<Verdict> {
         let Self(store) = self;
         let known = store.orders.find_one(doc! { "_id": order.id }).session(&mut *session).await?;
         match known.map(|known| known.version) {
@@ -68,9 +59,11 @@ impl Reserve {
             _ => return Ok(Verdict::Later),
         }
 
-        let status = bson::serialize_to_bson(&order.status).map_err(HandleError::failed)?;
-        let set = doc! { "$set": { "status": status, "version": order.version } };
-        store.orders.update_one(doc! { "_id": order.id }, set).session(&mut *session).await?;
+        let (id, store) = (doc! { "_id": order.id }, &self.0);
+        store.orders.replace_one(id, order).session(&mut *session).await?;
+        if order.status != OrderStatus::Cancelled {
+            return Ok(Verdict::Done);
+        }
 
         match self.ticket(session, order).await? {
             Some(ticket) if ticket.order_id == Some(order.id) => {
@@ -86,7 +79,7 @@ impl Reserve {
     async fn ticket(
         &self,
         session: &mut ClientSession,
-        order: &OrderMessage,
+        order: &KnownOrder,
     ) -> Result<Option<Ticket>> {
         let ticket =
             self.0.tickets.find_one(doc! { "_id": order.ticket_id }).session(session).await?;

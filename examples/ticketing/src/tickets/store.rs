@@ -13,9 +13,10 @@ use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
 use ticketing::http::{PATIENCE, Page};
-use ticketing::messages::{OrderStatus, TicketMessage};
+use ticketing::messages::TicketMessage;
 use ticketing::refusal::ApiError;
 use ticketing::service::OUTBOX;
+use ticketing::status::OrderStatus;
 use ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
 use ticketing::transaction;
 
@@ -43,7 +44,7 @@ pub(crate) struct Ticket {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct KnownOrder {
-    #[serde(rename = "_id")]
+    #[serde(rename = "_id", alias = "id")]
     pub(crate) id: ObjectId,
     pub(crate) ticket_id: ObjectId,
     pub(crate) status: OrderStatus,
