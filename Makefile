@@ -7,7 +7,7 @@ FEATURES := --workspace --features crash-points
 DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-up demo-down bins
+.PHONY: help test proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-kills demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ release-check: ## what a release must pass: licences, SBOM, package, documentati
 
 demo: bins ## run the ticketing services under load and check what is left
 	$(SERVERS) run -- $(DEMO) run
+
+demo-kills: bins ## the same for longer, with each service, relay and server killed (-9) in turn
+	$(DEMO) kills
 
 demo-up: bins ## start the ticketing services and leave them running
 	@$(DEMO) up

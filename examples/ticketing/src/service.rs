@@ -116,19 +116,21 @@ impl Service {
         self.stop.clone()
     }
 
-    /// Answers requests and listens as `group` until SIGTERM, then finishes what is under way. One
-    /// listener takes every subject of the stream: two would lose the order between created and
+    /// Answers requests and hears `subjects` as `group` until SIGTERM, then finishes what is under
+    /// way. One listener takes all subjects: two would lose the order between created and
     /// cancelled. The service answers while NATS is away, and events wait in the outbox.
     pub async fn run(
         self,
         routes: Router,
         group: &'static str,
+        subjects: &[&str],
         handler: impl Handle + 'static,
     ) -> Result<(), Failure> {
         let Self { settings, inbox, stop, .. } = &self;
         // Every handler checks versions, so instances may work side by side.
         let listener = Listener::new(&settings.nats_url, &settings.stream, group, inbox.clone())
             .options(ConnectOptions::new().name(&settings.client_id).ping_interval(PING))
+            .subjects(subjects.iter().copied())
             .max_ack_pending(MAX_PENDING)
             .ack_wait(ACK_WAIT)
             // Before the process ends, so that the message is given back.

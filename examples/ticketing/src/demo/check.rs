@@ -1,68 +1,31 @@
 //! What is left in the databases once everything has settled, and whether they agree.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use futures_util::TryStreamExt;
-use mongodb::{Client, Database};
-use serde::{Deserialize, Serialize};
+use mongodb::Client;
 use ticketing::failure::Failure;
+use ticketing::messages::ChargeStatus;
 use ticketing::status::OrderStatus;
 use tokio::time::{Instant, sleep};
 
-use crate::stage::Servers;
+use crate::records::{Charge, Counts, Order, Records, Ticket};
+use crate::stage::{SERVICES, Servers};
 
 /// How often the databases are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// Differences that are told in full.
 const EXAMPLES: usize = 5;
 
-/// What both services know of a ticket.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Ticket {
-    #[serde(rename = "_id")]
-    id: ObjectId,
-    title: String,
-    price: f64,
-    version: i64,
-    order_id: Option<ObjectId>,
-}
-
-/// What both services know of an order.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Order {
-    #[serde(rename = "_id")]
-    id: ObjectId,
-    ticket_id: ObjectId,
-    status: OrderStatus,
-    version: i64,
-}
-
-/// One service's database, counted.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Counts {
-    pub(crate) tickets: usize,
-    pub(crate) tickets_at_10: usize,
-    pub(crate) tickets_at_15: usize,
-    /// Lowest version of a ticket.
-    pub(crate) lowest_version: i64,
-    pub(crate) reserved: usize,
-    pub(crate) orders: usize,
-    pub(crate) cancelled: usize,
-    pub(crate) outbox_left: u64,
-}
-
-/// Both databases at one moment.
+/// All databases at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) tickets: Counts,
-    pub(crate) orders: Counts,
-    /// Records that differ, or that only one database has; and tickets whose reservation isn't that
-    /// of their order.
+    /// By the service that owns the database.
+    pub(crate) counts: BTreeMap<&'static str, Counts>,
+    /// Records that differ, or that only one database has; tickets whose reservation isn't that of
+    /// their order; orders whose charge isn't what it must be.
     pub(crate) differences: usize,
     /// Some of them, told.
     pub(crate) examples: Vec<String>,
@@ -72,33 +35,40 @@ pub(crate) struct Found {
 
 impl Found {
     pub(crate) fn outbox_left(&self) -> u64 {
-        self.tickets.outbox_left + self.orders.outbox_left
+        self.counts.values().map(|counts| counts.outbox_left).sum()
+    }
+
+    /// What is still going to change by itself: orders and charges that have not come to an end.
+    fn open(&self) -> usize {
+        let open = self.counts.values().map(|counts| counts.open_orders() + counts.open_charges());
+        open.sum()
     }
 
     pub(crate) fn is_settled(&self) -> bool {
-        self.differences == 0 && self.outbox_left() == 0
+        self.differences == 0 && self.outbox_left() == 0 && self.open() == 0
     }
 }
 
-/// Waits until both outboxes are empty and the copies agree, at most for `patience`, and returns
-/// what is there then.
+/// Waits until all outboxes are empty, every order and charge has come to an end and the copies
+/// agree, at most for `patience`, and returns what is there then.
 pub(crate) async fn settle(
     mongodb: &Client,
     servers: &Servers,
     patience: Duration,
 ) -> Result<Found, Failure> {
     let deadline = Instant::now() + patience;
-    let databases =
-        [&servers.tickets_database, &servers.orders_database].map(|name| mongodb.database(name));
-
     loop {
-        let left = outbox_left(&databases[0]).await? + outbox_left(&databases[1]).await?;
+        let mut left = 0;
+        for service in SERVICES {
+            let outbox = servers.database(mongodb, service).collection::<Document>("outbox");
+            left += outbox.count_documents(doc! {}).await?;
+        }
         if left > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
             continue;
         }
 
-        let found = look(&databases).await?;
+        let found = look(mongodb, servers).await?;
         if found.is_settled() || Instant::now() > deadline {
             return Ok(found);
         }
@@ -107,20 +77,33 @@ pub(crate) async fn settle(
     }
 }
 
-async fn look([tickets_db, orders_db]: &[Database; 2]) -> Result<Found, Failure> {
-    let (tickets, known_orders) = (all_tickets(tickets_db).await?, all_orders(tickets_db).await?);
-    let (copies, orders) = (all_tickets(orders_db).await?, all_orders(orders_db).await?);
-    let mut found = Found {
-        tickets: count(&tickets, &known_orders, outbox_left(tickets_db).await?),
-        orders: count(&copies, &orders, outbox_left(orders_db).await?),
-        ..Found::default()
-    };
+async fn look(mongodb: &Client, servers: &Servers) -> Result<Found, Failure> {
+    let mut found = Found::default();
+    let mut all = BTreeMap::new();
+    for service in SERVICES {
+        let records = Records::read(&servers.database(mongodb, service)).await?;
+        found.counts.insert(service, records.counts(service));
+        all.insert(service, records);
+    }
 
-    found.differ("ticket", &tickets, &copies);
-    found.differ("order", &orders, &known_orders);
-    found.reservations(&tickets, &orders);
-    found.versions.extend(tickets.values().map(|ticket| (ticket.id, ticket.version)));
-    found.versions.extend(orders.values().map(|order| (order.id, order.version)));
+    let of = |service: &str| all.get(service).ok_or("a database is missing");
+    let (tickets, orders, payments) = (of("tickets")?, of("orders")?, of("payments")?);
+    found.differ("ticket", &tickets.tickets, &orders.tickets);
+    found.differ("order", &orders.orders, &tickets.orders);
+    found.differ("order", &orders.orders, &payments.orders);
+    found.reservations(&tickets.tickets, &orders.orders);
+    found.charges(&orders.orders, payments);
+    found.expirations(&orders.orders, &of("expiration")?.expirations);
+
+    let versions = &mut found.versions;
+    versions.extend(of("auth")?.users.keys().map(|id| (*id, 0)));
+    versions.extend(tickets.tickets.values().map(|ticket| (ticket.id, ticket.version)));
+    versions.extend(orders.orders.values().map(|order| (order.id, order.version)));
+    let charges = payments.charges.values();
+    versions.extend(charges.filter_map(|charge| Some((charge.id, charge.version?))));
+    let ends = of("expiration")?.expirations.values();
+    let complete = ends.filter(|end| end.status == "complete");
+    versions.extend(complete.map(|end| (end.id, end.version)));
 
     Ok(found)
 }
@@ -143,7 +126,7 @@ impl Found {
         }
     }
 
-    /// A ticket is reserved by its one active order, or by none.
+    /// A ticket is reserved by its one order that isn't cancelled, or by none.
     fn reservations(
         &mut self,
         tickets: &HashMap<ObjectId, Ticket>,
@@ -163,43 +146,52 @@ impl Found {
         }
     }
 
+    /// A complete order is paid with what its ticket cost, once; for any other no money is taken.
+    /// The provider's own book says the same.
+    fn charges(&mut self, orders: &HashMap<ObjectId, Order>, payments: &Records) {
+        let mut booked: HashMap<&str, (usize, f64)> = HashMap::new();
+        for entry in payments.book.values().filter(|entry| entry.state == "taken") {
+            let order = entry.key.split('-').nth(1).unwrap_or_default();
+            let (count, amount) = booked.entry(order).or_default();
+            *count += 1;
+            *amount += entry.amount;
+        }
+
+        for (id, order) in orders {
+            let is_complete = order.status == OrderStatus::Complete;
+            let is_paid = |charge: &&Charge| charge.status == ChargeStatus::Taken;
+            let charge = payments.charges.get(id).filter(is_paid).map(|charge| charge.amount);
+            let hex = id.to_hex();
+            let booked = booked.get(hex.as_str()).copied();
+            let expected = is_complete.then_some(order.price);
+
+            if charge != expected || booked != expected.map(|price| (1, price)) {
+                self.difference(format!(
+                    "order {id} at {} is {:?}: charged {charge:?}, the provider took {booked:?}",
+                    order.price, order.status
+                ));
+            }
+        }
+    }
+
+    /// Each order's time has come to an end, too: it was taken back, or it is over.
+    fn expirations(
+        &mut self,
+        orders: &HashMap<ObjectId, Order>,
+        ends: &HashMap<ObjectId, crate::records::Expiration>,
+    ) {
+        for id in orders.keys() {
+            let status = ends.get(id).map(|end| end.status.as_str());
+            if !matches!(status, Some("cancelled" | "complete")) {
+                self.difference(format!("order {id}: the end of its time is {status:?}"));
+            }
+        }
+    }
+
     fn difference(&mut self, told: String) {
         self.differences += 1;
         if self.examples.len() < EXAMPLES {
             self.examples.push(told);
         }
     }
-}
-
-fn count(
-    tickets: &HashMap<ObjectId, Ticket>,
-    orders: &HashMap<ObjectId, Order>,
-    outbox_left: u64,
-) -> Counts {
-    let at = |price: f64| tickets.values().filter(|ticket| ticket.price == price).count();
-    Counts {
-        tickets: tickets.len(),
-        tickets_at_10: at(10.0),
-        tickets_at_15: at(15.0),
-        lowest_version: tickets.values().map(|ticket| ticket.version).min().unwrap_or_default(),
-        reserved: tickets.values().filter(|ticket| ticket.order_id.is_some()).count(),
-        orders: orders.len(),
-        cancelled: orders.values().filter(|order| order.status == OrderStatus::Cancelled).count(),
-        outbox_left,
-    }
-}
-
-async fn all_tickets(database: &Database) -> Result<HashMap<ObjectId, Ticket>, Failure> {
-    let all: Vec<Ticket> =
-        database.collection("tickets").find(doc! {}).await?.try_collect().await?;
-    Ok(all.into_iter().map(|ticket| (ticket.id, ticket)).collect())
-}
-
-async fn all_orders(database: &Database) -> Result<HashMap<ObjectId, Order>, Failure> {
-    let all: Vec<Order> = database.collection("orders").find(doc! {}).await?.try_collect().await?;
-    Ok(all.into_iter().map(|order| (order.id, order)).collect())
-}
-
-async fn outbox_left(database: &Database) -> Result<u64, Failure> {
-    Ok(database.collection::<Document>("outbox").count_documents(doc! {}).await?)
 }

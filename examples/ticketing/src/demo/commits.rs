@@ -9,9 +9,9 @@ use mongodb::Client;
 use serde::Deserialize;
 use ticketing::failure::Failure;
 
-use crate::stage::Servers;
+use crate::stage::{SERVICES, Servers};
 
-/// What an event is about: a record in one version. Ids of tickets and orders don't meet.
+/// What an event is about: a record in one version. No two records have the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Version {
     pub(crate) id: ObjectId,
@@ -44,14 +44,13 @@ struct Write {
     o: Document,
 }
 
-/// Every commit since `since` that wrote an event to one of the two outboxes.
+/// Every commit since `since` that wrote an event to one of the outboxes.
 pub(crate) async fn read(
     mongodb: &Client,
     servers: &Servers,
     since: DateTime,
 ) -> Result<Vec<Commit>, Failure> {
-    let outboxes =
-        [&servers.tickets_database, &servers.orders_database].map(|name| format!("{name}.outbox"));
+    let outboxes = SERVICES.map(|service| format!("{}.outbox", servers.database_name(service)));
     let oplog = mongodb.database("local").collection::<Entry>("oplog.rs");
     let filter = doc! { "wall": { "$gte": since }, "o.applyOps.ns": { "$in": &outboxes[..] } };
     let wanted = doc! { "wall": 1, "o.applyOps.ns": 1, "o.applyOps.o": 1 };

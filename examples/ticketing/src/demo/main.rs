@@ -1,10 +1,11 @@
-//! Drives tickets, orders and their outboxd as separate processes, the way they run in production,
+//! Drives the five services and their outboxd as separate processes, the way they run in production,
 //! and checks what is left: 200 times a ticket is created at 5, set to 10 and set to 15, all at
-//! once, with orders in between. No copy may stay at 10, nothing may be lost, doubled or out of
-//! order.
+//! once; orders are paid, cancelled and left to expire in between. No copy may stay at 10, no event
+//! and no money may be lost, doubled or out of order.
 //!
-//! `run` is the story from nothing to a report; `up`, `load`, `kill`, `start` and `down` are its
-//! parts, for trying things by hand: what happens to the load when a daemon is killed?
+//! `run` is the story from nothing to a report, and `kills` the same while everything is killed in
+//! turn; `up`, `load`, `kill`, `start` and `down` are its parts, for trying things by hand: what
+//! happens to the load when a daemon is killed?
 
 mod api;
 mod check;
@@ -14,9 +15,12 @@ mod interrupt;
 mod load;
 mod process;
 mod progress;
+mod records;
 mod report;
 mod run;
+mod servers;
 mod stage;
+mod tour;
 mod up;
 
 use std::process::ExitCode;
@@ -39,6 +43,9 @@ enum Verb {
     /// Start everything on the servers of OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL, load
     /// it, check it, end it
     Run,
+    /// Start everything, servers too, kill (-9) each process and server in turn under load, check, and
+    /// end it
+    Kills,
     /// Start everything, servers too, and leave it running
     Up,
     /// End what `up` started
@@ -67,6 +74,7 @@ enum Verb {
 async fn main() -> ExitCode {
     let done = match Args::parse().verb.unwrap_or(Verb::Run) {
         Verb::Run => run::run(interrupted()).await,
+        Verb::Kills => run::kills(interrupted()).await,
         Verb::Up => up::up(interrupted()).await,
         Verb::Down => up::down().await,
         Verb::Load { seconds } => up::load(Duration::from_secs(seconds), interrupted()).await,

@@ -80,7 +80,7 @@ impl Plan {
             .spawn()
             .map_err(|error| format!("{} can't be started: {error}", self.program.display()))?;
         let pid = child.id().ok_or("a process ended while it was started")?;
-        let started = started(pid).unwrap_or_default();
+        let started = start_time(pid).unwrap_or_default();
 
         Ok(Process { plan: self, pid, started, child: Some(child) })
     }
@@ -89,7 +89,7 @@ impl Plan {
 impl Process {
     /// Whether it runs.
     pub(crate) fn is_alive(&self) -> bool {
-        started(self.pid) == Some(self.started)
+        start_time(self.pid) == Some(self.started)
     }
 
     /// Waits for the first line of its log from `offset` on that begins with `start`, and returns
@@ -192,7 +192,7 @@ impl Process {
 }
 
 /// The start time of a process that runs.
-fn started(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;

@@ -1,47 +1,81 @@
-//! `demo run`: the story from nothing to a report. Leaves no process and no file but the report;
+//! `demo run` and `demo kills`: the story from nothing to a report. Leaves no process and no file but the report;
 //! the logs too if it fails.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::DateTime;
 use ticketing::failure::Failure;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
 use crate::events::{self, Watch};
-use crate::load::{self, Amount};
+use crate::load::{self, Amount, USERS};
 use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
-use crate::stage::{Servers, Stage};
+use crate::servers::{Own, SERVERS};
+use crate::stage::{EXPIRES_AFTER, NAMES, Servers, Stage, Urls};
 use crate::{check, commits};
 
 /// How many tickets.
 const TICKETS: u64 = 200;
 /// How long everything may take to settle after the load.
 const SETTLE_TIME: Duration = Duration::from_secs(60);
+/// The same after kills: a record that a killed service left locked is free after 60 to 90 s.
+const KILLS_SETTLE_TIME: Duration = Duration::from_secs(180);
+/// One process or server is killed in each such time. A relay's lease lasts 5 s.
+const KILL_EACH: Duration = Duration::from_secs(8);
+/// How long it is away.
+const AWAY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
-    let servers = servers()?;
-    let logs = std::env::temp_dir().join(format!("outboxd-demo.{:08x}", rand::random::<u32>()));
-    private_dir(&logs)?;
-
-    let mut stage = Stage::new(servers, logs.clone());
-    let report = Path::new(report::PATH);
-    let _ = std::fs::remove_file(report);
+    let logs = logs()?;
+    let mut stage = Stage::new(servers()?, logs.clone());
     let done = tokio::select! {
         done = story(&mut stage) => done.map(Some),
         failure = interrupted => { note(format!("demo: {failure}; ending all processes")); Ok(None) }
     };
     let stopped = stage.stop().await;
     let cleared = stage.servers.clear().await;
+
+    conclude(done, stopped.and(cleared), &logs)
+}
+
+/// The same on servers of its own, and each process and server is killed (-9) in turn and started
+/// again under the load.
+pub(crate) async fn kills(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
+    let logs = logs()?;
+    let own = Own::at(&logs.join("servers"));
+    let mut stage = None;
+    let done = tokio::select! {
+        done = story_of_kills(&own, &logs, &mut stage) => done.map(Some),
+        failure = interrupted => { note(format!("demo: {failure}; ending all processes")); Ok(None) }
+    };
+    let stopped = match &mut stage {
+        Some(stage) => stage.stop().await,
+        None => Ok(()),
+    };
+    // What the log of a server says is worth more than its data, but `down` removes both.
+    let ended = own.end().await;
+
+    conclude(done, stopped.and(ended), &logs)
+}
+
+/// Shows and writes the report of what was measured; says where the logs are if it isn't as
+/// promised.
+fn conclude(
+    done: Result<Option<Measured>, Failure>,
+    ended: Result<(), Failure>,
+    logs: &Path,
+) -> Result<(), Failure> {
+    let report = Path::new(report::PATH);
     let outcome = match done {
         Ok(Some(measured)) => {
-            stopped.and(cleared)?;
+            ended?;
             let result = Report::new(measured);
             say(&result);
             write(&result, report)?;
@@ -49,16 +83,16 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
             result.verdict()
         }
         Ok(None) => {
-            std::fs::remove_dir_all(&logs)?;
+            std::fs::remove_dir_all(logs)?;
             std::process::exit(130);
         }
         Err(failure) => Err(failure),
     };
 
     match &outcome {
-        Ok(()) => std::fs::remove_dir_all(&logs)?,
+        Ok(()) => std::fs::remove_dir_all(logs)?,
         // Nothing was started.
-        Err(_) if std::fs::remove_dir(&logs).is_ok() => {}
+        Err(_) if std::fs::remove_dir(logs).is_ok() => {}
         Err(_) => note(format!("demo: the logs of all processes are in {}", logs.display())),
     }
 
@@ -66,60 +100,113 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
 }
 
 async fn story(stage: &mut Stage) -> Result<Measured, Failure> {
-    note("starting tickets and orders, each with its outboxd");
+    note("starting five services, each with its outboxd");
     stage.start(Lifetime::Ours).await?;
 
-    let stage = &*stage;
+    let (servers, urls) = (&stage.servers, &stage.urls);
     tokio::select! {
-        measured = measure(stage, Amount::Tickets(TICKETS), SETTLE_TIME) => measured,
+        measured = measure(servers, urls, Amount::Tickets(TICKETS), SETTLE_TIME) => measured,
         died = stage.died() => Err(died),
     }
 }
 
+async fn story_of_kills(
+    own: &Own,
+    logs: &Path,
+    stage: &mut Option<Stage>,
+) -> Result<Measured, Failure> {
+    note("starting servers, and five services, each with its outboxd");
+    let stage = stage.insert(Stage::new(own.start("").await?, logs.to_owned()));
+    stage.start(Lifetime::Ours).await?;
+
+    let (servers, urls) = (stage.servers.clone(), stage.urls.clone());
+    let victims = NAMES.len() + SERVERS.len();
+    let time = KILL_EACH * u32::try_from(victims)?;
+    let load = measure(&servers, &urls, Amount::Time(time), KILLS_SETTLE_TIME);
+    let (measured, killed) = tokio::try_join!(load, kill_each(stage, own))?;
+
+    Ok(Measured { killed, ..measured })
+}
+
+async fn kill_each(stage: &mut Stage, own: &Own) -> Result<Vec<String>, Failure> {
+    let mut killed = Vec::new();
+    for name in NAMES.iter().chain(&SERVERS) {
+        sleep(KILL_EACH - AWAY).await;
+        note(format!("killing {name}"));
+
+        if SERVERS.contains(name) {
+            own.kill_and_start(name, &stage.servers.nats_url, AWAY).await?;
+        } else {
+            stage.process(name)?.kill().await?;
+            sleep(AWAY).await;
+            stage.restart(name, Lifetime::Ours).await?;
+        }
+        killed.push((*name).to_owned());
+    }
+
+    Ok(killed)
+}
+
 /// Puts the load on, waits until everything has settled, and looks at what is left.
 pub(crate) async fn measure(
-    stage: &Stage,
+    servers: &Servers,
+    urls: &Urls,
     amount: Amount,
     settle_time: Duration,
 ) -> Result<Measured, Failure> {
-    let (mongodb, nats) = stage.servers.connect().await?;
-    let watch = Watch::start(&nats, &stage.servers.stream).await?;
-    let api = Arc::new(Api::new(stage)?);
+    let (mongodb, nats) = servers.connect().await?;
+    let watch = Watch::start(&nats, &servers.stream).await?;
+    let api = Arc::new(Api::new(urls)?);
 
-    match amount {
-        Amount::Tickets(tickets) => {
-            note(format!("{tickets} tickets at once: create at 5, set to 10, set to 15; orders"))
-        }
-        Amount::Time(time) => {
-            note(format!("for {time:?}: tickets at 5, set to 10, set to 15; orders"))
-        }
-    }
-
+    note(format!("{USERS} users sign up"));
     let (began, since) = (Instant::now(), DateTime::now());
-    let done = load::run(&api, amount).await?;
+    let users = load::sign_up(&api).await?;
+
+    let much = match amount {
+        Amount::Tickets(tickets) => format!("{tickets} tickets at once"),
+        Amount::Time(time) => format!("for {time:?}"),
+    };
+    note(format!(
+        "{much}: create at 5, set to 10, set to 15; orders are paid, cancelled, or left to expire \
+         in {EXPIRES_AFTER}"
+    ));
+    let done = load::run(&api, users, amount).await?;
     let took = began.elapsed();
 
-    note("waiting until both outboxes are empty and the databases agree");
-    let mut found = check::settle(&mongodb, &stage.servers, settle_time).await?;
-    let calm_from = DateTime::now();
+    note("waiting until the outboxes are empty and the databases agree");
+    let mut found = check::settle(&mongodb, servers, settle_time).await?;
+    let (mut refused_payments, calm_from) = (0, DateTime::now());
 
     if found.is_settled() {
+        refused_payments = load::pay_too_late(&api, &done).await?;
         load::unhurried(&api, &done.free).await?;
-        found = check::settle(&mongodb, &stage.servers, settle_time).await?;
+        found = check::settle(&mongodb, servers, settle_time).await?;
     }
 
-    let commits = commits::read(&mongodb, &stage.servers, since).await?;
-    let held = events::read(&nats, &stage.servers.stream).await?;
+    let commits = commits::read(&mongodb, servers, since).await?;
+    let held = events::read(&nats, &servers.stream).await?;
     Ok(Measured {
         amount,
         took,
-        refused: done.refused,
+        refused_edits: done.refused_edits,
+        refused_payments,
+        double_payments: done.double_payments,
         interrupted: api.interrupted(),
+        killed: Vec::new(),
         found,
         held,
         loaded: watch.latency(commits.iter().filter(|commit| commit.at < calm_from))?,
         unhurried: watch.latency(commits.iter().filter(|commit| commit.at >= calm_from))?,
     })
+}
+
+/// A directory for the logs of this run.
+fn logs() -> Result<PathBuf, Failure> {
+    let logs = std::env::temp_dir().join(format!("outboxd-demo.{:08x}", rand::random::<u32>()));
+    private_dir(&logs)?;
+    // That of an earlier run.
+    let _ = std::fs::remove_file(report::PATH);
+    Ok(logs)
 }
 
 /// Makes a directory that only this user can read: logs and state hold the token's key and
@@ -147,12 +234,6 @@ fn servers() -> Result<Servers, Failure> {
     };
 
     // The servers may be someone's own, with other databases on them.
-    let run = format!("{:08x}", rand::random::<u32>());
-    Ok(Servers {
-        mongodb_uri,
-        nats_url,
-        tickets_database: format!("tickets_{run}"),
-        orders_database: format!("orders_{run}"),
-        stream: format!("TICKETING_{run}"),
-    })
+    let run = format!("_{:08x}", rand::random::<u32>());
+    Ok(Servers { mongodb_uri, nats_url, stream: format!("TICKETING{run}"), suffix: run })
 }

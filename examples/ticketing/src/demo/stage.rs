@@ -1,4 +1,4 @@
-//! What the demo runs: two databases and a stream, and four processes on them: each service with
+//! What the demo runs: a database for each service and a stream, and on them the services, each with
 //! its outboxd.
 
 use std::collections::BTreeMap;
@@ -14,14 +14,29 @@ use tokio::time::{Instant, sleep};
 
 use crate::process::{Lifetime, Plan, Process};
 
+/// The services, in the order of their columns.
+pub(crate) const SERVICES: [&str; 5] = ["auth", "tickets", "orders", "expiration", "payments"];
 /// The processes, in the order they are started; they are stopped in the reverse order, so that
 /// outboxd publishes what its service wrote last.
-pub(crate) const NAMES: [&str; 4] = ["outboxd-tickets", "outboxd-orders", "tickets", "orders"];
+pub(crate) const NAMES: [&str; 10] = [
+    "outboxd-auth",
+    "outboxd-tickets",
+    "outboxd-orders",
+    "outboxd-expiration",
+    "outboxd-payments",
+    "auth",
+    "tickets",
+    "orders",
+    "expiration",
+    "payments",
+];
 /// How long a process may take to be ready.
 const READY_TIME: Duration = Duration::from_secs(30);
 /// After a kill, outboxd is idle for as long as the lease of the killed one lasts.
 const LEASE_TTL: &str = "5s";
-/// How long that may take. A transaction that a killed service left open holds it up.
+/// How long an order reserves its ticket: seconds, not the minutes of production.
+pub(crate) const EXPIRES_AFTER: &str = "20s";
+/// How long it may take to remove everything. A transaction that a killed service left open holds it up.
 const CLEAR_TIME: Duration = Duration::from_secs(5);
 /// What a service says when it is ready, before its address.
 const LISTENING: &str = "listening on ";
@@ -31,10 +46,13 @@ const LISTENING: &str = "listening on ";
 pub(crate) struct Servers {
     pub(crate) mongodb_uri: String,
     pub(crate) nats_url: String,
-    pub(crate) tickets_database: String,
-    pub(crate) orders_database: String,
+    /// What the names of the databases end with.
+    pub(crate) suffix: String,
     pub(crate) stream: String,
 }
+
+/// Where each service answers.
+pub(crate) type Urls = BTreeMap<String, String>;
 
 /// Everything that runs.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,8 +60,7 @@ pub(crate) struct Stage {
     pub(crate) servers: Servers,
     pub(crate) jwt_key: String,
     pub(crate) logs: PathBuf,
-    pub(crate) tickets_url: String,
-    pub(crate) orders_url: String,
+    pub(crate) urls: Urls,
     pub(crate) processes: Vec<Process>,
 }
 
@@ -67,14 +84,24 @@ impl Servers {
 
     async fn remove(&self) -> Result<(), Failure> {
         let (mongodb, nats) = self.connect().await?;
-        mongodb.database(&self.tickets_database).drop().await?;
-        mongodb.database(&self.orders_database).drop().await?;
+        for service in SERVICES {
+            self.database(&mongodb, service).drop().await?;
+        }
         nats.delete_stream(&self.stream).await?;
         Ok(())
     }
 
-    fn database(&self, service: &str) -> &str {
-        if service == "tickets" { &self.tickets_database } else { &self.orders_database }
+    pub(crate) fn database(&self, mongodb: &Client, service: &str) -> Database {
+        mongodb.database(&self.database_name(service))
+    }
+
+    pub(crate) fn database_name(&self, service: &str) -> String {
+        format!("{service}{}", self.suffix)
+    }
+
+    /// The connection string of a service's database.
+    pub(crate) fn uri(&self, service: &str) -> String {
+        with_database(&self.mongodb_uri, &self.database_name(service))
     }
 }
 
@@ -82,22 +109,15 @@ impl Stage {
     /// Nothing runs yet.
     pub(crate) fn new(servers: Servers, logs: PathBuf) -> Self {
         let jwt_key = format!("{:032x}", rand::random::<u128>());
-        Self {
-            servers,
-            jwt_key,
-            logs,
-            tickets_url: String::new(),
-            orders_url: String::new(),
-            processes: Vec::new(),
-        }
+        Self { servers, jwt_key, logs, urls: Urls::new(), processes: Vec::new() }
     }
 
-    /// Migrates both outboxes, starts the processes and waits until all are ready.
+    /// Migrates the outboxes, starts the processes and waits until all are ready.
     ///
     /// # Errors
     /// The first that isn't ready. What was started before still runs.
     pub(crate) async fn start(&mut self, lifetime: Lifetime) -> Result<(), Failure> {
-        for service in ["tickets", "orders"] {
+        for service in SERVICES {
             let migrate = self.plan(&format!("outboxd-{service}"), "migrate")?;
             let output = migrate.command().output().await?;
 
@@ -123,7 +143,7 @@ impl Stage {
     }
 
     /// Starts one process again, on the address it had.
-    pub(crate) async fn restart(&mut self, name: &str) -> Result<(), Failure> {
+    pub(crate) async fn restart(&mut self, name: &str, lifetime: Lifetime) -> Result<(), Failure> {
         let index = self.index(name)?;
         if self.processes[index].is_alive() {
             return Err(format!("{name} is running").into());
@@ -131,7 +151,7 @@ impl Stage {
 
         let plan = self.processes[index].plan.clone();
         let offset = std::fs::metadata(&plan.log).map_or(0, |log| log.len());
-        self.processes[index] = plan.start(Lifetime::Detached)?;
+        self.processes[index] = plan.start(lifetime)?;
 
         self.ready(index, usize::try_from(offset)?).await
     }
@@ -180,9 +200,8 @@ impl Stage {
             if service == name { (name, vec![]) } else { ("outboxd", vec![verb.to_owned()]) };
         let own = std::env::current_exe()?;
         let program = own.parent().unwrap_or(Path::new(".")).join(program);
-        let uri = with_database(&self.servers.mongodb_uri, self.servers.database(service));
         let mut env = BTreeMap::from([
-            ("MONGODB_URI", uri),
+            ("MONGODB_URI", self.servers.uri(service)),
             ("NATS_URL", self.servers.nats_url.clone()),
             ("NATS_CLUSTER_ID", self.servers.stream.clone()),
             ("NATS_CLIENT_ID", name.to_owned()),
@@ -193,6 +212,9 @@ impl Stage {
                 ("JWT_KEY", self.jwt_key.clone()),
                 ("HOST", "127.0.0.1".into()),
                 ("PORT", "0".into()),
+                ("ORDER_EXPIRES_AFTER", EXPIRES_AFTER.to_owned()),
+                // There is no HTTPS here.
+                ("COOKIE_SECURE", "false".to_owned()),
             ]);
         } else {
             let alerts = self.logs.join(format!("{name}.alerts.jsonl"));
@@ -220,12 +242,12 @@ impl Stage {
             // When it is started again, it is expected there.
             let port = url.rsplit(':').next().unwrap_or_default().to_owned();
             self.processes[index].plan.env.insert("PORT".to_owned(), port);
-            *(if name == "tickets" { &mut self.tickets_url } else { &mut self.orders_url }) = url;
+            self.urls.insert(name, url);
             return Ok(());
         };
 
         let mongodb = Client::with_uri_str(&self.servers.mongodb_uri).await?;
-        let database = mongodb.database(self.servers.database(service));
+        let database = self.servers.database(&mongodb, service);
         let deadline = Instant::now() + READY_TIME;
 
         while !has_lease(&database).await? {

@@ -10,21 +10,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use ticketing::failure::Failure;
-use ticketing::token::Signer;
-use tokio::process::Command;
 
 use crate::load::Amount;
 use crate::process::Lifetime;
 use crate::progress::say;
 use crate::report::Report;
 use crate::run::{measure, private_dir};
-use crate::stage::{Servers, Stage};
-use crate::{report, run};
+use crate::servers::Own;
+use crate::stage::Stage;
+use crate::{report, run, tour};
 
 /// Where the state is. The demo is run in the project's root.
 const STATE: &str = "target/demo-up";
-/// Starts and ends the servers.
-const SERVERS: &str = "deploy/local/servers";
 /// How long everything may take to settle after the load, a daemon's restart included.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
 
@@ -76,7 +73,7 @@ pub(crate) async fn load(
 ) -> Result<(), Failure> {
     let stage = there()?;
     let measured = tokio::select! {
-        measured = measure(&stage, Amount::Time(time), SETTLE_TIME) => measured?,
+        measured = measure(&stage.servers, &stage.urls, Amount::Time(time), SETTLE_TIME) => measured?,
         failure = interrupted => {
             return Err(format!("{failure}; some tickets stay at 10, and the next load will find them: `demo down` first").into());
         }
@@ -106,7 +103,7 @@ pub(crate) async fn kill(name: &str) -> Result<(), Failure> {
 pub(crate) async fn start(name: &str) -> Result<(), Failure> {
     let _alone = alone()?;
     let mut stage = there()?;
-    stage.restart(name).await?;
+    stage.restart(name, Lifetime::Detached).await?;
     write(&stage)?;
     // outboxd stands by for as long as the killed one's lease lasts.
     say(format!("started {name}\n"));
@@ -115,31 +112,7 @@ pub(crate) async fn start(name: &str) -> Result<(), Failure> {
 }
 
 async fn start_all() -> Result<Stage, Failure> {
-    let directory = Path::new(STATE).join("servers");
-    let output = Command::new(SERVERS).arg("up").arg(&directory).output().await;
-    let output =
-        output.map_err(|error| format!("{SERVERS}: {error}; run this in the project's root"))?;
-
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
-    }
-
-    let variable = async |name: &str| -> Result<String, Failure> {
-        // The file is shell: let the shell read it.
-        let script = format!(". \"$0\" && printf %s \"${name}\"");
-        let output =
-            Command::new("sh").arg("-c").arg(script).arg(directory.join("env")).output().await?;
-        Ok(String::from_utf8(output.stdout)?)
-    };
-
-    let servers = Servers {
-        mongodb_uri: variable("OUTBOXD_TEST_MONGODB_URI").await?,
-        nats_url: variable("OUTBOXD_TEST_NATS_URL").await?,
-        tickets_database: "tickets".to_owned(),
-        orders_database: "orders".to_owned(),
-        stream: "TICKETING".to_owned(),
-    };
-
+    let servers = Own::at(&Path::new(STATE).join("servers")).start("").await?;
     let mut stage = Stage::new(servers, std::path::absolute(STATE)?.join("logs"));
     let started = stage.start(Lifetime::Detached).await;
 
@@ -154,29 +127,13 @@ async fn start_all() -> Result<Stage, Failure> {
 
 /// What runs, and what to try on it.
 fn describe(stage: &Stage) -> Result<String, Failure> {
-    let token = Signer::new(&stage.jwt_key).sign("you")?;
-    let Stage { servers, tickets_url, orders_url, logs, .. } = stage;
-    let Servers { mongodb_uri, nats_url, tickets_database, orders_database, stream } = servers;
     let own = std::env::current_exe()?;
-    let own = own.strip_prefix(std::env::current_dir()?).unwrap_or(&own).display();
-    let logs = logs.display();
-    let post = "-H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d";
-    let mut text = format!(
-        "tickets   {tickets_url}\n\
-         orders    {orders_url}\n\
-         MongoDB   {mongodb_uri} (databases {tickets_database} and {orders_database})\n\
-         NATS      {nats_url} (stream {stream})\n\
-         logs      {logs}\n\n\
-         TOKEN={token}\n\
-         curl {tickets_url}/api/tickets {post} '{{\"title\": \"Concert\", \"price\": 5}}'\n\
-         curl {orders_url}/api/orders {post} '{{\"ticketId\": \"ID\"}}'\n\n\
-         {own} load --seconds 20\n\
-         {own} kill outboxd-tickets; {own} start outboxd-tickets\n\
-         make demo-down\n"
-    );
+    let own = own.strip_prefix(std::env::current_dir()?).unwrap_or(&own);
+    let mut text = tour::places(stage) + &tour::commands(stage, own);
 
     for process in stage.processes.iter().filter(|process| !process.is_alive()) {
-        text += &format!("\n{0} is not running; {own} start {0}\n", process.plan.name);
+        let (own, name) = (own.display(), &process.plan.name);
+        text += &format!("\n{name} is not running; {own} start {name}\n");
     }
 
     Ok(text)
@@ -185,12 +142,7 @@ fn describe(stage: &Stage) -> Result<String, Failure> {
 /// Ends the servers, if there are any, and removes the state.
 async fn clear() -> Result<(), Failure> {
     let state = Path::new(STATE);
-    let servers = state.join("servers");
-    if servers.join("pids").exists()
-        && !Command::new(SERVERS).arg("down").arg(&servers).status().await?.success()
-    {
-        return Err(format!("`{SERVERS} down {}` failed", servers.display()).into());
-    }
+    Own::at(&state.join("servers")).end().await?;
 
     match std::fs::remove_dir_all(state) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

@@ -20,5 +20,5 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Failure> {
     let service = Service::connect("expiration", &[schedule::EXPIRATIONS]).await?;
     let schedule = service.inbox.each(schedule::Schedule::open(&service.database).await?);
-    service.run(Router::new(), "expiration-service", schedule).await
+    service.run(Router::new(), "expiration-service", &schedule::HEARD, schedule).await
 }

@@ -21,6 +21,9 @@ use ticketing::service::OUTBOX;
 use ticketing::subjects::{EXPIRATION_COMPLETE, ORDER_CANCELLED, ORDER_CREATED, PAYMENT_CREATED};
 use ticketing::transaction;
 
+/// What the service listens to.
+pub(crate) const HEARD: [&str; 4] =
+    [ORDER_CREATED, ORDER_CANCELLED, PAYMENT_CREATED, EXPIRATION_COMPLETE];
 /// The collection of the orders' ends.
 pub(crate) const EXPIRATIONS: &str = "expirations";
 

@@ -2,7 +2,7 @@
 //! because of them.
 
 use mongodb::ClientSession;
-use outboxd_client::{Apply, HandleError, Message, Replica, Verdict};
+use outboxd_client::{Apply, Handle, HandleError, Inbox, Message, Replica, Verdict};
 use ticketing::messages::{ExpirationMessage, PaymentMessage};
 use ticketing::status::Happened;
 use ticketing::subjects::{EXPIRATION_COMPLETE, PAYMENT_CREATED, TICKET_CREATED, TICKET_UPDATED};
@@ -11,14 +11,19 @@ use crate::store::{Store, TicketCopy};
 
 type Result<T> = std::result::Result<T, HandleError>;
 
+/// What the service listens to.
+pub(crate) const HEARD: [&str; 4] =
+    [TICKET_CREATED, TICKET_UPDATED, PAYMENT_CREATED, EXPIRATION_COMPLETE];
+
 pub(crate) struct Follow {
     copies: Replica<TicketCopy>,
     store: Store,
+    inbox: Inbox,
 }
 
 impl Follow {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { copies: Replica::new(store.tickets.clone()), store }
+    pub(crate) fn new(store: Store, inbox: Inbox) -> Self {
+        Self { copies: Replica::new(store.tickets.clone()), store, inbox }
     }
 
     /// Keeps the copy. A ticket that names an order is reserved for it.
@@ -28,6 +33,19 @@ impl Follow {
             self.store.happened(session, order, Happened::Reserved).await?;
         }
         Ok(verdict)
+    }
+}
+
+impl Handle for Follow {
+    async fn handle(&self, message: &Message) -> Result<Verdict> {
+        if [TICKET_CREATED, TICKET_UPDATED].contains(&message.subject.as_str()) {
+            let ticket: TicketCopy = message.json()?;
+            // One write, which the version makes safe to repeat: no transaction is needed.
+            if ticket.order_id.is_none() {
+                return self.copies.apply(&ticket).await;
+            }
+        }
+        self.inbox.run(message, self).await
     }
 }
 

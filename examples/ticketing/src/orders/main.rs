@@ -30,6 +30,6 @@ async fn run() -> Result<(), Failure> {
     let lifetime = service.settings.order_lifetime;
     let store = store::Store::open(&service.database, lifetime).await?;
     let routes = routes::routes(store.clone(), service.verifier());
-    let follow = service.inbox.each(follow::Follow::new(store));
-    service.run(routes, "orders-service", follow).await
+    let follow = follow::Follow::new(store, service.inbox.clone());
+    service.run(routes, "orders-service", &follow::HEARD, follow).await
 }

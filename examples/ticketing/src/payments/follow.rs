@@ -8,6 +8,9 @@ use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 
 use crate::store::{OrderCopy, Store};
 
+/// What the service listens to.
+pub(crate) const HEARD: [&str; 3] = [ORDER_CREATED, ORDER_UPDATED, ORDER_CANCELLED];
+
 pub(crate) struct Follow {
     copies: Replica<OrderCopy>,
     store: Store,
@@ -26,7 +29,7 @@ impl Apply for Follow {
         message: &Message,
     ) -> Result<Verdict, HandleError> {
         let subject = message.subject.as_str();
-        if ![ORDER_CREATED, ORDER_UPDATED, ORDER_CANCELLED].contains(&subject) {
+        if !HEARD.contains(&subject) {
             return Ok(Verdict::Done);
         }
 

@@ -42,5 +42,5 @@ async fn run() -> Result<(), Failure> {
     let follow = service.inbox.each(follow::Follow::new(store));
     // What it is at when the process ends, the next one finds again.
     tokio::spawn(service.stopping().run_until_cancelled_owned(till.recover()));
-    service.run(routes, "payments-service", follow).await
+    service.run(routes, "payments-service", &follow::HEARD, follow).await
 }

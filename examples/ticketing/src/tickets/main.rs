@@ -29,5 +29,5 @@ async fn run() -> Result<(), Failure> {
     let store = store::Store::new(&service.database);
     let routes = routes::routes(store.clone(), service.verifier());
     let reserve = service.inbox.each(reserve::Reserve(store));
-    service.run(routes, "tickets-service", reserve).await
+    service.run(routes, "tickets-service", &reserve::HEARD, reserve).await
 }

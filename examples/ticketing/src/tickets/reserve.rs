@@ -15,6 +15,9 @@ use crate::store::{KnownOrder, Store, Ticket};
 
 type Result<T> = std::result::Result<T, HandleError>;
 
+/// What the service listens to.
+pub(crate) const HEARD: [&str; 3] = [ORDER_CREATED, ORDER_UPDATED, ORDER_CANCELLED];
+
 pub(crate) struct Reserve(pub(crate) Store);
 
 impl Apply for Reserve {
