@@ -101,3 +101,42 @@ impl Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(more: &[(&str, &str)]) -> Result<Settings, String> {
+        let needed = [
+            ("MONGODB_URI", "mongodb://localhost/tickets"),
+            ("NATS_URL", "nats://localhost"),
+            ("NATS_CLUSTER_ID", "TICKETING"),
+            ("NATS_CLIENT_ID", "tickets-0"),
+            ("JWT_KEY", "a key"),
+        ];
+        let env: HashMap<_, _> = needed.into_iter().chain(more.iter().copied()).collect();
+        Settings::read(|name| env.get(name).map(|value| (*value).to_owned()))
+    }
+
+    #[test]
+    fn an_order_lasts_a_quarter_of_an_hour_and_a_cookie_is_secure_unless_the_environment_differs() {
+        let settings = read(&[]).unwrap();
+        assert_eq!((settings.order_lifetime.as_secs(), settings.cookie_secure), (900, true));
+
+        let settings = read(&[("ORDER_EXPIRES_AFTER", "20s"), ("COOKIE_SECURE", "false")]).unwrap();
+        assert_eq!((settings.order_lifetime.as_secs(), settings.cookie_secure), (20, false));
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        for time in ["0s", "soon", "2d"] {
+            let wrong = [("ORDER_EXPIRES_AFTER", time), ("COOKIE_SECURE", "no"), ("PORT", "x")];
+            let mistakes = read(&wrong).err().unwrap();
+            for name in ["ORDER_EXPIRES_AFTER", "COOKIE_SECURE", "PORT"] {
+                assert!(mistakes.contains(name), "{time}: {mistakes}");
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::amount::{Amount, Fate};
 use crate::api::{Answer, Api, User};
 use crate::progress::Progress;
 
@@ -29,6 +30,11 @@ const AT_ONCE: usize = 50;
 /// expires, so what the services have to hear before it comes to an end is kept short; while a
 /// daemon is down, those over this are not placed.
 const ORDERS_AT_ONCE: usize = 8;
+/// The same for a load that lasts a time. It comes at a pace that the services keep up with, so that
+/// what is killed meanwhile is what holds orders up.
+const ORDERS_AT_A_TIME: usize = 40;
+/// From one ticket to the next of such a load.
+const PACE: Duration = Duration::from_millis(100);
 /// How long one service may take to hear from the other. Covers a killed daemon's lease, and a
 /// record that a killed service left locked.
 const HEAR_TIME: Duration = Duration::from_secs(120);
@@ -36,50 +42,6 @@ const HEAR_TIME: Duration = Duration::from_secs(120);
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// Edits one at a time: enough for a 99th percentile, done in about a second.
 const UNHURRIED: usize = 140;
-/// Requests of the 3 steps every ticket goes through.
-const STEPS: u64 = 3;
-
-/// What becomes of a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Free,
-    Paid,
-    Cancelled,
-    Expires,
-}
-
-impl Fate {
-    /// Of 20 tickets, 9 are ordered: 3 of each kind.
-    fn of(number: u64) -> Self {
-        match number % 20 {
-            0..3 => Self::Paid,
-            3..6 => Self::Cancelled,
-            6..9 => Self::Expires,
-            _ => Self::Free,
-        }
-    }
-
-    /// How many of so many tickets.
-    pub(crate) fn among(self, tickets: u64) -> u64 {
-        (0..tickets).filter(|number| Self::of(*number) == self).count() as u64
-    }
-}
-
-/// How much load.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Amount {
-    Tickets(u64),
-    Time(Duration),
-}
-
-impl Amount {
-    fn requests(self) -> Option<u64> {
-        let Self::Tickets(tickets) = self else { return None };
-        // Each order is placed, an edit refused, and its fate met.
-        let orders = tickets - Fate::Free.among(tickets);
-        Some(STEPS * tickets + 3 * orders)
-    }
-}
 
 /// What the load left behind.
 pub(crate) struct Done {
@@ -115,7 +77,7 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
         orders: Arc::new(Semaphore::new(match amount {
             // Once all tickets are at 15.
             Amount::Tickets(_) => 0,
-            Amount::Time(_) => ORDERS_AT_ONCE,
+            Amount::Time(_) => ORDERS_AT_A_TIME,
         })),
     });
 
@@ -132,6 +94,9 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
             break;
         }
 
+        if let Amount::Time(_) = amount {
+            sleep(PACE).await;
+        }
         let permit = Arc::clone(&at_once).acquire_owned().await?;
         while let Some(ended) = stories.try_join_next() {
             outcome = outcome.and(ended?);

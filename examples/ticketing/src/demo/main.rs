@@ -7,6 +7,7 @@
 //! turn; `up`, `load`, `kill`, `start` and `down` are its parts, for trying things by hand: what
 //! happens to the load when a daemon is killed?
 
+mod amount;
 mod api;
 mod check;
 mod commits;

@@ -9,9 +9,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use ticketing::failure::Failure;
 
+use crate::amount::{Amount, Fate};
 use crate::check::Found;
 use crate::events::Held;
-use crate::load::{Amount, Fate, USERS};
+use crate::load::USERS;
 use crate::records::{Charges, Counts, Orders, Tickets};
 use crate::stage::SERVICES;
 

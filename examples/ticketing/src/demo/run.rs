@@ -11,9 +11,10 @@ use bson::DateTime;
 use ticketing::failure::Failure;
 use tokio::time::{Instant, sleep};
 
+use crate::amount::Amount;
 use crate::api::Api;
 use crate::events::{self, Watch};
-use crate::load::{self, Amount, USERS};
+use crate::load::{self, USERS};
 use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ticketing::failure::Failure;
 
-use crate::load::Amount;
+use crate::amount::Amount;
 use crate::process::Lifetime;
 use crate::progress::say;
 use crate::report::Report;
