@@ -21,47 +21,61 @@ pub(crate) fn places(stage: &Stage) -> String {
     text
 }
 
-/// The tour. `demo` is this program.
+/// The tour. `demo` is this program. A second's sleep is for what one service hears of another.
 pub(crate) fn commands(stage: &Stage, demo: &Path) -> String {
     let url = |service: &str| stage.urls.get(service).map_or("", String::as_str);
     let [auth, tickets, orders, payments] = ["auth", "tickets", "orders", "payments"].map(url);
-    let outboxd = demo.with_file_name("outboxd");
-    let (demo, outboxd) = (demo.display(), outboxd.display());
     let servers = &stage.servers;
-    let (nats, stream, uri) = (&servers.nats_url, &servers.stream, servers.uri("tickets"));
+    let stats = format!(
+        "MONGODB_URI='{}' NATS_URL={} NATS_CLUSTER_ID={} {} stats",
+        servers.uri("tickets"),
+        servers.nats_url,
+        servers.stream,
+        demo.with_file_name("outboxd").display()
+    );
+    let demo = demo.display();
+
+    let curl = "curl -sw '\\n' -b target/demo-up/cookies";
     let json = "-H 'Content-Type: application/json' -d";
+    let offer = |title: &str| {
+        format!("{curl} {tickets}/api/tickets {json} '{{\"title\": \"{title}\", \"price\": 15}}'")
+    };
+    let order = format!("{curl} {orders}/api/orders {json} '{{\"ticketId\": \"'$TICKET'\"}}'");
+    let pay = format!(
+        "{curl} {payments}/api/payments {json} '{{\"orderId\": \"'$ORDER'\", \"token\": \"tok_visa\"}}'"
+    );
+    let id = "grep -o '\"id\":\"[0-9a-f]*' | cut -c 7-";
+    let expiry = EXPIRES_AFTER.trim_end_matches('s').parse().unwrap_or(20) + 3;
+    let (concert, film, opera) = (offer("Concert"), offer("Film"), offer("Opera"));
 
     format!(
         r#"
-# A tour, to paste line by line; `wait` gives the services the moment in which they hear of each other
-jar() {{ curl -s -b target/demo-up/cookies -c target/demo-up/cookies "$@"; echo; }}; id() {{ sed 's/.*"id":"\([^"]*\)".*/\1/'; }}; wait() {{ sleep 1; }}
-stats() {{ MONGODB_URI='{uri}' NATS_URL={nats} NATS_CLUSTER_ID={stream} {outboxd} stats; }}
+# A tour: paste the commands one after the other, in the project's root.
 
-# 1. Sign up. The cookie is your session
-jar {auth}/api/users/signup {json} '{{"email": "ann@example.com", "password": "correct horse"}}'
+# 1. Sign up. Your session is the cookie
+curl -sw '\n' -c target/demo-up/cookies {auth}/api/users/signup {json} '{{"email": "ann@example.com", "password": "correct horse"}}'
 # 2. Who am I?
-jar {auth}/api/users/currentuser
+{curl} {auth}/api/users/currentuser
 # 3. Offer a ticket
-TICKET=$(jar {tickets}/api/tickets {json} '{{"title": "Concert", "price": 15}}' | id); echo $TICKET
-# 4. Order it: from now on it is reserved
-wait; ORDER=$(jar {orders}/api/orders {json} "{{\"ticketId\": \"$TICKET\"}}" | id); echo $ORDER
+TICKET=$({concert} | {id}); echo $TICKET
+# 4. Order it: it is reserved now
+sleep 1; ORDER=$({order} | {id}); echo $ORDER
 # 5. Edit the reserved ticket: refused
-wait; jar -X PUT {tickets}/api/tickets/$TICKET {json} '{{"title": "Concert", "price": 99}}'
+sleep 1; {curl} -X PUT {tickets}/api/tickets/$TICKET {json} '{{"title": "Concert", "price": 99}}'
 # 6. Pay, twice: it is one charge
-wait; for n in 1 2; do jar {payments}/api/payments {json} "{{\"orderId\": \"$ORDER\", \"token\": \"tok_visa\"}}"; done
+{pay}; {pay}
 # 7. The order is complete
-wait; jar {orders}/api/orders/$ORDER
+sleep 1; {curl} {orders}/api/orders/$ORDER
 # 8. Order another ticket, don't pay, and see the order expire after {EXPIRES_AFTER}
-TICKET=$(jar {tickets}/api/tickets {json} '{{"title": "Film", "price": 5}}' | id); wait; ORDER=$(jar {orders}/api/orders {json} "{{\"ticketId\": \"$TICKET\"}}" | id); sleep {wait_for_it}; jar {orders}/api/orders/$ORDER
-# 9. Kill a relay (-9) and offer a ticket: the event waits in the outbox
-{demo} kill outboxd-tickets; jar {tickets}/api/tickets {json} '{{"title": "Opera", "price": 50}}'; stats
-# 10. Start the relay again: once the dead one's lease is over, the event is published
-{demo} start outboxd-tickets; sleep 6; stats
+TICKET=$({film} | {id}); sleep 1; ORDER=$({order} | {id}); sleep {expiry}; {curl} {orders}/api/orders/$ORDER
+# 9. Kill (-9) the relay of tickets, and offer a ticket: its event waits in the outbox
+{demo} kill outboxd-tickets; {opera}; {stats}
+# 10. Start the relay again: once the lease of the dead one is over, it publishes the event
+{demo} start outboxd-tickets; sleep 6; {stats}
 
-# More: put load on it, kill what you like meanwhile, and end it
+# Put load on everything, and kill what you like meanwhile; then end it.
 {demo} load --seconds 20
 make demo-down
-"#,
-        wait_for_it = EXPIRES_AFTER.trim_end_matches('s').parse::<u64>().unwrap_or(20) + 2,
+"#
     )
 }
