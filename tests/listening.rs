@@ -111,7 +111,7 @@ async fn ports_that_are_not_those_of_clients_are_told_apart() {
     for (port, found, remedy) in [
         (http, "it answers as a web server", "NATS_URL: correct"),
         (leaf, "nats-server's port for leaf nodes", "NATS_URL: correct"),
-        (silent_at, "accepts the connection and says nothing", "behind 127.0.0.1"),
+        (silent_at, "accepts the connection and sends nothing", "behind 127.0.0.1"),
         (closing_at, "closes the connection at once", "behind 127.0.0.1"),
         (other_at, "it sent \"SSH-2.0-OpenSSH_9.6\"", "NATS_URL: correct"),
         (1, "Connection refused", "$ systemctl start nats-server"),
@@ -125,6 +125,6 @@ async fn ports_that_are_not_those_of_clients_are_told_apart() {
 
     let silent_url = format!("nats://127.0.0.1:{silent_at}");
     let relay = Relay::start(&scene, &[("NATS_URL", &silent_url)]);
-    relay.says("accepts the connection and says nothing").await;
+    relay.says("accepts the connection and sends nothing").await;
     assert_eq!(relay.stop(), Some(0));
 }
