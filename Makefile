@@ -7,14 +7,18 @@ FEATURES := --workspace --features crash-points
 DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help test proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-kills demo-up demo-down bins
+.PHONY: help test test-rust test-clients docs proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-kills demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: bins ## run every test against real servers
+test: test-rust test-clients ## run every test against real servers
+
+test-rust: bins ## the tests of the daemon, of the client for Rust and of the pages
 	$(SERVERS) run -- $(CARGO) test $(FEATURES)
-	clients/test
+
+test-clients: bins ## the tests of the other clients (CLIENTS="node go")
+	clients/test $(CLIENTS)
 
 proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
@@ -43,11 +47,14 @@ check: ## formatting, lints, and a client library without the daemon's dependenc
 	$(CARGO) clippy --package outboxd-client --no-default-features -- -D warnings
 	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|toml|hyper|reqwest|tokio-cron-scheduler) '
 
-deploy-check: ## image, compose.yaml, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
+deploy-check: ## image, compose files, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster
 	deploy/check $(if $(STRICT),--strict)
 	deploy/monitoring/check $(if $(STRICT),--strict)
 
-release-check: ## what a release must pass: licences, SBOM, package, documentation, the oldest Rust
+docs: ## build the pages of docs as a site in target/book, and check its links and its search
+	docs/build
+
+release-check: ## what a release must pass: licences, SBOM, crates, the oldest Rust; packages, image and chart, installed and run
 	deploy/release-check
 
 demo: bins ## run the ticketing services under load and check what is left

@@ -202,7 +202,7 @@ def systemd(path):
     text = path.read_text()
     for name in re.findall(r"^#?Environment=(\w+)=", text, re.M):
         setting("outboxd.service", name)
-    for words in re.findall(r"^ExecStart=\S+/outboxd (.+)$", text, re.M):
+    for words in re.findall(r"^ExecStart=(?:\S+/)?outboxd (.+)$", text, re.M):
         verb("outboxd.service", *words.split())
     loaded = re.findall(r"^#?LoadCredential=([^:]+):", text, re.M)
     for name in re.findall(r"=%d/(\S+)$", text, re.M):

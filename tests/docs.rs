@@ -1,9 +1,10 @@
 //! The handbook is right: its links lead somewhere, outboxd accepts its commands, what it names
-//! exists. The page of the settings and `config/outboxd.toml` are generated from the settings;
-//! `OUTBOXD_WRITE_DOCS=1` writes both.
+//! exists. The reference pages and `config/outboxd.toml` are generated from the program;
+//! `OUTBOXD_WRITE_DOCS=1` writes them.
 
 pub(crate) mod commands;
 mod configuration;
+mod reference;
 mod shipped;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use outboxd::config::Config;
-use outboxd::failure::TABLE;
 use outboxd::finding::CHECKS;
 use serde_json::Value;
 
@@ -47,9 +47,10 @@ fn markdown(folder: &Path, into: &mut Vec<PathBuf>) {
 
 /// Every page with its text.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut paths = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"]
-        .map(PathBuf::from)
-        .to_vec();
+    let mut paths =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+            .map(PathBuf::from)
+            .to_vec();
     for folder in ["docs", "deploy"] {
         markdown(Path::new(folder), &mut paths);
     }
@@ -196,21 +197,6 @@ fn unknown_settings(page: &str, schema: &Value, known: &BTreeSet<String>) -> Vec
         .collect()
 }
 
-/// Class and code of each line of the tables below a heading that begins with a class.
-fn codes(page: &str) -> BTreeSet<(String, String)> {
-    let (mut class, mut found) = (None, BTreeSet::new());
-    for line in lines(page).iter().filter(|line| line.block.is_none()) {
-        if line.text.starts_with("## ") {
-            class = None;
-        } else if line.text.starts_with("### ") {
-            class = line.text.split('`').nth(1);
-        }
-        let code = line.text.strip_prefix("| `").and_then(|rest| rest.split('`').next());
-        found.extend(class.zip(code).map(|(class, code)| (class.to_owned(), code.to_owned())));
-    }
-    found
-}
-
 #[test]
 fn every_link_leads_somewhere() {
     let pages = pages();
@@ -270,29 +256,21 @@ fn every_setting_that_is_named_exists() {
 }
 
 #[test]
-fn every_code_of_a_failure_is_explained_under_its_class() {
-    let page = fs::read_to_string("docs/failures.md").unwrap();
-    let known = TABLE.iter().map(|rule| (rule.class.as_str().to_owned(), rule.code.to_owned()));
-    let (found, known) = (codes(&page), known.collect::<BTreeSet<_>>());
-    let wrong: Vec<_> = found.symmetric_difference(&known).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let page = "### `config`: x\n\n| `none` | y |\n\n## z\n\n| `other` | y |\n";
-    assert_eq!(
-        codes(page).into_iter().collect::<Vec<_>>(),
-        [("config".to_owned(), "none".to_owned())]
-    );
-}
-
-#[test]
-fn the_shipped_file_and_the_page_of_the_settings_are_generated_from_the_settings() {
+fn the_shipped_file_and_the_reference_pages_are_generated_from_the_program() {
     let settings = Config::settings();
     let page = configuration::page(&settings);
-    for (path, made) in [(SHIPPED, shipped::file(&settings)), (CONFIGURATION, page.clone())] {
+    for (path, made) in [
+        (SHIPPED, shipped::file(&settings)),
+        (CONFIGURATION, page.clone()),
+        ("docs/verbs.md", reference::verbs()),
+        ("docs/codes.md", reference::codes()),
+        ("docs/document.md", reference::document()),
+    ] {
         if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
             fs::write(path, &made).unwrap();
         }
 
-        let found = fs::read_to_string(path).unwrap();
+        let found = fs::read_to_string(path).unwrap_or_default();
         let differs = made.lines().zip(found.lines()).find(|(made, found)| made != found);
         assert!(
             made == found,

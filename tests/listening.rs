@@ -38,7 +38,7 @@ async fn a_server_that_wants_tls_first_is_found_and_can_be_used() {
     let (code, said) = outboxd_with(&scene, &["migrate"], &first);
     assert_eq!(code, Some(0), "{said}");
 
-    let found = "it says nothing before the TLS handshake";
+    let found = "it sends nothing before the TLS handshake";
     let finding = ("nats.tls", found, "OUTBOXD_NATS__TLS_FIRST=true");
     finds(&scene, &[], finding);
     finds(&scene, &first[..1], finding);
@@ -111,9 +111,9 @@ async fn ports_that_are_not_those_of_clients_are_told_apart() {
     for (port, found, remedy) in [
         (http, "it answers as a web server", "NATS_URL: correct"),
         (leaf, "nats-server's port for leaf nodes", "NATS_URL: correct"),
-        (silent_at, "accepts the connection and says nothing", "behind 127.0.0.1"),
+        (silent_at, "accepts the connection and sends nothing", "behind 127.0.0.1"),
         (closing_at, "closes the connection at once", "behind 127.0.0.1"),
-        (other_at, "it says \"SSH-2.0-OpenSSH_9.6\"", "NATS_URL: correct"),
+        (other_at, "it sent \"SSH-2.0-OpenSSH_9.6\"", "NATS_URL: correct"),
         (1, "Connection refused", "$ systemctl start nats-server"),
     ] {
         let url = format!("nats://127.0.0.1:{port}");
@@ -125,6 +125,6 @@ async fn ports_that_are_not_those_of_clients_are_told_apart() {
 
     let silent_url = format!("nats://127.0.0.1:{silent_at}");
     let relay = Relay::start(&scene, &[("NATS_URL", &silent_url)]);
-    relay.says("accepts the connection and says nothing").await;
+    relay.says("accepts the connection and sends nothing").await;
     assert_eq!(relay.stop(), Some(0));
 }

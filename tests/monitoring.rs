@@ -110,6 +110,48 @@ fn commands(text: &'static str) -> impl Iterator<Item = &'static str> {
     })
 }
 
+/// The page of the metrics is what a relay exports; `OUTBOXD_WRITE_DOCS=1` writes it.
+fn generated(exported: &str) {
+    const PAGE: &str = "docs/metrics.md";
+    let mut page = "# Metrics\n\nWhat `/metrics` exports, with the help texts of the program. Every \
+                    metric about an outbox carries\nthe label `outbox`, such as `shop.outbox`. \
+                    [What to watch](operations.md#what-to-watch) names those to alert\non. This page \
+                    is generated; `OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features \
+                    crash-points --test main monitoring::`\nwrites it.\n\n| metric | type | labels \
+                    | meaning |\n| --- | --- | --- | --- |\n"
+        .to_owned();
+    let help = |line: &str| -> Option<(String, String)> {
+        let (name, help) = line.strip_prefix("# HELP ")?.split_once(' ')?;
+        Some((name.to_owned(), help.to_owned()))
+    };
+    let metrics: std::collections::BTreeMap<_, _> = exported.lines().filter_map(help).collect();
+    for (name, help) in metrics {
+        let is_type = |line: &&str| line.starts_with(&format!("# TYPE {name} "));
+        let kind = exported.lines().find(is_type).and_then(|line| line.split(' ').next_back());
+        let mut labels = BTreeSet::new();
+        let is_sample = |line: &&str| {
+            line.strip_prefix(name.as_str()).is_some_and(|rest| {
+                rest.starts_with('{') || rest.starts_with("_bucket{") || rest.starts_with("_sum{")
+            })
+        };
+        for line in exported.lines().filter(is_sample) {
+            let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}'));
+            let named = inside.map_or("", |(inside, _)| inside).split("\",");
+            labels.extend(named.filter_map(|label| Some(label.split_once('=')?.0)));
+        }
+        labels.remove("le");
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let (kind, help) = (kind.unwrap_or_default(), help.replace('|', "\\|"));
+        page += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
+    }
+
+    if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
+        std::fs::write(PAGE, &page).unwrap();
+    }
+    let found = std::fs::read_to_string(PAGE).unwrap_or_default();
+    assert!(page == found, "{PAGE} is out of date; OUTBOXD_WRITE_DOCS=1 writes it:\n{page}");
+}
+
 #[tokio::test]
 async fn every_metric_of_a_rule_or_a_panel_is_one_that_a_relay_exports() {
     let mut exprs = Vec::new();
@@ -148,6 +190,7 @@ async fn every_metric_of_a_rule_or_a_panel_is_one_that_a_relay_exports() {
         late.iter().all(|late| metrics.contains(late)).then_some(metrics)
     })
     .await;
+    generated(&exported);
     let samples = exported.lines().filter(|line| !line.starts_with('#'));
     let exported: BTreeSet<_> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();
     let missing: Vec<_> =

@@ -1,6 +1,8 @@
 //! What people read when a library fails: words, never a library's own form of an error, and no
 //! heading twice.
 
+mod plain;
+
 use bson::{Document, doc};
 
 use crate::support::{

@@ -307,7 +307,7 @@ impl Silent {
         let correct = "MONGODB_URI: correct the host";
         match self.name() {
             Some(name) if failed_lookup(&self.reason).is_some() => format!(
-                "$ getent hosts {}   # once it prints an address, the relay goes on, or\n{correct}",
+                "$ getent hosts {}   # once it prints an address, the relay continues, or\n{correct}",
                 shell(name)
             ),
             _ if is_another_protocol(&self.reason) => format!("{correct} and its port"),

@@ -75,7 +75,7 @@ fn no_hosts(config: &Config, reason: &str) -> Finding {
         None => unreachable("mongod", reason),
         Some(record) => {
             let remedy = format!(
-                "$ nslookup -type=SRV {record}   # once it names the hosts, the relay goes on, or\n\
+                "$ nslookup -type=SRV {record}   # once it names the hosts, the relay continues, or\n\
                  MONGODB_URI: correct the host"
             );
             Finding::fail("mongodb.reachable", "mongod", reason, remedy)

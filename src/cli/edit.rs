@@ -153,7 +153,7 @@ async fn dead_event(outbox: &Outbox, id: &str) -> Result<(Bson, Document, Place)
 fn not_dead(id: &str, state: State) -> Error {
     let message = format!(
         "{id} is {state}, and the relay may be publishing it: only a dead event can be edited; `outboxd show {}` \
-         says what to do",
+         shows what to do",
         operand(id)
     );
     Error::new(ErrorKind::NotFound, message)

@@ -84,7 +84,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 /// One line for each group.
 fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
     if groups.is_empty() {
-        return "no event has failed; if events wait all the same, `outboxd check` says why\n"
+        return "no event has failed; if events wait anyway, `outboxd check` shows why\n"
             .to_owned();
     }
 

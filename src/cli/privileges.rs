@@ -106,7 +106,7 @@ fn text(Privileges { role, mongodb, nats, nats_others }: &Privileges) -> String 
             text,
             "\n# every other user of the account: in nats-server.conf, in its permissions.\n\
              # They read events through JetStream consumers. None of them gets allow_responses\n\
-             # together with a subscription to these subjects: whoever may answer a publish can\n\
+             # together with a subscription to these subjects: a user who may answer a publish can\n\
              # forge its ack.\n\
              permissions: {{\n  \
              publish: {{ deny: [{}] }}\n  subscribe: {{ deny: [{}] }}\n}}",

@@ -33,7 +33,7 @@ const NAMED: usize = 20;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct WaitArgs {
-    /// Wait for what comes of the events, 30s unless given; on a terminal it does by itself
+    /// Wait for the outcome of each event, 30s unless given; the default on a terminal
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "30s", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,

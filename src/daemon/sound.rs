@@ -139,7 +139,7 @@ impl SoundStream {
                 self.risks.warn("the stream", vec![error.report().to_string()]);
             }
             // That is a matter for the publishes.
-            Err(error) => debug!(error = %error.report(), "cannot look at the stream"),
+            Err(error) => debug!(error = %error.report(), "cannot read the stream's configuration"),
         }
     }
 }

@@ -57,11 +57,14 @@ impl Stuck {
 
             let sounded = self.sound.look(&self.lease, &self.alerts).await;
             if let Err(error) = sounded {
-                warn!(error = mongodb_reason(&error), "cannot look at the outbox's collection");
+                warn!(
+                    error = mongodb_reason(&error),
+                    "cannot read the options of the outbox's collection"
+                );
             }
 
             if let Err(error) = self.look().await {
-                warn!(error = mongodb_reason(&error), "cannot look for stuck events");
+                warn!(error = mongodb_reason(&error), "cannot count the stuck events");
             }
         }
     }
@@ -98,7 +101,7 @@ impl Stuck {
             // The start and `outboxd check` report a user without the right.
             Ok(later) => later.unwrap_or_default(),
             Err(error) => {
-                warn!(error = mongodb_reason(&error), "cannot look at the scheduled events");
+                warn!(error = mongodb_reason(&error), "cannot count the scheduled events");
                 return 0;
             }
         };

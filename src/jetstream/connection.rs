@@ -195,7 +195,7 @@ impl Reports {
         let why = deaf.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.health.nats(match (is_up, why) {
             (true, _) => Ok(()),
-            (false, Some(why)) => Err(format!("hears no replies: {why}")),
+            (false, Some(why)) => Err(format!("receives no replies: {why}")),
             (false, None) => Err("not connected".to_owned()),
         });
     }
@@ -347,7 +347,7 @@ async fn keep(
             Watched::Deaf(why) => {
                 error!(
                     why,
-                    "no reply of nats arrives; nothing is published until a new client hears"
+                    "no reply of nats arrives; nothing is published until a new client receives replies"
                 );
                 signals.set_deaf(Some(why));
             }
@@ -361,7 +361,7 @@ async fn keep(
         ended = its_end;
         signals.set_deaf(None);
         signals.set_up(true);
-        info!("connected to nats with a new client, which hears replies");
+        info!("connected to nats with a new client, which receives replies");
     }
 }
 

@@ -95,7 +95,7 @@ impl Heard {
                 )
             }
             Self::Tls if !nats.tls_first => Misfit::of_tls(
-                "it says nothing before the TLS handshake, as a server with handshake_first does, \
+                "it sends nothing before the TLS handshake, as a server with handshake_first does, \
                  or a load balancer that terminates TLS",
                 "environment: OUTBOXD_NATS__TLS_FIRST=true",
             ),
@@ -109,7 +109,7 @@ impl Heard {
                 let text = String::from_utf8_lossy(&bytes);
                 let line: String =
                     text.lines().next().unwrap_or_default().chars().take(40).collect();
-                Misfit::new(format!("it is not nats-server; it says {line:?}"), PORT)
+                Misfit::new(format!("it is not nats-server; it sent {line:?}"), PORT)
             }
             Self::End => Misfit::new(
                 "it closes the connection at once, as a load balancer does without a server behind \
@@ -117,7 +117,7 @@ impl Heard {
                 format!("$ systemctl status nats-server   # behind {host}:{port}, or\n{PORT}"),
             ),
             Self::Nothing => Misfit::new(
-                "it accepts the connection and says nothing, as another service does, a load \
+                "it accepts the connection and sends nothing, as another service does, a load \
                  balancer without a server behind it, or a server that hangs",
                 format!("$ systemctl restart nats-server   # behind {host}:{port}, or\n{PORT}"),
             ),

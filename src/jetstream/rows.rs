@@ -220,7 +220,7 @@ pub(super) const ROWS: &[Row] = &[
             let is_shorter = !age.is_zero() && (wanted.is_zero() || age < wanted);
             is_shorter.then(|| {
                 let wanted = match wanted.is_zero() {
-                    true => "stream.max_age keeps them for ever".to_owned(),
+                    true => "stream.max_age keeps them without a time limit".to_owned(),
                     false => format!("stream.max_age is {}", for_nats(wanted)),
                 };
                 format!(
@@ -337,7 +337,7 @@ pub(super) const ROWS: &[Row] = &[
     warn(
         CONTENTS,
         |stream| {
-            let text = "allow_rollup_hdrs: whoever may publish to its subjects can delete events \
+            let text = "allow_rollup_hdrs: everybody who may publish to its subjects can delete events \
                         with the header `Nats-Rollup`";
             stream.found.allow_rollup.then(|| text.to_owned())
         },

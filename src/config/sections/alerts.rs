@@ -125,7 +125,7 @@ impl AlertsConfig {
 
         let needs_key = alerts.webhook_format == WebhookFormat::Pagerduty;
         if needs_key && alerts.webhook.is_some() && alerts.webhook_key.is_none() {
-            reader.mistake("webhook_key", "is not set, and \"pagerduty\" wants one");
+            reader.mistake("webhook_key", "is not set, and \"pagerduty\" needs one");
         }
 
         if let Some(subject) = &alerts.subject {

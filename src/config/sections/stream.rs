@@ -73,7 +73,7 @@ impl StreamConfig {
                     .within(1, 1..=5),
             ),
             max_age: reader
-                .setting("max_age", "How long the stream keeps messages. 0s keeps them for ever.")
+                .setting("max_age", "How long the stream keeps messages. 0s keeps them without a time limit.")
                 .or(Duration::ZERO),
             max_bytes: max_bytes(reader),
             storage: reader
