@@ -85,7 +85,7 @@ fn by_purpose(
 }
 
 /// How often the server has run each command, for all its clients.
-pub(crate) async fn commands(stage: &Stage) -> BTreeMap<String, i64> {
+async fn commands(stage: &Stage) -> BTreeMap<String, i64> {
     let status = stage
         .client
         .database("admin")
