@@ -56,26 +56,6 @@ fn every_mistake_is_reported_at_once_and_nothing_starts() {
 }
 
 #[test]
-fn a_collection_that_is_somebody_elses_is_refused_before_anything_is_written() {
-    for (name, reason) in [
-        ("out$box", "mongodb.collection: a collection's name can't have a '$'"),
-        ("system.views", "system.views is a name that MongoDB uses itself"),
-        ("outboxd_lease", "outboxd_lease is a name that outboxd uses itself"),
-        ("a_scheduled", "a_scheduled is the collection of the scheduled events of the outbox a;"),
-        ("a_published", "a_published is the collection of the kept events of the outbox a;"),
-    ] {
-        let loaded = Config::load(&sources(&[("OUTBOXD_MONGODB__COLLECTION", name)]));
-        let said = loaded.expect_err(name).to_string();
-        assert!(said.contains(reason), "{said}");
-    }
-
-    for name in ["outbox", "scheduled", "events.outbox", "outbox_published_once"] {
-        let loaded = Config::load(&sources(&[("OUTBOXD_MONGODB__COLLECTION", name)]));
-        assert_eq!(loaded.expect(name).mongodb.collection, name);
-    }
-}
-
-#[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(

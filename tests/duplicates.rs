@@ -136,6 +136,15 @@ async fn what_is_restored_after_a_purge_is_published_each_time() {
     assert_eq!(relay.metric("outboxd_duplicate_acks_total").await, 1);
 }
 
+/// Whether the server still has a connection of this relay.
+async fn has_connections(scene: &Scene, relay: &str) -> bool {
+    let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
+    let of_relay = doc! { "$match": { "appName": { "$regex": format!("^outboxd {relay} ") } } };
+    let admin = scene.client.database("admin");
+    let mut found = admin.aggregate([all, of_relay]).await.expect("the operations are listed");
+    found.advance().await.expect("the operations are read")
+}
+
 #[tokio::test]
 async fn a_relay_that_is_killed_before_the_delete_uses_the_same_other_id_again() {
     let scene = Scene::new().await;
@@ -146,6 +155,11 @@ async fn a_relay_that_is_killed_before_the_delete_uses_the_same_other_id_again()
     for _ in 0..2 {
         let mut relay = Relay::start(&scene, &settings);
         relay.ended_by().await;
+        until("the server has nothing more to do for it", async || {
+            (!has_connections(&scene, relay.name()).await).then_some(())
+        })
+        .await;
+
         if scene.one(doc! { "_id": "cart-7" }).await.is_none() {
             // The delete got through. Put the event back as it was.
             insert(&scene, [("cart-7".to_owned(), "{}")]).await;

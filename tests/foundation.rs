@@ -216,6 +216,8 @@ async fn databases_and_names_of_others_are_refused_before_anything_is_written() 
         ("OUTBOXD_MONGODB__DATABASE", "local", "the database local is the server's own"),
         ("OUTBOXD_MONGODB__COLLECTION", "system.outbox", "is the server's own"),
         ("OUTBOXD_MONGODB__COLLECTION", "outboxd_lease", "is outboxd's own"),
+        ("OUTBOXD_MONGODB__COLLECTION", "a_scheduled", "the scheduled events of the outbox a"),
+        ("OUTBOXD_MONGODB__COLLECTION", "a_published", "the kept events of the outbox a"),
     ] {
         let settings = [(setting, value)];
         for verb in ["migrate", "run"] {

@@ -74,17 +74,6 @@ impl MongodbConfig {
             reader.mistake("database", reason);
         }
 
-        let collection = reader
-            .setting(
-                "collection",
-                "Collection of the outbox. Usually a database has one service, and a service \
-                 has one outbox.",
-            )
-            .or("outbox".to_owned());
-        if let Some(reason) = why_no_outbox(&collection) {
-            reader.mistake("collection", reason);
-        }
-
         let at = parsed.as_ref().map(|parsed| Place(&parsed.host_info).to_string());
         let srv_record = parsed.as_ref().and_then(srv_record);
 
@@ -93,7 +82,13 @@ impl MongodbConfig {
             at: at.unwrap_or_default(),
             srv_record,
             database: database.or(in_path).unwrap_or_default(),
-            collection,
+            collection: reader
+                .setting(
+                    "collection",
+                    "Collection of the outbox. Usually a database has one service, and a service \
+                     has one outbox.",
+                )
+                .or("outbox".to_owned()),
             app_name: format!("outboxd {client_id}"),
         }
     }
@@ -166,26 +161,6 @@ impl MongodbConfig {
 /// Whether the server takes this character in the name of a database.
 fn may_name(character: char) -> bool {
     !['/', '\\', ' ', '"', '$', '.', '\0'].contains(&character)
-}
-
-/// Why a collection of this name can't be an outbox, if it can't.
-fn why_no_outbox(name: &str) -> Option<String> {
-    if let Some(character) = name.chars().find(|character| ['$', '\0'].contains(character)) {
-        return Some(format!("a collection's name can't have a {character:?}"));
-    }
-    if name.starts_with("system.") || name.starts_with("outboxd_") {
-        let owner = if name.starts_with("system.") { "MongoDB" } else { "outboxd" };
-        return Some(format!("{name} is a name that {owner} uses itself; choose another one"));
-    }
-
-    // The collections of another outbox: both would write to one.
-    [("_scheduled", "scheduled"), ("_published", "kept")].into_iter().find_map(|(suffix, events)| {
-        let outbox = name.strip_suffix(suffix)?;
-        Some(format!(
-            "{name} is the collection of the {events} events of the outbox {outbox}; choose a name \
-             that does not end with {suffix}"
-        ))
-    })
 }
 
 /// Where a connection string leads, for people.

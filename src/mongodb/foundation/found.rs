@@ -14,6 +14,8 @@ use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
 const INTERNAL: [&str; 3] = ["admin", "config", "local"];
 /// The collections beside an outbox.
 const BESIDE: [&str; 3] = [LEASE, AUDIT, MIGRATIONS];
+/// How the collections that belong to one outbox end, and what their events are.
+const BELONGING: [(&str, &str); 2] = [("_scheduled", "scheduled"), ("_published", "kept")];
 
 /// What is known of an outbox's collection, and of those beside it.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub(crate) struct Found {
     pub(super) database: String,
     /// Name of the outbox's collection, whether it exists or not.
     pub(super) name: String,
+    /// The outbox of which this is another collection, by its name, and what its events are there.
+    pub(super) belongs_to: Option<(String, &'static str)>,
     pub(super) outbox: Option<Kept>,
     /// The relay's own collections, as far as they exist.
     pub(super) beside: Vec<Kept>,
@@ -50,6 +54,9 @@ impl Found {
         let mut found = Self {
             database: database.name().to_owned(),
             name: name.to_owned(),
+            belongs_to: BELONGING.into_iter().find_map(|(end, events)| {
+                name.strip_suffix(end).map(|outbox| (outbox.to_owned(), events))
+            }),
             outbox: None,
             beside: Vec::new(),
             scheduled: None,
@@ -97,6 +104,7 @@ impl Found {
         Some(Self {
             database: self.database.clone(),
             name: scheduled.name.clone(),
+            belongs_to: None,
             outbox: Some(scheduled),
             beside: Vec::new(),
             scheduled: None,
@@ -117,7 +125,7 @@ impl Found {
 
     /// Whether no collection of this name may be an outbox.
     pub(super) fn is_reserved(&self) -> bool {
-        self.name.starts_with("system.") || self.is_beside()
+        self.name.starts_with("system.") || self.is_beside() || self.belongs_to.is_some()
     }
 }
 

@@ -129,9 +129,13 @@ fn internal_database(found: &Found) -> Vec<Fault> {
 
 fn reserved_name(found: &Found) -> Vec<Fault> {
     when(found.is_reserved(), || Fault {
-        found: match found.is_beside() {
-            true => format!("the collection {} is outboxd's own", found.name),
-            false => format!(
+        found: match &found.belongs_to {
+            Some((outbox, events)) => format!(
+                "the collection {} holds the {events} events of the outbox {outbox}",
+                found.name
+            ),
+            None if found.is_beside() => format!("the collection {} is outboxd's own", found.name),
+            None => format!(
                 "the collection {} is the server's own: it has no change streams",
                 found.name
             ),
