@@ -8,14 +8,12 @@ use outboxd_client::scheduled_collection;
 
 use crate::document::layout::Layout;
 use crate::mongodb::code;
-use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS};
+use crate::mongodb::collections::{AUDIT, LEASE, MIGRATIONS, published};
 
 /// Databases of the server's own, which have no change streams.
 const INTERNAL: [&str; 3] = ["admin", "config", "local"];
 /// The collections beside an outbox.
 const BESIDE: [&str; 3] = [LEASE, AUDIT, MIGRATIONS];
-/// How the collections that belong to one outbox end, and what their events are.
-const BELONGING: [(&str, &str); 2] = [("_scheduled", "scheduled"), ("_published", "kept")];
 
 /// What is known of an outbox's collection, and of those beside it.
 #[derive(Debug, Clone)]
@@ -54,9 +52,7 @@ impl Found {
         let mut found = Self {
             database: database.name().to_owned(),
             name: name.to_owned(),
-            belongs_to: BELONGING.into_iter().find_map(|(end, events)| {
-                name.strip_suffix(end).map(|outbox| (outbox.to_owned(), events))
-            }),
+            belongs_to: belongs_to(name),
             outbox: None,
             beside: Vec::new(),
             scheduled: None,
@@ -127,6 +123,13 @@ impl Found {
     pub(super) fn is_reserved(&self) -> bool {
         self.name.starts_with("system.") || self.is_beside() || self.belongs_to.is_some()
     }
+}
+
+/// The outbox whose scheduled or kept events a collection of this name holds, and which they are.
+fn belongs_to(name: &str) -> Option<(String, &'static str)> {
+    let ends = [(scheduled_collection(""), "scheduled"), (published(""), "kept")];
+    ends.into_iter()
+        .find_map(|(end, events)| name.strip_suffix(&end).map(|outbox| (outbox.to_owned(), events)))
 }
 
 impl Kept {
