@@ -115,9 +115,10 @@ fn generated(exported: &str) {
     const PAGE: &str = "docs/metrics.md";
     let mut page = "# Metrics\n\nWhat `/metrics` exports, with the help texts of the program. Every \
                     metric about an outbox carries\nthe label `outbox`, such as `shop.outbox`. \
-                    [What to watch](operations.md#what-to-watch) names those to alert\non. This page \
-                    is generated; `OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features \
-                    crash-points --test main monitoring::`\nwrites it.\n\n| metric | type | labels \
+                    [Monitoring](../deploy/monitoring/README.md) has rules for those to \
+                    alert\non. This page is generated; `OUTBOXD_WRITE_DOCS=1 cargo test \
+                    --workspace --features crash-points --test main \
+                    monitoring::`\nwrites it.\n\n| metric | type | labels \
                     | meaning |\n| --- | --- | --- | --- |\n"
         .to_owned();
     let help = |line: &str| -> Option<(String, String)> {
