@@ -113,14 +113,15 @@ fn commands(text: &'static str) -> impl Iterator<Item = &'static str> {
 /// The page of the metrics is what a relay exports; `OUTBOXD_WRITE_DOCS=1` writes it.
 fn generated(exported: &str) {
     const PAGE: &str = "docs/metrics.md";
-    let mut page = "# Metrics\n\nWhat `/metrics` exports, with the help texts of the program. Every \
+    let mut page =
+        "# Metrics\n\nWhat `/metrics` exports, with the help texts of the program. Every \
                     metric about an outbox carries\nthe label `outbox`, such as `shop.outbox`. \
                     [Monitoring](../deploy/monitoring/README.md) has rules for those to \
                     alert\non. This page is generated; `OUTBOXD_WRITE_DOCS=1 cargo test \
                     --workspace --features crash-points --test main \
                     monitoring::`\nwrites it.\n\n| metric | type | labels \
                     | meaning |\n| --- | --- | --- | --- |\n"
-        .to_owned();
+            .to_owned();
     let help = |line: &str| -> Option<(String, String)> {
         let (name, help) = line.strip_prefix("# HELP ")?.split_once(' ')?;
         Some((name.to_owned(), help.to_owned()))
