@@ -98,14 +98,6 @@ describe('the tutorial', () => {
     assert.ok(flush(page('docs/writers/node/handle.js')).includes(flush(snippet)), snippet);
   });
 
-  it('has the examples of the other clients word for word', () => {
-    for (const client of ['rust', 'python', 'go', 'java']) {
-      const shown = page('docs/consumers.md').match(new RegExp(`\`\`\`${client}\\n[^]*?\`\`\``, 'g'));
-      assert.equal(shown?.length, 1, client);
-      for (const example of shown) assert.ok(page(`clients/${client}/README.md`).includes(example), example);
-    }
-  });
-
   it('keeps a copy of each ticket, though services and relay are killed', async () => {
     let [tickets, orders] = [await startTickets(), startOrders()];
     const { _id: id, version } = await call('POST', '', { title: 'Hamlet', price: 20 });
