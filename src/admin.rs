@@ -100,7 +100,7 @@ pub(crate) async fn start(
     let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,
         Err(error) if config.listen.set().is_some() => {
-            let message = format!("admin.listen {listen} can't be listened on; name another");
+            let message = format!("admin.listen {listen} can't be listened on; set another");
             return Err(Error::with_source(ErrorKind::Config, message, error));
         }
         Err(error) => {
@@ -188,10 +188,7 @@ fn code(well: bool) -> StatusCode {
 
 async fn livez(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     let alive = shared.health.is_alive();
-    (
-        code(alive),
-        if alive { "ok\n" } else { "the relay's loop has not turned for half a minute\n" },
-    )
+    (code(alive), if alive { "ok\n" } else { "the relay's main loop has not run for 30 seconds\n" })
 }
 
 async fn metrics(State(shared): State<Shared>) -> String {

@@ -185,7 +185,7 @@ impl Role {
     /// What the role has for scheduled events alone.
     fn scheduling(self, outbox: &str) -> Option<String> {
         let scheduled = scheduled_collection(outbox);
-        let without = "scheduled.enabled = false does without it";
+        let without = "if no service schedules events, set scheduled.enabled = false";
         match self {
             Self::Relay => Some(format!(
                 "insert into {outbox}, and all rights on {scheduled}, are for scheduled events: \

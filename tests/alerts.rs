@@ -171,7 +171,7 @@ async fn a_file_that_cannot_be_written_stops_the_relay_only_if_it_was_asked_for(
     let scene = Scene::new().await;
     let file = scene.folder.path().join("missing/alerts.jsonl");
     let relay = Relay::start(&scene, &[("OUTBOXD_ALERTS__FILE", file.to_str().unwrap())]);
-    relay.says("name one that can").await;
+    relay.says("set a path that can").await;
     assert_ne!(relay.stop(), Some(0));
 }
 

@@ -42,7 +42,7 @@ fn every_mistake_is_reported_at_once_and_nothing_starts() {
     for part in [
         "mongodb.uri: is not a connection string",
         "lease.ttl: \"1h\" is out of range; give \"1s\" to \"5m\"",
-        "environment OUTBOXD_MONGODB_COLLECTION: two underscores nest; write OUTBOXD_MONGODB__COLLECTION",
+        "environment OUTBOXD_MONGODB_COLLECTION: two underscores separate names; write OUTBOXD_MONGODB__COLLECTION",
         "dispatch.max_inflight: there is no such setting; the nearest is `dispatch.max_in_flight`",
         "retry.cron: is not a cron expression",
         "retry.max_delay: give a duration with its unit",

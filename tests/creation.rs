@@ -246,7 +246,7 @@ async fn subjects_that_take_replies_or_requests_of_others_are_warned_of() {
     service.flush().await.unwrap();
     let (code, said) = outboxd(&scene, &["check"]);
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let found = format!("client prices takes subject {subject} outside of JetStream");
+    let found = format!("client prices subscribes to {subject} in the queue group");
     assert!(code == Some(0) && said.contains(&found), "{said}");
 }
 

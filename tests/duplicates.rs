@@ -89,7 +89,7 @@ async fn an_id_that_is_used_again_for_another_event_loses_neither() {
 
     assert_eq!(relay.metric("outboxd_false_duplicates_total").await, 2);
     assert_eq!(relay.metric("outboxd_duplicate_acks_total").await, 0);
-    relay.says("the stream took events for duplicates that they are not").await;
+    relay.says("the stream took events for duplicates by mistake").await;
     let alert = until("an alert", async || {
         alerts(&scene).await.into_iter().find(|alert| alert["kind"] == "false-duplicate")
     })

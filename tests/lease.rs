@@ -100,7 +100,7 @@ async fn is_taken(leases: impl IntoIterator<Item = Document>, is_warned: bool) {
         lease.insert_one(lease_of).await.unwrap();
         let relay = Relay::start(&scene, &[("OUTBOXD_LEASE__TTL", "2s")]);
         relay.says("holding the lease").await;
-        let warned = relay.log().contains("took a lease that nobody renewed");
+        let warned = relay.log().contains("took a lease that was not renewed");
         assert_eq!(warned, is_warned, "{shown}");
         let held = lease.find_one(doc! { "_id": "outbox" }).await.unwrap().unwrap();
         assert!(held.get_i64("term").is_ok_and(|term| (1..10).contains(&term)), "{held}");

@@ -61,7 +61,7 @@ async fn a_server_that_wants_tls_first_is_found_and_can_be_used() {
         assert!(said.contains("nats.reachable") && !said.contains("nats.tls"), "{said}");
     }
     let settings = [&first[..], &[("NATS_URL", plain.url.as_str())]].concat();
-    let finding = ("nats.tls", "it speaks before the TLS handshake", "TLS_FIRST=false");
+    let finding = ("nats.tls", "it sends data before the TLS handshake", "TLS_FIRST=false");
     finds(&scene, &settings, finding);
 }
 

@@ -128,7 +128,7 @@ async fn an_alert_log_that_cannot_be_one_is_refused_with_the_reason() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     for (path, why) in [(scene.folder.path(), "a directory"), (&socket, "a socket")] {
         let mut relay = Relay::start(&scene, &[("OUTBOXD_ALERTS__FILE", path.to_str().unwrap())]);
-        relay.says("name one that can").await;
+        relay.says("set a path that can").await;
         relay.says(why).await;
         assert_eq!(relay.ended_by().await, None, "it ended by itself");
     }

@@ -120,7 +120,7 @@ async fn a_standalone_is_refused_with_the_way_out() {
         assert_eq!(code, Some(1), "{said}");
         assert!(
             said.contains("MongoDB is a standalone")
-                && said.contains("`outboxd check` has the lines"),
+                && said.contains("`outboxd check` prints the lines"),
             "{said}"
         );
     }

@@ -210,7 +210,7 @@ async fn options_of_other_drivers_cost_one_warning_that_names_them() {
     let others = "uuidRepresentation=standard&compressors=zstd,snappy&waitQueueTimeoutMS=9&\
                   useUnifiedTopology=true&useNewUrlParser=true";
     let uri = format!("{}&{others}", env(&scene)["MONGODB_URI"]);
-    let named = "outboxd does without these options of other drivers: uuidRepresentation, \
+    let named = "outboxd ignores these options of other drivers: uuidRepresentation, \
                  compressors, waitQueueTimeoutMS, useUnifiedTopology, useNewUrlParser";
     let settings = [("MONGODB_URI", uri.as_str())];
     for verb in [&["config", "print"][..], &["stats"], &["migrate"], &["check"]] {

@@ -142,7 +142,7 @@ async fn what_the_webhook_refuses_is_not_repeated_but_counted_and_named_in_the_n
     .await;
     kill_events(&scene, 0, 1, "subject").await;
     relay.says("the webhook answers 404").await;
-    relay.says("the webhook did not take these alerts").await;
+    relay.says("the webhook did not accept these alerts").await;
     assert_eq!(posts.recv().await.unwrap().body["events"], 1);
 
     kill_events(&scene, 1, 2, "subject").await;

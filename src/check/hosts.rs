@@ -190,8 +190,8 @@ impl Hosts {
         }
 
         if options.direct_connection == Some(true) && !flag(hello, "isWritablePrimary") {
-            let found = "directConnection=true leads to a member that is not the primary, and it \
-                         alone accepts writes";
+            let found = "directConnection=true leads to a member that is not the primary, and \
+                         only the primary accepts writes";
             let remedy = match hello.get_str("primary") {
                 Ok(primary) => format!("MONGODB_URI: {primary} as the host, or\n"),
                 Err(_) => String::new(),
@@ -229,8 +229,8 @@ impl Hosts {
 
         if options.direct_connection == Some(true) {
             let found = format!(
-                "directConnection=true: of {} outboxd knows this one alone, and stops when \
-                 another one becomes primary",
+                "directConnection=true: of {} outboxd uses only this one, and stops when another \
+                 one becomes primary",
                 named.join(", ")
             );
             let remedy = "MONGODB_URI: the hosts of all members, without directConnection=true";
@@ -270,7 +270,7 @@ impl Hosts {
         let reasons: Vec<_> = lost.iter().map(Silent::to_string).collect();
         let found = format!(
             "clients use the names that the replica set gives its members ({}), and this machine \
-             doesn't reach {}",
+             can't reach {}",
             named.join(", "),
             reasons.join("; ")
         );

@@ -38,8 +38,10 @@ pub(super) async fn look(
 }
 
 fn left(kept: &KeptNumbers, outbox: &str, at: &str) -> Finding {
-    let found =
-        format!("{} are kept from before, and no relay removes them: keep.for is 0s", size(kept));
+    let found = format!(
+        "{} were kept earlier, and no relay removes them, because keep.for is 0s",
+        size(kept)
+    );
     let remedy = format!("mongosh> db.{}.deleteMany({{}})", published(outbox));
     Finding::warn(CHECK, at, found, remedy)
 }

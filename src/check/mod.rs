@@ -207,8 +207,8 @@ fn skew(check: &'static str, server: &str, clock: Clock, where_set: &str) -> Fin
     };
     let direction = if clock.ahead_ms > 0 { "ahead of" } else { "behind" };
     let found = format!(
-        "the clock of {server} is {apart} {direction} this machine's, so times in logs, alerts and \
-         audits mislead; the relay measures by mongod's clock alone"
+        "the clock of {server} is {apart} {direction} this machine's, so times in logs, alerts \
+         and audits are misleading; the relay itself uses mongod's clock"
     );
     let remedy = format!("$ timedatectl set-ntp true   # {where_set}");
 

@@ -210,7 +210,7 @@ fn auth(at: &str, required: bool) -> Finding {
         false => {
             let found = "off: anyone who reaches the server can publish anything";
             let remedy = "nats-server.conf: authorization { user: outboxd, password: <bcrypt> }\n\
-                          $ nats server passwd   # makes the bcrypt";
+                          $ nats server passwd   # prints the bcrypt";
             Finding::warn(CHECK, at, found, remedy)
         }
     }
@@ -297,8 +297,8 @@ async fn may_read(
         _ = within(timeout, client.request(subject.clone(), request.into())) => None,
         () = denials.of(&subject) => {
             let found = format!(
-                "the user may not publish to {subject}: no duplicate can be confirmed, and its \
-                 event stays in the outbox"
+                "the user may not publish to {subject}: duplicates can't be confirmed, and their \
+                 events stay in the outbox"
             );
             let remedy = "$ outboxd privileges --role relay   # prints the user; paste it into \
                           nats-server.conf";
@@ -368,13 +368,12 @@ async fn answered(client: &Client, at: &str, info: &Info, denials: &Denials) -> 
         false => format!("client {client}"),
     };
     let found = format!(
-        "{who} takes subject {subject} outside of JetStream, in the group {group}, as services do: \
+        "{who} subscribes to {subject} in the queue group {group}, as services do: \
          the stream stores the requests and answers them first, with its ack"
     );
     let name = shell(&info.config.name);
     let remedy = format!(
-        "$ nats stream edit {name} --subjects '<subject>,<subject>'   # those of the events, which \
-         nobody answers"
+        "$ nats stream edit {name} --subjects '<subject>,<subject>'   # only those of the events"
     );
     Some(Finding::warn("stream.contents", at, found, remedy))
 }

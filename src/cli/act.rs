@@ -56,7 +56,8 @@ pub(super) struct RetryArgs {
 pub(super) struct DiscardArgs {
     #[command(flatten)]
     args: Args,
-    /// How many events `--all` takes; needed without a filter, and nothing is done if it differs
+    /// Number of events that `--all` must select; required without a filter, and nothing is done if
+    /// it differs
     #[arg(long, value_name = "N", requires = "all")]
     count: Option<u64>,
 }
@@ -264,7 +265,7 @@ pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()
     if !done.refused.is_empty() {
         let message = format!(
             "MongoDB refuses to update {}: an index or a validator that is not outboxd's does not \
-             allow it; `outboxd check` names such an index, and mongosh can repair or remove the event",
+             allow it; `outboxd check` names such an index; repair or remove the event in mongosh",
             events(done.refused.len() as u64)
         );
         return Err(Error::new(ErrorKind::Mongodb, message));
@@ -277,7 +278,7 @@ pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()
             ErrorKind::NotFound,
             format!(
                 "{left} were published or changed in the meantime, or the relay is still publishing them; \
-                 nothing more is done to them"
+                 outboxd leaves them alone"
             ),
         )),
     }
@@ -346,9 +347,9 @@ impl Acting<'_> {
             .await
             .map_err(|error| {
                 let message = format!(
-                    "outboxd_audit does not take the record of it, so nothing is done; look at the \
-                 collection's validator and at the role of `outboxd privileges --role operator`, \
-                 then repeat the {}",
+                    "outboxd_audit does not accept the audit record, so nothing is done; check \
+                     the collection's validator and the role that `outboxd privileges --role \
+                     operator` prints, then repeat the {}",
                     self.action.name()
                 );
                 Error::with_source(ErrorKind::Mongodb, message, error)
@@ -377,7 +378,8 @@ impl Acting<'_> {
         let outcome = self.act.record_outcome(&self.entry, request, acted.events).await;
         outcome.map_err(|error| {
             let message = format!(
-                "{} {}, but outboxd_audit does not take the record of that; it has the request alone",
+                "{} {}, but outboxd_audit does not accept the record of the outcome; it has only \
+                 the request",
                 events(acted.events),
                 self.action.done()
             );

@@ -27,13 +27,13 @@ pub(super) struct Args {
     /// A table for people, or an array of objects for machines
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-    /// Also show the checks that found nothing to do, each with what it found
+    /// Also show the checks that passed, with what they found
     #[arg(long, short, conflicts_with = "live")]
     verbose: bool,
     /// Also exit with 1 on a warning
     #[arg(long)]
     strict: bool,
-    /// Only ask the admin endpoint whether the relay beside it is alive
+    /// Only ask the local admin endpoint whether the relay is alive
     #[arg(long, conflicts_with_all = ["strict", "output", "timeout"])]
     live: bool,
     /// Longest wait for each answer of a server

@@ -94,7 +94,7 @@ impl Confirm<'_> {
             return Ok(());
         }
         let parked = format!(
-            "{} that only wait behind others match, too, and are left alone; --parked names them",
+            "{} that only wait behind others match, too, and are left alone; --parked selects them",
             events(self.parked)
         );
         print(&format!("{}\n", wrap(&parked, self.screen.width, 0)))
@@ -139,7 +139,7 @@ impl Confirm<'_> {
         let question = match is_counted {
             true => format!("{} all of them? [y/N] ", self.action.name()),
             false => format!(
-                "There is no filter. To {} all of them, type how many they are: ",
+                "There is no filter. To {} all of them, type their number: ",
                 self.action.name()
             ),
         };

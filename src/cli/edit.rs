@@ -204,7 +204,7 @@ fn with(old: &Document, set: &[String], layout: &Layout) -> Result<Document> {
                 let value = json(text).unwrap_or_else(|| text.into());
                 let payload = new.get_mut(field).ok_or_else(|| refuse("there is no payload"))?;
                 let place = place(payload, path);
-                *place.ok_or_else(|| refuse("the payload has no such place"))? = value;
+                *place.ok_or_else(|| refuse("the payload has no field at this path"))? = value;
             }
             _ => return Err(refuse("it has no fields of its own")),
         }

@@ -25,7 +25,7 @@ const INDENT: usize = 16;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// Show this group alone, and what to do
+    /// Show only this group, and what to do
     #[arg(value_name = "ID", conflicts_with = "group")]
     id: Option<String>,
     #[command(flatten)]

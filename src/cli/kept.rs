@@ -30,7 +30,7 @@ pub(super) struct KeptFilter {
     /// Only events published since then: 2h for two hours ago, or a time such as 2026-11-26T09:30:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) since: Option<Time>,
-    /// Only events published before: as --since
+    /// Only events published before this time, written like --since
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Time>,
 }

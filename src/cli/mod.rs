@@ -88,7 +88,7 @@ enum Verb {
   outboxd groups 59a93a4f     # one of them, and what to do
   outboxd groups --subject 'tickets.>' --older-than 1h")]
     Groups(groups::Args),
-    /// List the stuck events, oldest first, or those that are scheduled, the next one first
+    /// List stuck events, the oldest first, or scheduled events, the next one first
     #[command(after_help = "Examples:
   outboxd list --dead
   outboxd list --group 59a93a4f --limit 50 --page 2
@@ -156,7 +156,7 @@ enum Verb {
   outboxd check --strict --output json   # for CI and init containers: a warning also exits with 1
   outboxd check --live                   # for a container's health check: is the relay beside it alive?")]
     Check(check::Args),
-    /// Print the least roles for MongoDB and permissions for NATS
+    /// Print the smallest roles for MongoDB and permissions for NATS
     #[command(after_help = "Examples:
   outboxd privileges
   outboxd privileges --role relay --output json | jq '.[0].nats'")]

@@ -39,7 +39,7 @@ pub(super) struct Filter {
     /// Code of the newest failure, as `outboxd groups` shows it
     #[arg(long)]
     code: Option<String>,
-    /// Group of failures that are alike, as `outboxd groups` shows it
+    /// Id of a group of similar failures, as `outboxd groups` shows it
     #[arg(long, value_name = "ID")]
     group: Option<String>,
     /// Only dead events
@@ -51,7 +51,7 @@ pub(super) struct Filter {
     /// Only events that failed and are retried
     #[arg(long, group = "state")]
     failed: bool,
-    /// Only scheduled events, which wait for their time; dead ones are among the others
+    /// Only scheduled events that wait for their time; dead ones appear with the other dead events
     #[arg(long, group = "state")]
     pub(super) scheduled: bool,
 }

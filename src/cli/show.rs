@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Show the payload too; it may hold confidential data
     #[arg(long)]
     payload: bool,
-    /// Look among the scheduled events alone, for one whose id an event in the outbox has too
+    /// Look only among the scheduled events, if an event in the outbox has the same id
     #[arg(long)]
     scheduled: bool,
     /// Output format
@@ -154,7 +154,7 @@ fn advice_scheduled(event: &Document, due_in: Option<i64>) -> String {
         ),
         _ => format!(
             "nothing: the relay moves it into the outbox once it is due; `outboxd retry-now {id}` \
-             has it delivered now, `outboxd discard {id}` cancels it"
+             delivers it now, `outboxd discard {id}` cancels it"
         ),
     }
 }

@@ -134,8 +134,8 @@ fn scheduled(later: &Later) -> Vec<(&'static str, u64, String, Colour)> {
 fn relayed_by(screen: Screen, stats: &Stats) -> String {
     let text = match &stats.lease {
         Some(lease) if !lease.is_a_relays() => format!(
-            "NO RELAY is known to lead: the lease of {} ends in {}, and no relay's lasts that long; a relay that runs \
-             takes it over",
+            "NO RELAY is known to lead: the lease of {} ends in {}, longer than any relay's; a \
+             running relay takes it over",
             lease.holder,
             age(lease.expires_in_seconds.unsigned_abs())
         ),

@@ -282,7 +282,7 @@ impl Verifying<'_> {
         if let Some(newest) = unseen
             && self.publisher.bus.bears_out(newest).await != Some(true)
         {
-            let message = "the stream does not have what it seemed to ack; run `outboxd check`";
+            let message = "the stream lacks messages that seemed to be acked; run `outboxd check`";
             return Err(Error::new(ErrorKind::Stream, message));
         }
         self.outbox.store.republished(&acked).await.during("recording what was published")?;

@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
     ) -> Option<(T, Origin)> {
         let (key, Found { value, origin }) = self.find(name, variables)?;
         if let Some(other) = self.values.contradicts(&origin, variables) {
-            let line = format!("{key}: {other} has another value, and doesn't count ({origin})");
+            let line = format!("{key}: {other} has another value, which is ignored ({origin})");
             push_new(&mut self.reading.warnings, line);
         }
 

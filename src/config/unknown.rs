@@ -36,7 +36,7 @@ pub(super) fn lines(values: &Values, settings: &[&SettingInfo], lists: &[String]
     }
 
     for (name, right) in values.misspelt(&known) {
-        lines.push(format!("environment {name}: two underscores nest; write {right}"));
+        lines.push(format!("environment {name}: two underscores separate names; write {right}"));
     }
 
     for setting in settings.iter().filter(|setting| !setting.is_secret) {

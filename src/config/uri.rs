@@ -313,7 +313,7 @@ fn warnings(left_out: &[&str], options: &[&str]) -> Vec<String> {
     let mut warnings = Vec::new();
     if !left_out.is_empty() {
         let names = names(left_out.to_vec());
-        warnings.push(format!("outboxd does without these options of other drivers: {names}"));
+        warnings.push(format!("outboxd ignores these options of other drivers: {names}"));
     }
     if !unverified.is_empty() {
         let names = names(unverified);

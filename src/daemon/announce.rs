@@ -77,7 +77,7 @@ impl Announcer {
         match published.await {
             Ok(Ok(())) => self.left.get_or_insert((began, 0)).1 += alerts,
             Ok(Err(error)) => self.failed(&error, alerts),
-            Err(_) => self.failed("NATS does not take it", alerts),
+            Err(_) => self.failed("NATS does not accept it", alerts),
         }
     }
 

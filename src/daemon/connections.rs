@@ -84,8 +84,8 @@ impl StreamSide {
 
         if stored::may_read(&nats, &config.stream.name).await == Some(false) {
             risks.push(
-                "the user may not read its messages, so no duplicate can be confirmed and its \
-                 event stays in the outbox: run `outboxd privileges --role relay` and grant what \
+                "the user may not read its messages, so duplicates can't be confirmed, and their \
+                 events stay in the outbox: run `outboxd privileges --role relay` and grant what \
                  it prints"
                     .to_owned(),
             );

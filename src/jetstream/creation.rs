@@ -48,7 +48,7 @@ const REFUSALS: &[Refusal] = &[
     refusal("10002", "", "the account has reached its limits",
         "$ nats account info   # shows them\n\
          $ OUTBOXD_STREAM__MAX_BYTES=268435456 outboxd migrate   # 256 MiB, or what is left of them"),
-    refusal("10005", "", "no servers fit: not enough are up for stream.replicas, or none has the room or what stream.placement_cluster and stream.placement_tags name",
+    refusal("10005", "", "no servers fit: too few are up for stream.replicas, or none has enough space, or none matches stream.placement_cluster and stream.placement_tags",
         "$ nats server report jetstream   # as a user of the system account: which servers there are\n\
          $ OUTBOXD_STREAM__REPLICAS=1 outboxd migrate   # or start more servers, or correct the placement"),
     refusal("10008", "", "JetStream is temporarily unavailable", "$ outboxd migrate   # again, once the cluster has a leader"),
@@ -59,12 +59,12 @@ const REFUSALS: &[Refusal] = &[
         "$ nats stream ls   # remove one that nobody needs, or raise the account's limit:\n\
          nats-server.conf: accounts { <account>: { jetstream: { max_streams: <more> } } }\n\
          $ outboxd migrate"),
-    refusal(NO_MEMORY, "", "the server or the account has not as much memory as the stream asks for",
+    refusal(NO_MEMORY, "", "the server or the account has less memory than the stream needs",
         "$ OUTBOXD_STREAM__STORAGE=file outboxd migrate   # or a smaller OUTBOXD_STREAM__MAX_BYTES"),
     refusal("10035", "", "the server does not know the account", "NATS_CREDS: correct the credentials\n$ outboxd migrate"),
     refusal("10039", "", "JetStream is off for the account",
         "nats-server.conf: accounts { <account>: { jetstream: enabled } }\n$ outboxd migrate"),
-    refusal(NO_STORAGE, "", "the server or the account has not as much storage on disk as the stream asks for",
+    refusal(NO_STORAGE, "", "the server or the account has less storage on disk than the stream needs",
         "$ nats account info   # shows what is left\n\
          $ OUTBOXD_STREAM__MAX_BYTES=268435456 outboxd migrate   # 256 MiB, or what is left; without any: \
          OUTBOXD_STREAM__STORAGE=memory"),

@@ -1,4 +1,4 @@
-//! Signs that somebody else than the stream answers publishes.
+//! Signs that somebody other than the stream answers publishes.
 //!
 //! A neighbour that sees a message sees the subject of its reply, and may have the right to answer
 //! it. No single answer shows who wrote it. Two answers that contradict each other, a sequence that

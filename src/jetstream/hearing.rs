@@ -157,7 +157,7 @@ impl Hearing {
                     return Ok(());
                 }
                 Ok(false) | Err(_) => self.end(format!(
-                    "no reply to {question} arrives within {}; look whether {} may subscribe to \
+                    "no reply to {question} arrives within {}; check whether {} may subscribe to \
                      {}, and whether JetStream answers: `outboxd check`",
                     for_people(self.within),
                     self.user,

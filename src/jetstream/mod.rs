@@ -9,7 +9,7 @@
 //! - `waiting`: the publishes that wait for a reply
 //! - `reply`: whether a reply is the expected stream's answer
 //! - `sequences`: whether the sequence of an ack fits those before it
-//! - `forgeries`: signs that somebody else than the stream answers
+//! - `forgeries`: signs that somebody other than the stream answers
 //! - `examine`: which of several answers to a publish counts
 //! - `fuzz`: arbitrary bytes in the place of what NATS answers
 //! - `bus`: publishes, and classifies errors

@@ -25,7 +25,7 @@ use crate::driver_words::{TlsFault, other_port};
 /// with `handshake_first: auto`.
 const FIRST_BYTES: Duration = Duration::from_millis(1500);
 /// The remedy for a port that is not nats-server's for clients.
-const PORT: &str = "NATS_URL: correct the host or the port; clients' is 4222 by default";
+const PORT: &str = "NATS_URL: correct the host or the port; the default port for clients is 4222";
 
 /// Why the settings and what listens don't fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ enum Unreachable {
 /// `None` if the ports are as the settings say, or have nobody who listens.
 pub(crate) async fn misfit(nats: &NatsConfig, why: &str) -> Option<Misfit> {
     if let Some(port) = other_port(why) {
-        let found = format!("this is nats-server's port for {port}, not that of its clients");
+        let found = format!("this is nats-server's port for {port}, not for clients");
         return Some(Misfit::new(found, PORT));
     }
 
@@ -90,12 +90,12 @@ impl Heard {
         Some(match self {
             Self::Nats if nats.tls_first && TlsFault::of(why) == Some(TlsFault::Plaintext) => {
                 Misfit::of_tls(
-                    "it speaks before the TLS handshake, so nats.tls_first does not fit",
+                    "it sends data before the TLS handshake, so nats.tls_first must be false",
                     "environment: OUTBOXD_NATS__TLS_FIRST=false",
                 )
             }
             Self::Tls if !nats.tls_first => Misfit::of_tls(
-                "it sends nothing before the TLS handshake, as a server with handshake_first does, \
+                "it sends nothing before the TLS handshake, like a server with handshake_first, \
                  or a load balancer that terminates TLS",
                 "environment: OUTBOXD_NATS__TLS_FIRST=true",
             ),
@@ -112,13 +112,12 @@ impl Heard {
                 Misfit::new(format!("it is not nats-server; it sent {line:?}"), PORT)
             }
             Self::End => Misfit::new(
-                "it closes the connection at once, as a load balancer does without a server behind \
-                 it",
+                "it closes the connection at once, like a load balancer without a server",
                 format!("$ systemctl status nats-server   # behind {host}:{port}, or\n{PORT}"),
             ),
             Self::Nothing => Misfit::new(
-                "it accepts the connection and sends nothing, as another service does, a load \
-                 balancer without a server behind it, or a server that hangs",
+                "it accepts the connection and sends nothing, like another service, a load \
+                 balancer without a server, or a server that hangs",
                 format!("$ systemctl restart nats-server   # behind {host}:{port}, or\n{PORT}"),
             ),
             Self::Unreachable(Unreachable::Name(error)) => Misfit::new(
@@ -126,8 +125,7 @@ impl Heard {
                 format!("$ getent hosts {host}   # correct NATS_URL or the name service"),
             ),
             Self::Unreachable(Unreachable::NoAnswer) => Misfit::new(
-                "no answer to the attempt to connect, as behind a firewall or at an address that \
-                 nobody has",
+                "no answer to the connection attempt, as with a firewall or an unused address",
                 format!(
                     "$ nc -vz {host} {port}   # from this machine; correct NATS_URL or the firewall"
                 ),

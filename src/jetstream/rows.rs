@@ -94,8 +94,8 @@ pub(super) const ROWS: &[Row] = &[
     fail(
         ACCEPTS,
         |stream| {
-            let text = "counts (allow_msg_counter): it refuses every message but increments, so \
-                        every event; name another stream";
+            let text = "is a counter (allow_msg_counter): it refuses everything except \
+                        increments, so every event; name another stream";
             stream.found.allow_message_counter.then(|| text.to_owned())
         },
         another,
@@ -277,8 +277,8 @@ pub(super) const ROWS: &[Row] = &[
             let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
             (!names.is_empty()).then(|| {
                 format!(
-                    "sources {}: it stores their messages too, and an event whose message id one \
-                     of them has is taken for its duplicate and not stored",
+                    "sources {}: it stores their messages too, and treats an event with the \
+                     message id of one of them as a duplicate, which it does not store",
                     names.join(", ")
                 )
             })
@@ -290,9 +290,9 @@ pub(super) const ROWS: &[Row] = &[
         |stream| {
             stream.open_subject().map(|subject| {
                 format!(
-                    "subject {subject} takes what others publish: it stores that too, answers \
-                     their requests with its ack, and takes an event whose message id one of them \
-                     has for its duplicate"
+                    "subject {subject} also takes what others publish: it stores that, answers \
+                     their requests with its ack, and treats an event with the same message id as \
+                     a duplicate"
                 )
             })
         },
@@ -337,8 +337,8 @@ pub(super) const ROWS: &[Row] = &[
     warn(
         CONTENTS,
         |stream| {
-            let text = "allow_rollup_hdrs: everybody who may publish to its subjects can delete events \
-                        with the header `Nats-Rollup`";
+            let text = "allow_rollup_hdrs: every user that may publish to its subjects can delete \
+                        events with the header `Nats-Rollup`";
             stream.found.allow_rollup.then(|| text.to_owned())
         },
         no_rollup,

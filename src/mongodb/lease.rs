@@ -176,8 +176,8 @@ impl LeaseDocument {
             warn!(
                 holder = of.map(printable),
                 expires_at = was.and_then(|was| was.get("expiresAt").map(Bson::to_string)),
-                "took a lease that nobody renewed and that had not expired; look at outboxd_lease, at \
-                 who may update it and at the clock of MongoDB's hosts"
+                "took a lease that was not renewed, although it had not expired; check who may \
+                 update outboxd_lease, and the clocks of MongoDB's hosts"
             );
         }
 

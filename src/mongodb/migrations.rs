@@ -268,12 +268,12 @@ impl Migrations {
 
         if hello.get_bool("isreplicaset").unwrap_or(false) {
             let message =
-                "MongoDB: the replica set was never initiated; rs.initiate() in mongosh does it";
+                "MongoDB: the replica set was never initiated; run rs.initiate() in mongosh";
             return Err(Error::new(ErrorKind::Mongodb, message));
         }
 
-        let message = "MongoDB is a standalone, which has no transactions and no change streams; make it a replica set, if only \
-                       of one: `outboxd check` has the lines";
+        let message = "MongoDB is a standalone, which has no transactions and no change streams; \
+                       make it a replica set of one member: `outboxd check` prints the lines";
         Err(Error::new(ErrorKind::Migration, message))
     }
 
@@ -299,8 +299,8 @@ impl Migrations {
         if pending.is_empty() {
             return Ok((!scheduled.is_empty()).then(|| {
                 format!(
-                    "the outbox {outbox} has no collection for scheduled events; {} makes it: \
-                     $ outboxd migrate",
+                    "the outbox {outbox} has no collection for scheduled events; {} creates it: $ \
+                     outboxd migrate",
                     scheduled.join(", ")
                 )
             }));

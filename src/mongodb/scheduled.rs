@@ -250,7 +250,7 @@ impl Mover for Session {
     async fn abort(&mut self) {
         // It fails when there is nothing to take back.
         if let Err(error) = self.session.abort_transaction().await {
-            debug!(%error, "a move was not taken back");
+            debug!(%error, "could not roll back a move");
         }
     }
 }

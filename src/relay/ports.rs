@@ -367,7 +367,7 @@ impl Ack {
     }
 }
 
-/// Signs that somebody else than the stream answers publishes.
+/// Signs that somebody other than the stream answers publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Forged {
     /// How many there were.

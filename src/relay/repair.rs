@@ -180,7 +180,7 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
 
         let error = match self.publisher.bus.bears_out(newest).await {
             Some(true) => return Ok(()),
-            Some(false) => "the stream does not have what it seemed to ack",
+            Some(false) => "the stream lacks messages that seemed to be acked",
             None => "the stream does not answer",
         };
         Err(Interrupted::Bus(Rejection::new("other", error)))

@@ -88,7 +88,7 @@ pub(crate) async fn run(
             Ask::PassedOver(read, room, without, except) => {
                 let room = room.at_most(MAX_READ);
                 let passed_over = store.passed_over(PASSED_OVER_AGE, room, &without, &except).await;
-                let passed_over = or_warn(passed_over, "events that were passed over");
+                let passed_over = or_warn(passed_over, "events that no sweep delivered");
                 Answer::PassedOver(read, passed_over.unwrap_or_default())
             }
             Ask::Key(key, read, room) => {
@@ -109,8 +109,7 @@ pub(crate) async fn run(
 }
 
 fn or_warn<T>(page: StoreResult<T>, what: &str) -> Option<T> {
-    page.inspect_err(|error| warn!(%error, "could not read {what}; the next read or sweep does"))
-        .ok()
+    page.inspect_err(|error| warn!(%error, "could not read {what}; the next read retries")).ok()
 }
 
 /// Fills the filter with the keys that wait.

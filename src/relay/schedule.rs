@@ -93,9 +93,9 @@ async fn keep(retry: RetryConfig, wake: Wake, mut laid_out: JobScheduler, stop: 
 
         match has_jumped {
             true => {
-                warn!(seconds = jump_ms / 1000, "the wall clock jumped: looking for what is due")
+                warn!(seconds = jump_ms / 1000, "the wall clock jumped: looking for due events")
             }
-            false => info!(zone = %retry.time_zone, "the clocks change: looking for what is due"),
+            false => info!(zone = %retry.time_zone, "clocks changed: looking for due events"),
         }
 
         match lay_out(&retry, &wake).await {
@@ -105,7 +105,7 @@ async fn keep(retry: RetryConfig, wake: Wake, mut laid_out: JobScheduler, stop: 
             }
             // An impossible offset, so that the next comparison tries again.
             Err(error) => {
-                warn!(%error, "the retrier's schedule could not be laid out again");
+                warn!(%error, "the retrier's schedule could not be computed again");
                 offset = i32::MAX;
             }
         }

@@ -114,8 +114,8 @@ impl Verdicts {
                 message_id,
                 sequence,
                 found,
-                "the stream took events for duplicates that they are not; \
-                 they were published under other message ids"
+                "the stream took events for duplicates by mistake; outboxd published them under \
+                 other message ids"
             );
             self.alerts.raise(Alert::FalseDuplicate(mistaken));
         }
@@ -225,7 +225,7 @@ impl Verdicts {
     pub(super) fn forged(&self, stream: &str, Forged { signs, first, begins }: &Forged) {
         warn!(
             stream,
-            signs, first, "somebody else than the stream answers publishes; every ack is verified"
+            signs, first, "somebody other than the stream answers publishes; every ack is verified"
         );
         if *begins {
             let (stream, sign) = (stream.to_owned(), first.clone());

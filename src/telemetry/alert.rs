@@ -222,13 +222,13 @@ impl Alert {
             Self::OnTime => "scheduled events reach the outbox in time again".to_owned(),
             Self::Rewound(loss) => loss.text(),
             Self::ForgedAck { stream, sign } => format!(
-                "somebody else than the stream {stream} answers publishes: {sign}; the relay \
+                "somebody other than the stream {stream} answers publishes: {sign}; the relay \
                  verifies every ack until there was no sign for an hour; `outboxd privileges` prints \
                  the NATS permissions that prevent this"
             ),
             Self::FalseDuplicate(MistakenEvent { events, id, sequence, found, .. }) => format!(
-                "the stream took {events} events for duplicates that they are not, and they were \
-                 published under other message ids; the first is {id}: sequence {sequence} {found}"
+                "the stream took {events} events for duplicates by mistake, and outboxd published \
+                 them under other message ids; the first is {id}: sequence {sequence} {found}"
             ),
             Self::Unsound { fault } => format!("the outbox loses events: {fault}"),
             Self::Unwritable { write, events, id: Some(id), error } => format!(
@@ -236,8 +236,8 @@ impl Alert {
                  wait; the first is {id}: {error}; repair or remove them, then restart outboxd"
             ),
             Self::Unwritable { write, id: None, error, .. } => format!(
-                "MongoDB refuses to {write} events: {error}; outboxd repeats it until that is \
-                 fixed; run `outboxd check`"
+                "MongoDB refuses to {write} events: {error}; outboxd repeats the write until that \
+                 is fixed; run `outboxd check`"
             ),
         }
     }

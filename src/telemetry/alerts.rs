@@ -165,7 +165,7 @@ pub(crate) async fn reopen(config: &AlertsConfig) -> Result<()> {
 
 fn cannot_write(config: &AlertsConfig, error: std::io::Error) -> Error {
     let file = config.file.get().display();
-    let message = format!("alerts.file {file} can't be written; name one that can");
+    let message = format!("alerts.file {file} can't be written; set a path that can be written");
     Error::with_source(ErrorKind::Config, message, error)
 }
 
@@ -255,7 +255,7 @@ impl Outlets {
                 let missed = if to_nats.try_send(published).is_err() { post.events } else { 0 };
                 self.dropped.add_many(Outlet::Subject, missed);
                 if let Some(alerts) = self.unpublished.count(missed) {
-                    warn!(alerts, "NATS is behind: alerts.subject did not get these alerts");
+                    warn!(alerts, "NATS is too slow: alerts.subject did not get these alerts");
                 }
             }
             if let Some(webhook) = &mut self.webhook {
@@ -279,7 +279,7 @@ impl Outlets {
         let rest = self.gathering.rest();
         self.post(rest);
         if let Some(alerts) = self.unpublished.rest() {
-            warn!(alerts, "NATS is behind: alerts.subject did not get these alerts");
+            warn!(alerts, "NATS is too slow: alerts.subject did not get these alerts");
         }
 
         drop(self.to_nats);

@@ -108,7 +108,7 @@ impl Health {
             let lease = match (parts.term, parts.standby) {
                 (Some(term), _) => Part { ready: true, detail: format!("held, term {term}") },
                 (None, true) => {
-                    Part { ready: true, detail: "another relay's; standing by".to_owned() }
+                    Part { ready: true, detail: "held by another relay; standing by".to_owned() }
                 }
                 (None, false) => Part { ready: false, detail: "not asked for yet".to_owned() },
             };

@@ -324,18 +324,18 @@ fn describe() {
     for (name, meaning) in [
         ("outboxd_events_published_total", "Events acked by the stream."),
         ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
-        ("outboxd_false_duplicates_total", "Events published under another id, as no duplicates."),
-        ("outboxd_forged_acks_total", "Signs that somebody else than the stream answered."),
+        ("outboxd_false_duplicates_total", "Events that the stream wrongly took for duplicates."),
+        ("outboxd_forged_acks_total", "Signs that somebody other than the stream answered."),
         ("outboxd_events_retried_total", "Publishes of events that failed or waited behind one."),
-        ("outboxd_events_parked_total", "Events set aside behind a failed one of their key."),
+        ("outboxd_events_parked_total", "Events parked behind a failed event of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
         ("outboxd_events_repaired_total", "Lost events that were kept and published again."),
         ("outboxd_events_discarded_total", "Events removed unpublished at an operator's request."),
         ("outboxd_events_unwritable_total", "Events that MongoDB refuses to mark, park or delete."),
         ("outboxd_publish_failures_total", "Publishes marked as failed, by class."),
         ("outboxd_alerts_total", "Alerts raised, by kind."),
-        ("outboxd_alerts_dropped_total", "Alerts that did not get there, by where they should go."),
-        ("outboxd_log_lines_dropped_total", "Log lines dropped, as nobody read standard error."),
+        ("outboxd_alerts_dropped_total", "Alerts that were not delivered, by destination."),
+        ("outboxd_log_lines_dropped_total", "Log lines dropped: standard error was not read."),
         ("outboxd_stream_restarts_total", "Sweeps after the change stream ended, by reason."),
         ("outboxd_lease_acquisitions_total", "Times this relay took the lease."),
     ] {
@@ -343,7 +343,7 @@ fn describe() {
     }
 
     for (name, meaning) in [
-        ("outboxd_in_flight_events", "Publishes under way."),
+        ("outboxd_in_flight_events", "Publishes in flight."),
         ("outboxd_buffered_events", "Events in memory."),
         ("outboxd_buffered_bytes", "Bytes of events in memory."),
         (
@@ -357,7 +357,8 @@ fn describe() {
         ("outboxd_dead_events", "Events that wait for a person, up to 10000, when last counted."),
         (
             "outboxd_breaker_open",
-            "1 while NATS gives no definite answers; the relay then sends hardly anything new.",
+            "1 while NATS gives no definite answers; the relay then sends at most one new event \
+             at a time.",
         ),
         ("outboxd_nats_connected", "1 while the connection to NATS is up."),
         (
@@ -370,7 +371,7 @@ fn describe() {
         ),
         (
             "outboxd_oldest_event_age_seconds",
-            "Age of the oldest event that is not dead, when last looked at.",
+            "Age of the oldest event that is not dead, when last measured.",
         ),
         ("outboxd_scheduled_events", "Events that wait for their time, when last counted."),
         ("outboxd_scheduled_overdue_seconds", "How late the first scheduled event is."),

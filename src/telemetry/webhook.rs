@@ -185,13 +185,13 @@ impl Webhook {
 
 fn report_missed(missed: Option<u64>) {
     if let Some(alerts) = missed {
-        warn!(alerts, "the webhook is behind: these alerts are only in alerts.file");
+        warn!(alerts, "the webhook is too slow: these alerts are only in alerts.file");
     }
 }
 
 fn report_lost(lost: Option<u64>) {
     if let Some(alerts) = lost {
-        warn!(alerts, "the webhook did not take these alerts: they are only in alerts.file");
+        warn!(alerts, "the webhook did not accept these alerts: they are only in alerts.file");
     }
 }
 
@@ -252,7 +252,7 @@ impl Poster {
             error += "; only 307 and 308 are followed, five times at most and never from https \
                       to http: set alerts.webhook to the address it redirects to";
         } else if is_final {
-            error += "; repeating does not change that: check alerts.webhook and \
+            error += "; a retry would not help: check alerts.webhook and \
                       alerts.webhook_format";
         }
         Err(Failed { error, is_final, wait: retry_after(response.headers(), SystemTime::now()) })

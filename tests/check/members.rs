@@ -117,7 +117,7 @@ async fn names_that_nobody_resolves_have_a_line_that_looks_them_up() {
     }
 
     let direct = format!("{uri}&directConnection=true");
-    let found = "outboxd knows this one alone";
+    let found = "outboxd uses only this one";
     let remedy = "without directConnection=true";
     check(&scene, &[("MONGODB_URI", &direct)]).has("warn", "mongodb.members", found, remedy);
 

@@ -137,7 +137,7 @@ async fn a_document_without_a_readable_id_is_reported_once() {
 #[tokio::test]
 async fn as_many_as_are_remembered_are_passed_over_and_no_more() {
     let settings = [("OUTBOXD_BOUND_LISTED", "20"), ("OUTBOXD_BOUND_REMEMBERED", "50")];
-    const BEYOND: &str = "more are not remembered; nothing newer leaves";
+    const BEYOND: &str = "more than the relay can pass over; newer events wait";
 
     let mut trial = Trial::new().await;
     trial.write((0..49).map(nameless).collect()).await;

@@ -241,7 +241,7 @@ async fn an_outbox_that_is_not_migrated_again_is_relayed_as_ever() {
     records.delete_one(record).await.unwrap();
 
     let relay = Relay::leading(&scene, &[]).await;
-    relay.says("0009_scheduled_collection makes it: $ outboxd migrate").await;
+    relay.says("0009_scheduled_collection creates it: $ outboxd migrate").await;
     scene.commit([scene.event("a", 1)]).await;
     scene.drained().await;
 

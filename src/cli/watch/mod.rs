@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// How often to refresh
     #[arg(long, default_value = "2s", value_parser = interval, value_name = "DURATION")]
     interval: Duration,
-    /// Stop after this many pictures
+    /// Stop after this many refreshes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// The relay's admin endpoint [default: admin.listen]

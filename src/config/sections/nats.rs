@@ -89,8 +89,8 @@ impl NatsConfig {
             client_id: reader
                 .setting(
                     "client_id",
-                    "Name of this relay: of its connection, as holder of the lease, and in failure \
-                     entries. In Kubernetes, use the pod's name.",
+                    "Name of this relay: in its connection, in the lease and in failure entries. \
+                     In Kubernetes, use the pod's name.",
                 )
                 .variables(&["NATS_CLIENT_ID"])
                 .computed("outboxd-<process id>")

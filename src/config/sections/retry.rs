@@ -93,8 +93,8 @@ fn time_zone(reader: &mut Reader<'_>) -> Tz {
         .setting(
             "time_zone",
             "Time zone of `cron`, by its name in the IANA database. At a change to or from \
-             daylight-saving time, a look in the hour that is left out or comes twice may come an \
-             hour off, or twice; a look costs little.",
+             daylight-saving time, a look in the affected hour may come an hour early or late, or \
+             twice; a look costs little.",
         )
         .example("\"Europe/Berlin\"")
         .or("UTC".to_owned());

@@ -59,7 +59,7 @@ impl StreamConfig {
                     "duplicate_window",
                     "How long the stream remembers message ids. Within this time the stream \
                      doesn't store a repeated publish again. The server's own default of two \
-                     minutes is shorter than many an outage. Every remembered id costs about 100 \
+                     minutes is shorter than many outages. Every remembered id costs about 100 \
                      bytes of the server's memory.",
                 )
                 .within(secs(30 * 60), millis(100)..=secs(86_400)),
@@ -94,7 +94,7 @@ impl StreamConfig {
                 .setting(
                     "placement_cluster",
                     "Name of the cluster of servers that `outboxd migrate` creates the stream in. \
-                     Without it, it is the cluster that outboxd connects to.",
+                     Without it, JetStream uses the cluster that outboxd connects to.",
                 )
                 .example("\"eu-west\"")
                 .read(),

@@ -23,7 +23,7 @@ fn options_of_other_drivers_are_left_out_and_named() {
     assert_eq!(
         uri.warnings,
         [
-            "outboxd does without these options of other drivers: uuidRepresentation, \
+            "outboxd ignores these options of other drivers: uuidRepresentation, \
              compressors, waitQueueTimeoutMS, useUnifiedTopology, 3t.uriVersion",
             "tlsInsecure: the server's certificate is not verified"
         ]
@@ -56,7 +56,7 @@ fn what_changes_nothing_for_a_relay_costs_one_warning() {
         assert_eq!(uri.text, BASE);
         assert_eq!(
             uri.warnings,
-            [format!("outboxd does without these options of other drivers: {name}")]
+            [format!("outboxd ignores these options of other drivers: {name}")]
         );
     }
 }

@@ -24,7 +24,7 @@ use crate::mongodb::code;
 const CHECKS: [(&str, &str); 3] = [
     (EXPIRY, "MongoDB deletes no event by itself"),
     (COLLECTION, "an ordinary collection"),
-    (OTHER_INDEXES, "no index of others refuses an event"),
+    (OTHER_INDEXES, "no other index refuses an event"),
 ];
 
 /// What lies under one outbox.
@@ -94,8 +94,8 @@ impl Foundation {
     pub(crate) async fn require_sound(&self) -> Result<Vec<String>> {
         let soundness = self.soundness().await.during("looking at the outbox's collection")?;
         let Some(Soundness { losses, risks }) = soundness else {
-            let note = "nobody knows whether MongoDB deletes events by itself, because this user \
-                        may not list collections and indexes: $ outboxd privileges   # prints the \
+            let note = "this user may not list collections and indexes, so it is unknown whether \
+                        MongoDB deletes events by itself: $ outboxd privileges   # prints the \
                         roles";
             return Ok(vec![note.to_owned()]);
         };

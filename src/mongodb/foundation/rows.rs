@@ -165,7 +165,7 @@ fn collation(found: &Found) -> Vec<Fault> {
 
     when(locale.is_some_and(|locale| locale != "simple"), || Fault {
         found: format!(
-            "its collation ({}) makes two ids one that are not: the insert of the second fails in \
+            "its collation ({}) treats different ids as equal: the insert of the second fails in \
              its writer's transaction (E11000). With string ids, each read and delete by id scans \
              the whole outbox",
             locale.unwrap_or_default()
@@ -177,7 +177,7 @@ fn collation(found: &Found) -> Vec<Fault> {
 fn sharded(found: &Found) -> Vec<Fault> {
     when(found.is_sharded, || Fault {
         found: "it is sharded: unless `_id` is the shard key, two events on two shards may have \
-                one id, and the relay deletes both after one was published"
+                the same id, and the relay deletes both after one was published"
             .to_owned(),
         remedy: format!(
             "mongosh> sh.unshardCollection(\"{}.{}\")   // MongoDB 8.0; before, shard it by {{_id: \
@@ -201,7 +201,7 @@ fn clustered(found: &Found) -> Vec<Fault> {
 fn encrypted(found: &Found) -> Vec<Fault> {
     when(has_option(found, "encryptedFields"), || Fault {
         found: "it has encrypted fields (encryptedFields): the relay has no key, so consumers get \
-                what is encrypted as it is"
+                encrypted values"
             .to_owned(),
         remedy: recreate(found),
     })
@@ -303,12 +303,12 @@ fn unique_indexes(found: &Found) -> Vec<Fault> {
             let is_marked = keys.iter().any(|key| MARKED.iter().any(|name| root(key) == *name));
             let cost = match is_marked {
                 true => {
-                    "the relay can't mark a second event as failed that agrees with another \
-                         in these"
+                    "the relay can't mark a second event as failed that has the same values in \
+                     these fields"
                 }
                 false => {
-                    "while one event waits, a second one that agrees with it in these fails \
-                          in its writer's transaction (E11000)"
+                    "while one event waits, a second one with the same values in these fields \
+                     fails in its writer's transaction (E11000)"
                 }
             };
 

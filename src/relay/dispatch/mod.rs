@@ -174,7 +174,7 @@ impl Dispatch {
         (self.buffered, self.buffered_bytes, self.lanes.len())
     }
 
-    /// Publishes under way.
+    /// Publishes in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }

@@ -125,8 +125,8 @@ pub(super) async fn sweep(
             has_warned = true;
             warn!(
                 events = handed_over.len(),
-                "the oldest events of the outbox can't leave, and more are not remembered; nothing \
-                 newer leaves before an operator repairs or removes them"
+                "the oldest events of the outbox can't be published, and they are more than the \
+                 relay can pass over; newer events wait until an operator repairs or removes them"
             );
         }
 

@@ -187,7 +187,10 @@ impl<B: EventBus> Leadership<B> {
         self.look.past_refused = more && events == 0 && self.dispatch.has_refused();
 
         if events > 0 {
-            info!(events, "the safety sweep found locked events that nothing had brought yet");
+            info!(
+                events,
+                "the safety sweep found locked events that neither sweep nor tail had brought"
+            );
         }
     }
 

@@ -79,7 +79,7 @@ impl<S: EventStore + KeptStore, B: EventBus> Parts<S, B> {
                 wait = match store.forget(age).await {
                     Ok(0) => FORGET,
                     Ok(events) => {
-                        debug!(events, "removed kept events whose time is over");
+                        debug!(events, "removed kept events older than keep.for");
                         Duration::ZERO
                     }
                     Err(error) => {
@@ -216,7 +216,7 @@ impl<S: EventStore + KeptStore, B: EventBus> Parts<S, B> {
 
         match lease.store_watermark(held).await {
             Ok(_) => {}
-            Err(error) => warn!(%error, "could not store the watermark; the next renewal does"),
+            Err(error) => warn!(%error, "could not store the watermark; the next renewal retries"),
         }
     }
 

@@ -245,7 +245,7 @@ impl<B: EventBus> Leadership<B> {
                 self.config.shutdown.grace
             }
             Over::StageEnded(stage) => {
-                error!(stage, "a stage has ended that never should; stopping");
+                error!(stage, "a stage ended unexpectedly; stopping");
                 self.config.shutdown.grace
             }
             Over::LeaseLost | Over::NotBorneOut | Over::Rewound(_) => self.config.nats.ack_timeout,

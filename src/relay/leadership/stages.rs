@@ -118,7 +118,7 @@ impl Stages {
         if !is_settled {
             give_up.cancel();
             if let Err(error) = settling.await {
-                error!(%error, "settling ended badly");
+                error!(%error, "settling ended with an error");
             }
         }
 

@@ -51,7 +51,7 @@ impl<S: EventStore + KeptStore + ScheduledStore, B: EventBus> Parts<S, B> {
                     continue;
                 }
                 Stopped::NotBorneOut if !stop.is_cancelled() => {
-                    warn!(term, "the stream does not have what it seemed to ack; starting over");
+                    warn!(term, "the stream lacks messages that seemed acked; sweeping again");
                     continue;
                 }
                 Stopped::Rewound(loss) => {
@@ -61,7 +61,7 @@ impl<S: EventStore + KeptStore + ScheduledStore, B: EventBus> Parts<S, B> {
                     }
                 }
                 Stopped::GraceOver(left) => {
-                    warn!(left, "the grace is over; what isn't settled stays in the outbox")
+                    warn!(left, "shutdown.grace is over; unsettled events stay in the outbox")
                 }
                 Stopped::Drained | Stopped::NotBorneOut | Stopped::StageEnded(_) => {}
             }

@@ -127,8 +127,8 @@ fn report(error: StoreError, known: &mut Option<StoreError>) {
 
     warn!(
         %error,
-        "cannot follow the scheduled events: an event that is scheduled less than 5 s ahead may be \
-         late by as much"
+        "cannot follow the scheduled events: an event that is scheduled less than 5 s ahead may \
+         be up to 5 s late"
     );
     *known = Some(error);
 }

@@ -89,7 +89,7 @@ impl Known {
                 if number == 1
                     && let Some(Movable { id, key, .. }) = events.pop()
                 {
-                    debug!("a scheduled event is in somebody else's transaction; passing it over");
+                    debug!("another transaction holds a scheduled event; passing it over");
                     self.aside.held(id, key, Instant::now());
                 }
             }

@@ -373,7 +373,7 @@ fn report(error: StoreError, known: &mut Option<StoreError>) {
     match error.is_lasting {
         true => warn!(
             %error,
-            "cannot move scheduled events; they wait, and the outbox is relayed as ever: run \
+            "cannot move scheduled events: they wait, and other events are not affected; run \
              `outboxd check`"
         ),
         false => warn!(%error, "moving scheduled events failed; trying again"),

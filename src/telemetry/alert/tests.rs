@@ -102,7 +102,7 @@ fn faults_are_written_in_their_documented_form() {
             }),
             concat!(
                 r#""kind":"false-duplicate","text":"the stream took 2 events for duplicates "#,
-                r#"that they are not, and they were published under other message ids; the "#,
+                r#"by mistake, and outboxd published them under other message ids; the "#,
                 r#"first is e1: sequence 7 is empty","event":{"id":"e1","subject":"shop.made","#,
                 r#""message_id":"shop.outbox.e1","sequence":7,"found":"is empty"}}"#
             ),
@@ -127,7 +127,7 @@ fn faults_are_written_in_their_documented_form() {
         (
             Alert::ForgedAck { stream: "SHOP".to_owned(), sign: "two answers".to_owned() },
             concat!(
-                r#""kind":"forged-ack","text":"somebody else than the stream SHOP answers "#,
+                r#""kind":"forged-ack","text":"somebody other than the stream SHOP answers "#,
                 r#"publishes: two answers; the relay verifies every ack until there was no "#,
                 r#"sign for an hour; `outboxd privileges` prints the NATS permissions that "#,
                 r#"prevent this"}"#
