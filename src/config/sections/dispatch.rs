@@ -43,7 +43,7 @@ impl DispatchConfig {
                 reader
                     .setting(
                         "max_in_flight",
-                        "Publishes under way at once, each of another key. JetStream took 94,000 \
+                        "Publishes in flight at once, each of another key. JetStream took 94,000 \
                          events a second with 64, and 149,000 with 1,024.",
                     )
                     .within(1024, 1..=4096),

@@ -79,7 +79,7 @@ fn id_prefix(reader: &mut Reader<'_>) -> String {
             "Prefix of every message id, such as \"eu.\". The stream drops a message whose id it has \
              stored, so two outboxes with the same database, collection and ids, such as those of \
              two clusters, need different prefixes in one stream. Change it only while the outbox \
-             is empty: with another prefix, an event under way is another event to the stream.",
+             is empty: with another prefix, an event in flight is another event to the stream.",
         )
         .example("\"eu.\"")
         .read();

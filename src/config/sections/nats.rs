@@ -104,7 +104,7 @@ impl NatsConfig {
                     "tls_first",
                     "Whether outboxd begins every connection with the TLS handshake. Set it if the \
                      server has `handshake_first`, or if a load balancer in front of it terminates \
-                     TLS: both say nothing until the handshake. Once it is set, outboxd connects \
+                     TLS: both send nothing before the handshake. Once it is set, outboxd connects \
                      with TLS only.",
                 )
                 .or(false),

@@ -8,7 +8,7 @@ use crate::config::setting::secs;
 /// `[shutdown]`
 #[derive(Debug, Clone)]
 pub struct ShutdownConfig {
-    /// How long publishes under way may take to finish after SIGTERM.
+    /// How long publishes in flight may take to finish after SIGTERM.
     pub grace: Duration,
 }
 
@@ -18,7 +18,7 @@ impl ShutdownConfig {
             grace: reader
                 .setting(
                     "grace",
-                    "How long publishes under way may take to finish after SIGTERM. Kubernetes \
+                    "How long publishes in flight may take to finish after SIGTERM. Kubernetes \
                      kills a container after 30 s by default.",
                 )
                 .within(secs(10), secs(0)..=secs(600)),
