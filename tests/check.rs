@@ -187,7 +187,7 @@ async fn a_member_that_is_not_reached_by_the_name_that_the_set_gives_it_is_found
     checked.has(
         "warn",
         "mongodb.members",
-        "doesn't reach 127.0.0.1:1: Connection refused",
+        "can't reach 127.0.0.1:1: Connection refused",
         "c.members.find(m => m.host == \"127.0.0.1:1\").host",
     );
 }

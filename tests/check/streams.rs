@@ -212,7 +212,7 @@ async fn a_subject_that_begins_with_a_wildcard_takes_what_others_publish() {
     let client = stream.scene.context.client();
     let answer = client.request("echo", "hi".into()).await.unwrap();
     assert!(String::from_utf8_lossy(&answer.payload).contains("\"seq\":1"), "{answer:?}");
-    stream.check().has("warn", CONTENTS, "subject * takes what others publish", "--subjects");
+    stream.check().has("warn", CONTENTS, "subject * also takes what others publish", "--subjects");
 }
 
 #[tokio::test]
