@@ -26,7 +26,7 @@ proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events pi
 
 faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes)
 	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
-		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: --include-ignored --skip soak --test-threads=4 --nocapture
+		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: fleet:: --include-ignored --skip soak --test-threads=4 --nocapture
 
 simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)
 	OUTBOXD_SIMULATE=$(or $(SEEDS),0..20000) $(CARGO) test $(FEATURES) --package outboxd --lib simulation::whatever -- --nocapture
@@ -57,14 +57,14 @@ docs: ## build the pages of docs as a site in target/book, and check its links a
 release-check: ## what a release must pass: licences, SBOM, crates, the oldest Rust; packages, image and chart, installed and run
 	deploy/release-check
 
-demo: bins ## run the ticketing services under load and check what is left
-	$(SERVERS) run -- $(DEMO) run
+demo: bins ## run the ticketing services under load and check what is left (FLEET=1: one outboxd for all of them)
+	FLEET=$(FLEET) $(SERVERS) run -- $(DEMO) run
 
-demo-kills: bins ## the same for longer, with each service, relay and server killed (-9) in turn
-	$(DEMO) kills
+demo-kills: bins ## the same for longer, with each service, relay and server killed (-9) in turn (FLEET=1)
+	FLEET=$(FLEET) $(DEMO) kills
 
-demo-up: bins ## start the ticketing services and leave them running
-	@$(DEMO) up
+demo-up: bins ## start the ticketing services and leave them running (FLEET=1)
+	@FLEET=$(FLEET) $(DEMO) up
 
 demo-down: ## end what demo-up started
 	@$(DEMO) down

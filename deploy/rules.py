@@ -43,12 +43,12 @@ def settings():
     return {
         (section, name): setting
         for section in sections
-        for name, setting in sections[section]["properties"].items()
+        for name, setting in sections[section].get("properties", {}).items()
     }
 
 
 SETTINGS = settings()
-VARIABLES = OTEL | {variable for of in SETTINGS.values() for variable in of["x-environment"]}
+VARIABLES = OTEL | {"OUTBOXD_CONFIG"} | {variable for of in SETTINGS.values() for variable in of["x-environment"]}
 # In seconds.
 GRACE = seconds(SETTINGS["shutdown", "grace"]["default"])
 
@@ -159,10 +159,13 @@ def environment(where, container, maps):
 
 
 def relay(where, pod, container, plain):
-    sidecar = container in pod.get("initContainers", []) and container.get("restartPolicy") == "Always"
-    need(sidecar, f"{where}: is not a native sidecar")
     need("livenessProbe" in container, f"{where}: has no liveness probe")
-    need("readinessProbe" not in container, f"{where}: its readiness probe makes the service unready when NATS is away")
+    # A fleet's daemon has a pod to itself, and a file with a table for each outbox.
+    is_fleet = "OUTBOXD_CONFIG" in plain and pod["containers"] == [container]
+    if not is_fleet:
+        sidecar = container in pod.get("initContainers", []) and container.get("restartPolicy") == "Always"
+        need(sidecar, f"{where}: is not a native sidecar")
+        need("readinessProbe" not in container, f"{where}: its readiness probe makes the service unready when NATS is away")
     grace = seconds(plain.get("OUTBOXD_SHUTDOWN__GRACE", f"{GRACE}s"))
     need(pod.get("terminationGracePeriodSeconds", 30) > grace, f"{where}: is killed before shutdown.grace ({grace} s) ends")
 
@@ -180,7 +183,7 @@ def manifests(path):
         containers = pod.get("initContainers", []) + pod["containers"]
         locked_down(where, pod, containers)
         order = [of["args"][0] for of in pod.get("initContainers", []) if is_outboxd(of["image"])]
-        need(order in ([], ["run"], ["check", "run"]), f"{where}: its init containers run {order}; check must come before run")
+        need(order in ([], ["config"], ["run"], ["check", "run"]), f"{where}: its init containers run {order}; check must come before run")
         for container in (container for container in containers if is_outboxd(container["image"])):
             name = f"{where} {container['name']}"
             plain = environment(name, container, maps)
@@ -194,7 +197,8 @@ def manifests(path):
                 relay(name, pod, container, plain)
                 labels = template["metadata"]["labels"].items()
                 need(any(of.items() <= labels for of in budgets), f"{name}: has no PodDisruptionBudget")
-    for wanted in ("run", "check", "migrate"):
+    # A fleet starts with what is in order; its file alone is checked before.
+    for wanted in ("run", "config" if "config" in args else "check", "migrate"):
         need(wanted in args, f"no container runs `outboxd {wanted}`")
 
 

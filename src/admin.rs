@@ -7,11 +7,15 @@
 //! | `GET /metrics` | every metric, in the text format of Prometheus |
 //! | `GET /status` | what `outboxd stats` shows, as JSON |
 //!
+//! In a fleet, `/readyz` and `/status` have an entry for each outbox, and one outbox that can't
+//! deliver doesn't make the process unready; `/status?outbox=shop.outbox` asks for one alone.
+//!
 //! The endpoint listens on loopback by default, and on other addresses only with a token. Only
 //! `/status` asks another server, MongoDB, and gives up after a few seconds; the other paths answer
 //! while everything else is stuck. Connections are limited in number, time and bytes, and carry one
 //! request each; a body is never read. A client that is slow is cut off and keeps nobody waiting.
 
+mod board;
 mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -22,31 +26,35 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::{StreamExt as _, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use mongodb::Client;
-use secrecy::{ExposeSecret, SecretString};
+use percent_encoding::percent_decode_str;
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use self::board::Board;
 use self::connections::Connections;
-use crate::config::{Config, MongodbConfig};
+use crate::config::{AdminConfig, Config, MongodbConfig};
 use crate::error::{Error, ErrorKind, Result, mongodb_reason};
-use crate::mongodb::inspect::Inspect;
+use crate::mongodb::inspect::{Inspect, Stats};
 use crate::printable::{printable, printable_json};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Registry;
 
 /// How long `/status` waits for MongoDB.
 const STATUS_TIME: Duration = Duration::from_secs(5);
+/// Outboxes of a fleet that `/status` asks about at once.
+const STATUS_AT_ONCE: usize = 8;
 /// How long a connection may take, from its first byte to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take to send its request. Probes send it with the connection.
@@ -60,26 +68,28 @@ const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// descriptor left.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
 
-/// A started endpoint. Its secrets follow the configuration; its address stays.
-#[derive(Debug)]
-pub(crate) struct Endpoint(watch::Sender<Secrets>);
-
-/// What changes when secrets are rotated: the connection to MongoDB and the token of requests.
-#[derive(Debug)]
-struct Secrets {
-    /// Nothing until MongoDB was reached.
-    inspect: Option<Inspect>,
-    token: Option<SecretString>,
-}
+/// A started endpoint. What it reports and its secrets follow the outboxes; its address stays.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint(Board);
 
 impl Endpoint {
+    /// Reports about this outbox from now on.
+    pub(crate) fn add(&self, outbox: &str, health: Arc<Health>) {
+        self.0.add(outbox, health);
+    }
+
+    /// Reports about this outbox no more.
+    pub(crate) fn remove(&self, outbox: &str) {
+        self.0.remove(outbox);
+    }
+
     /// Changes to the secrets of a configuration, and to a connection to its MongoDB.
     pub(crate) fn follow(&self, config: &Config, client: &Client) {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let database = client.database(database);
         let inspect = Inspect::new(database, collection, config.event.layout.clone());
-        let token = config.admin.token.clone();
-        self.0.send_replace(Secrets { inspect: Some(inspect), token });
+        self.0.reached(&config.outbox(), inspect);
+        self.0.set_token(config.admin.token.clone());
     }
 }
 
@@ -88,13 +98,12 @@ impl Endpoint {
 /// # Errors
 /// [`ErrorKind::Config`] when an address from the settings cannot be listened on.
 pub(crate) async fn start(
-    config: &Config,
+    config: &AdminConfig,
     registry: Registry,
-    health: Arc<Health>,
+    is_fleet: bool,
 ) -> Result<Endpoint> {
-    let unreached = Secrets { inspect: None, token: config.admin.token.clone() };
-    let (follows, secrets) = watch::channel(unreached);
-    let (endpoint, config) = (Endpoint(follows), &config.admin);
+    let board = Board::new(config.token.clone(), is_fleet);
+    let endpoint = Endpoint(board.clone());
     let listen = *config.listen.get();
 
     let listener = match TcpListener::bind(listen).await {
@@ -115,7 +124,7 @@ pub(crate) async fn start(
 
     let address = listener.local_addr().unwrap_or(listen);
     info!(%address, "the admin endpoint listens");
-    tokio::spawn(serve(listener, router(Shared { registry, health, secrets })));
+    tokio::spawn(serve(listener, router(Shared { registry, board })));
 
     Ok(endpoint)
 }
@@ -168,8 +177,7 @@ fn http() -> auto::Builder<TokioExecutor> {
 #[derive(Clone)]
 struct Shared {
     registry: Registry,
-    health: Arc<Health>,
-    secrets: watch::Receiver<Secrets>,
+    board: Board,
 }
 
 fn router(shared: Shared) -> Router {
@@ -187,7 +195,7 @@ fn code(well: bool) -> StatusCode {
 }
 
 async fn livez(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    let alive = shared.health.is_alive();
+    let alive = shared.board.is_alive();
     (code(alive), if alive { "ok\n" } else { "the relay's main loop has not run for 30 seconds\n" })
 }
 
@@ -196,24 +204,66 @@ async fn metrics(State(shared): State<Shared>) -> String {
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
-    let ready = shared.health.ready();
-    (code(ready.ready), json(&ready)).into_response()
+    let readiness = shared.board.readiness();
+    (code(readiness.is_ready()), json(&readiness)).into_response()
 }
 
-async fn status(State(shared): State<Shared>) -> Response {
+/// The outbox that a request asks for.
+fn wanted(uri: &Uri) -> Option<String> {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    let name = pairs.find_map(|pair| pair.strip_prefix("outbox="))?;
+    Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
+}
+
+/// The answer about one outbox of a fleet.
+#[derive(Debug, Serialize)]
+struct Status {
+    outbox: String,
+    #[serde(flatten)]
+    stats: Option<Stats>,
+    /// Why there are no numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+async fn status(State(shared): State<Shared>, uri: Uri) -> Response {
+    let (wanted, mut outboxes) = (wanted(&uri), shared.board.outboxes());
+    if let Some(wanted) = &wanted {
+        outboxes.retain(|(name, _)| name == wanted);
+    }
+
+    let is_one = wanted.is_some() || !shared.board.is_fleet();
+    match (is_one, outboxes.pop()) {
+        (true, None) => (StatusCode::NOT_FOUND, "no such outbox\n").into_response(),
+        (true, Some((_, outbox))) => match stats(outbox.inspect).await {
+            Ok(stats) => json(&stats),
+            Err(reason) => (code(false), reason + "\n").into_response(),
+        },
+        (false, last) => {
+            outboxes.extend(last);
+            let all = outboxes.into_iter().map(|(outbox, of)| async {
+                match stats(of.inspect).await {
+                    Ok(stats) => Status { outbox, stats: Some(stats), error: None },
+                    Err(error) => Status { outbox, stats: None, error: Some(error) },
+                }
+            });
+            // A few at a time: a thousand questions at once would keep the relays waiting.
+            let all = stream::iter(all).buffered(STATUS_AT_ONCE);
+            json(&all.collect::<Vec<_>>().await)
+        }
+    }
+}
+
+/// The numbers of an outbox, or why there are none.
+async fn stats(inspect: Option<Inspect>) -> std::result::Result<Stats, String> {
     // In a task of its own: dropping the future of a command costs its connection.
-    let Some(inspect) = shared.secrets.borrow().inspect.clone() else {
-        return (code(false), "MongoDB has not been reached yet\n").into_response();
-    };
+    let inspect = inspect.ok_or("MongoDB has not been reached yet")?;
     let stats = tokio::spawn(async move { inspect.stats().await });
 
     match tokio::time::timeout(STATUS_TIME, stats).await {
-        Ok(Ok(Ok(stats))) => json(&stats),
-        Ok(Ok(Err(error))) => {
-            let reason = printable(&mongodb_reason(&error));
-            (code(false), format!("MongoDB: {reason}\n")).into_response()
-        }
-        Ok(Err(_)) | Err(_) => (code(false), "MongoDB does not answer\n").into_response(),
+        Ok(Ok(Ok(stats))) => Ok(stats),
+        Ok(Ok(Err(error))) => Err(format!("MongoDB: {}", printable(&mongodb_reason(&error)))),
+        Ok(Err(_)) | Err(_) => Err("MongoDB does not answer".to_owned()),
     }
 }
 
@@ -229,7 +279,7 @@ fn json(value: &impl Serialize) -> Response {
 }
 
 async fn require_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let token = shared.secrets.borrow().token.clone();
+    let token = shared.board.token();
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
     let allowed = token.is_none_or(|token| {
         let wanted = format!("Bearer {}", token.expose_secret());

@@ -21,7 +21,7 @@
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
-//! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `pattern`, `printable`, `shutdown`, `crash` |
+//! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `pattern`, `printable`, `shutdown`, `task`, `crash` |
 //! | contract | the crate `outboxd-client` |
 
 /// A message for people: see `printable`.
@@ -52,5 +52,6 @@ mod printable;
 mod privileges;
 mod relay;
 mod shutdown;
+mod task;
 mod telemetry;
 mod tls;

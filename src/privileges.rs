@@ -37,6 +37,27 @@ pub(crate) struct MongodbRole {
     /// there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduling: Option<String>,
+    /// What a shared change stream needs of it, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) watching: Option<String>,
+}
+
+/// The role that lets the outboxes of a daemon share one change stream of the cluster. A role of another
+/// database than `admin` can't have it.
+pub(crate) fn watch() -> MongodbRole {
+    let all = Resource { db: String::new(), collection: String::new() };
+    MongodbRole {
+        database: "admin".to_owned(),
+        role: "outboxd-watch".to_owned(),
+        privileges: vec![Privilege { resource: all, actions: vec!["find", "changeStream"] }],
+        scheduling: None,
+        watching: Some(
+            "for one change stream of all outboxes: MongoDB gives that only to a user who may read \
+             every collection; with a database's name for `db`, one stream for that database; \
+             not needed with mongodb.follow = \"own\""
+                .to_owned(),
+        ),
+    }
 }
 
 /// Actions on one collection.
@@ -54,7 +75,7 @@ pub(crate) struct Resource {
 }
 
 /// The subjects that a NATS user may publish and subscribe to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct NatsPermissions {
     pub(crate) publish: Vec<String>,
     pub(crate) subscribe: Vec<String>,
@@ -179,6 +200,7 @@ impl Role {
             role: format!("{outbox}-{}", self.name()),
             privileges,
             scheduling: config.scheduled.enabled.then(|| self.scheduling(outbox)).flatten(),
+            watching: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use outboxd::config::{Config, Sources};
+use outboxd::config::{Config, Fleet, Sources};
 
 use crate::support::OUTBOXD;
 
@@ -16,7 +16,7 @@ fn sources(env: &[(&str, &str)]) -> Sources {
         .chain(env)
         .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
         .collect();
-    Sources { file: None, env, set: Vec::new() }
+    Sources { file: None, env, ..Sources::default() }
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn the_shipped_file_has_every_setting_at_its_default() {
 
 #[test]
 fn every_example_in_the_shipped_file_is_accepted() {
-    let names: Vec<_> = Config::settings()
+    let names: Vec<_> = Fleet::settings()
         .iter()
         .filter(|setting| setting.example.is_some())
         .map(|setting| setting.place().1.to_owned())
@@ -152,7 +152,7 @@ fn every_example_in_the_shipped_file_is_accepted() {
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.collect::<String>()).unwrap();
-    let missing = Config::check(file.path()).unwrap().missing;
+    let missing = Fleet::check(file.path()).unwrap().missing;
     // The files that the examples name are not on this machine.
     assert_eq!(missing.len(), 3, "{missing:#?}");
     assert!(missing.iter().all(|line| line.contains("/run/secrets/")), "{missing:#?}");
@@ -191,11 +191,13 @@ fn the_schema_takes_what_outboxd_takes() {
         "[mongodb]\nuri_file = \"/run/secrets/uri\"",
         "[retry]\nbase_delay = \"1m 30s\"\nmax_attempts = 10000",
         "[stream]\nsubjects = [\"ticket:*\"]",
+        "[[outbox]]\ndatabase = \"a\"\nstream = \"A\"\nkeep.for = \"1h\"",
+        "[[outbox]]\nmongodb.database = \"a\"\n[outbox.stream]\nname = \"A\"\nreplicas = 3",
     ] {
         assert!(takes(good), "{good}");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), good).unwrap();
-        Config::check(file.path()).unwrap();
+        Fleet::check(file.path()).unwrap();
     }
     for bad in [
         "[dispatch]\nmax_inflight = 3",
@@ -206,16 +208,26 @@ fn the_schema_takes_what_outboxd_takes() {
         "[retry]\nbase_delay = \"5\"",
         "[retries]\nbase_delay = \"5s\"",
         "[stream]\nsubjects = [5]",
+        "[outbox]\ndatabase = \"a\"",
+        "[[outbox]]\nlog.level = \"debug\"",
+        "[[outbox]]\nstream = 5",
     ] {
         assert!(!takes(bad), "{bad}");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bad).unwrap();
-        Config::check(file.path()).expect_err(bad);
+        Fleet::check(file.path()).expect_err(bad);
     }
 
     // Each setting has a description.
     for (section, of) in schema["properties"].as_object().unwrap() {
+        let of = if section == "outbox" { &of["items"] } else { of };
         for (name, setting) in of["properties"].as_object().unwrap() {
+            // A short name that is a section's, too, has both.
+            let setting = setting.pointer("/anyOf/0").unwrap_or(setting);
+            let is_section = section == "outbox" && setting["properties"].is_object();
+            if is_section {
+                continue;
+            }
             assert!(
                 setting["description"].as_str().is_some_and(|text| text.len() > 10),
                 "{section}.{name}: {setting}"
@@ -231,10 +243,11 @@ fn every_variable_of_the_schema_is_read() {
         Err(error) => error.to_string(),
     };
 
-    let schema = Config::schema();
+    let schema = Fleet::schema();
     let mut read = 0;
     for (section, of) in schema["properties"].as_object().unwrap() {
-        for (name, setting) in of["properties"].as_object().unwrap() {
+        // The environment reaches no table.
+        for (name, setting) in of["properties"].as_object().into_iter().flatten() {
             let mut sources = sources(&[]);
             if section == "mongodb" && name.starts_with("uri") {
                 sources.env.retain(|(name, _)| name != "MONGODB_URI");

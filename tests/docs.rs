@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use outboxd::config::Config;
+use outboxd::config::Fleet;
 use outboxd::finding::CHECKS;
 use serde_json::Value;
 
@@ -172,7 +172,7 @@ fn wrong_commands(page: &str, makefile: &str) -> Vec<String> {
 fn known_names(schema: &Value) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for (section, settings) in schema["properties"].as_object().unwrap() {
-        let names = settings["properties"].as_object().unwrap().keys();
+        let names = settings["properties"].as_object().into_iter().flat_map(|of| of.keys());
         known.extend(names.map(|name| format!("{section}.{name}")));
     }
     known.extend(CHECKS.map(str::to_owned));
@@ -238,7 +238,7 @@ fn every_command_is_one_that_outboxd_takes() {
 
 #[test]
 fn every_setting_that_is_named_exists() {
-    let schema = Config::schema();
+    let schema = Fleet::schema();
     let known = known_names(&schema);
     let unknown: Vec<_> = pages()
         .iter()
@@ -257,7 +257,7 @@ fn every_setting_that_is_named_exists() {
 
 #[test]
 fn the_shipped_file_and_the_reference_pages_are_generated_from_the_program() {
-    let settings = Config::settings();
+    let settings = Fleet::settings();
     let page = configuration::page(&settings);
     for (path, made) in [
         (SHIPPED, shipped::file(&settings)),

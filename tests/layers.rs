@@ -24,6 +24,7 @@ const LAYERS: &[Layer] = &[
             "pattern",
             "printable",
             "shutdown",
+            "task",
             "tls",
         ],
         among_themselves: true,

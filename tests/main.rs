@@ -26,6 +26,7 @@ mod enqueue; // the library: in the caller's transaction and only there
 mod expiration; // the expiration service: an order's end is scheduled, and taken back
 mod failures; // a failed publish is marked, retried, and nothing passes it
 mod faults; // killed, paused and cut off, relays and servers lose and reorder nothing
+mod fleet; // several outboxes in one daemon: each has what a daemon of its own would give it
 mod foreign; // what anybody wrote is looked at within bounds, and printed so that it harms nobody
 mod forged; // a neighbour on NATS that answers publishes deletes and kills nothing
 mod foundation; // what lies under the outbox is found, and refused where events would be lost

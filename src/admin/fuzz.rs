@@ -7,9 +7,9 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 
-use super::{Secrets, Shared, http, router};
+use super::board::Board;
+use super::{Shared, http, router};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Registry;
 
@@ -32,13 +32,14 @@ struct Endpoint {
 impl Endpoint {
     fn start() -> Self {
         let token = AUTHORIZATION.strip_prefix("Bearer ").map(Into::into);
-        let (_, secrets) = watch::channel(Secrets { inspect: None, token });
+        let board = Board::new(token, false);
+        board.add("shop.outbox", Arc::new(Health::default()));
         let runtime = Builder::new_current_thread().enable_time().build();
         let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
 
         let registry = runtime.block_on(async { Registry::start() });
         let registry = registry.unwrap_or_else(|error| panic!("no metrics: {error}"));
-        let router = router(Shared { registry, health: Arc::new(Health::default()), secrets });
+        let router = router(Shared { registry, board });
         Self { runtime, router }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::admin::Admin;
-use super::config::load;
+use super::config::load_all;
 use super::output::{Colour, Output, Screen, show};
 use super::table::{hang, wrap};
 use crate::check;
@@ -53,15 +53,22 @@ fn timeout(text: &str) -> std::result::Result<Duration, String> {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = load(sources)?;
+    let fleet = load_all(sources)?;
     if args.live {
-        let admin = Admin::new(&config.admin, None)?;
+        // All outboxes share the endpoint.
+        let admin = Admin::new(&fleet.any().admin, None)?;
         let not =
             |why| Error::new(ErrorKind::NotFound, format!("the relay at {} {why}", admin.url()));
         return admin.get("/livez").await.map(|_| ()).map_err(not);
     }
 
-    let findings = check::look(&config, args.timeout).await;
+    let mut findings = Vec::new();
+    for config in fleet.outboxes() {
+        let found = check::look(config, args.timeout).await;
+        // What outboxes share is shown once.
+        let new: Vec<_> = found.into_iter().filter(|found| !findings.contains(found)).collect();
+        findings.extend(new);
+    }
     show(args.output, &findings, || table(Screen::of(sources), &findings, args.verbose))?;
 
     let bad = |finding: &Finding| {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::output::print;
-use crate::config::{Checked, Config, Sources};
+use crate::config::{Checked, Config, Fleet, Sources};
 use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
@@ -28,30 +28,42 @@ pub(super) enum Verb {
 /// As [`Config::load`].
 pub(super) fn load(sources: &Sources) -> Result<Config> {
     let config = Config::load(sources)?;
-    warn(&config);
+    warn(config.warnings());
     Ok(config)
 }
 
-pub(super) fn warn(config: &Config) {
-    config.warnings().iter().for_each(|warning| eprintln!("outboxd: warning: {warning}"));
+/// The same of all outboxes, or of the one that is meant.
+///
+/// # Errors
+/// As [`Fleet::load`] and [`Fleet::meant`].
+pub(super) fn load_all(sources: &Sources) -> Result<Fleet> {
+    let fleet = Fleet::load(sources)?.meant(sources.outbox.as_deref())?;
+    warn(fleet.warnings());
+    Ok(fleet)
+}
+
+pub(super) fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| eprintln!("outboxd: warning: {warning}"));
 }
 
 pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
     match verb {
         Verb::Print => {
-            let config = Config::load(sources)?;
-            print(&config.to_string())?;
-            warn(&config);
-            Ok(())
+            let fleet = Fleet::load(sources)?;
+            warn(fleet.warnings());
+            match &sources.outbox {
+                None => print(&fleet.to_string()),
+                one => print(&fleet.only(one.as_deref())?.to_string()),
+            }
         }
         Verb::Schema => {
-            let schema = serde_json::to_string_pretty(&Config::schema()).map_err(|error| {
+            let schema = serde_json::to_string_pretty(&Fleet::schema()).map_err(|error| {
                 Error::with_source(ErrorKind::Internal, "could not be written as JSON", error)
             })?;
             print(&(schema + "\n"))
         }
         Verb::Check { file } => {
-            let Checked { missing, warnings } = Config::check(file)?;
+            let Checked { missing, warnings } = Fleet::check(file)?;
             let mut out = format!("{}: no mistake\n", file.display());
             warnings.iter().for_each(|line| _ = writeln!(out, "warning: {line}"));
             if !missing.is_empty() {

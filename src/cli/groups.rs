@@ -1,19 +1,24 @@
 //! `outboxd groups`: similar failures as groups, one line each; of one group, what to do.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
+use super::config::load_all;
+use super::fleet::{self, Opened};
 use super::output::{Colour, Output, Screen, events, patiently, show};
-use super::selection::{Filter, inspect};
+use super::selection::{Filter, inspect_of};
 use super::table::{Cell, cut, hang, table};
-use crate::config::Sources;
+use crate::config::{Fleet, Sources};
 use crate::error::{MongodbContext, Result};
 use crate::failure::Rejection;
 use crate::finding::operand;
 use crate::mongodb::chosen::{Chosen, Tally};
-use crate::mongodb::groups::{Group, Groups};
+use crate::mongodb::groups::Group;
+use crate::mongodb::inspect::Inspect;
+use crate::mongodb::selection::Selection;
 use crate::printable::printable;
 
 /// Columns of a reason when its line has no more room for it.
@@ -42,20 +47,25 @@ struct Shown {
     remedy: &'static str,
 }
 
+/// The groups of one outbox of several.
+#[derive(Serialize)]
+struct OfOutbox {
+    outbox: String,
+    groups: Vec<Shown>,
+}
+
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let (config, inspect) = inspect(sources).await?;
+    let fleet = load_all(sources)?;
+    let [config] = fleet.outboxes() else { return of_fleet(sources, args, &fleet).await };
+
+    let inspect = inspect_of(config).await?;
     let filter = match &args.id {
         Some(id) => args.filter.of_group(id),
         None => args.filter.clone(),
     };
 
     let selection = filter.selection();
-    let groups = patiently(inspect.groups(&selection)).await.during("reading the outbox")?;
-    let Groups { shown, left_out } = groups;
-    let shown: Vec<Shown> = shown
-        .into_iter()
-        .map(|group| Shown { remedy: Rejection::new(group.code.clone(), "").remedy(), group })
-        .collect();
+    let (shown, left_out) = of_outbox(&inspect, &selection).await?;
     if shown.is_empty() {
         filter.check_that_it_can_match()?;
     }
@@ -79,6 +89,46 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The groups of one outbox, and how many events are in groups that are left out.
+async fn of_outbox(inspect: &Inspect, selection: &Selection) -> Result<(Vec<Shown>, u64)> {
+    let groups = patiently(inspect.groups(selection)).await.during("reading the outbox")?;
+    let remedy = |group: &Group| Rejection::new(group.code.clone(), "").remedy();
+    let shown = groups.shown.into_iter().map(|group| Shown { remedy: remedy(&group), group });
+    Ok((shown.collect(), groups.left_out))
+}
+
+/// The groups of each outbox that has any, the outbox with the most events first.
+async fn of_fleet(sources: &Sources, args: &Args, fleet: &Fleet) -> Result<()> {
+    let filter = match &args.id {
+        Some(id) => args.filter.of_group(id),
+        None => args.filter.clone(),
+    };
+
+    let mut found = Vec::new();
+    for Opened { config, inspect } in fleet::open(fleet).await {
+        let (groups, _) = of_outbox(&inspect?, &filter.selection()).await?;
+        if !groups.is_empty() {
+            found.push(OfOutbox { outbox: config.outbox(), groups });
+        }
+    }
+
+    let stuck = |of: &OfOutbox| of.groups.iter().map(|of| of.group.failed + of.group.dead).sum();
+    found.sort_by_key(|of| Reverse::<u64>(stuck(of)));
+    if found.is_empty() {
+        filter.check_that_it_can_match()?;
+    }
+
+    let screen = Screen::of(sources);
+    show(args.output, &found, || match found.is_empty() {
+        true => lines(screen, &[], &filter),
+        false => {
+            let of =
+                |of: &OfOutbox| format!("{}\n{}", of.outbox, lines(screen, &of.groups, &filter));
+            found.iter().map(of).collect::<Vec<_>>().join("\n")
+        }
+    })
 }
 
 /// One line for each group.

@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use mongodb::Database;
 use tracing::debug;
 
-use super::config::load;
+use super::config::load_all;
 use super::output::print;
 use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
@@ -33,11 +33,19 @@ pub(super) struct Args {
 const EVENTS: i64 = 1_000_000;
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let config = load(sources)?;
-    if args.print {
-        return print(&plan(&config)?);
+    let fleet = load_all(sources)?;
+    for config in fleet.outboxes() {
+        match args.print {
+            true => print(&plan(config)?)?,
+            false => migrate(config, args).await?,
+        }
     }
 
+    Ok(())
+}
+
+/// Creates what one outbox lacks.
+async fn migrate(config: &Config, args: &Args) -> Result<()> {
     let mongodb = &config.mongodb;
     let client = mongodb.client("migrate").await?;
     let migrations = Migrations::new(
@@ -46,7 +54,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         config.event.layout.clone(),
     );
 
-    print(&format!("MongoDB outbox {}.{}\n", mongodb.database, mongodb.collection))?;
+    print(&format!("MongoDB outbox {}\n", config.outbox()))?;
     if !args.status {
         let notes = migrations.foundation().require_sound().await?;
         notes.iter().try_for_each(|note| print(&format!("  note: {note}\n")))?;
@@ -69,11 +77,11 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     print(&format!("JetStream stream {}\n", config.stream.name))?;
 
     let (state, differences) = if args.status {
-        ("exists".to_owned(), stream::verify(&nats, &config, &Metrics::none()).await?)
+        ("exists".to_owned(), stream::verify(&nats, config, &Metrics::none()).await?)
     } else {
         let database = client.database(&mongodb.database);
-        let ensured = stream::ensure(&nats, &config, async || {
-            subjects(&config, &database, args.subjects_of_events).await
+        let ensured = stream::ensure(&nats, config, async || {
+            subjects(config, &database, args.subjects_of_events).await
         })
         .await?;
         let done = if ensured.created { "created" } else { "exists, unchanged" };

@@ -11,6 +11,7 @@ mod discard;
 mod edit;
 mod editor;
 mod explain;
+mod fleet;
 mod groups;
 mod kept;
 mod list;
@@ -60,6 +61,9 @@ pub struct Cli {
     /// parts of the event as well
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// One outbox of a configuration with several: `shop.outbox`, or its database alone
+    #[arg(long, global = true, value_name = "NAME")]
+    outbox: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -184,6 +188,21 @@ enum Verb {
     Man(completions::ManArgs),
 }
 
+impl Verb {
+    /// Whether it needs the outboxes that `outboxes.discover` finds. A daemon finds them itself.
+    fn looks_at_outboxes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Run
+                | Self::Privileges(_)
+                | Self::Explain(_)
+                | Self::Config(_)
+                | Self::Completions(_)
+                | Self::Man(_)
+        )
+    }
+}
+
 impl Cli {
     /// Runs the verb. `env` is the process's environment.
     ///
@@ -194,7 +213,10 @@ impl Cli {
             Verb::Edit(_) => edit::part_sets(self.set),
             _ => (Vec::new(), self.set),
         };
-        let sources = Sources { file: self.config, env, set };
+        let sources =
+            Sources { file: self.config, env, set, outbox: self.outbox, ..Sources::default() };
+        let looks = self.verb.looks_at_outboxes() || sources.outbox.is_some();
+        let sources = if looks { fleet::found(sources).await? } else { sources };
 
         match self.verb {
             Verb::Run => run::run(&sources).await,

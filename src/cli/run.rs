@@ -3,16 +3,17 @@
 
 use tracing::warn;
 
-use crate::config::{Config, Sources};
+use crate::config::{Fleet, Sources};
 use crate::daemon::{self, Asked};
 use crate::error::Result;
 use crate::shutdown::{self, StopSignal};
 use crate::telemetry::{logs, traces};
 
 pub(super) async fn run(sources: &Sources) -> Result<()> {
-    let config = Config::load(sources)?;
+    let fleet = Fleet::load(sources)?.meant(sources.outbox.as_deref())?;
+    let config = fleet.any();
     logs::init(&config.log)?;
-    config.warnings().iter().for_each(|warning| warn!("{warning}"));
+    fleet.warnings().iter().for_each(|warning| warn!("{warning}"));
 
     // From here on no signal that others use for daemons ends the process undrained.
     let stop =
@@ -22,7 +23,7 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
 
     traces::start("outboxd", &config.nats.client_id)?;
 
-    let ended = daemon::run(config, sources, &Asked { stop, reload }).await;
+    let ended = daemon::run(fleet, sources, &Asked { stop, reload }).await;
 
     traces::stop().await;
     ended

@@ -197,15 +197,23 @@ fn example(filter: &str) -> String {
     filter.replace('*', "x")
 }
 
-/// Opens the configured outbox. The operator's verbs need only MongoDB.
+/// Opens the outbox that is meant. The operator's verbs need only MongoDB.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is no outbox: numbers of nothing would look like good news.
 pub(super) async fn inspect(sources: &Sources) -> Result<(Config, Inspect)> {
     let config = load(sources)?;
-    let client = config.mongodb.client("operator").await?;
-    let inspect = inspect_by(&config, &client).await?;
+    let inspect = inspect_of(&config).await?;
     Ok((config, inspect))
+}
+
+/// Opens this outbox over a client of its own.
+///
+/// # Errors
+/// As [`inspect`].
+pub(super) async fn inspect_of(config: &Config) -> Result<Inspect> {
+    let client = config.mongodb.client("operator").await?;
+    inspect_by(config, &client).await
 }
 
 /// The same, over this client.

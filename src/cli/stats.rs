@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::output::{Colour, Output, Screen, age, colour_of, show};
-use super::selection::inspect;
+use super::config::load_all;
+use super::fleet;
+use super::output::{Colour, Output, Screen, age, colour_of, events, show};
+use super::selection::inspect_of;
 use super::table::{Cell, table, wrap};
 use crate::config::Sources;
 use crate::document::state::State;
@@ -32,15 +34,35 @@ struct Shown {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let (config, inspect) = inspect(sources).await?;
+    let fleet = load_all(sources)?;
+    let [config] = fleet.outboxes() else {
+        let rows = fleet::rows(&fleet::open(&fleet).await).await;
+        show(args.output, &rows, || fleet_for_people(Screen::of(sources), &rows))?;
+        return fleet::all_read(&rows);
+    };
+
+    let inspect = inspect_of(config).await?;
     let shown = Shown {
-        outbox: format!("{}.{}", config.mongodb.database, config.mongodb.collection),
+        outbox: config.outbox(),
         stream: config.stream.name.clone(),
         duplicate_window_seconds: config.stream.duplicate_window.as_secs(),
         stats: inspect.stats().await.during("reading the outbox")?,
     };
 
     show(args.output, &shown, || people(Screen::of(sources), &shown))
+}
+
+fn fleet_for_people(screen: Screen, rows: &[fleet::Row]) -> String {
+    let sum =
+        |of: fn(&Stats) -> u64| rows.iter().filter_map(|row| row.stats.as_ref()).map(of).sum();
+    let (backlog, dead): (u64, u64) = (sum(|stats| stats.backlog), sum(|stats| stats.dead));
+    let overview = fleet::overview(screen, rows);
+    format!(
+        "{} outboxes, the worst first: {}, {dead} dead\n\n{overview}\n\
+         `outboxd stats --outbox NAME` shows one of them.\n",
+        rows.len(),
+        events(backlog)
+    )
 }
 
 fn people(screen: Screen, shown: &Shown) -> String {

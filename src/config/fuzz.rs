@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::reader::read_values;
+use super::fleet::{Fleet, refuse};
 use super::sources::{Sources, Values};
-use super::{Config, refuse};
 
 /// Where a setting that names a file would wait for somebody, or never end.
 const ENDLESS: [&str; 2] = ["/dev", "/proc"];
@@ -32,7 +31,7 @@ pub(crate) fn configuration(bytes: &[u8]) {
     // Most inputs are no TOML. The settings are then those of an empty file, another input.
     let is_read = direct.is_empty() && !mistakes.is_empty();
     if !is_read {
-        let (config, reading) = read_values(&values, mistakes, Config::read_sections);
+        let (config, reading) = Fleet::read_values(&values, mistakes);
         assert!(!config.to_string().contains("\n\n\n"), "an empty section is shown");
         mistakes = [reading.missing, reading.mistakes].concat();
     }

@@ -9,8 +9,10 @@
 //! known name.
 
 use std::fmt::Display;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use secrecy::SecretString;
 
@@ -19,6 +21,8 @@ use super::named_file::NamedFile;
 use super::setting::{Given, Setting, show_raw};
 use super::sources::{Found, Sources, Values};
 use super::unknown;
+
+pub(super) mod apart;
 
 /// How a setting without a value is shown.
 pub(super) const NOT_SET: &str = "(not set)";
@@ -59,6 +63,10 @@ pub(super) struct Read {
     pub(super) shown: String,
     /// Nothing when the default applies.
     pub(super) found: Option<Origin>,
+    /// Differs where the value differs, that of a secret too. Of one process only.
+    pub(super) mark: u64,
+    /// Whether the table itself holds it, not the root.
+    pub(super) is_own: bool,
 }
 
 /// Where a value came from.
@@ -356,7 +364,8 @@ impl Entry<'_, '_> {
         });
 
         let (secret, origin) = found.unzip();
-        self.record(secret.as_ref().map(|_| "\"***\"".to_owned()), origin);
+        let shown = secret.as_ref().map(|_| "\"***\"".to_owned());
+        self.record(shown, mark(secret.as_deref()), origin);
         secret.map(SecretString::from)
     }
 
@@ -373,14 +382,16 @@ impl Entry<'_, '_> {
         let (value, origin) = self.reader.look_up(self.name, &variables, false).unzip();
         let shown = value.as_ref().or(default).map(T::show);
 
-        self.record(shown, origin);
+        let mark = mark(shown.as_deref());
+        self.record(shown, mark, origin);
         value
     }
 
-    fn record(&mut self, shown: Option<String>, found: Option<Origin>) {
+    fn record(&mut self, shown: Option<String>, mark: u64, found: Option<Origin>) {
         let (info, shown) = (self.info.clone(), shown.unwrap_or_else(|| NOT_SET.to_owned()));
         let is_set = found.is_some();
-        self.reader.reading.settings.push(Read { info, shown, found });
+        let read = Read { info, shown, found, mark, is_own: true };
+        self.reader.reading.settings.push(read);
 
         if let Some(remedy) = self.remedy
             && !is_set
@@ -407,6 +418,12 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// A number that differs where the value does. Nobody can find a secret by it: its key is random.
+fn mark(value: Option<&str>) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(value)
 }
 
 /// A value that several tables take from the root is reported once.

@@ -5,7 +5,9 @@
 use serde_json::{Map, Value, json};
 
 use super::info::{SettingInfo, Unset};
+use super::sections::SHARED;
 use super::setting::Setting;
+use super::sources::SHORT;
 
 /// JSON Schema (2020-12) of a file with these settings.
 pub(super) fn of(settings: &[SettingInfo]) -> Value {
@@ -26,12 +28,40 @@ pub(super) fn of(settings: &[SettingInfo]) -> Value {
         }
     }
 
+    let tables = tables(&sections);
+    sections.insert("outbox".to_owned(), tables);
+
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Settings of outboxd",
         "type": "object",
         "additionalProperties": false,
         "properties": sections,
+    })
+}
+
+/// The tables `[[outbox]]`: each may have the sections that outboxes don't share, and short names.
+fn tables(sections: &Map<String, Value>) -> Value {
+    let own = sections.iter().filter(|(name, _)| !SHARED.contains(&name.as_str()));
+    let mut properties: Map<_, _> = own.map(|(name, of)| (name.clone(), of.clone())).collect();
+
+    for (short, full) in SHORT {
+        let (section, name) = full.split_once('.').unwrap_or(("", full));
+        let mut property = sections[section]["properties"][name].clone();
+        if let Some(of) = property.as_object_mut() {
+            of.remove("x-environment");
+        }
+
+        match properties.get_mut(short) {
+            Some(table) => *table = json!({ "anyOf": [property, table.take()] }),
+            None => _ = properties.insert(short.to_owned(), property),
+        }
+    }
+
+    json!({
+        "type": "array",
+        "description": "Outboxes of one daemon. What a table doesn't set, it takes from the sections.",
+        "items": { "type": "object", "additionalProperties": false, "properties": properties },
     })
 }
 

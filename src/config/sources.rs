@@ -21,7 +21,20 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// `key=value` from flags. A secret is rejected here.
     pub set: Vec<String>,
+    /// The one outbox that is meant, of those that the configuration has: `shop.outbox`, or its
+    /// database where no other outbox has that.
+    pub outbox: Option<String>,
+    /// Database and collection of outboxes that were found. Each is one more table.
+    pub found: Vec<(String, String)>,
 }
+
+/// Short names in a table `[[outbox]]`, for what nearly every outbox sets.
+pub(super) const SHORT: [(&str, &str); 4] = [
+    ("database", "mongodb.database"),
+    ("collection", "mongodb.collection"),
+    ("stream", "stream.name"),
+    ("subjects", "stream.subjects"),
+];
 
 /// A value as a source gives it. Flags and the environment give texts only.
 #[derive(Debug, Clone)]
@@ -57,6 +70,10 @@ impl Values {
                     path.display()
                 )),
             }
+        }
+
+        for (database, collection) in &sources.found {
+            values.add_found(database, collection);
         }
 
         values
@@ -97,7 +114,7 @@ impl Values {
     /// Adds what the text of a file holds.
     pub(super) fn add_file(&mut self, path: &Path, text: &str, mistakes: &mut Vec<String>) {
         match text.parse::<Table>() {
-            Ok(table) => self.flatten(&path.display().to_string(), "", table),
+            Ok(table) => self.flatten(&path.display().to_string(), "", table, mistakes),
             // The first line is the place. The lines below it repeat the file's line, which may
             // hold a secret.
             Err(error) => {
@@ -108,21 +125,47 @@ impl Values {
         }
     }
 
-    fn flatten(&mut self, origin: &str, prefix: &str, table: Table) {
+    /// Adds a table for an outbox that was found.
+    fn add_found(&mut self, database: &str, collection: &str) {
+        let stream =
+            self.find("stream.name", &["NATS_CLUSTER_ID", "NATS_STREAM"].map(str::to_owned));
+        let stream = stream.and_then(|found| found.value.as_str().map(str::to_owned));
+        let stream = stream.unwrap_or_default();
+        let named = stream.replace("{database}", database).replace("{collection}", collection);
+
+        let tables = self.lists.entry("outbox".to_owned()).or_default();
+        let prefix = format!("outbox[{tables}].");
+        *tables += 1;
+
+        let values = [("mongodb.database", database), ("mongodb.collection", collection)];
+        let stream = (named != stream).then_some(("stream.name", named.as_str()));
+        for (name, text) in values.into_iter().chain(stream) {
+            let found = Found::text("outboxes.discover".to_owned(), text);
+            self.file.insert(format!("{prefix}{name}"), found);
+        }
+    }
+
+    fn flatten(&mut self, origin: &str, prefix: &str, table: Table, mistakes: &mut Vec<String>) {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
             match value {
-                Value::Table(inner) => self.flatten(origin, &format!("{key}."), inner),
+                Value::Table(inner) => self.flatten(origin, &format!("{key}."), inner, mistakes),
                 Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_table) => {
                     self.lists.insert(key.clone(), list.len());
                     for (place, value) in list.into_iter().enumerate() {
                         if let Value::Table(inner) = value {
-                            self.flatten(origin, &format!("{key}[{place}]."), inner);
+                            let prefix = format!("{key}[{place}].");
+                            self.flatten(origin, &prefix, inner, mistakes);
                         }
                     }
                 }
                 value => {
-                    self.file.insert(key, Found { value, origin: origin.to_owned() });
+                    let full = full_name(prefix, &name).unwrap_or_else(|| key.clone());
+                    let found = Found { value, origin: origin.to_owned() };
+                    if self.file.insert(full.clone(), found).is_some() {
+                        let line = format!("{key}: is the same as `{full}`; keep one ({origin})");
+                        mistakes.push(line);
+                    }
                 }
             }
         }
@@ -199,6 +242,13 @@ impl Found {
     fn text(origin: String, text: &str) -> Self {
         Self { value: Value::String(text.to_owned()), origin }
     }
+}
+
+/// The full name of a setting that has a short one in this place.
+fn full_name(prefix: &str, name: &str) -> Option<String> {
+    let is_table = prefix.starts_with("outbox[") && prefix.ends_with("].");
+    let (_, full) = SHORT.iter().find(|(short, _)| is_table && *short == name)?;
+    Some(format!("{prefix}{full}"))
 }
 
 /// Each name with its source.

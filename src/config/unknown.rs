@@ -28,11 +28,18 @@ pub(super) fn lines(values: &Values, settings: &[&SettingInfo], lists: &[String]
 
     for (key, source) in values.file() {
         let list = list_of(key, lists).filter(|(_, rest)| !rest.starts_with('['));
-        if let Some((list, _)) = list {
-            lines.push(format!("{key}: `{list}` is a list; write [[{list}]] ({source})"));
-        } else if !known.contains(&key) {
-            lines.push(unknown(key, source, &known));
-        }
+        let shared = of_root(key, lists).filter(|name| known.contains(name));
+        let line = match (list, shared) {
+            (Some((list, _)), _) => {
+                format!("{key}: `{list}` is a list; write [[{list}]] ({source})")
+            }
+            _ if known.contains(&key) => continue,
+            (None, Some(shared)) => {
+                format!("{key}: all tables share `{shared}`; set it outside of them ({source})")
+            }
+            (None, None) => unknown(key, source, &known),
+        };
+        lines.push(line);
     }
 
     for (name, right) in values.misspelt(&known) {
@@ -56,6 +63,13 @@ fn list_of<'a>(key: &'a str, lists: &'a [String]) -> Option<(&'a str, &'a str)> 
         let reaches = rest.is_empty() || rest.starts_with(['.', '[']);
         reaches.then_some((list.as_str(), rest))
     })
+}
+
+/// The name that a setting of a table has outside of its list.
+fn of_root<'a>(key: &'a str, lists: &[String]) -> Option<&'a str> {
+    let (_, rest) =
+        lists.iter().find_map(|list| key.strip_prefix(list.as_str())?.split_once("]."))?;
+    Some(rest)
 }
 
 fn unknown(key: &str, source: &str, known: &[&str]) -> String {

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::config::AlertsConfig;
 use crate::jetstream::connection::Nats;
+use crate::task;
 use crate::telemetry::alert::Outlet;
 use crate::telemetry::alerts::{AlertLog, Published};
 use crate::telemetry::metrics::Counters;
@@ -33,7 +34,7 @@ struct Announcer {
 pub(super) fn start(nats: &Nats, config: &AlertsConfig, alert_log: &mut AlertLog) {
     let (Some(subject), Some(posts)) = (&config.subject, alert_log.posts()) else { return };
     let publishing = publish(nats.clone(), subject.clone(), posts, alert_log.dropped.clone());
-    alert_log.published_by(tokio::spawn(publishing));
+    alert_log.published_by(task::spawn(publishing));
 }
 
 /// Publishes each post, until no more can come.

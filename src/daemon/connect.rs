@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::announce;
 use super::connections::{Connections, OutboxSide, StreamSide};
+use super::pools::{Clients, Pools};
 use super::sound::SoundStream;
 use super::stuck::Stuck;
 use crate::admin;
@@ -27,6 +28,7 @@ use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::{Parts, Readers, Totals};
 use crate::relay::lease::Lease;
 use crate::relay::schedule::Schedule;
+use crate::task;
 use crate::telemetry::alerts::{AlertLog, Alerts};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -37,19 +39,22 @@ const CONNECT_WAITS: Backoff = Backoff::new(Duration::from_millis(250), Duration
 /// than a liveness probe has patience: a resolver asks each of its servers several times.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// What a process keeps over all of its relays.
+/// What an outbox keeps over all of its relays.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     pub(super) endpoint: admin::Endpoint,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Metrics,
     pub(super) readers: Readers,
+    pub(super) pools: Pools,
 }
 
 /// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
 #[derive(Debug)]
 pub(super) struct Relay {
     parts: Parts<Store, JetStream>,
+    /// Other outboxes find them as long as one uses them.
+    clients: Arc<Clients>,
     lease: Arc<Lease<LeaseDocument>>,
     alert_log: AlertLog,
     /// Ends the watches over outbox and stream.
@@ -71,16 +76,16 @@ impl Relay {
         around: &Surroundings,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
-        let Surroundings { endpoint, health, metrics, readers } = around;
+        let Surroundings { endpoint, health, metrics, readers, pools } = around;
         let MongodbConfig { database, collection, .. } = &config.mongodb;
-        let outbox = format!("{database}.{collection}");
+        let outbox = config.outbox();
         let (alerts, mut alert_log) =
             Alerts::open(&config.alerts, &outbox, &config.nats.client_id, metrics)?;
 
         let (clients, stream) =
             rotated.map(|Connections { outbox, stream }| (outbox, stream)).unzip();
-        let Some(clients) =
-            or_reached(clients, stop, health, || OutboxSide::reach(&config)).await?
+        let Some(OutboxSide { clients, sound }) =
+            or_reached(clients, stop, health, || OutboxSide::reach(&config, pools)).await?
         else {
             return Ok(None);
         };
@@ -99,7 +104,7 @@ impl Relay {
 
         let later = || LaterStore::new(&database, collection, layout.clone());
         let stuck = Stuck {
-            sound: clients.sound.reported(),
+            sound: sound.reported(),
             later: config.scheduled.enabled.then(later),
             store: BacklogStore::new(database, collection, layout.clone()),
             lease: document,
@@ -111,7 +116,7 @@ impl Relay {
         };
 
         let stopped = CancellationToken::new();
-        tokio::spawn(stuck.watch(stopped.clone()));
+        task::spawn(stuck.watch(stopped.clone()));
 
         let watching = stopped.clone().drop_guard();
 
@@ -125,14 +130,14 @@ impl Relay {
         announce::start(&nats, &config.alerts, &mut alert_log);
 
         let stream = SoundStream::new(nats.clone(), &config, metrics, risks);
-        let looking = tokio::spawn(stream.watch(stopped));
+        let looking = task::spawn(stream.watch(stopped));
 
         let bus = JetStream::new(nats, &config.stream.name);
-        let follow = store.through(clients.follow);
+        let follow = clients.follow(&store, config.mongodb.follow);
         let (health, metrics, readers) = (health.clone(), metrics.clone(), readers.clone());
         let parts = Parts { follow, store, bus, health, alerts, metrics, readers, config };
 
-        Ok(Some(Self { parts, lease, alert_log, watching, looking }))
+        Ok(Some(Self { parts, clients, lease, alert_log, watching, looking }))
     }
 
     /// Publishes while it holds the lease and stands by while another relay does, until `stop`.
@@ -150,7 +155,7 @@ impl Relay {
         schedule.stop().await;
 
         // The alert log closes when nothing can raise an alert any more.
-        drop((self.watching, self.parts));
+        drop((self.watching, self.parts, self.clients));
         // It holds the connection, whose metric the next one sets.
         if let Err(error) = self.looking.await {
             warn!(%error, "the watch over the stream did not stop");
@@ -217,7 +222,7 @@ where
 
 /// Reports signs of life. The relay counts as alive while it waits: a restart would not bring the
 /// server back.
-async fn lives(health: &Health) -> Infallible {
+pub(super) async fn lives(health: &Health) -> Infallible {
     loop {
         health.turned();
         tokio::time::sleep(SIGN_OF_LIFE).await;

@@ -3,8 +3,9 @@
 //! A relay that starts repeats these attempts until both sides are reached. A rotation makes one
 //! attempt at a time beside the running relay, and hands over the connections once it succeeds.
 
-use mongodb::Client;
+use std::sync::Arc;
 
+use super::pools::{Clients, Pools};
 use super::sound::Sound;
 use crate::config::{Config, MongodbConfig};
 use crate::error::Result;
@@ -21,13 +22,10 @@ pub(super) struct Connections {
     pub(super) stream: StreamSide,
 }
 
-/// MongoDB, with the outbox's migrations applied, in a collection that loses no events. Each client has a pool of its own.
+/// MongoDB, with the outbox's migrations applied, in a collection that loses no events.
 #[derive(Debug)]
 pub(super) struct OutboxSide {
-    pub(super) follow: Client,
-    pub(super) queries: Client,
-    pub(super) lease: Client,
-    pub(super) admin: Client,
+    pub(super) clients: Arc<Clients>,
     pub(super) sound: Sound,
 }
 
@@ -44,11 +42,11 @@ impl Connections {
     ///
     /// # Errors
     /// Whatever would keep a relay with this configuration from relaying.
-    pub(super) async fn attempt(config: &Config, metrics: &Metrics) -> Result<Self> {
+    pub(super) async fn attempt(config: &Config, pools: &Pools, metrics: &Metrics) -> Result<Self> {
         alerts::reopen(&config.alerts).await?;
 
         let (outbox, stream) =
-            tokio::try_join!(OutboxSide::reach(config), StreamSide::reach(config, metrics))?;
+            tokio::try_join!(OutboxSide::reach(config, pools), StreamSide::reach(config, metrics))?;
         Ok(Self { outbox, stream })
     }
 }
@@ -59,17 +57,13 @@ impl OutboxSide {
     /// server can be used; [`ErrorKind::Migration`](crate::error::ErrorKind::Migration) when
     /// migrations are missing; [`ErrorKind::Outbox`](crate::error::ErrorKind::Outbox) when the
     /// collection loses events.
-    pub(super) async fn reach(config: &Config) -> Result<Self> {
+    pub(super) async fn reach(config: &Config, pools: &Pools) -> Result<Self> {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
-        let queries = config.mongodb.client("outbox").await?;
-        let migrations =
-            Migrations::new(queries.database(database), collection, config.event.layout.clone());
+        let clients = pools.of(&config.mongodb).await?;
+        let database = clients.queries.database(database);
+        let migrations = Migrations::new(database, collection, config.event.layout.clone());
         let sound = Sound::require(&migrations).await?;
-
-        let [follow, lease, admin] =
-            ["follow", "lease", "admin"].map(|role| config.mongodb.client(role));
-        let (follow, lease, admin) = tokio::try_join!(follow, lease, admin)?;
-        Ok(Self { follow, queries, lease, admin, sound })
+        Ok(Self { clients, sound })
     }
 }
 

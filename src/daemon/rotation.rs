@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connections::Connections;
+use super::pools::Pools;
 use crate::config::{Config, NamedFile, Sources};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::alerts;
@@ -32,6 +33,7 @@ pub(super) struct Rotation {
     /// Asks for a reload at once.
     pub(super) reload: Arc<Notify>,
     pub(super) metrics: Metrics,
+    pub(super) pools: Pools,
 }
 
 /// A configuration that works, and its connections.
@@ -130,18 +132,16 @@ impl Rotation {
             return Ok(None);
         }
 
-        let outbox =
-            |config: &Config| format!("{}.{}", config.mongodb.database, config.mongodb.collection);
-        if outbox(&loaded) != outbox(config) {
+        if loaded.outbox() != config.outbox() {
             let message = format!(
                 "they name the outbox {}; restart outboxd to leave {}",
-                outbox(&loaded),
-                outbox(config)
+                loaded.outbox(),
+                config.outbox()
             );
             return Err(Error::new(ErrorKind::Config, message));
         }
 
-        let connections = Connections::attempt(&loaded, &self.metrics).await?;
+        let connections = Connections::attempt(&loaded, &self.pools, &self.metrics).await?;
         Ok(Some((loaded, connections)))
     }
 }

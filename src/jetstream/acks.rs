@@ -28,6 +28,7 @@ use super::reply::{Expected, Read};
 use super::waiting::{NoAck, Waiting};
 use crate::crash::{self, Point};
 use crate::relay::ports::Ack;
+use crate::task;
 
 /// Digits of the digest of a number, and of the largest number.
 const DIGEST_DIGITS: usize = 16;
@@ -81,8 +82,8 @@ impl Acks {
             timeout,
             expected,
         };
-        let reading = tokio::spawn(reading.run(replies));
-        let writing = tokio::spawn(write(client, messages, inbox, digest, waiting.clone()));
+        let reading = task::spawn(reading.run(replies));
+        let writing = task::spawn(write(client, messages, inbox, digest, waiting.clone()));
 
         Ok(Self {
             waiting,

@@ -27,6 +27,7 @@ use crate::config::{Api, NatsConfig};
 use crate::driver_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
+use crate::task;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
@@ -107,7 +108,7 @@ impl Nats {
             Err(error) => return Err(explained(nats, error).await),
         };
         let (replace, current) = watch::channel(client);
-        tokio::spawn(keep(nats.clone(), stream.to_owned(), replace, ended, signals));
+        task::spawn(keep(nats.clone(), stream.to_owned(), replace, ended, signals));
 
         Ok(Self {
             current,

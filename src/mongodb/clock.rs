@@ -4,13 +4,27 @@
 use std::time::Duration;
 
 use bson::{DateTime, Timestamp, doc};
-use mongodb::Database;
 use mongodb::error::{Error, Result};
+use mongodb::{ClientSession, Database};
 
 /// The time on the server.
 pub(super) async fn now(database: &Database) -> Result<DateTime> {
     let hello = database.run_command(doc! { "hello": 1 }).await?;
     hello.get_datetime("localTime").copied().map_err(Error::custom)
+}
+
+/// The time of the newest write. What the session reads next shows that.
+pub(super) async fn cluster_time(
+    database: &Database,
+    session: &mut ClientSession,
+) -> Result<Timestamp> {
+    database.run_command(doc! { "ping": 1 }).session(&mut *session).await?;
+    seen(session)
+}
+
+/// The newest cluster time that the session has seen.
+pub(super) fn seen(session: &ClientSession) -> Result<Timestamp> {
+    session.operation_time().ok_or_else(|| Error::custom("the server answered without its time"))
 }
 
 /// The first cluster time of the second that was `age` before `now`.

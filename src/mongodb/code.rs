@@ -1,5 +1,7 @@
 //! Error codes of MongoDB, by the server's own names where it has one.
 
+use mongodb::error::{Error, ErrorKind};
+
 pub(super) const BAD_VALUE: i32 = 2;
 const FAILED_TO_PARSE: i32 = 9;
 const TYPE_MISMATCH: i32 = 14;
@@ -42,6 +44,11 @@ pub(crate) const WITHHELD: &[i32] = &[
     303,  // of Amazon DocumentDB: feature not supported
     8000, // AtlasError, of hosted tiers: not allowed here, or not for this user
 ];
+
+/// Whether the server withholds the command.
+pub(super) fn is_withheld(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(refused) if WITHHELD.contains(&refused.code))
+}
 
 /// The errors that pass by themselves: of the network, of a server that stops or is no primary, of
 /// time limits, of other operations in the way, and of a full disk. The codes of retryable writes in

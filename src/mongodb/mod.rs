@@ -7,9 +7,13 @@
 //! - `foundation`: what lies under an outbox: whether its collection keeps what writers insert
 //! - `migrations`: creates the collections, validators and indexes
 //! - `lease`: the lease's document
+//! - `daemons`: the daemons that share the outboxes of a fleet
+//! - `discovery`: finds the outboxes of a deployment
 //! - `snapshot`, `index`: one moment of an outbox; the indexes that queries name
 //! - `outbox`, `sweep`, `tail`, `due`, `mark`, `write`, `store`: the relay's outbox, what its sweeps,
 //!   its change stream and its retrier read, its updates, its batches of writes, and its port
+//! - `shared`: the change stream that many outboxes share; `wanted`, `pace`: what a stream
+//!   brings, and how fast it is read
 //! - `scheduled`: the events for later, and the transactions that move them into the outbox
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `later`: the same for scheduled events
@@ -28,6 +32,8 @@ mod clock;
 pub(crate) mod code;
 pub(crate) mod collation;
 pub(crate) mod collections;
+pub(crate) mod daemons;
+pub(crate) mod discovery;
 mod due;
 mod error;
 pub(crate) mod foundation;
@@ -41,13 +47,16 @@ pub(crate) mod lease;
 mod mark;
 pub mod migrations;
 pub(crate) mod outbox;
+mod pace;
 mod published;
 mod scheduled;
 mod selected;
 pub(crate) mod selection;
+pub(crate) mod shared;
 mod snapshot;
 mod store;
 pub(crate) mod subjects;
 mod sweep;
 mod tail;
+mod wanted;
 mod write;

@@ -7,17 +7,19 @@ use std::time::Duration;
 use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::action::Find;
 use mongodb::error::Result;
-use mongodb::{Client, ClientSession, Collection, Database};
-use outboxd_client::field;
+use mongodb::{Client, ClientSession, Collection, Database, Namespace};
+use outboxd_client::{field, scheduled_collection};
 
 use super::clock;
 use super::collation::simple;
+use super::shared::Changes;
 use super::snapshot::{Snapshot, Written};
 use crate::config::{Config, OnDead, Ordering};
 use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::document::state::{self, State};
 use crate::relay::listing::RawId;
+use crate::relay::ports::shared::{Wanted, Watched};
 use crate::relay::ports::{Page, Parsed, Room};
 
 /// The outbox collection, as the relay uses it.
@@ -38,6 +40,8 @@ pub(crate) struct Store {
     pub(super) is_kept: bool,
     /// The cluster time of this relay's newest mark or park.
     pub(super) written: Written,
+    /// Where its changes come from.
+    pub(super) changes: Changes,
 }
 
 impl Store {
@@ -59,14 +63,25 @@ impl Store {
             stream: config.stream.name.as_str().into(),
             is_kept: config.keep.is_on(),
             written: Written::default(),
+            changes: Changes::Own,
         }
     }
 
-    /// The same outbox, over connections of its own.
-    pub(crate) fn through(&self, client: Client) -> Self {
+    /// The same outbox over other connections, with the changes that come over those.
+    pub(crate) fn through(&self, client: Client, changes: Changes) -> Self {
         let database = client.database(&self.collection.namespace().db);
         let collection = database.collection(self.collection.name());
-        Self { client, collection, ..self.clone() }
+        Self { client, collection, changes, ..self.clone() }
+    }
+
+    /// The outbox, or its scheduled events, in a stream that others share.
+    pub(super) fn watched(&self, wanted: Wanted) -> Watched {
+        let Namespace { db, coll } = self.collection.namespace();
+        let collection = match wanted {
+            Wanted::Events => coll,
+            Wanted::DueTimes => scheduled_collection(&coll),
+        };
+        Watched { database: db, collection, wanted }
     }
 
     pub(super) fn database(&self) -> Database {

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf, doc};
+use bson::{Bson, DateTime, Document, RawArray, RawDocument, RawDocumentBuf, doc};
 use futures_util::StreamExt as _;
 use mongodb::error::{Error, ErrorKind, Result, WriteFailure};
 use mongodb::options::{Hint, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
@@ -26,6 +26,7 @@ use super::collections::LEASE;
 use super::lease::MOVER;
 use super::mark::mark_update;
 use super::outbox::{Store, except, limit};
+use super::wanted::{updated, writes_of_due_times};
 use super::write::{self, Order, Write};
 use crate::document::layout::Layout;
 use crate::document::record::small_id;
@@ -36,7 +37,9 @@ use crate::relay::mover::CALM_POLL;
 use crate::relay::ports::scheduled::{
     Alarms, Due, DuePage, Misfit, Movable, MoveError, Mover, NextDue, ScheduledStore, Without,
 };
+use crate::relay::ports::shared::Wanted;
 use crate::relay::ports::{Mark, Refused, Room, StoreError, StoreResult};
+use crate::relay::shared::Share;
 
 /// How long the server waits for a due time before it answers a quiet stream.
 const ALARM_WAIT: Duration = CALM_POLL;
@@ -49,8 +52,13 @@ pub(crate) struct Session {
     store: Store,
 }
 
-/// The change stream of the due times.
-pub(crate) struct DueTimes(RawBatchCursor);
+/// The due times that are written.
+pub(crate) enum DueTimes {
+    /// From a change stream of them alone.
+    Own(Box<RawBatchCursor>),
+    /// From the stream that many outboxes share.
+    Shared(Share),
+}
 
 impl Store {
     fn scheduled(&self) -> Collection<RawDocumentBuf> {
@@ -152,9 +160,13 @@ impl ScheduledStore for Store {
     }
 
     async fn alarms(&self) -> StoreResult<DueTimes> {
+        if let Some(share) = self.changes.join(self.watched(Wanted::DueTimes)).await? {
+            return Ok(DueTimes::Shared(share));
+        }
+
         let stream =
             self.scheduled().aggregate(due_times()).max_await_time(ALARM_WAIT).batch().await?;
-        Ok(DueTimes(stream))
+        Ok(DueTimes::Own(Box::new(stream)))
     }
 
     async fn next_due(&self, without: &Without) -> StoreResult<Option<NextDue>> {
@@ -270,20 +282,44 @@ impl Store {
 impl Alarms for DueTimes {
     async fn next(&mut self) -> StoreResult<Option<i64>> {
         loop {
-            let Some(page) = self.0.next().await.transpose()? else { return Ok(None) };
-            let mut earliest = None;
-            for change in page.doc_slices()?.into_iter() {
-                let change = change.map_err(Error::from)?;
-                let change = change.as_document();
-                let at = change.and_then(|change| change.get_datetime(field::DELIVER_AT).ok());
-                let at = at.map_or(i64::MIN, DateTime::timestamp_millis);
-                earliest = Some(earliest.map_or(at, |earliest: i64| earliest.min(at)));
-            }
+            let earliest = match self {
+                Self::Own(stream) => match stream.next().await.transpose()? {
+                    Some(page) => earliest(page.doc_slices()?, |change| {
+                        change.get_datetime(field::DELIVER_AT).ok()
+                    })?,
+                    None => return Ok(None),
+                },
+                Self::Shared(share) => earliest(&share.changes().await?, due_time)?,
+            };
             if earliest.is_some() {
                 return Ok(earliest);
             }
         }
     }
+}
+
+/// The earliest due time of a page of changes.
+fn earliest(
+    page: &RawArray,
+    due_time: impl Fn(&RawDocument) -> Option<DateTime>,
+) -> Result<Option<i64>> {
+    let mut earliest = None;
+    for change in page {
+        let at = change?.as_document().and_then(&due_time);
+        // What has no due time is due for being marked.
+        let at = at.map_or(i64::MIN, DateTime::timestamp_millis);
+        earliest = Some(earliest.map_or(at, |earliest: i64| earliest.min(at)));
+    }
+
+    Ok(earliest)
+}
+
+/// The due time in a change of the shared stream.
+fn due_time(change: &RawDocument) -> Option<DateTime> {
+    let inserted = change.get_document("fullDocument").ok();
+    let updated =
+        || change.get_document("updateDescription").ok()?.get_document("updatedFields").ok();
+    inserted.or_else(updated)?.get_datetime(field::DELIVER_AT).ok()
 }
 
 impl From<Error> for MoveError {
@@ -335,20 +371,14 @@ fn id_of(document: &RawDocument) -> Option<RawId> {
 
 /// Of each write that may bring a due time, only that.
 fn due_times() -> [Document; 3] {
-    let updated = format!("updateDescription.updatedFields.{}", field::DELIVER_AT);
-    let wanted = [
-        doc! { "operationType": { "$in": ["insert", "replace"] } },
-        doc! { "operationType": "update", &updated: { "$exists": true } },
-        // An operator has a dead one delivered.
-        doc! { "operationType": "update", "updateDescription.removedFields": field::DEAD_AT },
-    ];
+    let updated = updated(field::DELIVER_AT);
     let deliver_at = doc! {
         "$ifNull": [format!("$fullDocument.{}", field::DELIVER_AT), format!("${updated}")],
     };
 
     [
         doc! { "$changeStream": {} },
-        doc! { "$match": { "$or": wanted.to_vec() } },
+        doc! { "$match": { "$or": writes_of_due_times().to_vec() } },
         doc! { "$project": { field::DELIVER_AT: deliver_at } },
     ]
 }

@@ -13,9 +13,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::{Document, Timestamp};
-use mongodb::error::{Error, Result};
+use mongodb::error::Result;
 use mongodb::options::{ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, ClientSession};
+
+use super::clock;
 
 /// The cluster time of the newest write that a majority has, shared by all that read and write one
 /// outbox.
@@ -67,8 +69,7 @@ impl Snapshot {
     /// The newest time that the session has seen: once a read is answered, that of the snapshot or
     /// a little later.
     pub(super) fn newest(&self) -> Result<Timestamp> {
-        let newest = self.session.operation_time();
-        newest.ok_or_else(|| Error::custom("the server answered without its time"))
+        clock::seen(&self.session)
     }
 
     /// Ends the snapshot. Until then nothing that was read from it counts.

@@ -22,15 +22,18 @@ use super::write::{Order, Write, is_of_documents, raw};
 use crate::crash::{self, Point};
 use crate::document::state::{self, State};
 use crate::relay::listing::{IdSet, Listing, RawId};
+use crate::relay::ports::shared::Wanted;
 use crate::relay::ports::{
     Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
+use crate::relay::shared::{Joined, Tail};
 use crate::relay::watermark::Epoch;
 
 impl EventStore for Store {
     type Page = RawBatch;
-    type Tail = TailCursor;
+    type Joined = Joined;
+    type Tail = Tail<TailCursor>;
 
     fn parse(&self, document: &RawDocument) -> Parsed {
         self.record(document)
@@ -62,8 +65,16 @@ impl EventStore for Store {
         Ok(self.read_documents(ids, since, without).await?)
     }
 
-    async fn tail(&self, at: Timestamp) -> StoreResult<Self::Tail> {
-        Ok(TailCursor::open(&self.collection, at).await?)
+    async fn join(&self) -> StoreResult<Joined> {
+        let share = self.changes.join(self.watched(Wanted::Events)).await?;
+        Ok(share.map_or(Joined::Own, Joined::Shared))
+    }
+
+    async fn tail(&self, joined: Joined, at: Timestamp) -> StoreResult<Self::Tail> {
+        Ok(match joined {
+            Joined::Own => Tail::Own(TailCursor::open(&self.collection, at).await?),
+            Joined::Shared(share) => Tail::shared(share, at),
+        })
     }
 
     async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {

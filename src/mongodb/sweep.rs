@@ -20,6 +20,7 @@ use mongodb::raw_batch_cursor::{RawBatch, SessionRawBatchCursor};
 use outboxd_client::{Key, field};
 use tokio::sync::mpsc;
 
+use super::clock;
 use super::collation::{simple, simple_document};
 use super::index::{By, LOCKED, lacks_index};
 use super::outbox::{self, Store, limit};
@@ -57,8 +58,7 @@ impl Store {
     /// A session, and the time of the newest write. A snapshot of the session has that.
     async fn session_now(&self) -> Result<(ClientSession, Timestamp)> {
         let mut session = self.session().await?;
-        self.database().run_command(doc! { "ping": 1 }).session(&mut session).await?;
-        let now = time(&session)?;
+        let now = clock::cluster_time(&self.database(), &mut session).await?;
         Ok((session, now))
     }
 
@@ -95,7 +95,7 @@ impl Store {
         let page = self.read(find, room, &mut snapshot).await?;
 
         let session = snapshot.end().await?;
-        Ok(Dated { page, moment: Moment { after, until: time(&session)? } })
+        Ok(Dated { page, moment: Moment { after, until: clock::seen(&session)? } })
     }
 
     async fn read_list_by(
@@ -146,7 +146,7 @@ impl Store {
         }
 
         let session = snapshot.end().await?;
-        let moment = Moment { after, until: time(&session)? };
+        let moment = Moment { after, until: clock::seen(&session)? };
         let is_cut = list.is_full();
         list.ids.truncate(most);
         Ok(Listing { ids: list.ids, again: list.again, is_cut, moment })
@@ -399,11 +399,6 @@ fn documents(batch: &RawBatch) -> Result<impl Iterator<Item = Result<&RawDocumen
         .doc_slices()?
         .into_iter()
         .map(move |value| value?.as_document().ok_or_else(not_document)))
-}
-
-/// The newest time that the session has seen.
-fn time(session: &ClientSession) -> Result<Timestamp> {
-    session.operation_time().ok_or_else(|| Error::custom("the server answered without its time"))
 }
 
 #[cfg(test)]

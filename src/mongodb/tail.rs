@@ -10,10 +10,12 @@ use std::time::Duration;
 use bson::{Document, Timestamp, doc};
 use futures_util::StreamExt as _;
 use mongodb::Collection;
+use mongodb::action::Aggregate;
 use mongodb::error::Result;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use outboxd_client::field;
 
+use super::pace::Pace;
+use super::wanted::{requested, wanted};
 use crate::relay::ports::{EventTail, StoreResult};
 
 /// Changes per reply: typical events come to half a megabyte. Without it the server fills 16 MB, of
@@ -31,7 +33,10 @@ const LARGE: i64 = 2 << 20;
 const FULL: usize = (16 << 20) - 2 * LARGE as usize;
 
 /// See the module.
-pub(crate) struct TailCursor(RawBatchCursor);
+pub(crate) struct TailCursor {
+    cursor: RawBatchCursor,
+    pace: Pace,
+}
 
 impl TailCursor {
     /// Follows `collection` from just after `at`.
@@ -39,14 +44,13 @@ impl TailCursor {
         collection: &Collection<T>,
         at: Timestamp,
     ) -> Result<Self> {
-        let cursor = collection
-            .aggregate(pipeline(at))
-            .batch_size(REPLY)
-            .max_await_time(WAIT)
-            .batch()
-            .await?;
+        Self::of(collection.aggregate(pipeline(at))).await
+    }
 
-        Ok(Self(cursor))
+    /// The change stream of a pipeline.
+    pub(super) async fn of(stream: Aggregate<'_>) -> Result<Self> {
+        let cursor = stream.batch_size(REPLY).max_await_time(WAIT).batch().await?;
+        Ok(Self { cursor, pace: Pace::new() })
     }
 }
 
@@ -54,7 +58,14 @@ impl EventTail for TailCursor {
     type Page = RawBatch;
 
     async fn next(&mut self) -> StoreResult<Option<RawBatch>> {
-        Ok(self.0.next().await.transpose()?)
+        self.pace.pause().await;
+        // The cursor keeps a request that is under way when this is dropped.
+        let page = self.cursor.next().await.transpose()?;
+
+        if let Some(page) = &page {
+            self.pace.count(page.doc_slices()?.into_iter().count());
+        }
+        Ok(page)
     }
 
     fn may_be_cut(&self, changes: usize, bytes: usize) -> bool {
@@ -63,20 +74,16 @@ impl EventTail for TailCursor {
 }
 
 fn pipeline(at: Timestamp) -> [Document; 3] {
-    let updated = |name: &str| format!("updateDescription.updatedFields.{name}");
-    let requested = [field::RETRY_REQUESTED_AT, field::DISCARD_REQUESTED_AT].map(updated);
-    let exist = requested.each_ref().map(|field| doc! { field: { "$exists": true } }).to_vec();
+    [
+        // `startAtOperationTime` is inclusive.
+        doc! { "$changeStream": { "startAtOperationTime": following(at) } },
+        doc! { "$match": { "$or": wanted().to_vec() } },
+        doc! { "$project": kept() },
+    ]
+}
 
-    let touches = ["update", "replace", "delete"];
-    let ends = ["drop", "rename", "dropDatabase", "invalidate"];
-    let wanted = [
-        doc! { "operationType": "insert" },
-        doc! { "operationType": "update", "$or": exist },
-        // The relay's own writes and the operators' are not in transactions.
-        doc! { "operationType": { "$in": touches.to_vec() }, "txnNumber": { "$exists": true } },
-        doc! { "operationType": { "$in": ends.to_vec() } },
-    ];
-
+/// What the tail reads of a change.
+pub(super) fn kept() -> Document {
     let is_large = doc! { "$gte": [{ "$bsonSize": "$fullDocument" }, LARGE] };
     // `_id` is the resume token and must stay.
     let mut kept = doc! {
@@ -87,18 +94,12 @@ fn pipeline(at: Timestamp) -> [Document; 3] {
         "txnNumber": 1,
         "fullDocument": { "$cond": [is_large, "$$REMOVE", "$fullDocument"] },
     };
-    kept.extend(requested.map(|field| (field, 1.into())));
-
-    [
-        // `startAtOperationTime` is inclusive.
-        doc! { "$changeStream": { "startAtOperationTime": following(at) } },
-        doc! { "$match": { "$or": wanted.to_vec() } },
-        doc! { "$project": kept },
-    ]
+    kept.extend(requested().map(|field| (field, 1.into())));
+    kept
 }
 
 /// The next cluster time after `at`.
-fn following(at: Timestamp) -> Timestamp {
+pub(super) fn following(at: Timestamp) -> Timestamp {
     match at.increment.checked_add(1) {
         Some(increment) => Timestamp { time: at.time, increment },
         None => Timestamp { time: at.time.saturating_add(1), increment: 0 },

@@ -104,6 +104,7 @@ use tracing::{info, warn};
 use super::clock;
 use super::ports::{Claimed, LeaseStore, StoreError, StoreResult};
 use super::watermark::{Newest, Reached};
+use crate::task;
 use crate::telemetry::health::Health;
 
 /// A holder stops this part of the ttl early (a fifth), because clocks run at different speeds and
@@ -241,7 +242,7 @@ impl<L: LeaseStore> Lease<L> {
 
         let (lost, stop) = (held.lost.clone(), held.stop.clone());
         let renewing = self.clone().keep_renewing((number, newest), sent, trust);
-        tokio::spawn(async move {
+        task::spawn(async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -293,7 +294,7 @@ impl<L: LeaseStore> Lease<L> {
         // A task of its own, so that it is never dropped half-way.
         let (lease, newest) = (self.clone(), newest.get());
         let renewal =
-            tokio::spawn(async move { lease.document.renew(term, lease.ttl, newest).await });
+            task::spawn(async move { lease.document.renew(term, lease.ttl, newest).await });
 
         match tokio::time::timeout_at(deadline, renewal).await {
             Ok(Ok(Ok(true))) => Renewal::Renewed,

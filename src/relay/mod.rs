@@ -17,6 +17,7 @@
 //! - [`repair`]: publishes again what the stream has lost; [`kept`]: the events that are kept for it;
 //!   [`again`]: publishes those in order
 //! - [`follow`]: finds what is unpublished (sweep, then tail); [`listing`]: ids that a sweep found
+//! - [`shared`]: one change stream for the tails of many outboxes
 //! - [`retry`]: reads what is unlocked and due
 //! - [`dispatch`]: decides what may be published now
 //! - [`publish`]: one event becomes one message
@@ -44,6 +45,7 @@ mod repair;
 pub(crate) mod retry;
 pub(crate) mod schedule;
 pub(crate) mod settle;
+pub(crate) mod shared;
 #[cfg(test)]
 mod simulation;
 mod verdict;

@@ -5,6 +5,7 @@
 //! event contract is. No driver's type passes through here.
 
 pub(crate) mod scheduled;
+pub(crate) mod shared;
 
 use std::fmt;
 use std::future::Future;
@@ -28,6 +29,8 @@ use crate::failure::Rejection;
 pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// See [`EventStore::fetch`].
     type Page: EventPage;
+    /// See [`EventStore::join`].
+    type Joined: Joined;
     /// See [`EventStore::tail`].
     type Tail: EventTail;
 
@@ -47,9 +50,18 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         before: &IdSet,
     ) -> impl Future<Output = StoreResult<Listing>> + Send;
 
+    /// Begins to collect what commits from now on, if that is how the outbox is followed. A list
+    /// that is read after this shows everything that is not collected.
+    fn join(&self) -> impl Future<Output = StoreResult<Self::Joined>> + Send;
+
     /// Follows the inserts and the operators' requests that commit after `at`, and what else
-    /// transactions do to events. The relay's own marks and deletes are left out.
-    fn tail(&self, at: Timestamp) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
+    /// transactions do to events. The relay's own marks and deletes are left out. `at` is the time
+    /// of a list that was read after joining, and that [`Joined::covers`].
+    fn tail(
+        &self,
+        joined: Self::Joined,
+        at: Timestamp,
+    ) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
     /// Removes events that were published in this epoch, after keeping them if they are to be kept.
     /// Only an ack makes an [`Acked`]. Returns those that the store will never remove.
@@ -138,6 +150,13 @@ pub(crate) struct Fetched<P> {
     pub(crate) page: P,
     /// Whether some documents didn't fit in the reply. One document always fits.
     pub(crate) is_cut: bool,
+}
+
+/// What a tail begins from.
+pub(crate) trait Joined: Send + Sync {
+    /// Whether a tail can begin after this time, that of a list, and miss nothing that the list
+    /// doesn't have. If it can't, joining and listing again helps.
+    fn covers(&self, after: Timestamp) -> bool;
 }
 
 /// A change stream.
@@ -240,6 +259,9 @@ pub(crate) struct StoreError {
 pub(crate) enum StoreErrorKind {
     /// The change stream's history no longer reaches back far enough.
     HistoryLost,
+    /// The outbox is read more slowly than it is written, so its part of a shared change stream
+    /// doesn't fit in memory.
+    Behind,
     /// A change is over the server's limit of 16 MB.
     TooLarge,
     /// The server refused the command.

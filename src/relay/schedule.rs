@@ -20,6 +20,7 @@ use super::clock;
 use super::wake::{Reason, Wake};
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::task;
 
 /// How often the clocks are compared: a jump costs the schedule no more than this.
 const COMPARE: Duration = Duration::from_secs(1);
@@ -46,7 +47,7 @@ impl Schedule {
         })?;
 
         let kept = keep(retry.clone(), wake.clone(), laid_out, stop.clone());
-        Ok((Self { stop: stop.drop_guard(), kept: tokio::spawn(kept) }, wake))
+        Ok((Self { stop: stop.drop_guard(), kept: task::spawn(kept) }, wake))
     }
 
     /// Stops it, and waits until it has stopped.

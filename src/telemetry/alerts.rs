@@ -26,6 +26,7 @@ use super::seldom::Seldom;
 use super::webhook::{self, Counts, Webhook};
 use crate::config::{AlertsConfig, WebhookFormat};
 use crate::error::{Error, ErrorKind, Result};
+use crate::task;
 
 /// Alerts on their way to the file: a burst of failing events fits, in a few hundred bytes each.
 const QUEUE: usize = 4096;
@@ -122,7 +123,7 @@ impl Alerts {
             dropped: dropped.clone(),
         };
         let writer = Writer { origin, file, outlets, omitted: counted, crowded, unwritten };
-        let writing = tokio::spawn(writer.run(inbox));
+        let writing = task::spawn(writer.run(inbox));
 
         let raised = raised(metrics);
         let alerts = Self { queue, omitted, raised, after_failures: config.after_failures };

@@ -34,6 +34,10 @@ struct Parts {
     /// Term of the lease, while this relay holds it.
     term: Option<i64>,
     standby: bool,
+    /// Why the outbox can't be relayed at all.
+    problem: Option<String>,
+    /// Another daemon is to relay it.
+    rests: bool,
 }
 
 /// A part of the answer to `/readyz`.
@@ -50,13 +54,24 @@ pub(crate) struct Ready {
     mongodb: Part,
     nats: Part,
     lease: Part,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 impl Default for Parts {
     fn default() -> Self {
         let now = Instant::now();
         let (mongodb, nats) = (Link::Unknown, Link::Unknown);
-        Self { started: now, turned: now, mongodb, nats, term: None, standby: false }
+        Self {
+            started: now,
+            turned: now,
+            mongodb,
+            nats,
+            term: None,
+            standby: false,
+            problem: None,
+            rests: false,
+        }
     }
 }
 
@@ -70,9 +85,33 @@ impl Health {
         self.with(|parts| *parts = Parts::default());
     }
 
+    /// The relay rests: it is the turn of other daemons. What was wrong is still known.
+    pub(crate) fn rests(&self) {
+        let rests = |parts: &mut Parts| {
+            let problem = parts.problem.take();
+            *parts = Parts { rests: true, problem, ..Parts::default() };
+        };
+        self.with(rests);
+    }
+
+    /// Whether this relay holds the lease.
+    pub(crate) fn is_leading(&self) -> bool {
+        self.with(|parts| parts.term.is_some())
+    }
+
+    /// Whether publishes may leave to NATS.
+    pub(crate) fn can_deliver(&self) -> bool {
+        self.with(|parts| matches!(parts.nats, Link::Up))
+    }
+
     /// The relay's loop turned.
     pub(crate) fn turned(&self) {
         self.with(|parts| parts.turned = Instant::now());
+    }
+
+    /// The outbox can't be relayed until this is repaired.
+    pub(crate) fn problem(&self, problem: String) {
+        self.with(|parts| parts.problem = Some(problem));
     }
 
     /// Whether MongoDB answered.
@@ -98,6 +137,9 @@ impl Health {
     pub(crate) fn ready(&self) -> Ready {
         self.with(|parts| {
             let part = |link: &Link| match link {
+                Link::Unknown if parts.rests => {
+                    Part { ready: true, detail: "not used while another daemon relays".to_owned() }
+                }
                 Link::Unknown => Part {
                     ready: false,
                     detail: format!("not reached in {:?}", parts.started.elapsed()),
@@ -110,11 +152,16 @@ impl Health {
                 (None, true) => {
                     Part { ready: true, detail: "held by another relay; standing by".to_owned() }
                 }
+                (None, false) if parts.rests => {
+                    Part { ready: true, detail: "left to another daemon".to_owned() }
+                }
                 (None, false) => Part { ready: false, detail: "not asked for yet".to_owned() },
             };
 
             let (mongodb, nats) = (part(&parts.mongodb), part(&parts.nats));
-            Ready { ready: mongodb.ready && nats.ready && lease.ready, mongodb, nats, lease }
+            let problem = parts.problem.clone();
+            let ready = mongodb.ready && nats.ready && lease.ready && problem.is_none();
+            Ready { ready, mongodb, nats, lease, problem }
         })
     }
 }

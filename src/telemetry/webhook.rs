@@ -26,6 +26,7 @@ use super::seldom::Seldom;
 use crate::backoff::Backoff;
 use crate::config::{AlertsConfig, WebhookFormat};
 use crate::error::{Error, ErrorKind, Result, with_causes};
+use crate::task;
 
 /// Posts that wait; more than a person would read.
 const QUEUE: usize = 256;
@@ -131,7 +132,7 @@ pub(super) fn start(config: &AlertsConfig, total: &Counters<Outlet>) -> Result<O
         lost: Seldom::default(),
         counts: counts.clone(),
     };
-    let posting = tokio::spawn(async move {
+    let posting = task::spawn(async move {
         while let Some(post) = inbox.recv().await {
             poster.post(&post).await;
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory};
 use outboxd::cli::Cli;
-use outboxd::config::Config;
+use outboxd::config::Fleet;
 use outboxd::failure::TABLE;
 
 /// Words and turns that a newcomer reads twice, each as it stands between spaces.
@@ -137,7 +137,7 @@ fn no_message_has_a_word_that_a_newcomer_reads_twice() {
 
     help(&mut Cli::command(), "outboxd", &mut texts);
     texts.extend(TABLE.iter().map(|rule| (rule.code.to_owned(), rule.remedy.to_owned())));
-    texts.extend(Config::settings().iter().map(|of| (of.key.to_string(), of.doc.to_owned())));
+    texts.extend(Fleet::settings().iter().map(|of| (of.key.to_string(), of.doc.to_owned())));
     let found: Vec<_> = texts
         .iter()
         .map(|(place, text)| (place, avoided(text)))

@@ -9,6 +9,8 @@ use crate::mongodb::groups::Group;
 use crate::mongodb::inspect::Stats;
 use crate::printable::printable;
 
+/// Shortest rest between questions to MongoDB, in multiples of the time the last answer took.
+pub(super) const REST: u32 = 4;
 /// Width of the names on the left, in columns.
 const NAMES: usize = 12;
 /// Groups shown when the height is unlimited.
@@ -42,6 +44,12 @@ enum Colour {
 
 /// Pieces of a line, each in its colour.
 type Line = Vec<(Colour, String)>;
+
+/// The time of day, in UTC.
+pub(super) fn now() -> String {
+    let now = bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
+    now.get(11..19).unwrap_or_default().to_owned()
+}
 
 /// The lines, each cut to `width` and all to `height`; without colour when `plain`.
 pub(super) fn picture(

@@ -3,9 +3,10 @@
 //! MongoDB answers what is in the outbox; the relay's admin endpoint answers rates and latencies.
 //! When one of them is unreachable, the rest is still shown. On a terminal the picture is redrawn
 //! in place until `q`; elsewhere one plain picture follows another. Between questions MongoDB rests
-//! for several times as long as its last answer took.
+//! for several times as long as its last answer took. Of several outboxes there is one line each.
 
 mod frame;
+mod overview;
 mod scrape;
 mod terminal;
 
@@ -20,8 +21,9 @@ use self::frame::View;
 use self::scrape::Sample;
 use self::terminal::{Input, Terminal};
 use super::admin::Admin;
-use super::selection::inspect;
-use crate::config::Sources;
+use super::config::load_all;
+use super::selection::inspect_of;
+use crate::config::{Config, Sources};
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::groups::Group;
 use crate::mongodb::inspect::{Inspect, Stats};
@@ -29,8 +31,6 @@ use crate::mongodb::selection::Selection;
 
 /// Rates kept for the small chart.
 const HISTORY: usize = 40;
-/// Shortest rest between questions to MongoDB, in multiples of the time the last answer took.
-const REST: u32 = 4;
 /// Longest wait for MongoDB before the picture reports that it does not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -59,10 +59,18 @@ fn interval(text: &str) -> std::result::Result<Duration, String> {
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let (config, inspect) = inspect(sources).await?;
+    let fleet = load_all(sources)?;
+    match fleet.outboxes() {
+        [config] => watch(sources, args, config).await,
+        _ => overview::run(sources, &fleet, (args.interval, args.count)).await,
+    }
+}
+
+async fn watch(sources: &Sources, args: &Args, config: &Config) -> Result<()> {
+    let inspect = inspect_of(config).await?;
     let admin = Admin::new(&config.admin, args.admin.as_deref())?;
     let mut view = View {
-        outbox: format!("{}.{}", config.mongodb.database, config.mongodb.collection),
+        outbox: config.outbox(),
         stream: config.stream.name.clone(),
         admin: admin.url().to_owned(),
         now: String::new(),
@@ -86,7 +94,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
         };
         let took = began.elapsed();
 
-        view.now = now();
+        view.now = frame::now();
         view.outbox_state = outbox.map(Some);
         view.relay_state = sample.map(|sample| {
             let flow = sample.since(before.as_ref());
@@ -113,7 +121,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
                 };
             }
 
-            let rest = args.interval.max(took * REST).saturating_sub(began.elapsed());
+            let rest = args.interval.max(took * frame::REST).saturating_sub(began.elapsed());
             tokio::select! {
                 () = sleep(rest) => break,
                 input = terminal.input() => match input {
@@ -143,10 +151,4 @@ async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), Str
         Ok(Ok(Err(error))) => Err(error.report().to_string()),
         Ok(Err(_)) | Err(_) => Err("MongoDB does not answer".to_owned()),
     }
-}
-
-/// The time of day, in UTC.
-fn now() -> String {
-    let now = bson::DateTime::now().try_to_rfc3339_string().unwrap_or_default();
-    now.get(11..19).unwrap_or_default().to_owned()
 }

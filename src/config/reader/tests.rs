@@ -36,6 +36,7 @@ fn read_all(file: &str, env: &[(&str, &str)], set: &[&str]) -> (Outbox, Vec<Outb
         file: Some(on_disk.path().to_owned()),
         env: env.iter().map(|(name, value)| (text(name), text(value))).collect(),
         set: set.iter().map(text).collect(),
+        ..Sources::default()
     };
 
     let ((root, tables), reading) =

@@ -13,6 +13,7 @@ mod lease;
 mod log;
 mod mongodb;
 mod nats;
+mod outboxes;
 mod retry;
 mod scheduled;
 mod shutdown;
@@ -26,8 +27,9 @@ pub use self::event::EventConfig;
 pub use self::keep::{KeepConfig, Repair};
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
-pub use self::mongodb::MongodbConfig;
+pub use self::mongodb::{Follow, MongodbConfig};
 pub use self::nats::{Api, DiscoveredServers, NatsConfig, VerifyAcks};
+pub use self::outboxes::OutboxesConfig;
 pub use self::retry::RetryConfig;
 pub use self::scheduled::ScheduledConfig;
 pub use self::shutdown::ShutdownConfig;
@@ -36,7 +38,8 @@ pub use self::sweep::SweepConfig;
 
 /// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another
 /// order, because the default of one setting depends on another.
-pub(super) const ORDER: [&str; 14] = [
+pub(super) const ORDER: [&str; 15] = [
+    "outboxes",
     "mongodb",
     "nats",
     "stream",
@@ -52,3 +55,6 @@ pub(super) const ORDER: [&str; 14] = [
     "shutdown",
     "log",
 ];
+
+/// The sections that all outboxes of a process share.
+pub(super) const SHARED: [&str; 4] = ["outboxes", "admin", "shutdown", "log"];

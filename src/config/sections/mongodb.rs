@@ -29,8 +29,19 @@ pub struct MongodbConfig {
     pub database: String,
     /// Collection of the outbox.
     pub collection: String,
+    /// Which change stream brings its events.
+    pub follow: Follow,
     /// What MongoDB's logs call the connections, with their role.
     app_name: String,
+}
+
+/// `mongodb.follow`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// One that the outboxes of a daemon share.
+    Shared,
+    /// One of its own.
+    Own,
 }
 
 impl MongodbConfig {
@@ -89,6 +100,16 @@ impl MongodbConfig {
                      has one outbox.",
                 )
                 .or("outbox".to_owned()),
+            follow: reader
+                .setting(
+                    "follow",
+                    "Of a daemon with several outboxes. \"shared\": the outboxes with the same \
+                     connection string share one change stream of the cluster, or one of each \
+                     database if the user has no more rights. \"own\": each outbox has change \
+                     streams of its own, and each stream costs mongod as much as the shared one. \
+                     A daemon with one outbox always uses its own.",
+                )
+                .one_of(&[("shared", Follow::Shared), ("own", Follow::Own)]),
             app_name: format!("outboxd {client_id}"),
         }
     }
@@ -98,13 +119,29 @@ impl MongodbConfig {
         self.srv_record.as_deref()
     }
 
+    /// Whether it leads to the same server with the same secrets, so that clients can be shared.
+    pub(crate) fn is_same_server(&self, other: &Self) -> bool {
+        let same = self.uri.expose_secret() == other.uri.expose_secret();
+        same && self.app_name == other.app_name
+    }
+
     /// A client of its own for `role`. The change stream and the lease must not wait for each
     /// other's connections.
     ///
     /// # Errors
     /// As [`MongodbConfig::options`].
     pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
-        let options = self.options(role).await?;
+        self.pooled(role, None).await
+    }
+
+    /// The same, with at most so many connections to a server unless the connection string says how
+    /// many.
+    ///
+    /// # Errors
+    /// As [`MongodbConfig::options`].
+    pub(crate) async fn pooled(&self, role: &str, most: Option<u32>) -> Result<mongodb::Client> {
+        let mut options = self.options(role).await?;
+        options.max_pool_size = options.max_pool_size.or(most);
         mongodb::Client::with_options(options).map_err(|error| self.unusable(error))
     }
 

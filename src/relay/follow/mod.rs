@@ -81,8 +81,9 @@ async fn sweep_then_tail(
 }
 
 /// Why a sweep or the tail can fail.
-const REASONS: [StoreErrorKind; 5] = [
+const REASONS: [StoreErrorKind; 6] = [
     StoreErrorKind::HistoryLost,
+    StoreErrorKind::Behind,
     StoreErrorKind::TooLarge,
     StoreErrorKind::Refused,
     StoreErrorKind::Unexpected,
@@ -93,6 +94,7 @@ const REASONS: [StoreErrorKind; 5] = [
 fn reason(kind: StoreErrorKind) -> &'static str {
     match kind {
         StoreErrorKind::HistoryLost => "history_lost",
+        StoreErrorKind::Behind => "behind",
         StoreErrorKind::TooLarge => "too_large",
         StoreErrorKind::Refused => "refused",
         StoreErrorKind::Unexpected => "ended",

@@ -25,6 +25,10 @@
 //! A list that isn't cut has everything, and the tail begins where it was read. The server doesn't
 //! say exactly when that was, so the two overlap by a few milliseconds, and [`Overlap`] leaves out
 //! of the tail what the list has.
+//!
+//! A tail that shares its stream with others' can't begin at any time: it has what was collected
+//! since it joined. So each round joins before it lists, and when the round is over and the tail
+//! can't begin there, because the round took too long, another one follows.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -40,7 +44,7 @@ use crate::backoff::Backoff;
 use crate::crash;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::listing::{IdSet, Ids, Moment, id_of};
-use crate::relay::ports::{EventPage as _, EventStore, Fetched, StoreResult};
+use crate::relay::ports::{EventPage as _, EventStore, Fetched, Joined as _, StoreResult};
 
 /// Most events in a list, besides those that were handed over before.
 const LIST: usize = 50_000;
@@ -57,9 +61,11 @@ const PAGE_BYTES: usize = 1 << 20;
 const WAITS: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// A sweep that is over.
-pub(super) struct Swept {
+pub(super) struct Swept<J> {
     /// The tail begins after this time.
     pub(super) after: Timestamp,
+    /// What the tail begins from.
+    pub(super) joined: J,
     pub(super) overlap: Overlap,
 }
 
@@ -77,13 +83,14 @@ impl Overlap {
 }
 
 /// Sweeps, in rounds with numbers of their own. Waits while the relay has no room.
-pub(super) async fn sweep(
-    store: &impl EventStore,
+pub(super) async fn sweep<S: EventStore>(
+    store: &S,
     numbers: &mut impl Iterator<Item = u64>,
     found: &mpsc::Sender<Found>,
     resting: &watch::Receiver<Vec<Key>>,
-) -> StoreResult<Result<Swept, Closed>> {
+) -> StoreResult<Result<Swept<S::Joined>, Closed>> {
     let mut handed_over = IdSet::default();
+    let mut joined = None;
     let mut held_at = None;
     let (mut waits, mut has_warned) = (WAITS, false);
     let most = crash::bound("LISTED", LIST);
@@ -94,6 +101,8 @@ pub(super) async fn sweep(
             return Ok(Err(Closed));
         }
 
+        // What was collected for the last round ends only now: others may keep the stream open.
+        let here = joined.insert(store.join().await?);
         let without = resting.borrow().clone();
         let list = store.list(most, &without, &handed_over).await?;
         let Moment { after, until } = list.moment;
@@ -108,13 +117,16 @@ pub(super) async fn sweep(
         }
 
         handed_over.renew(list.again, &list.ids);
-        if !list.is_cut {
+        if !list.is_cut
+            && here.covers(after)
+            && let Some(joined) = joined.take()
+        {
             let ended = found.send(Found::SweepEnded).await;
-            let swept = Swept { after, overlap: Overlap { listed: handed_over, until } };
+            let swept = Swept { after, joined, overlap: Overlap { listed: handed_over, until } };
             return Ok(ended.map(|()| swept).map_err(|_| Closed));
         }
 
-        if list.ids.len() > 0 {
+        if list.ids.len() > 0 || !list.is_cut {
             waits.reset();
             continue;
         }

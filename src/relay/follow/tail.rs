@@ -7,11 +7,8 @@
 //! An event is handed over as it was inserted. If its own transaction touched it after that, it is
 //! handed over as it was committed: see [`transaction`](super::transaction).
 
-use std::time::Duration;
-
 use bson::RawDocument;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::change::Change;
@@ -21,27 +18,15 @@ use super::transaction::{Committed, Continued, Step, Survey};
 use crate::relay::dispatch::known::Origin;
 use crate::relay::ports::{EventPage as _, EventStore, EventTail as _, StoreError, StoreResult};
 
-/// Changes are counted over this time to measure their rate.
-const WINDOW: Duration = Duration::from_millis(100);
-/// With more changes in a window (a thousand a second), the stream is busy and is read at a pace.
-const BUSY: usize = 100;
-/// A reply with at least this many changes is followed at once by the next, because many changes
-/// wait to be read.
-const SMALL: usize = 32;
-/// Pause between small replies of a busy stream. It costs the writers of a busy server less. They
-/// were measured at 0.87 of their rate without a relay; without the pause, at 0.81.
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// Tails from where the sweep ended. Calls `reached` with each reply of the stream.
-pub(super) async fn tail(
-    store: &impl EventStore,
-    swept: Swept,
+pub(super) async fn tail<S: EventStore>(
+    store: &S,
+    swept: Swept<S::Joined>,
     found: &mpsc::Sender<Found>,
     mut reached: impl FnMut(),
 ) -> StoreResult<Closed> {
-    let mut stream = store.tail(swept.after).await?;
+    let mut stream = store.tail(swept.joined, swept.after).await?;
     let mut overlap = Some(swept.overlap);
-    let mut pace = Pace::new();
     let mut continued = Continued::default();
     let mut has_warned = false;
 
@@ -69,10 +54,6 @@ pub(super) async fn tail(
 
         if let Err(closed) = taken {
             return Ok(closed);
-        }
-
-        if pace.is_to_pause(changes.len()) {
-            sleep(PAUSE).await;
         }
     }
 
@@ -166,32 +147,5 @@ fn warn_of_withdrawn(steps: &[Step<'_>], has_warned: &mut bool) {
             "a transaction deleted events that it had inserted, so they are not published; if the \
              writer deletes every event, remove the delete from it"
         );
-    }
-}
-
-/// The rate of changes. A stream replies as soon as there is one change, so on a busy server each
-/// change would be a reply of its own.
-struct Pace {
-    /// When the current window began.
-    since: Instant,
-    /// Changes since then.
-    changes: usize,
-    /// Whether the last window had more than [`BUSY`].
-    busy: bool,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { since: Instant::now(), changes: 0, busy: false }
-    }
-
-    /// Counts the changes of a reply. Returns whether to pause before asking for the next.
-    fn is_to_pause(&mut self, changes: usize) -> bool {
-        self.changes += changes;
-        if self.since.elapsed() >= WINDOW {
-            self.busy = self.changes > BUSY;
-            (self.since, self.changes) = (Instant::now(), 0);
-        }
-        self.busy && changes < SMALL
     }
 }

@@ -13,6 +13,7 @@ use crate::relay::ports::{EventBus, EventStore, LeaseStore};
 use crate::relay::repair::{Interrupted, Plan, Repair, Repaired};
 use crate::relay::wake::Wake;
 use crate::relay::watermark::{Epoch, Rewound, Watermark};
+use crate::task;
 use crate::telemetry::alert::Alert;
 use crate::telemetry::loss::Loss;
 
@@ -63,7 +64,7 @@ impl<S: EventStore + KeptStore, B: EventBus> Parts<S, B> {
 
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        tokio::spawn(async move {
+        task::spawn(async move {
             let mut wait = FORGET;
             loop {
                 tokio::select! {

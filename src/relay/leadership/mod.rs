@@ -65,6 +65,7 @@ use super::verdict::Verdicts;
 use super::wake::Wake;
 use super::watermark::Rewound;
 use crate::config::Config;
+use crate::task;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Events, Load};
 
@@ -194,10 +195,10 @@ impl<B: EventBus> Leadership<B> {
 
         let following = readers.clone().follow(follow_from, found_tx, rests, metrics.clone());
         let stages = Stages {
-            following: tokio::spawn(following),
-            retrying: tokio::spawn(retry::run(store, asked, answer)),
-            settling: tokio::spawn(settle::run(stored, inbox, reports, give_up.clone())),
-            moving: config.scheduled.enabled.then(|| tokio::spawn(moving.run())),
+            following: task::spawn(following),
+            retrying: task::spawn(retry::run(store, asked, answer)),
+            settling: task::spawn(settle::run(stored, inbox, reports, give_up.clone())),
+            moving: config.scheduled.enabled.then(|| task::spawn(moving.run())),
             stop_moving,
             give_up,
         };

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::world::{State, World};
 use crate::relay::ports::{StoreError, StoreErrorKind, StoreResult};
+use crate::relay::shared::SharedStream;
 
 /// How long a client waits for a reply that doesn't come.
 const NO_REPLY: Duration = Duration::from_secs(2);
@@ -17,6 +18,8 @@ const NO_REPLY: Duration = Duration::from_secs(2);
 pub(super) struct Store {
     pub(super) world: World,
     pub(super) life: usize,
+    /// The stream that the outboxes of its daemon share, if they do.
+    pub(super) shared: Option<SharedStream>,
 }
 
 /// What becomes of a command.
@@ -37,7 +40,7 @@ impl Store {
         name: &'static str,
         run: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> StoreResult<T> {
-        let Self { world, life } = self;
+        let Self { world, life, .. } = self;
         world.alive(*life).await;
         world.travel().await;
         let fate = {

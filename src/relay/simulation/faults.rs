@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::bus::Bus;
 use super::connection::Store;
 use super::lease::LeaseRow;
+use super::neighbours;
 use super::row::{Discard, Row};
 use super::services::SUBJECTS;
 use super::world::{Change, Life, State, World};
@@ -40,21 +41,11 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn start(world: &World, config: &Config) -> Self {
-        let (connected, stands) = watch::channel(true);
-        let life = {
-            let mut state = world.lock();
-            state.lives.push(Life {
-                dead: false,
-                paused_until: Instant::now(),
-                connected,
-                tails: 0,
-                cuts: 0,
-            });
-            state.lives.len() - 1
-        };
+        let (life, stands) = live(world);
 
         let holder = format!("relay {life}");
-        let store = Store { world: world.clone(), life };
+        let shared = neighbours::share(world, life);
+        let store = Store { world: world.clone(), life, shared };
         let bus = Bus { world: world.clone(), life, holder: holder.clone(), connected: stands };
         let lease =
             Arc::new(Lease::new(LeaseRow { store: store.clone(), holder }, config.lease.ttl));
@@ -106,6 +97,15 @@ impl Relay {
             world.lock().wrong.push(format!("relay {} has ended", self.life));
         }
     }
+}
+
+/// Begins a life, with its connection to NATS.
+pub(super) fn live(world: &World) -> (usize, watch::Receiver<bool>) {
+    let (connected, stands) = watch::channel(true);
+    let mut state = world.lock();
+    let paused_until = Instant::now();
+    state.lives.push(Life { dead: false, paused_until, connected, tails: 0, cuts: 0 });
+    (state.lives.len() - 1, stands)
 }
 
 /// One fault after the other, until `end`.

@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use bson::raw::cstr;
-use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 use tokio::time::{Instant, timeout};
 
 use super::connection::Store;
-use super::world::Change;
+use super::world::{Change, State};
+use crate::relay::ports::shared::{Wanted, Watched};
 use crate::relay::ports::{EventTail, StoreError, StoreResult};
 
 /// How long the server waits for something to happen before it answers a quiet tail.
-const TAIL_WAIT: Duration = Duration::from_secs(1);
+pub(super) const TAIL_WAIT: Duration = Duration::from_secs(1);
 /// Most changes in a page of the tail. A transaction may have more.
-const TAIL_PAGE: usize = 3;
+pub(super) const TAIL_PAGE: usize = 3;
 
 /// The changes from one on.
 pub(super) struct Tail {
@@ -32,7 +33,7 @@ impl EventTail for Tail {
     type Page = RawArrayBuf;
 
     async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        let Store { world, life } = &self.store;
+        let Store { world, life, .. } = &self.store;
         world.alive(*life).await;
         let changed = world.changed.notified();
         if world.lock().changes.len() <= self.next {
@@ -50,12 +51,7 @@ impl EventTail for Tail {
         let mut page = RawArrayBuf::new();
         let upto = state.changes.len().min(self.next + TAIL_PAGE);
         for index in self.next..upto {
-            let is_large = state.chance(0.03);
-            let (at, change) = &state.changes[index];
-            let beside = [index.checked_sub(1), index.checked_add(1)];
-            let mut beside = beside.into_iter().flatten().filter_map(|i| state.changes.get(i));
-            let is_in_transaction = beside.any(|(other, _)| other == at);
-            page.push(shown(*at, wall, change, is_large, is_in_transaction));
+            page.push(shown(&mut state, index, wall));
         }
         self.next = upto;
         Ok(Some(page))
@@ -67,20 +63,21 @@ impl EventTail for Tail {
 }
 
 /// A change as the server shows it, without a large document.
-fn shown(
-    at: Timestamp,
-    wall: bson::DateTime,
-    change: &Change,
-    is_large: bool,
-    is_in_transaction: bool,
-) -> RawDocumentBuf {
+pub(super) fn shown(state: &mut State, index: usize, wall: bson::DateTime) -> RawDocumentBuf {
+    let is_large = state.chance(0.03);
+    let (at, change) = &state.changes[index];
+    let beside = [index.checked_sub(1), index.checked_add(1)];
+    let mut beside = beside.into_iter().flatten().filter_map(|i| state.changes.get(i));
+    let is_in_transaction = beside.any(|(other, _)| other == at);
+
     let (operation, number) = match change {
         Change::Insert(number, _) => ("insert", number),
         Change::Update(number) | Change::Requested(number) => ("update", number),
         Change::Delete(number) => ("delete", number),
     };
 
-    let mut shown = rawdoc! { "operationType": operation, "clusterTime": at, "wallTime": wall };
+    let mut shown = rawdoc! { "operationType": operation, "clusterTime": *at, "wallTime": wall };
+    shown.append(cstr!("ns"), outbox().namespace());
     shown.append(cstr!("documentKey"), rawdoc! { "_id": format!("e{number}") });
 
     if is_in_transaction {
@@ -97,4 +94,14 @@ fn shown(
     }
 
     shown
+}
+
+/// The outbox that the relays follow.
+pub(super) fn outbox() -> Watched {
+    watched("outbox")
+}
+
+pub(super) fn watched(name: &str) -> Watched {
+    let (database, collection) = ("shop".to_owned(), name.to_owned());
+    Watched { database, collection, wanted: Wanted::Events }
 }

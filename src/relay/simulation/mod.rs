@@ -3,7 +3,7 @@
 //! follows from a seed.
 //!
 //! Real are the leadership, dispatch, the publisher with its breaker, the verdicts, the settler,
-//! the retrier, sweep and tail, the mover, the watermark, and the lease. The world checks at every step that nothing is
+//! the retrier, sweep and tail, the stream that outboxes share, the mover, the watermark, and the lease. The world checks at every step that nothing is
 //! published without the lease, before what comes earlier in its key, beside another event of its
 //! key, after its ack or as it never was committed, and that nothing is deleted that isn't in the
 //! stream, though the stream acks as a duplicate what it doesn't have, and a neighbour acks what the
@@ -17,9 +17,11 @@ mod bus;
 mod connection;
 mod faults;
 mod follow;
+mod joining;
 mod kept;
 mod later;
 mod lease;
+mod neighbours;
 mod row;
 mod scheduled;
 mod services;
@@ -269,6 +271,7 @@ fn a_world_that_breaks_its_word_is_found_out() {
         (Lie::Torn, "passed"),
         (Lie::Early, "early"),
         (Lie::Unheld, "is moved, and"),
+        (Lie::Gap, "passed"),
     ] {
         let found = (0..1000)
             .any(|seed| play(seed, Some(lie)).wrong.iter().any(|found| found.contains(wrong)));

@@ -340,7 +340,7 @@ pub(super) struct DueTimes {
 impl Alarms for DueTimes {
     async fn next(&mut self) -> StoreResult<Option<i64>> {
         loop {
-            let Store { world, life } = &self.store;
+            let Store { world, life, .. } = &self.store;
             world.alive(*life).await;
             let changed = world.changed.notified();
             if world.lock().scheduled.rung.len() <= self.next {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bson::{RawArrayBuf, RawDocument, Timestamp, rawdoc};
 
 use super::connection::Store;
-use super::follow::Tail;
+use super::follow::{Tail, outbox};
 use super::row::{Row, document, number};
 use super::world::{State, of};
 use crate::config::OnDead;
@@ -18,6 +18,7 @@ use crate::relay::ports::{
     StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
+use crate::relay::shared::{self, Joined};
 use crate::relay::watermark::Epoch;
 use outboxd_client::{EventId, Key};
 use tokio::sync::mpsc;
@@ -86,7 +87,8 @@ fn is_due(row: &Row, now_ms: i64) -> bool {
 
 impl EventStore for Store {
     type Page = RawArrayBuf;
-    type Tail = Tail;
+    type Joined = Joined;
+    type Tail = shared::Tail<Tail>;
 
     fn limit_payloads(&self, _bytes: usize) {}
 
@@ -181,14 +183,24 @@ impl EventStore for Store {
         .await
     }
 
-    async fn tail(&self, at: Timestamp) -> StoreResult<Tail> {
+    async fn join(&self) -> StoreResult<Joined> {
+        let Some(shared) = &self.shared else { return Ok(Joined::Own) };
+        let share = shared.join(outbox()).await?;
+        Ok(share.map_or(Joined::Own, Joined::Shared))
+    }
+
+    async fn tail(&self, joined: Joined, at: Timestamp) -> StoreResult<Self::Tail> {
+        if let Joined::Shared(share) = joined {
+            return Ok(shared::Tail::shared(share, at));
+        }
+
         let (next, cuts) = self
             .command("tail", move |state| {
                 (state.changes.partition_point(|(of, _)| *of <= at), state.cuts)
             })
             .await?;
         self.world.lock().lives[self.life].tails += 1;
-        Ok(Tail { store: self.clone(), next, cuts })
+        Ok(shared::Tail::Own(Tail { store: self.clone(), next, cuts }))
     }
 
     async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {

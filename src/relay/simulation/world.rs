@@ -40,6 +40,8 @@ pub(super) enum Lie {
     Early,
     /// A move deletes scheduled events although somebody else has.
     Unheld,
+    /// A shared stream that is opened again leaves out what came since its place.
+    Gap,
 }
 
 /// An event that was committed.
@@ -140,6 +142,8 @@ pub(super) struct State {
     /// The messages of the stream by their sequence: message id and event.
     pub(super) log: BTreeMap<u64, (String, u32)>,
     pub(super) newest: u64,
+    /// Whether the relays' outbox shares its change streams with a neighbour.
+    pub(super) shares: bool,
     /// Whether acked events are kept; only such a stream loses messages.
     pub(super) keeps: bool,
     /// The kept events, by their place.
@@ -218,6 +222,7 @@ impl World {
             },
             log: BTreeMap::new(),
             newest: 0,
+            shares: seed % 2 == 1,
             keeps: seed % 5 == 1,
             kept: BTreeMap::new(),
             lost: BTreeSet::new(),

@@ -11,8 +11,9 @@ use ticketing::messages::ChargeStatus;
 use ticketing::status::OrderStatus;
 use tokio::time::{Instant, sleep};
 
+use crate::cast::SERVICES;
 use crate::records::{Charge, Counts, Order, Records, Ticket};
-use crate::stage::{SERVICES, Servers};
+use crate::stage::Servers;
 
 /// How often the databases are looked at.
 const LOOK: Duration = Duration::from_millis(200);

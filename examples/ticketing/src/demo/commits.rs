@@ -9,7 +9,8 @@ use mongodb::Client;
 use serde::Deserialize;
 use ticketing::failure::Failure;
 
-use crate::stage::{SERVICES, Servers};
+use crate::cast::SERVICES;
+use crate::stage::Servers;
 
 /// What an event is about: a record in one version. No two records have the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]

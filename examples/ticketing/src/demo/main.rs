@@ -9,6 +9,7 @@
 
 mod amount;
 mod api;
+mod cast;
 mod check;
 mod commits;
 mod events;
@@ -60,13 +61,13 @@ enum Verb {
     /// Kill (-9) a process that `up` started
     Kill {
         /// Which
-        #[arg(value_parser = stage::NAMES)]
+        #[arg(value_parser = cast::NAMES)]
         name: String,
     },
     /// Start a process again
     Start {
         /// Which
-        #[arg(value_parser = stage::NAMES)]
+        #[arg(value_parser = cast::NAMES)]
         name: String,
     },
 }

@@ -10,11 +10,11 @@ use serde::Serialize;
 use ticketing::failure::Failure;
 
 use crate::amount::{Amount, Fate};
+use crate::cast::SERVICES;
 use crate::check::Found;
 use crate::events::Held;
 use crate::load::USERS;
 use crate::records::{Charges, Counts, Orders, Tickets};
-use crate::stage::SERVICES;
 
 /// Where the JSON goes.
 pub(crate) const PATH: &str = "target/demo-report.json";

@@ -19,7 +19,7 @@ use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
 use crate::servers::{Own, SERVERS};
-use crate::stage::{EXPIRES_AFTER, NAMES, Servers, Stage, Urls};
+use crate::stage::{EXPIRES_AFTER, Servers, Stage, Urls};
 use crate::{check, commits};
 
 /// How many tickets.
@@ -101,7 +101,7 @@ fn conclude(
 }
 
 async fn story(stage: &mut Stage) -> Result<Measured, Failure> {
-    note("starting five services, each with its outboxd");
+    note(format!("starting {}", stage.relays.words()));
     stage.start(Lifetime::Ours).await?;
 
     let (servers, urls) = (&stage.servers, &stage.urls);
@@ -116,12 +116,13 @@ async fn story_of_kills(
     logs: &Path,
     stage: &mut Option<Stage>,
 ) -> Result<Measured, Failure> {
-    note("starting servers, and five services, each with its outboxd");
+    note("starting servers");
     let stage = stage.insert(Stage::new(own.start("").await?, logs.to_owned()));
+    note(format!("starting {}", stage.relays.words()));
     stage.start(Lifetime::Ours).await?;
 
     let (servers, urls) = (stage.servers.clone(), stage.urls.clone());
-    let victims = NAMES.len() + SERVERS.len();
+    let victims = stage.relays.names().len() + SERVERS.len();
     let time = KILL_EACH * u32::try_from(victims)?;
     let load = measure(&servers, &urls, Amount::Time(time), KILLS_SETTLE_TIME);
     let (measured, killed) = tokio::try_join!(load, kill_each(stage, own))?;
@@ -131,7 +132,7 @@ async fn story_of_kills(
 
 async fn kill_each(stage: &mut Stage, own: &Own) -> Result<Vec<String>, Failure> {
     let mut killed = Vec::new();
-    for name in NAMES.iter().chain(&SERVERS) {
+    for name in stage.relays.names().iter().chain(&SERVERS) {
         sleep(KILL_EACH - AWAY).await;
         note(format!("killing {name}"));
 

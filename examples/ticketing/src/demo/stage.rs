@@ -12,24 +12,9 @@ use ticketing::failure::Failure;
 use ticketing::subjects;
 use tokio::time::{Instant, sleep};
 
+use crate::cast::{FLEET, Relays, SERVICES, relayed_by};
 use crate::process::{Lifetime, Plan, Process};
 
-/// The services, in the order of their columns.
-pub(crate) const SERVICES: [&str; 5] = ["auth", "tickets", "orders", "expiration", "payments"];
-/// The processes, in the order they are started; they are stopped in the reverse order, so that
-/// outboxd publishes what its service wrote last.
-pub(crate) const NAMES: [&str; 10] = [
-    "outboxd-auth",
-    "outboxd-tickets",
-    "outboxd-orders",
-    "outboxd-expiration",
-    "outboxd-payments",
-    "auth",
-    "tickets",
-    "orders",
-    "expiration",
-    "payments",
-];
 /// How long a process may take to be ready.
 const READY_TIME: Duration = Duration::from_secs(30);
 /// After a kill, outboxd is idle for as long as the lease of the killed one lasts.
@@ -58,6 +43,7 @@ pub(crate) type Urls = BTreeMap<String, String>;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stage {
     pub(crate) servers: Servers,
+    pub(crate) relays: Relays,
     pub(crate) jwt_key: String,
     pub(crate) logs: PathBuf,
     pub(crate) urls: Urls,
@@ -109,7 +95,8 @@ impl Stage {
     /// Nothing runs yet.
     pub(crate) fn new(servers: Servers, logs: PathBuf) -> Self {
         let jwt_key = format!("{:032x}", rand::random::<u128>());
-        Self { servers, jwt_key, logs, urls: Urls::new(), processes: Vec::new() }
+        let (relays, urls, processes) = (Relays::wanted(), Urls::new(), Vec::new());
+        Self { servers, relays, jwt_key, logs, urls, processes }
     }
 
     /// Migrates the outboxes, starts the processes and waits until all are ready.
@@ -117,9 +104,9 @@ impl Stage {
     /// # Errors
     /// The first that isn't ready. What was started before still runs.
     pub(crate) async fn start(&mut self, lifetime: Lifetime) -> Result<(), Failure> {
-        for service in SERVICES {
-            let migrate = self.plan(&format!("outboxd-{service}"), "migrate")?;
-            let output = migrate.command().output().await?;
+        let names = self.relays.names();
+        for name in names.iter().filter(|name| !relayed_by(name).is_empty()) {
+            let output = self.plan(name, "migrate")?.command().output().await?;
 
             if !output.status.success() {
                 return Err(format!(
@@ -130,7 +117,7 @@ impl Stage {
             }
         }
 
-        for name in NAMES {
+        for name in names {
             let process = self.plan(name, "run")?.start(lifetime)?;
             self.processes.push(process);
         }
@@ -195,19 +182,21 @@ impl Stage {
 
     /// The plan of the process `name`; `verb` is what outboxd does.
     fn plan(&self, name: &str, verb: &str) -> Result<Plan, Failure> {
-        let service = name.trim_start_matches("outboxd-");
-        let (program, args) =
-            if service == name { (name, vec![]) } else { ("outboxd", vec![verb.to_owned()]) };
+        let relayed = relayed_by(name);
+        let (program, args) = match relayed.is_empty() {
+            true => (name, vec![]),
+            false => ("outboxd", vec![verb.to_owned()]),
+        };
         let own = std::env::current_exe()?;
         let program = own.parent().unwrap_or(Path::new(".")).join(program);
         let mut env = BTreeMap::from([
-            ("MONGODB_URI", self.servers.uri(service)),
+            ("MONGODB_URI", self.servers.uri(relayed.first().unwrap_or(&name))),
             ("NATS_URL", self.servers.nats_url.clone()),
             ("NATS_CLUSTER_ID", self.servers.stream.clone()),
             ("NATS_CLIENT_ID", name.to_owned()),
         ]);
 
-        if service == name {
+        if relayed.is_empty() {
             env.extend([
                 ("JWT_KEY", self.jwt_key.clone()),
                 ("HOST", "127.0.0.1".into()),
@@ -226,6 +215,10 @@ impl Stage {
             ]);
         }
 
+        if name == FLEET {
+            env.insert("OUTBOXD_CONFIG", self.write_tables(&relayed)?);
+        }
+
         Ok(Plan {
             name: name.to_owned(),
             program,
@@ -235,31 +228,44 @@ impl Stage {
         })
     }
 
+    /// Writes a file with a table for the outbox of each service; returns its path.
+    fn write_tables(&self, services: &[&str]) -> Result<String, Failure> {
+        let table = |service: &&str| {
+            format!("[[outbox]]\ndatabase = {:?}\n", self.servers.database_name(service))
+        };
+        let path = self.logs.join("fleet.toml");
+        std::fs::write(&path, services.iter().map(table).collect::<String>())?;
+        Ok(path.display().to_string())
+    }
+
     async fn ready(&mut self, index: usize, offset: usize) -> Result<(), Failure> {
         let name = self.processes[index].plan.name.clone();
-        let Some(service) = name.strip_prefix("outboxd-") else {
+        let relayed = relayed_by(&name);
+        if relayed.is_empty() {
             let url = self.processes[index].line(LISTENING, offset, READY_TIME).await?;
             // When it is started again, it is expected there.
             let port = url.rsplit(':').next().unwrap_or_default().to_owned();
             self.processes[index].plan.env.insert("PORT".to_owned(), port);
             self.urls.insert(name, url);
             return Ok(());
-        };
+        }
 
         let mongodb = Client::with_uri_str(&self.servers.mongodb_uri).await?;
-        let database = self.servers.database(&mongodb, service);
         let deadline = Instant::now() + READY_TIME;
+        for service in relayed {
+            let database = self.servers.database(&mongodb, service);
+            while !has_lease(&database).await? {
+                if !self.processes[index].is_alive() {
+                    return Err(self.processes[index].died());
+                }
 
-        while !has_lease(&database).await? {
-            if !self.processes[index].is_alive() {
-                return Err(self.processes[index].died());
+                if Instant::now() > deadline {
+                    let what = format!("the lease of {service} in {READY_TIME:?}");
+                    return Err(format!("{name} did not take {what}").into());
+                }
+
+                sleep(Duration::from_millis(50)).await;
             }
-
-            if Instant::now() > deadline {
-                return Err(format!("{name} did not take the lease in {READY_TIME:?}").into());
-            }
-
-            sleep(Duration::from_millis(50)).await;
         }
 
         Ok(())
@@ -268,7 +274,7 @@ impl Stage {
 
 /// Whether a relay holds the lease of this database's outbox.
 async fn has_lease(database: &Database) -> Result<bool, Failure> {
-    let held = doc! { "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
+    let held = doc! { "_id": "outbox", "$expr": { "$gt": ["$expiresAt", "$$NOW"] } };
     Ok(database.collection::<Document>("outboxd_lease").count_documents(held).await? > 0)
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::stage::{EXPIRES_AFTER, SERVICES, Stage};
+use crate::cast::SERVICES;
+use crate::stage::{EXPIRES_AFTER, Stage};
 
 /// Where the services, the servers and the logs are.
 pub(crate) fn places(stage: &Stage) -> String {
@@ -33,7 +34,7 @@ pub(crate) fn commands(stage: &Stage, demo: &Path) -> String {
         servers.stream,
         demo.with_file_name("outboxd").display()
     );
-    let demo = demo.display();
+    let (demo, relay) = (demo.display(), stage.relays.relay_of("tickets"));
 
     let curl = "curl -sw '\\n' -b target/demo-up/cookies";
     let json = "-H 'Content-Type: application/json' -d";
@@ -69,9 +70,9 @@ sleep 1; {curl} {orders}/api/orders/$ORDER
 # 8. Order another ticket, don't pay, and see the order expire after {EXPIRES_AFTER}
 TICKET=$({film} | {id}); sleep 1; ORDER=$({order} | {id}); sleep {expiry}; {curl} {orders}/api/orders/$ORDER
 # 9. Kill (-9) the relay of tickets, and offer a ticket: its event waits in the outbox
-{demo} kill outboxd-tickets; {opera}; {stats}
+{demo} kill {relay}; {opera}; {stats}
 # 10. Start the relay again: once the lease of the dead one is over, it publishes the event
-{demo} start outboxd-tickets; sleep 6; {stats}
+{demo} start {relay}; sleep 6; {stats}
 
 # Put load on everything, and kill what you like meanwhile; then end it.
 {demo} load --seconds 20
