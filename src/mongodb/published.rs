@@ -251,9 +251,10 @@ impl KeptStore for Store {
         Ok(self.read_kept(acked, false, Room { events: 1, bytes: 1 }).await?.pop())
     }
 
-    async fn newest_kept(&self) -> StoreResult<Option<Kept>> {
-        let acked = doc! { PLACE: { "$gte": i64::MIN }, SEQUENCE: { "$type": "long" } };
-        Ok(self.read_kept(acked, true, Room { events: 1, bytes: 1 }).await?.pop())
+    async fn last_held(&self, places: Range<i64>, room: Room) -> StoreResult<Vec<Kept>> {
+        let mut acked = within(&places);
+        acked.insert(SEQUENCE, doc! { "$type": "long" });
+        Ok(self.read_kept(acked, true, room).await?)
     }
 
     async fn count_kept(&self, places: Range<i64>) -> StoreResult<u64> {

@@ -47,8 +47,13 @@ pub(crate) trait KeptStore: Clone + Send + Sync + 'static {
         places: Range<i64>,
     ) -> impl Future<Output = StoreResult<Option<Kept>>> + Send;
 
-    /// The kept event with the last place that the stream has acked.
-    fn newest_kept(&self) -> impl Future<Output = StoreResult<Option<Kept>>> + Send;
+    /// The last of these places that the stream has acked and does not refuse, the last one first.
+    /// At least one if there is one.
+    fn last_held(
+        &self,
+        places: Range<i64>,
+        room: Room,
+    ) -> impl Future<Output = StoreResult<Vec<Kept>>> + Send;
 
     /// How many there are in these places.
     fn count_kept(&self, places: Range<i64>) -> impl Future<Output = StoreResult<u64>> + Send;

@@ -88,6 +88,7 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
         while let Some(first) = next {
             let end = end_of_epoch(first);
             let from = self.first_lost(first..end).await?;
+            let from = self.lost_within_a_page(first..from).await?;
             if from > first {
                 plan.unrecoverable = 0;
             }
@@ -114,6 +115,22 @@ impl<S: KeptStore, B: EventBus> Repair<'_, S, B> {
         }
 
         Ok(from)
+    }
+
+    /// The first place of the last page that the stream has lost; the end if it has them all. A
+    /// repair that was interrupted has published some events of a page and not others. With another
+    /// writer's messages between them, a later one may be back at its old sequence, and an earlier
+    /// one not.
+    async fn lost_within_a_page(&self, places: Range<i64>) -> Result<i64, Interrupted> {
+        let mut first = places.end;
+        for kept in self.store.last_held(places, PAGE).await? {
+            if !self.holds(&kept).await? {
+                first = kept.place;
+            }
+            self.go_on()?;
+        }
+
+        Ok(first)
     }
 
     /// How many sequences the stream has lost before this one.

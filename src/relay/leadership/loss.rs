@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use super::parts::Parts;
 use crate::relay::kept::{KeptStore, epoch_of};
 use crate::relay::lease::{Held, Lease, Term};
-use crate::relay::ports::{EventBus, EventStore, LeaseStore};
+use crate::relay::ports::{EventBus, EventStore, LeaseStore, Room};
 use crate::relay::repair::{Interrupted, Plan, Repair, Repaired};
 use crate::relay::wake::Wake;
 use crate::relay::watermark::{Epoch, Rewound, Watermark};
@@ -34,7 +34,8 @@ impl<S: EventStore + KeptStore, B: EventBus> Parts<S, B> {
             return;
         }
 
-        let kept = match self.store.newest_kept().await {
+        let newest = self.store.last_held(0..i64::MAX, Room { events: 1, bytes: 1 }).await;
+        let kept = match newest.map(|mut newest| newest.pop()) {
             Ok(Some(kept)) if kept.stream == self.config.stream.name => kept,
             Ok(_) => return,
             Err(error) => return warn!(%error, "could not read the newest kept event"),

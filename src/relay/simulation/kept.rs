@@ -73,12 +73,13 @@ impl KeptStore for Store {
         next.await
     }
 
-    async fn newest_kept(&self) -> StoreResult<Option<Kept>> {
-        let newest = self.command("newest_kept", |state| {
-            let mut held = state.kept.iter().rev().filter(|(_, kept)| kept.sequence.is_some());
-            held.next().map(|(place, kept)| shown(*place, kept))
+    async fn last_held(&self, places: Range<i64>, room: Room) -> StoreResult<Vec<Kept>> {
+        let few = room.events.min(3);
+        let last = self.command("last_held", move |state| {
+            let held = state.kept.range(places).rev().filter(|(_, kept)| kept.sequence.is_some());
+            held.take(few).map(|(place, kept)| shown(*place, kept)).collect()
         });
-        newest.await
+        last.await
     }
 
     async fn count_kept(&self, places: Range<i64>) -> StoreResult<u64> {
