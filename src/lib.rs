@@ -17,7 +17,8 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | command line | [`cli`] |
-//! | processes | `daemon`, `check`, `admin`, `privileges` |
+//! | web page | `console` |
+//! | processes | `daemon`, `check`, `admin`, `operator`, `privileges` |
 //! | adapters | [`mongodb`], `jetstream` |
 //! | core | `relay` |
 //! | services | [`config`], `telemetry` |
@@ -34,6 +35,7 @@ mod backoff;
 mod check;
 pub mod cli;
 pub mod config;
+mod console;
 mod crash;
 mod daemon;
 pub mod document;
@@ -47,6 +49,7 @@ pub mod fuzz;
 mod group;
 mod jetstream;
 pub mod mongodb;
+mod operator;
 mod pattern;
 mod printable;
 mod privileges;

@@ -33,7 +33,11 @@ const LAYERS: &[Layer] = &[
     Layer { modules: &["relay"], among_themselves: false },
     // Two sides of the world that know nothing of each other.
     Layer { modules: &["jetstream", "mongodb"], among_themselves: false },
-    Layer { modules: &["admin", "check", "daemon", "privileges"], among_themselves: true },
+    Layer {
+        modules: &["admin", "check", "daemon", "operator", "privileges"],
+        among_themselves: true,
+    },
+    Layer { modules: &["console"], among_themselves: true },
     Layer { modules: &["cli"], among_themselves: false },
     Layer { modules: &["fuzz", "lib", "main"], among_themselves: true },
 ];

@@ -15,6 +15,7 @@ mod clocks;
 mod codes; // the wall clock jumps, of a relay or of its server, and nothing stops for it
 mod config; // every mistake at once, secrets masked, the shipped file is complete
 mod conformance; // the library passes the cases that every client passes
+mod console; // people see what the command line shows, act on exactly that, and no document harms them
 mod consumers; // the library: what consumes is handled once, in order, or put aside with its reason
 mod crashes; // killed at every named point, the relay loses and reorders nothing
 mod creation; // the stream is created, or refused with the line by which it can be

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::admin::Admin;
 use super::config::load_all;
 use super::output::{Colour, Output, Screen, show};
 use super::table::{hang, wrap};
@@ -13,6 +12,7 @@ use crate::check;
 use crate::config::Sources;
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::{Finding, Level};
+use crate::operator::endpoint::Admin;
 use crate::printable::printable;
 
 /// Column where the text of a finding begins, after its level and name.

@@ -13,6 +13,7 @@ use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext as _, Result};
 use crate::mongodb::discovery;
 use crate::mongodb::inspect::{Inspect, Stats};
+use crate::operator::clients::Clients;
 
 /// Outboxes that are asked about at once.
 const AT_ONCE: usize = 8;
@@ -62,20 +63,12 @@ pub(super) async fn found(mut sources: Sources) -> Result<Sources> {
 
 /// Opens every outbox. Those of one deployment share a client.
 pub(super) async fn open(fleet: &Fleet) -> Vec<Opened> {
-    let mut clients: Vec<(Config, mongodb::Client)> = Vec::new();
+    let mut clients = Clients::default();
     let mut opened = Vec::with_capacity(fleet.outboxes().len());
 
     for config in fleet.outboxes() {
-        let same = clients.iter().find(|(other, _)| other.mongodb.is_same_server(&config.mongodb));
-        let client = match same {
-            Some((_, client)) => Ok(client.clone()),
-            None => config.mongodb.client("operator").await,
-        };
-        let inspect = match client {
-            Ok(client) => {
-                clients.push((config.clone(), client.clone()));
-                inspect_by(config, &client).await
-            }
+        let inspect = match clients.of(config).await {
+            Ok(client) => inspect_by(config, &client).await,
             Err(error) => Err(error),
         };
         opened.push(Opened { config: config.clone(), inspect });

@@ -9,16 +9,15 @@ use serde::Serialize;
 use super::config::load_all;
 use super::fleet::{self, Opened};
 use super::output::{Colour, Output, Screen, events, patiently, show};
-use super::selection::{Filter, inspect_of};
+use super::selection::inspect_of;
 use super::table::{Cell, cut, hang, table};
 use crate::config::{Fleet, Sources};
 use crate::error::{MongodbContext, Result};
-use crate::failure::Rejection;
 use crate::finding::operand;
 use crate::mongodb::chosen::{Chosen, Tally};
 use crate::mongodb::groups::Group;
-use crate::mongodb::inspect::Inspect;
-use crate::mongodb::selection::Selection;
+use crate::operator::filter::Filter;
+use crate::operator::groups::Remedied;
 use crate::printable::printable;
 
 /// Columns of a reason when its line has no more room for it.
@@ -40,18 +39,11 @@ pub(super) struct Args {
     output: Output,
 }
 
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    group: Group,
-    remedy: &'static str,
-}
-
 /// The groups of one outbox of several.
 #[derive(Serialize)]
 struct OfOutbox {
     outbox: String,
-    groups: Vec<Shown>,
+    groups: Vec<Remedied>,
 }
 
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
@@ -65,7 +57,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     };
 
     let selection = filter.selection();
-    let (shown, left_out) = of_outbox(&inspect, &selection).await?;
+    let (shown, left_out) = patiently(Remedied::read(&inspect, &selection)).await?;
     if shown.is_empty() {
         filter.check_that_it_can_match()?;
     }
@@ -91,14 +83,6 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The groups of one outbox, and how many events are in groups that are left out.
-async fn of_outbox(inspect: &Inspect, selection: &Selection) -> Result<(Vec<Shown>, u64)> {
-    let groups = patiently(inspect.groups(selection)).await.during("reading the outbox")?;
-    let remedy = |group: &Group| Rejection::new(group.code.clone(), "").remedy();
-    let shown = groups.shown.into_iter().map(|group| Shown { remedy: remedy(&group), group });
-    Ok((shown.collect(), groups.left_out))
-}
-
 /// The groups of each outbox that has any, the outbox with the most events first.
 async fn of_fleet(sources: &Sources, args: &Args, fleet: &Fleet) -> Result<()> {
     let filter = match &args.id {
@@ -108,7 +92,7 @@ async fn of_fleet(sources: &Sources, args: &Args, fleet: &Fleet) -> Result<()> {
 
     let mut found = Vec::new();
     for Opened { config, inspect } in fleet::open(fleet).await {
-        let (groups, _) = of_outbox(&inspect?, &filter.selection()).await?;
+        let (groups, _) = patiently(Remedied::read(&inspect?, &filter.selection())).await?;
         if !groups.is_empty() {
             found.push(OfOutbox { outbox: config.outbox(), groups });
         }
@@ -132,7 +116,7 @@ async fn of_fleet(sources: &Sources, args: &Args, fleet: &Fleet) -> Result<()> {
 }
 
 /// One line for each group.
-fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
+fn lines(screen: Screen, groups: &[Remedied], filter: &Filter) -> String {
     if groups.is_empty() {
         return "no event has failed; if events wait anyway, `outboxd check` shows why\n"
             .to_owned();
@@ -151,7 +135,7 @@ fn lines(screen: Screen, groups: &[Shown], filter: &Filter) -> String {
         + width(|group| group.code.chars().count(), 4);
     let room = screen.width.saturating_sub(taken).max(LEAST_REASON);
 
-    let rows = groups.iter().map(|Shown { group, .. }| {
+    let rows = groups.iter().map(|Remedied { group, .. }| {
         let counted = |count: u64, colour| match count {
             0 => Cell::from("0"),
             count => Cell::coloured(&count.to_string(), colour),
@@ -185,8 +169,8 @@ fn held(group: &Group) -> String {
 }
 
 /// One group, and what to do.
-fn details(screen: Screen, shown: &Shown, chosen: &Chosen, filter: &Filter) -> String {
-    let Shown { group, remedy } = shown;
+fn details(screen: Screen, shown: &Remedied, chosen: &Chosen, filter: &Filter) -> String {
+    let Remedied { group, remedy } = shown;
     let filter = filter.of_group(&group.id);
     let mut out = String::new();
 

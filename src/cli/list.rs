@@ -4,12 +4,13 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::output::{Output, Screen, age, colour_of, due, patiently, show};
-use super::selection::{Filter, inspect};
+use super::selection::inspect;
 use super::table::{Cell, table};
 use crate::config::Sources;
 use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Entry;
+use crate::operator::filter::Filter;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

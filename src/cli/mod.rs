@@ -1,12 +1,12 @@
 //! The command line: one file per verb.
 
 mod act;
-mod admin;
 mod audit;
 mod check;
 mod completions;
 mod config;
 mod confirm;
+mod console;
 mod discard;
 mod edit;
 mod editor;
@@ -110,6 +110,11 @@ enum Verb {
   outboxd watch --admin http://tickets:9464
   outboxd watch --interval 10s --count 6 > minute.txt")]
     Watch(watch::Args),
+    /// Serve the console, a web page that shows what is stuck and why
+    #[command(after_help = "Examples:
+  outboxd console                        # prints the address and a token
+  outboxd console --set console.listen=127.0.0.1:8080")]
+    Console,
     /// Publish stuck events again now, including dead ones, and scheduled ones before their time
     #[command(after_help = "Examples:
   outboxd retry-now 6745f0a1b2c3d4e5f6a7b8c9
@@ -226,6 +231,7 @@ impl Cli {
             Verb::List(args) => list::run(&sources, &args).await,
             Verb::Show(args) => show::run(&sources, &args).await,
             Verb::Watch(args) => watch::run(&sources, &args).await,
+            Verb::Console => console::run(&sources).await,
             Verb::RetryNow(args) => act::retry_now(&sources, &args).await,
             Verb::Discard(args) => act::discard(&sources, &args).await,
             Verb::Edit(args) => edit::run(&sources, &args, &event).await,

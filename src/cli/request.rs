@@ -3,8 +3,8 @@
 use bson::{DateTime, Document};
 use clap::Args as ClapArgs;
 
-use super::selection::Filter;
 use crate::mongodb::act::FieldEdits;
+use crate::operator::filter::Filter;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

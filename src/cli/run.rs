@@ -4,6 +4,7 @@
 use tracing::warn;
 
 use crate::config::{Fleet, Sources};
+use crate::console;
 use crate::daemon::{self, Asked};
 use crate::error::Result;
 use crate::shutdown::{self, StopSignal};
@@ -22,6 +23,15 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     shutdown::outlive_signals()?;
 
     traces::start("outboxd", &config.nats.client_id)?;
+
+    // The console lives and stops with the process, and not with a leadership.
+    if config.console.listen.is_some() {
+        if fleet.outboxes().is_empty() {
+            warn!("the console shows no outbox that is found; run `outboxd console` for those");
+        }
+
+        console::start(&fleet, sources, &config.nats.client_id, &stop).await?;
+    }
 
     let ended = daemon::run(fleet, sources, &Asked { stop, reload }).await;
 

@@ -15,6 +15,7 @@ use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
 use crate::mongodb::inspect::Stats;
 use crate::mongodb::later::Later;
+use crate::operator::look::relayed_by;
 use crate::printable::printable;
 
 #[derive(Debug, ClapArgs)]
@@ -73,7 +74,7 @@ fn people(screen: Screen, shown: &Shown) -> String {
     );
     let mut out = wrap(&head, screen.width, 0);
 
-    let _ = writeln!(out, "\n{}\n", relayed_by(screen, stats));
+    let _ = writeln!(out, "\n{}\n", relayed(screen, stats));
 
     let oldest = stats.oldest_seconds.map_or_else(|| "-".to_owned(), age);
     let counted = |state: State, events: u64| {
@@ -153,24 +154,10 @@ fn scheduled(later: &Later) -> Vec<(&'static str, u64, String, Colour)> {
 }
 
 /// Which relay leads, if one does.
-fn relayed_by(screen: Screen, stats: &Stats) -> String {
-    let text = match &stats.lease {
-        Some(lease) if !lease.is_a_relays() => format!(
-            "NO RELAY is known to lead: the lease of {} ends in {}, longer than any relay's; a \
-             running relay takes it over",
-            lease.holder,
-            age(lease.expires_in_seconds.unsigned_abs())
-        ),
-        Some(lease) if lease.expires_in_seconds >= 0 => {
-            format!("relayed by {}, term {}", lease.holder, lease.term)
-        }
-        Some(lease) => {
-            let ago = age(lease.expires_in_seconds.unsigned_abs());
-            format!("NO RELAY: the lease of {} ended {ago} ago; start `outboxd run`", lease.holder)
-        }
-        None => "NO RELAY has ever run on this outbox; start `outboxd run`".to_owned(),
+fn relayed(screen: Screen, stats: &Stats) -> String {
+    let (colour, text) = match relayed_by(stats.lease.as_ref()) {
+        Ok(text) => (Colour::None, text),
+        Err(text) => (Colour::Red, text),
     };
-
-    let colour = if text.starts_with("NO") { Colour::Red } else { Colour::None };
     screen.paint(colour, &wrap(&printable(&text), screen.width, 0))
 }

@@ -2,7 +2,7 @@
 //!
 //! Settings without a table are one outbox. With tables `[[outbox]]` each table is an outbox, and
 //! what a table doesn't set, it takes from the root. All outboxes share the sections `[admin]`,
-//! `[shutdown]` and `[log]`. An outbox that was found by `outboxes.discover` is one more table.
+//! `[console]`, `[shutdown]` and `[log]`. An outbox that was found by `outboxes.discover` is one more table.
 
 use std::fmt;
 use std::path::Path;

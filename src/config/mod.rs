@@ -43,10 +43,10 @@ pub use self::fleet::{Checked, Fleet};
 pub use self::info::{SettingInfo, Unset};
 pub use self::named_file::NamedFile;
 pub use self::sections::{
-    AdminConfig, AlertsConfig, Api, Compression, DiscoveredServers, DispatchConfig, EventConfig,
-    Follow, KeepConfig, LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig, OnDead,
-    Ordering, OutboxesConfig, Repair, RetryConfig, ScheduledConfig, ShutdownConfig, Storage,
-    StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
+    AdminConfig, AlertsConfig, Api, Compression, ConsoleConfig, DiscoveredServers, DispatchConfig,
+    EventConfig, Follow, KeepConfig, LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig,
+    OnDead, Ordering, OutboxesConfig, PersonConfig, ProxyConfig, Repair, RetryConfig, Role,
+    ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::settings::Config;

@@ -6,9 +6,9 @@ use super::named_file::NamedFile;
 use super::reader::apart::Apart;
 use super::reader::{NOT_SET, Read, Reader};
 use super::sections::{
-    AdminConfig, AlertsConfig, DispatchConfig, EventConfig, KeepConfig, LeaseConfig, LogConfig,
-    MongodbConfig, NatsConfig, RetryConfig, ScheduledConfig, ShutdownConfig, StreamConfig,
-    SweepConfig,
+    AdminConfig, AlertsConfig, ConsoleConfig, DispatchConfig, EventConfig, KeepConfig, LeaseConfig,
+    LogConfig, MongodbConfig, NatsConfig, RetryConfig, ScheduledConfig, ShutdownConfig,
+    StreamConfig, SweepConfig,
 };
 
 /// All settings of one outbox, valid by construction.
@@ -36,6 +36,8 @@ pub struct Config {
     pub alerts: AlertsConfig,
     /// The endpoint that answers over HTTP.
     pub admin: AdminConfig,
+    /// The web page for people.
+    pub console: ConsoleConfig,
     /// Which relay publishes.
     pub lease: LeaseConfig,
     /// How outboxd stops.
@@ -51,6 +53,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     admin: AdminConfig,
+    console: ConsoleConfig,
     shutdown: ShutdownConfig,
     log: LogConfig,
 }
@@ -71,6 +74,7 @@ impl Shared {
     pub(super) fn read(root: &mut Reader<'_>) -> Self {
         Self {
             admin: root.section("admin", AdminConfig::read),
+            console: root.section("console", ConsoleConfig::read),
             shutdown: root.section("shutdown", ShutdownConfig::read),
             log: root.section("log", LogConfig::read),
         }
@@ -113,7 +117,7 @@ impl Config {
 
         let keep = table.section("keep", |reader| KeepConfig::read(reader, &event.layout));
         let alerts = table.section("alerts", |reader| AlertsConfig::read(reader, &stream));
-        let Shared { admin, shutdown, log } = shared;
+        let Shared { admin, console, shutdown, log } = shared;
 
         Self {
             mongodb,
@@ -127,6 +131,7 @@ impl Config {
             retry: table.section("retry", RetryConfig::read),
             alerts,
             admin,
+            console,
             lease: table.section("lease", LeaseConfig::read),
             shutdown,
             log,

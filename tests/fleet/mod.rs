@@ -1,6 +1,7 @@
 //! Several outboxes in one daemon: each has what a daemon of its own would give it.
 
 mod apart;
+mod console;
 mod followed;
 mod found;
 mod scene;

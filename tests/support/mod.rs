@@ -31,7 +31,7 @@ pub(crate) use self::mongod::{Mongod, PASSWORD};
 pub(crate) use self::ports::free_ports;
 pub(crate) use self::privileges::NatsUsers;
 pub(crate) use self::process::{
-    NatsServer, OUTBOXD, Relay, json, memory, outboxd, outboxd_with, says,
+    NatsServer, OUTBOXD, Relay, command, json, memory, outboxd, outboxd_with, says,
 };
 pub(crate) use self::proxy::{Proxy, Toxic};
 pub(crate) use self::ticketing::{Answer, Ticketing, token};

@@ -52,7 +52,8 @@ pub(crate) fn outboxd_with(
     (output.status.code(), said.concat())
 }
 
-fn command(scene: &Scene, verb: &str) -> Command {
+/// `outboxd` for this verb's user, without the verb itself.
+pub(crate) fn command(scene: &Scene, verb: &str) -> Command {
     let mut command = Command::new(OUTBOXD);
     command.env_clear().envs(scene.env_of(verb)).stdin(Stdio::null());
     command

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::scrape::Flow;
 use crate::cli::output::{age, events};
 use crate::document::state::State;
 use crate::mongodb::groups::Group;
 use crate::mongodb::inspect::Stats;
+use crate::operator::flow::Flow;
+use crate::operator::groups::Remedied;
+use crate::operator::look::Look;
 use crate::printable::printable;
 
 /// Shortest rest between questions to MongoDB, in multiples of the time the last answer took.
@@ -27,7 +29,7 @@ pub(super) struct View {
     /// Time of day.
     pub(super) now: String,
     /// `Ok(None)` before the first answer.
-    pub(super) outbox_state: Result<Option<(Stats, Vec<Group>)>, String>,
+    pub(super) outbox_state: Result<Option<Look>, String>,
     pub(super) relay_state: Result<Flow, String>,
     /// Events published a second, the newest last.
     pub(super) history: VecDeque<f64>,
@@ -63,7 +65,7 @@ pub(super) fn picture(
     lines.push(Vec::new());
 
     match &view.outbox_state {
-        Ok(Some((stats, groups))) => {
+        Ok(Some(Look { stats, groups, .. })) => {
             outbox(stats, &mut lines);
             let room = height.map_or(GROUPS, |height| height.saturating_sub(lines.len() + 3));
             stuck(groups, room.min(2 * GROUPS), &mut lines);
@@ -90,7 +92,7 @@ fn head(view: &View, width: usize, live: bool) -> Line {
 }
 
 fn relayed_by(view: &View) -> Line {
-    let Ok(Some((stats, _))) = &view.outbox_state else {
+    let Ok(Some(Look { stats, .. })) = &view.outbox_state else {
         return Vec::new();
     };
 
@@ -194,7 +196,7 @@ fn outbox(stats: &Stats, lines: &mut Vec<Line>) {
 }
 
 /// The largest groups that fit in so many rows. A group keeps its place while its numbers change.
-fn stuck(groups: &[Group], room: usize, lines: &mut Vec<Line>) {
+fn stuck(groups: &[Remedied], room: usize, lines: &mut Vec<Line>) {
     if groups.is_empty() || room == 0 {
         return;
     }
@@ -205,7 +207,7 @@ fn stuck(groups: &[Group], room: usize, lines: &mut Vec<Line>) {
     };
     lines.push(vec![(Colour::Dim, row("FAILED", "DEAD", "GROUP", "CODE", "REASON"))]);
 
-    let mut shown: Vec<&Group> = groups.iter().take(room).collect();
+    let mut shown: Vec<&Group> = groups.iter().take(room).map(|remedied| &remedied.group).collect();
     shown.sort_by_key(|group| (&group.code, &group.id));
     for Group { failed, dead, code, error, id, .. } in shown {
         let [code, error] = [code, error].map(|text| printable(text));
@@ -316,7 +318,11 @@ mod tests {
             stream: "SHOP".to_owned(),
             admin: "http://127.0.0.1:9464".to_owned(),
             now: "03:12:44".to_owned(),
-            outbox_state: Ok(Some((stats, vec![group; 30]))),
+            outbox_state: Ok(Some(Look {
+                stats,
+                groups: vec![Remedied { group, remedy: "" }; 30],
+                left_out: 0,
+            })),
             relay_state: Ok(Flow {
                 leads: true,
                 published,
@@ -331,12 +337,14 @@ mod tests {
     fn a_group_keeps_its_place_while_its_numbers_change() {
         let places = |dead: [u64; 2]| {
             let mut view = view();
-            let Ok(Some((_, groups))) = &mut view.outbox_state else { return Vec::new() };
+            let Ok(Some(Look { groups, .. })) = &mut view.outbox_state else { return Vec::new() };
             groups.truncate(2);
-            for (group, (code, dead)) in groups.iter_mut().zip([("b", dead[0]), ("a", dead[1])]) {
+            for (Remedied { group, .. }, (code, dead)) in
+                groups.iter_mut().zip([("b", dead[0]), ("a", dead[1])])
+            {
                 (group.code, group.dead, group.events) = (code.to_owned(), dead, dead);
             }
-            groups.sort_by_key(|group| std::cmp::Reverse(group.events));
+            groups.sort_by_key(|shown| std::cmp::Reverse(shown.group.events));
             let lines = picture(&view, 80, Some(24), true);
             let codes = lines.iter().filter_map(|line| line.split("59a93a4f  ").nth(1));
             codes.map(|code| code[..1].to_owned()).collect()

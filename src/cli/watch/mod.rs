@@ -7,7 +7,6 @@
 
 mod frame;
 mod overview;
-mod scrape;
 mod terminal;
 
 use std::collections::VecDeque;
@@ -15,24 +14,20 @@ use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use self::frame::View;
-use self::scrape::Sample;
 use self::terminal::{Input, Terminal};
-use super::admin::Admin;
 use super::config::load_all;
 use super::selection::inspect_of;
 use crate::config::{Config, Sources};
-use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::groups::Group;
-use crate::mongodb::inspect::{Inspect, Stats};
-use crate::mongodb::selection::Selection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::operator::endpoint::Admin;
+use crate::operator::flow::Sample;
+use crate::operator::look::look;
 
 /// Rates kept for the small chart.
 const HISTORY: usize = 40;
-/// Longest wait for MongoDB before the picture reports that it does not answer.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -130,25 +125,5 @@ async fn watch(sources: &Sources, args: &Args, config: &Config) -> Result<()> {
                 }
             }
         }
-    }
-}
-
-/// Asks MongoDB for the numbers and the groups; the error is one sentence.
-async fn look(inspect: &Inspect) -> std::result::Result<(Stats, Vec<Group>), String> {
-    // In a task of its own: a command whose future is dropped costs its connection.
-    let inspect = inspect.clone();
-    let answer = tokio::spawn(async move {
-        let stats = inspect.stats().await.during("reading the outbox")?;
-        let groups = match stats.failed + stats.dead {
-            0 => Vec::new(),
-            _ => inspect.groups(&Selection::default()).await.during("reading the outbox")?.shown,
-        };
-        Ok::<_, Error>((stats, groups))
-    });
-
-    match timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok(answer))) => Ok(answer),
-        Ok(Ok(Err(error))) => Err(error.report().to_string()),
-        Ok(Err(_)) | Err(_) => Err("MongoDB does not answer".to_owned()),
     }
 }

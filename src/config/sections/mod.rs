@@ -5,6 +5,7 @@
 
 mod admin;
 mod alerts;
+mod console;
 mod dispatch;
 mod event;
 mod identity;
@@ -22,6 +23,7 @@ mod sweep;
 
 pub use self::admin::AdminConfig;
 pub use self::alerts::{AlertsConfig, WebhookFormat};
+pub use self::console::{ConsoleConfig, PersonConfig, ProxyConfig, Role};
 pub use self::dispatch::{DispatchConfig, OnDead, Ordering};
 pub use self::event::EventConfig;
 pub use self::keep::{KeepConfig, Repair};
@@ -38,7 +40,7 @@ pub use self::sweep::SweepConfig;
 
 /// The sections in the order of `config/outboxd.toml` and the handbook. They are read in another
 /// order, because the default of one setting depends on another.
-pub(super) const ORDER: [&str; 15] = [
+pub(super) const ORDER: [&str; 16] = [
     "outboxes",
     "mongodb",
     "nats",
@@ -51,10 +53,11 @@ pub(super) const ORDER: [&str; 15] = [
     "retry",
     "alerts",
     "admin",
+    "console",
     "lease",
     "shutdown",
     "log",
 ];
 
 /// The sections that all outboxes of a process share.
-pub(super) const SHARED: [&str; 4] = ["outboxes", "admin", "shutdown", "log"];
+pub(super) const SHARED: [&str; 5] = ["outboxes", "admin", "console", "shutdown", "log"];

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::AdminConfig;
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A relay's admin endpoint.
 #[derive(Debug)]
-pub(super) struct Admin {
+pub(crate) struct Admin {
     client: Client,
     url: String,
     token: Option<SecretString>,
@@ -26,7 +26,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] when `url` is not a URL.
-    pub(super) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(config: &AdminConfig, url: Option<&str>) -> Result<Self> {
         choose_tls();
         let client = Client::builder().timeout(TIMEOUT).build();
         let client = client
@@ -51,24 +51,36 @@ impl Admin {
         Ok(Self { client, url, token: config.token.clone() })
     }
 
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Returns the body of the answer, or a few words on why there is none.
-    pub(super) async fn get(&self, path: &str) -> std::result::Result<String, String> {
+    pub(crate) async fn get(&self, path: &str) -> std::result::Result<String, String> {
+        match self.ask(path).await? {
+            (status, _) if !status.is_success() => Err(format!("answers {status}")),
+            (_, body) => Ok(body),
+        }
+    }
+
+    /// Returns the body of an answer that is also given when the relay is not ready.
+    pub(crate) async fn state(&self, path: &str) -> std::result::Result<String, String> {
+        Ok(self.ask(path).await?.1)
+    }
+
+    async fn ask(&self, path: &str) -> std::result::Result<(StatusCode, String), String> {
         let mut request = self.client.get(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
 
         let answer = request.send().await.map_err(|_| "does not answer".to_owned())?;
-        match answer.status() {
-            status if status.is_success() => {}
-            reqwest::StatusCode::UNAUTHORIZED => return Err("rejects this admin.token".to_owned()),
-            status => return Err(format!("answers {status}")),
+        let status = answer.status();
+        if status == StatusCode::UNAUTHORIZED {
+            return Err("rejects this admin.token".to_owned());
         }
 
-        answer.text().await.map_err(|_| "does not answer".to_owned())
+        let body = answer.text().await.map_err(|_| "does not answer".to_owned())?;
+        Ok((status, body))
     }
 }

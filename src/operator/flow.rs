@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use crate::cli::admin::Admin;
+use super::endpoint::Admin;
 
 /// The metrics at one time.
 #[derive(Debug)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     at: Instant,
     /// The label that every metric of the watched outbox has.
     outbox: String,
@@ -15,23 +15,23 @@ pub(super) struct Sample {
 
 /// What changed since the previous sample.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// Whether it holds the lease.
-    pub(super) leads: bool,
+    pub(crate) leads: bool,
     /// Events a second.
-    pub(super) published: Option<f64>,
+    pub(crate) published: Option<f64>,
     /// Events a second that were marked as failed.
-    pub(super) failed: Option<f64>,
+    pub(crate) failed: Option<f64>,
     /// Commit to ack, in seconds: the median and the 99th percentile. `None` when nothing was
     /// published.
-    pub(super) latency: Option<(f64, f64)>,
-    pub(super) in_flight: f64,
-    pub(super) buffered: f64,
+    pub(crate) latency: Option<(f64, f64)>,
+    pub(crate) in_flight: f64,
+    pub(crate) buffered: f64,
 }
 
 impl Sample {
     /// The metrics of one outbox now, or why there are none.
-    pub(super) async fn take(admin: &Admin, outbox: &str) -> Result<Self, String> {
+    pub(crate) async fn take(admin: &Admin, outbox: &str) -> Result<Self, String> {
         let metrics = admin.get("/metrics").await?;
         if !metrics.contains("outboxd_build_info") {
             return Err("is not outboxd's".to_owned());
@@ -72,7 +72,7 @@ impl Sample {
     }
 
     /// What changed between the two. A restarted relay counts from zero.
-    pub(super) fn since(&self, before: Option<&Self>) -> Flow {
+    pub(crate) fn since(&self, before: Option<&Self>) -> Flow {
         let published = |sample: &Self| sample.sum("outboxd_events_published_total");
         let before = before.filter(|before| published(before) <= published(self));
         let seconds = before.map(|before| self.at.duration_since(before.at).as_secs_f64());

@@ -1,0 +1,274 @@
+//! *Event*: one event, why it is where it is, and what to do. Its payload is shown to whoever asks
+//! for it, and the audit has who did.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Form, Path, Query, State};
+use axum::response::IntoResponse as _;
+use bson::{Bson, Document};
+use outboxd_client::field;
+use serde::Deserialize;
+
+use super::events::{Row, row};
+use super::frame::{Frame, Page, Problem, render};
+use crate::console::access::Person;
+use crate::console::outbox::Connection;
+use crate::console::redact::redact;
+use crate::console::site::Site;
+use crate::console::text::{age, age_or_dash, encoded, events, second};
+use crate::document::layout::Layout;
+use crate::document::record::shown_id;
+use crate::error::MongodbContext as _;
+use crate::mongodb::act::{Act, AuditEntry};
+use crate::mongodb::inspect::text;
+use crate::operator::event::{Known, size};
+
+/// Most fields, headers and failures shown.
+const MOST: usize = 100;
+/// Characters shown of one value.
+const MAX_VALUE: usize = 2048;
+/// Characters shown of a payload.
+const MAX_PAYLOAD: usize = 256 << 10;
+
+#[derive(Template)]
+#[template(path = "event.html")]
+struct EventPage {
+    frame: Frame,
+    path: String,
+    id: String,
+    scheduled: bool,
+    state: &'static str,
+    meaning: &'static str,
+    age: String,
+    due: Option<String>,
+    key: Option<(String, String)>,
+    /// What it waits behind.
+    head: Option<Row>,
+    behind: Option<String>,
+    what_to_do: String,
+    failures: Vec<Failure>,
+    fields: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
+    trace: Option<String>,
+    /// What is said in the place of the payload.
+    payload_hidden: String,
+    payload: Option<String>,
+}
+
+/// One entry of the timeline.
+struct Failure {
+    at: String,
+    attempt: String,
+    code: String,
+    class: String,
+    error: String,
+    relay: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    scheduled: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    csrf: String,
+    id: String,
+    #[serde(default)]
+    scheduled: bool,
+}
+
+pub(super) async fn page(
+    State(site): State<Arc<Site>>,
+    Extension(person): Extension<Person>,
+    Path(name): Path<String>,
+    Query(wanted): Query<Wanted>,
+) -> Page {
+    show(&site, &person, &name, wanted, false).await
+}
+
+/// The same page with the payload, which the audit records first.
+pub(super) async fn with_payload(
+    State(site): State<Arc<Site>>,
+    Extension(person): Extension<Person>,
+    Path(name): Path<String>,
+    Form(Asked { csrf, id, scheduled }): Form<Asked>,
+) -> Page {
+    person.sent(&csrf)?;
+    show(&site, &person, &name, Wanted { id, scheduled }, true).await
+}
+
+async fn show(
+    site: &Site,
+    person: &Person,
+    name: &str,
+    Wanted { id, scheduled }: Wanted,
+    with_payload: bool,
+) -> Page {
+    let outbox = site.wanted(name)?;
+    let connection = outbox.connection();
+    let layout = &*connection.config.event.layout;
+    let known = Known::read(&connection.inspect, layout, &id, scheduled).await?;
+    let Some(known) = known else {
+        return Err(Problem::not_found(format!(
+            "No event {id} is in the outbox or scheduled: it was published, discarded, cancelled, or \
+             never written."
+        )));
+    };
+
+    let payload = match (known.event.get(layout.payload()), with_payload) {
+        (Some(payload), true) => {
+            record(&connection, person, &known.event).await?;
+            Some(shown_payload(payload.clone(), &connection.config.console.redact))
+        }
+        _ => None,
+    };
+
+    let frame = site.frame_of(outbox, person, "Event", "events");
+    Ok(render(&event_page(frame, &connection, known, payload)).into_response())
+}
+
+/// Records that somebody looks at a payload. Without the record nobody does.
+async fn record(
+    Connection { config, client, .. }: &Connection,
+    person: &Person,
+    event: &Document,
+) -> crate::error::Result<()> {
+    let database = client.database(&config.mongodb.database);
+    let act = Act::new(database, &config.mongodb.collection, config.event.layout.clone());
+    let id = event.get(field::ID).cloned().unwrap_or(Bson::Null);
+    let (who, selection) = (person.who(), shown_id(&id));
+    let entry =
+        AuditEntry { who: &who, action: "show-payload", selection: &selection, reason: None };
+
+    let request = act.record_request(&entry, (&[id], 1), None).await;
+    let request = request.during("recording in outboxd_audit that the payload is shown")?;
+    let outcome = act.record_outcome(&entry, request, 1).await;
+    outcome.during("recording in outboxd_audit that the payload is shown")
+}
+
+fn event_page(
+    frame: Frame,
+    connection: &Connection,
+    known: Known,
+    payload: Option<String>,
+) -> EventPage {
+    let console = &connection.config.console;
+    let layout = &*connection.config.event.layout;
+    let path = format!("/o/{}", encoded(frame.outbox.as_deref().unwrap_or_default()));
+    let event = &known.event;
+    let key = layout.shown_key(|name| event.get(name).cloned());
+    let headers = headers(event, layout);
+
+    EventPage {
+        id: event.get(field::ID).map(shown_id).unwrap_or_default(),
+        scheduled: known.is_scheduled,
+        state: known.state.word(),
+        meaning: known.state.meaning(),
+        age: age_or_dash(known.waited),
+        due: known.due_in.map(due),
+        key: key.map(|key| (format!("{path}/key?key={}", encoded(&key)), key)),
+        head: known.head.as_ref().map(|head| row(head, &path)),
+        behind: (known.behind > 0).then(|| events(known.behind)),
+        what_to_do: known.what_to_do.clone(),
+        failures: failures(event),
+        fields: fields(event, layout),
+        trace: trace(&headers, console.trace_url.as_deref()),
+        headers,
+        payload_hidden: match event.get(layout.payload()) {
+            Some(payload) => format!("Hidden, about {} bytes.", size(payload)),
+            None => "The event has no payload.".to_owned(),
+        },
+        payload,
+        frame,
+        path,
+    }
+}
+
+fn due(in_seconds: i64) -> String {
+    match in_seconds {
+        0 => "now".to_owned(),
+        ahead @ 1.. => format!("in {}", age(ahead.unsigned_abs())),
+        past => format!("{} ago", age(past.unsigned_abs())),
+    }
+}
+
+/// The timeline, oldest first.
+fn failures(event: &Document) -> Vec<Failure> {
+    let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
+    let newest = failures.len().saturating_sub(MOST);
+    let failures = failures[newest..].iter().filter_map(Bson::as_document);
+    let read = failures.map(|failure| {
+        let field = |name: &str| text(failure, name).unwrap_or_default();
+        let at = failure.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok());
+
+        let attempt = failure.get("attempt").map(value).unwrap_or_default();
+        Failure {
+            at: at.as_deref().map(second).unwrap_or_default(),
+            attempt,
+            code: field("code"),
+            class: field("class"),
+            error: field("error"),
+            relay: field("relay"),
+        }
+    });
+    read.collect()
+}
+
+/// The other fields of the document.
+fn fields(event: &Document, layout: &Layout) -> Vec<(String, String)> {
+    let shown_elsewhere = [
+        field::ID,
+        field::IS_LOCKED,
+        field::FAILURES,
+        field::TS,
+        layout.payload(),
+        layout.headers(),
+    ];
+    let fields = event.iter().filter(|(name, _)| !shown_elsewhere.contains(&name.as_str()));
+    fields.take(MOST).map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
+}
+
+fn headers(event: &Document, layout: &Layout) -> Vec<(String, String)> {
+    let headers = event.get_document(layout.headers()).ok();
+    let headers = headers.into_iter().flatten().take(MOST);
+    headers.map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
+}
+
+/// Where the event's trace is shown.
+fn trace(headers: &[(String, String)], url: Option<&str>) -> Option<String> {
+    let is_parent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("traceparent");
+    let (_, parent) = headers.iter().find(is_parent)?;
+    let id = parent.split('-').nth(1)?;
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Some(url?.replace("{trace_id}", id)).filter(|_| is_id)
+}
+
+fn value(value: &Bson) -> String {
+    match value {
+        Bson::String(text) => cut(text, MAX_VALUE),
+        Bson::DateTime(at) => at.try_to_rfc3339_string().unwrap_or_default(),
+        other => cut(&other.clone().into_relaxed_extjson().to_string(), MAX_VALUE),
+    }
+}
+
+/// The payload as JSON, without what the settings redact.
+fn shown_payload(payload: Bson, redacted: &[String]) -> String {
+    let payload = redact(payload, redacted).into_relaxed_extjson();
+    let shown = serde_json::to_string_pretty(&payload);
+    cut(&shown.unwrap_or_else(|error| error.to_string()), MAX_PAYLOAD)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let mut chars = text.chars();
+    let mut shown: String = chars.by_ref().take(most).collect();
+    if chars.next().is_some() {
+        shown.push_str("… (cut here)");
+    }
+    shown
+}

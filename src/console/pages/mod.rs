@@ -1,0 +1,94 @@
+//! The pages, a file each. `frame` is what all of them share; the router is here.
+
+pub(super) mod event;
+pub(super) mod events;
+mod frame;
+pub(super) mod groups;
+pub(super) mod key;
+pub(super) mod overview;
+mod sign_in;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+
+use self::frame::Problem;
+use super::access::{Sender, set_cookie};
+use super::live;
+use super::site::Site;
+
+const STYLE: &str = include_str!("../templates/style.css");
+const SCRIPT: &str = include_str!("../templates/script.js");
+
+/// Every path. All but signing in, the style sheet and the script want a session.
+pub(super) fn router(site: Arc<Site>) -> Router {
+    let pages = Router::new()
+        .route("/", get(overview::page))
+        .route("/live", get(live::stream))
+        .route("/o/{outbox}/groups", get(groups::page))
+        .route("/o/{outbox}/events", get(events::page))
+        .route("/o/{outbox}/event", get(event::page).post(event::with_payload))
+        .route("/o/{outbox}/key", get(key::page))
+        .route("/sign-out", post(sign_in::sign_out))
+        .fallback(nothing)
+        .layer(from_fn_with_state(site.clone(), signed_in));
+
+    Router::new()
+        .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
+        .route("/style.css", get(async || asset("text/css", STYLE)))
+        .route("/script.js", get(async || asset("text/javascript", SCRIPT)))
+        .merge(pages)
+        .with_state(site)
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    (headers, text).into_response()
+}
+
+async fn nothing() -> Problem {
+    Problem::not_found("There is no such page.")
+}
+
+/// Lets those through who are signed in, and shows the others where to sign in.
+async fn signed_in(
+    State(site): State<Arc<Site>>,
+    Extension(ConnectInfo(from)): Extension<ConnectInfo<SocketAddr>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let is_secure = site.is_secure(request.headers(), from.ip());
+    let (person, cookie) = match site.access.sender(request.headers(), from.ip()) {
+        Sender::Known(person) => (person, None),
+        Sender::New(person, cookie) => (person, Some(cookie)),
+        Sender::Nobody if request.method() == Method::GET && request.uri().path() != "/live" => {
+            return Redirect::to(&sign_in::address(request.uri())).into_response();
+        }
+        Sender::Nobody => {
+            return Problem::new(StatusCode::UNAUTHORIZED, "Sign in first.").into_response();
+        }
+    };
+
+    request.extensions_mut().insert(person);
+    let mut response = next.run(request).await;
+    let cookie = cookie.and_then(|cookie| set_cookie(Some(&cookie), is_secure).parse().ok());
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The answer in the place of one that takes too long.
+pub(super) fn too_slow() -> Response {
+    let message = "MongoDB needs too long for this. Select fewer events, or try again.";
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, message).into_response()
+}

@@ -1,0 +1,89 @@
+//! What every page needs: the people and the outboxes, which follow rotated secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::access::Access;
+use super::outbox::Outbox;
+use crate::config::{Config, Fleet, Sources};
+use crate::error::Result;
+use crate::operator::clients::Clients;
+
+/// How often the files of secrets are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What every page needs.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) access: Access,
+    /// Whether the console itself speaks TLS.
+    pub(super) is_tls: bool,
+    /// By their names in addresses, which are those of database and collection.
+    pub(super) outboxes: Vec<Arc<Outbox>>,
+}
+
+/// Reads the settings again whenever a file of secrets has changed.
+pub(super) fn follow(site: Arc<Site>, fleet: Fleet, sources: Sources, stop: CancellationToken) {
+    if !fleet.outboxes().iter().any(Config::names_files) {
+        return;
+    }
+
+    tokio::spawn(async move {
+        let mut fleet = fleet;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(LOOK) => {}
+            }
+
+            let (named, sources) = (fleet.clone(), sources.clone());
+            let looked = spawn_blocking(move || {
+                let is_rotated = |config: &Config| !config.rotated().is_empty();
+                let meant = |fleet: Fleet| fleet.meant(sources.outbox.as_deref());
+                let is_changed = named.outboxes().iter().any(is_rotated);
+                is_changed.then(|| Fleet::load(&sources).and_then(meant))
+            });
+            let reloaded = match looked.await {
+                Ok(Some(Ok(loaded))) => site.rotate(&loaded).await.map(|()| loaded),
+                Ok(Some(Err(error))) => Err(error),
+                Ok(None) | Err(_) => continue,
+            };
+
+            match reloaded {
+                Ok(loaded) => {
+                    info!("secrets changed: the console uses the new ones");
+                    fleet = loaded;
+                }
+                Err(error) => {
+                    let error = error.report();
+                    warn!(%error, "secrets changed, but the console can't use them yet");
+                }
+            }
+        }
+    });
+}
+
+impl Site {
+    /// Changes to other secrets.
+    async fn rotate(&self, fleet: &Fleet) -> Result<()> {
+        let mut clients = Clients::default();
+        for config in fleet.outboxes() {
+            // A table that was added since the start is not shown.
+            let Some(outbox) = self.outbox(&config.outbox()) else { continue };
+            outbox.rotate(config, clients.of(config).await?);
+        }
+
+        self.access.rotate(&fleet.any().console);
+        Ok(())
+    }
+
+    /// The outbox of this name.
+    pub(super) fn outbox(&self, name: &str) -> Option<&Arc<Outbox>> {
+        self.outboxes.iter().find(|outbox| outbox.name == name)
+    }
+}

@@ -1,0 +1,169 @@
+//! Who sees what, and who may do what.
+
+use bson::doc;
+
+use super::{Console, OPERATOR, VIEWER, dead, location};
+use crate::support::{Scene, outboxd_with};
+
+#[tokio::test]
+async fn nobody_sees_anything_without_signing_in() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let stranger = console.stranger();
+    let outbox = format!("/o/{}.outbox", scene.name);
+
+    for page in ["/", &format!("{outbox}/groups"), &format!("{outbox}/events"), "/nothing"] {
+        let answer = stranger.get(page).await;
+        assert_eq!(answer.status(), 303, "{page}");
+        assert!(location(&answer).starts_with("/sign-in"), "{page}");
+    }
+    assert_eq!(stranger.get("/live").await.status(), 401);
+    assert_eq!(stranger.post(&format!("{outbox}/event"), &[("id", "x")]).await.status(), 401);
+    assert_eq!(stranger.post("/sign-in", &[("token", "guessed")]).await.status(), 401);
+
+    // Somebody who was sent a link sees that page next, and no other site's.
+    let answer = stranger.get(&format!("{outbox}/events?state=dead")).await;
+    let next = location(&answer).split("next=").nth(1).expect("the way back");
+    assert!(next.ends_with("events%3Fstate%3Ddead"), "{next}");
+    let sent = [("token", VIEWER), ("next", "//evil.example/")];
+    assert_eq!(location(&stranger.post("/sign-in", &sent).await), "/");
+}
+
+#[tokio::test]
+async fn every_answer_forbids_scripts_frames_and_other_sites() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let viewer = console.person(VIEWER).await;
+
+    for page in ["/", "/sign-in", "/style.css", "/script.js", "/nothing"] {
+        let answer = viewer.get(page).await;
+        let header = |name: &str| answer.headers()[name].to_str().expect("a text").to_owned();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(
+            !policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert_eq!(header("x-frame-options"), "DENY");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("referrer-policy"), "no-referrer");
+    }
+
+    // All that a page loads is the console's own.
+    let page = viewer.page("/").await;
+    for attribute in ["src=\"", "href=\"", "action=\""] {
+        for rest in page.split(attribute).skip(1) {
+            assert!(rest.starts_with('/') || rest.starts_with('#'), "{attribute}{rest:.40}");
+        }
+    }
+    assert!(!page.contains("style=") && !page.contains("onclick"), "{page}");
+}
+
+#[tokio::test]
+async fn a_payload_is_hidden_until_asked_for_and_that_is_audited() {
+    let scene = Scene::new().await;
+    scene.events.insert_one(dead(&scene, "e1", "k", "no-ack", "refused")).await.unwrap();
+    let redact = [("OUTBOXD_CONSOLE__REDACT", "card")];
+    let console = Console::start(&scene, &redact).await;
+    let bob = console.person(VIEWER).await;
+    let path = format!("/o/{}.outbox/event", scene.name);
+
+    let page = bob.page(&format!("{path}?id=e1")).await;
+    assert!(page.contains("Hidden, about") && !page.contains("4111"), "{page}");
+
+    // Another site's form doesn't know the session's token.
+    let csrf = bob.csrf().await;
+    for wrong in ["", "guessed", &console.person(OPERATOR).await.csrf().await] {
+        let answer = bob.post(&path, &[("id", "e1"), ("csrf", wrong)]).await;
+        assert_eq!(answer.status(), 403, "{wrong:?}");
+    }
+    let audit = scene.database.collection::<bson::Document>("outboxd_audit");
+    assert_eq!(audit.count_documents(doc! {}).await.unwrap(), 0);
+
+    let answer = bob.post(&path, &[("id", "e1"), ("csrf", &csrf)]).await;
+    assert_eq!(answer.status(), 200);
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("(redacted)") && !page.contains("4111"), "{page}");
+    assert!(page.contains("&quot;name&quot;: &quot;A&quot;"), "{page}");
+
+    let record = audit.find_one(doc! { "action": "show-payload" }).await.unwrap();
+    let record = record.expect("a record");
+    assert_eq!(record.get_str("who").unwrap(), "bob@console");
+    assert_eq!(record.get_str("selection").unwrap(), "e1");
+}
+
+#[tokio::test]
+async fn a_session_ends_when_somebody_signs_out() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    assert_eq!(alice.post("/sign-out", &[("csrf", "guessed")]).await.status(), 403);
+
+    let csrf = alice.csrf().await;
+    assert_eq!(alice.post("/sign-out", &[("csrf", &csrf)]).await.status(), 303);
+    assert_eq!(alice.get("/").await.status(), 303);
+}
+
+#[tokio::test]
+async fn settings_that_let_anybody_in_are_mistakes() {
+    let scene = Scene::new().await;
+    for (settings, why) in [
+        (&[("OUTBOXD_CONSOLE__LISTEN", "127.0.0.1:0")][..], "nobody may sign in"),
+        (
+            &[
+                ("OUTBOXD_CONSOLE__LISTEN", "0.0.0.0:0"),
+                ("OUTBOXD_CONSOLE__TOKENS", "viewer bob a-viewers-token-of-32-characters"),
+            ],
+            "is not on loopback",
+        ),
+        (&[("OUTBOXD_CONSOLE__TOKENS", "viewer bob short")], "line 1 has a token of fewer than 20"),
+        (
+            &[("OUTBOXD_CONSOLE__TOKENS", "root bob a-viewers-token-of-32-characters")],
+            "another role",
+        ),
+        (&[("OUTBOXD_CONSOLE__TOKENS", "viewer bob")], "is not `ROLE NAME TOKEN`"),
+        (&[("OUTBOXD_CONSOLE__PROXY_HEADER", "x-user")], "go together"),
+        (
+            &[
+                ("OUTBOXD_CONSOLE__PROXY_HEADER", "x-user"),
+                ("OUTBOXD_CONSOLE__PROXY_ADDRESSES", "10.0.0.0/33"),
+            ],
+            "is not an address such as",
+        ),
+        (&[("OUTBOXD_CONSOLE__REDACT", "a..b")], "is not a path such as"),
+        (&[("OUTBOXD_CONSOLE__TRACE_URL", "javascript:{trace_id}")], "is not a URL such as"),
+        (&[("OUTBOXD_CONSOLE__TLS_CERT", "/none")], "go together"),
+    ] {
+        let (code, said) = outboxd_with(&scene, &["console"], settings);
+        assert_eq!(code, Some(78), "{why}: {said}");
+        assert!(said.contains(why), "no {why:?} in {said}");
+        assert!(!said.contains("a-viewers-token"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_people_and_nobody_else_does() {
+    let scene = Scene::new().await;
+    let settings = [
+        ("OUTBOXD_CONSOLE__PROXY_HEADER", "X-User"),
+        ("OUTBOXD_CONSOLE__PROXY_ADDRESSES", "127.0.0.1"),
+        ("OUTBOXD_CONSOLE__PROXY_OPERATORS", "alice"),
+    ];
+    let console = Console::start(&scene, &settings).await;
+    let ask = async |name: &str| {
+        let stranger = console.stranger();
+        let request = stranger.client.get(stranger.at("/")).header("x-user", name);
+        let answer = request.header("x-forwarded-proto", "https").send().await.expect("an answer");
+        let cookie = answer.headers()["set-cookie"].to_str().expect("a cookie").to_owned();
+        assert!(cookie.contains("; Secure"), "{cookie}");
+        answer.text().await.expect("a page")
+    };
+    assert!(ask("alice").await.contains("alice <small>operator</small>"));
+    assert!(ask("mallory").await.contains("mallory <small>viewer</small>"));
+
+    let elsewhere = [settings[0], ("OUTBOXD_CONSOLE__PROXY_ADDRESSES", "10.0.0.1")];
+    let console = Console::start(&scene, &elsewhere).await;
+    let stranger = console.stranger();
+    let request = stranger.client.get(stranger.at("/")).header("x-user", "alice");
+    assert_eq!(request.send().await.expect("an answer").status(), 303);
+}
