@@ -4,7 +4,9 @@
 //! The kept events stand in the order of the stream. A stream that was put back has the first of an
 //! epoch and not the others, so a binary search finds the first one that is lost. It asks the stream
 //! for the message at the event's sequence and compares the message id: a stream that was created
-//! again, or in which somebody else has published since, does not pass for one that is whole.
+//! again, or in which somebody else has published since, does not pass for one that is whole. A repair
+//! that was interrupted has published a page in part, so the last page that the search takes for held is
+//! compared one by one.
 //!
 //! All that is lost is published in that order, one event of a key at a time, with the ids it had.
 //! Nothing else is published meanwhile. After each page, what was published gets its new place, in the

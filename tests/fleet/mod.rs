@@ -163,17 +163,22 @@ async fn a_relay_of_one_outbox_of_a_fleet_leaves_the_others_alone() {
     assert_eq!(ready["outboxes"].as_object().map(serde_json::Map::len), Some(1), "{ready}");
 }
 
-#[test]
-fn what_every_table_lacks_is_missing_once() {
+/// What `outboxd config check` says of this file.
+fn checked(text: &str) -> std::process::Output {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let text = "[[outbox]]\ndatabase = \"a\"\n[[outbox]]\ndatabase = \"b\"\nstream = \"B\"\n";
     std::fs::write(file.path(), text).expect("the file is written");
-    let output = std::process::Command::new(OUTBOXD)
+    std::process::Command::new(OUTBOXD)
         .args(["config", "check"])
         .arg(file.path())
         .env_clear()
         .output()
-        .expect("outboxd runs");
+        .expect("outboxd runs")
+}
+
+#[test]
+fn what_every_table_lacks_is_missing_once() {
+    let text = "[[outbox]]\ndatabase = \"a\"\n[[outbox]]\ndatabase = \"b\"\nstream = \"B\"\n";
+    let output = checked(text);
 
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
@@ -184,19 +189,12 @@ fn what_every_table_lacks_is_missing_once() {
 
 #[test]
 fn a_mistake_names_its_table() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
     let text = "[stream]\nname = \"S\"\nsubjects = [\"s.>\"]\n\
                 [[outbox]]\ndatabase = \"a\"\n\
                 [[outbox]]\ndatabase = \"b\"\nstream = \"A B\"\nlog.level = \"debug\"\n\
                 [[outbox]]\ndatabase = \"a\"\nmongodb.database = \"c\"\n\
                 [[outbox]]\ndatabase = \"b\"\ncolection = \"d\"\n";
-    std::fs::write(file.path(), text).expect("the file is written");
-    let output = std::process::Command::new(OUTBOXD)
-        .args(["config", "check"])
-        .arg(file.path())
-        .env_clear()
-        .output()
-        .expect("outboxd runs");
+    let output = checked(text);
 
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78), "{said}");

@@ -12,7 +12,7 @@ use crate::relay::ports::shared::{Wanted, Watched};
 use crate::relay::ports::{EventTail, StoreError, StoreResult};
 
 /// How long the server waits for something to happen before it answers a quiet tail.
-pub(super) const TAIL_WAIT: Duration = Duration::from_secs(1);
+const TAIL_WAIT: Duration = Duration::from_secs(1);
 /// Most changes in a page of the tail. A transaction may have more.
 pub(super) const TAIL_PAGE: usize = 3;
 
@@ -29,19 +29,25 @@ impl Drop for Tail {
     }
 }
 
+impl Store {
+    /// Waits until there is a change from this one on, or for as long as the server does.
+    pub(super) async fn await_change(&self, next: usize) {
+        self.world.alive(self.life).await;
+        let changed = self.world.changed.notified();
+        if self.world.lock().changes.len() <= next {
+            _ = timeout(TAIL_WAIT, changed).await;
+            self.world.travel().await;
+        }
+        self.world.alive(self.life).await;
+    }
+}
+
 impl EventTail for Tail {
     type Page = RawArrayBuf;
 
     async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        let Store { world, life, .. } = &self.store;
-        world.alive(*life).await;
-        let changed = world.changed.notified();
-        if world.lock().changes.len() <= self.next {
-            _ = timeout(TAIL_WAIT, changed).await;
-            world.travel().await;
-        }
-        world.alive(*life).await;
-        let mut state = world.lock();
+        self.store.await_change(self.next).await;
+        let mut state = self.store.world.lock();
         if state.cuts != self.cuts || state.weather.mongodb_away > Instant::now() {
             state.count("change streams ended");
             return Err(StoreError::unexpected("the stream was cut"));

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bson::{RawArrayBuf, RawDocumentBuf, Timestamp, rawdoc};
 use rand::RngExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::connection::Store;
-use super::follow::{TAIL_PAGE, TAIL_WAIT, outbox, shown, watched};
+use super::follow::{TAIL_PAGE, outbox, shown, watched};
 use super::world::{Lie, World};
 use crate::relay::ports::shared::{ChangeSource, ChangeStream, Watched};
 use crate::relay::ports::{EventTail, StoreError, StoreErrorKind, StoreResult};
@@ -124,16 +124,9 @@ impl EventTail for Stream {
     type Page = RawArrayBuf;
 
     async fn next(&mut self) -> StoreResult<Option<RawArrayBuf>> {
-        let Store { world, life, .. } = &self.store;
-        world.alive(*life).await;
-        let changed = world.changed.notified();
-        if world.lock().changes.len() <= self.next {
-            _ = timeout(TAIL_WAIT, changed).await;
-            world.travel().await;
-        }
-        world.alive(*life).await;
+        self.store.await_change(self.next).await;
 
-        let mut state = world.lock();
+        let mut state = self.store.world.lock();
         if state.cuts != self.cuts || state.weather.mongodb_away > Instant::now() {
             state.count("shared streams ended");
             return Err(StoreError::unexpected("the stream was cut"));
