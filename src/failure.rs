@@ -36,13 +36,20 @@ impl Class {
     pub fn treatment(self) -> &'static str {
         match self {
             Self::Unknown => {
-                "retried in place with the same message id; marked after retry.outage_grace, not counted"
+                "the event is published again with the same message id; after retry.outage_grace \
+                 it is marked as failed, without counting an attempt"
             }
-            Self::Transient => "retried in place; marked after retry.outage_grace, not counted",
+            Self::Transient => {
+                "the event is published again; after retry.outage_grace it is marked as failed, \
+                 without counting an attempt"
+            }
             Self::Config => {
-                "marked and counted; retried with growing waits, dead after retry.max_attempts"
+                "the event is marked as failed, which counts as an attempt, and retried after \
+                 growing waits; after retry.max_attempts it is dead"
             }
-            Self::Poison => "dead at once; it stays in the outbox until a person decides",
+            Self::Poison => {
+                "the event is dead at once; it stays in the outbox until a person decides"
+            }
         }
     }
 }

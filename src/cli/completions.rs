@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct CompletionsArgs {
-    /// The shell to write them for
+    /// The shell that will run the script
     #[arg(value_enum)]
     shell: Shell,
 }

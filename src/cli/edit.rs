@@ -35,13 +35,14 @@ const MAX_SHOWN: usize = 200;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// Id of a dead event. Without `--set subject=…`, `key=…`, `headers.NAME=…`, `payload=JSON` or
-    /// `payload.FIELD=JSON`, `$VISUAL` or `$EDITOR` opens; an empty value removes key or header
+    /// Id of a dead event. `--set` changes its subject, key, headers.NAME, payload or payload.FIELD;
+    /// payloads are JSON, and an empty value removes key or header. Without `--set`, `$VISUAL` or
+    /// `$EDITOR` opens
     id: String,
     /// Only print what would change
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask for confirmation: `edit` never does, and takes it as the other verbs do
+    /// Has no effect: `edit` never asks for confirmation
     #[arg(long, short)]
     yes: bool,
     /// Reason, for the audit record

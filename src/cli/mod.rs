@@ -46,10 +46,13 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COM
 #[derive(Debug, Parser)]
 #[command(name = "outboxd", version = VERSION, max_term_width = 100)]
 #[command(
-    after_help = "Settings come from flags, then the environment, then the file, then defaults. The shortest start:\n  \
-    MONGODB_URI='mongodb://host/shop?replicaSet=rs0' NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP \\\n    \
-    OUTBOXD_STREAM__SUBJECTS=ticket.created,ticket.updated outboxd migrate\n  \
-    … the same … outboxd run\n\n\
+    after_help = "A flag overrides the environment, which overrides the file, which overrides the default.\n\n\
+    The shortest start:\n  \
+    export MONGODB_URI='mongodb://host/shop?replicaSet=rs0'\n  \
+    export NATS_URL=nats://host:4222 NATS_CLUSTER_ID=SHOP\n  \
+    export OUTBOXD_STREAM__SUBJECTS=ticket.created,ticket.updated\n  \
+    outboxd migrate\n  \
+    outboxd run\n\n\
     Exit codes: 0 success, 1 a problem or something not found, 64 an invalid command line, 78 a mistake in the \
     configuration, or an outbox that loses events."
 )]
@@ -57,8 +60,7 @@ pub struct Cli {
     /// A TOML file with settings; config/outboxd.toml lists all of them
     #[arg(long, short, global = true, env = "OUTBOXD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets. `edit` takes
-    /// parts of the event as well
+    /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// One outbox of a configuration with several: `shop.outbox`, or its database alone
@@ -163,7 +165,7 @@ enum Verb {
     #[command(after_help = "Examples:
   outboxd check
   outboxd check --strict --output json   # for CI and init containers: a warning also exits with 1
-  outboxd check --live                   # for a container's health check: is the relay beside it alive?")]
+  outboxd check --live                   # for a container's health check")]
     Check(check::Args),
     /// Print the smallest roles for MongoDB and permissions for NATS
     #[command(after_help = "Examples:

@@ -11,13 +11,13 @@ Every setting, in the order of [`config/outboxd.toml`](../config/outboxd.toml). 
 file are generated from the settings:
 `OUTBOXD_WRITE_DOCS=1 cargo test --workspace --features crash-points --test main docs::` writes both.
 
-Settings come from flags (`--set dispatch.max_in_flight=64`) over the environment over the file
-(`--config FILE`, or `OUTBOXD_CONFIG`) over the defaults. If several variables set one setting, the
-first one listed wins. The required settings are enough to start.
+A flag (`--set dispatch.max_in_flight=64`) overrides the environment, which overrides the file
+(`--config FILE`, or `OUTBOXD_CONFIG`), which overrides the default. If several variables set one
+setting, the first one listed wins. To start, outboxd needs only the required settings.
 
-outboxd rejects a secret in a flag. Each secret can be read from a file instead: its path is the
-setting with `_file`, or the variable with `_FILE`. outboxd rejects unknown settings, and reports all
-mistakes at once.
+outboxd rejects a secret in a flag. To read a secret from a file, add `_file` to the setting, or
+`_FILE` to the variable, and give the path: `mongodb.uri_file`, `MONGODB_URI_FILE`. outboxd rejects
+unknown settings, and reports all mistakes at once.
 
 ```sh
 outboxd config print              # what is in force, and where it came from

@@ -46,14 +46,13 @@ fn add_verb(command: &mut Command, name: &str, page: &mut String) {
 /// Every failure code under its class, and every check.
 pub(super) fn codes() -> String {
     let mut page = format!(
-        "# Failure codes and checks\n\nA number is JetStream's own error code. A word behind the \
-         number is one of several meanings\nthat the code has: the text of the error tells them \
-         apart. `outboxd groups` shows the code of each\ngroup, and `outboxd explain CODE` prints \
+        "# Failure codes and checks\n\nA number is JetStream's own error code. If a code has several \
+         meanings, outboxd adds a word to the\nnumber, which it derives from the text of the \
+         error. `outboxd groups` shows the code of each\ngroup, and `outboxd explain CODE` prints \
          its line of this page. {GENERATED}\n"
     );
     for class in [Class::Unknown, Class::Transient, Class::Config, Class::Poison] {
-        page +=
-            &format!("\n## {}\n\nWhat outboxd does: {}.\n\n", class.as_str(), class.treatment());
+        page += &format!("\n## {}\n\nWhat happens: {}.\n\n", class.as_str(), class.treatment());
         page += "| code | what happened | what to do |\n| --- | --- | --- |\n";
         for rule in TABLE.iter().filter(|rule| rule.class == class) {
             let section = SECTIONS.iter().find(|(code, _)| *code == rule.code);
@@ -68,9 +67,9 @@ pub(super) fn codes() -> String {
         }
     }
 
-    page += "\nA code that is not listed is `unknown` at first, and counts as `config` once the \
-             event is marked: look it up in\nthe server's documentation.\n\n## Checks\n\nThe names \
-             of what `outboxd check` looks at, in the column `check` of `--output json`:\n\n";
+    page += "\nA code that is not listed is `unknown` at first, and `config` once the event is marked. \
+             Look it up in nats-server's\ndocumentation.\n\n## Checks\n\nThe names of what \
+             `outboxd check` examines, in the field `check` of `--output json`:\n\n";
     for check in CHECKS {
         page += &format!("- `{check}`\n");
     }

@@ -8,15 +8,16 @@ const HEAD: &str = "\
 # Every setting of outboxd, with its default and the reason for it. A setting without a default is
 # commented out. This file is generated from the settings, as is docs/configuration.md.
 #
-# Settings come from flags (`--set dispatch.max_in_flight=64`) over the environment over this file
-# over the defaults. In the environment a setting is OUTBOXD_ and its name, with two underscores for
-# the dot: OUTBOXD_DISPATCH__MAX_IN_FLIGHT=64. Some settings have other names there, which people
-# already use; each is listed with its setting.
+# A flag (`--set dispatch.max_in_flight=64`) overrides the environment, which overrides this file,
+# which overrides the default. The variable of a setting is OUTBOXD_ and its name, with two
+# underscores for the dot: OUTBOXD_DISPATCH__MAX_IN_FLIGHT=64. Some settings have further variables,
+# which people already use; they are listed with the setting.
 #
-# Each secret can be read from a file, which `uri_file` and the like name, or MONGODB_URI_FILE and
-# the like. `outboxd run` reads these files every 5 s, and the files of creds, tls_… and the URI's
-# TLS. When the content of one changes, outboxd drains, reads all settings again and reconnects,
-# without a restart. If it can't use the new content, it logs a warning and keeps the old one.
+# To read a secret from a file, add `_file` to its name and give the path: `uri_file`, or
+# MONGODB_URI_FILE in the environment. Every 5 s, `outboxd run` reads these files, those of `creds`
+# and `tls_…`, and the TLS files in the URI. If one has changed, outboxd tries the new content, then
+# drains and reconnects with it, without a restart. If the new content does not work, it logs a
+# warning and keeps the old one.
 #
 # `outboxd config print` shows each setting, its value and its source, with secrets masked.
 ";

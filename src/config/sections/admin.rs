@@ -15,7 +15,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 pub struct AdminConfig {
     /// Address of the admin endpoint. If it is set, it must be free.
     pub listen: Given<SocketAddr>,
-    /// What a request must bring.
+    /// Token that every request needs.
     pub token: Option<SecretString>,
 }
 
@@ -25,8 +25,8 @@ impl AdminConfig {
             .setting(
                 "listen",
                 "Address of the admin endpoint: /livez, /readyz, /metrics for Prometheus, /status. \
-                 Unless you set it, an address that is taken costs only a warning. An address that \
-                 isn't loopback needs a token. The default port is the one that Prometheus' \
+                 If you do not set it, an address that is in use causes only a warning. An address \
+                 that isn't loopback needs a token. The default port is the one that Prometheus' \
                  clients commonly take.",
             )
             .given_or(DEFAULT_LISTEN.to_string())
@@ -39,7 +39,7 @@ impl AdminConfig {
             });
 
         let token = reader
-            .setting("token", "What a request must bring as `Authorization: Bearer …`.")
+            .setting("token", "Token that every request needs, as `Authorization: Bearer …`.")
             .example("\"a long random word\"")
             .secret();
 

@@ -53,11 +53,12 @@ impl AlertsConfig {
             file: reader
                 .setting(
                     "file",
-                    "The alert log: one JSON line when an event was rejected often, when it is \
-                     dead, and when the oldest event has waited too long or no longer does. Each \
-                     is written once, not once per attempt. Over 10 MiB, outboxd renames the file \
-                     to `<file>.1`. The path is relative to the working directory. Unless you set \
-                     it, a file that can't be written costs only a warning.",
+                    "The alert log: one JSON line when an event was refused often, when it is \
+                     dead, and when the oldest event has waited too long or no longer does. \
+                     outboxd writes each line once, not once per attempt. If the file is over 10 \
+                     MiB, outboxd renames it to `<file>.1`. The path is relative to the working \
+                     directory. If you do not set it, a file that can't be written causes only a \
+                     warning.",
                 )
                 .given_or("outboxd-alerts.jsonl".to_owned())
                 .map(PathBuf::from),

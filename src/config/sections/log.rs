@@ -39,8 +39,8 @@ impl LogConfig {
         let level = reader
             .setting(
                 "level",
-                "Which lines: a level, or levels by module. The default shows what outboxd does, \
-                 and only the warnings of the libraries that it uses.",
+                "Which lines outboxd logs: a level, or levels by module. The default shows what \
+                 outboxd does, and only the warnings of the libraries that it uses.",
             )
             .or("warn,outboxd=info".to_owned());
 

@@ -51,9 +51,9 @@ impl MongodbConfig {
                 "uri",
                 "Connection string of the replica set. It includes TLS: `tls=true&tlsCAFile=…`, \
                  and with a client certificate \
-                 `authMechanism=MONGODB-X509&tlsCertificateKeyFile=…`. Without a CA file, \
-                 outboxd trusts the public CAs. With `directConnection=true` it uses the one host \
-                 alone, whatever names the set gives its members.",
+                 `authMechanism=MONGODB-X509&tlsCertificateKeyFile=…`. Without a CA file, outboxd \
+                 trusts the public CAs. With `directConnection=true`, outboxd connects only to the \
+                 host in the string, whatever names the replica set gives its members.",
             )
             .variables(&["MONGODB_URI", "MONGO_URI"])
             .example("\"mongodb://host/shop?replicaSet=rs0\"")
@@ -103,11 +103,11 @@ impl MongodbConfig {
             follow: reader
                 .setting(
                     "follow",
-                    "Of a daemon with several outboxes. \"shared\": the outboxes with the same \
-                     connection string share one change stream of the cluster, or one of each \
-                     database if the user has no more rights. \"own\": each outbox has change \
-                     streams of its own, and each stream costs mongod as much as the shared one. \
-                     A daemon with one outbox always uses its own.",
+                    "How a daemon with several outboxes learns of new events. \"shared\": the \
+                     outboxes with the same connection string share one change stream of the \
+                     cluster, or one of each database if the user may not watch the cluster. \
+                     \"own\": each outbox has its own change streams, and each of them costs \
+                     mongod as much as a shared one. A daemon with one outbox always uses its own.",
                 )
                 .one_of(&[("shared", Follow::Shared), ("own", Follow::Own)]),
             app_name: format!("outboxd {client_id}"),

@@ -125,8 +125,8 @@ impl NatsConfig {
                     "connect_timeout",
                     "How long an attempt to connect to one address may take, TLS and credentials \
                      included. Every second attempt to reconnect goes to a server in `url`, so an \
-                     advertised address that can't be reached delays that by no more than this and \
-                     2 s.",
+                     advertised address that can't be reached delays a reconnection by at most \
+                     this time plus 2 s.",
                 )
                 .within(secs(2), millis(100)..=secs(60)),
             ping_interval: reader
@@ -149,10 +149,10 @@ impl NatsConfig {
                 .setting(
                     "verify_acks",
                     "Which acks outboxd compares with the message that the stream has. \
-                     \"suspicious\": those that can't be right, and every one for an hour after a \
-                     sign that somebody else answers. \"always\": every one, for an account whose \
-                     users may publish to the stream and can't be kept from answering publishes. It \
-                     costs one read of the stream for each event.",
+                     \"suspicious\": those that contradict other acks or the stream, and every ack \
+                     for an hour after a sign that somebody else answers. \"always\": every ack, \
+                     for an account whose users may publish to the stream and can't be kept from \
+                     answering publishes. It costs one read of the stream for each event.",
                 )
                 .one_of(&[
                     ("suspicious", VerifyAcks::Suspicious),

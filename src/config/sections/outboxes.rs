@@ -15,10 +15,10 @@ impl OutboxesConfig {
             .setting(
                 "discover",
                 "Patterns of the outboxes that outboxd finds by itself and relays, such as \
-                 \"*.outbox\" for every collection `outbox`, or \"*\". It looks every 10 s for outboxes \
-                 that `outboxd migrate` made, and drops those that are gone. In `stream.name`, \
-                 `{database}` and `{collection}` stand for those of the outbox. A table [[outbox]] \
-                 with the same name has its own settings.",
+                 \"*.outbox\" for every collection `outbox`, or \"*\". Every 10 s it looks for \
+                 outboxes that `outboxd migrate` created, and stops relaying those that were \
+                 dropped. In `stream.name`, `{database}` and `{collection}` are replaced by those \
+                 of the outbox. A table [[outbox]] with the same name overrides the settings.",
             )
             .example("[\"*.outbox\"]")
             .read()

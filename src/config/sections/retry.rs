@@ -92,9 +92,9 @@ fn time_zone(reader: &mut Reader<'_>) -> Tz {
     let name = reader
         .setting(
             "time_zone",
-            "Time zone of `cron`, by its name in the IANA database. At a change to or from \
-             daylight-saving time, a look in the affected hour may come an hour early or late, or \
-             twice; a look costs little.",
+            "Time zone of `cron`, by its name in the IANA database. In the hour in which \
+             daylight-saving time begins or ends, the retrier may look an hour early or late, or \
+             twice. This does no harm.",
         )
         .example("\"Europe/Berlin\"")
         .or("UTC".to_owned());
