@@ -119,7 +119,7 @@ pub(crate) fn outlive_signals() -> Result<()> {
         let mut listener = listen(kind)?;
         tokio::spawn(async move {
             while listener.recv().await.is_some() {
-                info!(signal = name, "a signal that means nothing here");
+                info!(signal = name, "ignored a signal that has no effect");
             }
         });
     }

@@ -67,7 +67,8 @@ pub(super) fn run(sources: &Sources, verb: &Verb) -> Result<()> {
             let mut out = format!("{}: no mistake\n", file.display());
             warnings.iter().for_each(|line| _ = writeln!(out, "warning: {line}"));
             if !missing.is_empty() {
-                out += "still required, from the environment or where it runs:\n";
+                out += "required, and not in the file; set them where outboxd runs, such as in the \
+                        environment:\n";
                 missing.iter().for_each(|line| _ = writeln!(out, "  {line}"));
             }
 

@@ -27,7 +27,10 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     // The console lives and stops with the process, and not with a leadership.
     if config.console.listen.is_some() {
         if fleet.outboxes().is_empty() {
-            warn!("the console shows no outbox that is found; run `outboxd console` for those");
+            warn!(
+                "this console does not show outboxes that outboxes.discover finds; run `outboxd \
+                 console` for them"
+            );
         }
 
         console::start(&fleet, sources, &config.nats.client_id, &stop).await?;

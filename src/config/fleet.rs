@@ -147,7 +147,7 @@ impl Fleet {
         let found = match (by_name, by_database.next(), by_database.next()) {
             (Some(at), ..) | (None, Some(at), None) => at,
             _ => {
-                let message = format!("--outbox {name}: is not one of them; {}", self.names());
+                let message = format!("--outbox {name}: there is no such outbox; {}", self.names());
                 return Err(Error::new(ErrorKind::Usage, message));
             }
         };
@@ -165,8 +165,8 @@ impl Fleet {
         match meant.outboxes.len() {
             1 => Ok(meant.outboxes.swap_remove(0)),
             0 => {
-                let message = "outboxes.discover has found no outbox: make one with `outboxd migrate`, \
-                               with the outbox's database as mongodb.database";
+                let message = "outboxes.discover found no outbox: create one with `outboxd migrate`, \
+                               with mongodb.database set to its database";
                 Err(Error::new(ErrorKind::NotFound, message))
             }
             several => {
@@ -266,7 +266,7 @@ fn refuse_twins(root: &mut Reader<'_>, outboxes: &[Config]) {
         let (name, is_known) = (config.outbox(), !config.mongodb.database.is_empty());
         let twin = outboxes[..at].iter().position(|other| other.outbox() == name);
         if let Some(twin) = twin.filter(|_| is_known) {
-            let reason = format!("the outbox {name} is that of {TABLES}[{twin}], too; keep one");
+            let reason = format!("{TABLES}[{twin}] has the outbox {name}, too; keep one");
             root.mistake(&format!("{TABLES}[{at}]"), reason);
         }
     }

@@ -216,7 +216,7 @@ impl Running {
             Ok(daemons) => Some(daemons),
             Err(error) => {
                 if self.unasked.count(1).is_some() {
-                    warn!(%error, "cannot ask for the other daemons: taking what is free");
+                    warn!(%error, "cannot read which other daemons run: taking free outboxes");
                 }
                 None
             }

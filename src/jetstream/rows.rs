@@ -243,7 +243,7 @@ pub(super) const ROWS: &[Row] = &[
             (most > 0 && most < stream.max_payload).then(|| {
                 format!(
                     "max_msg_size {most} is below the server's max_payload ({}): a larger event \
-                     is refused and dies",
+                     is refused and is dead",
                     stream.max_payload
                 )
             })

@@ -326,7 +326,7 @@ fn describe() {
         ("outboxd_duplicate_acks_total", "Acks of events that the stream already had."),
         ("outboxd_false_duplicates_total", "Events that the stream wrongly took for duplicates."),
         ("outboxd_forged_acks_total", "Signs that somebody other than the stream answered."),
-        ("outboxd_events_retried_total", "Publishes of events that failed or waited behind one."),
+        ("outboxd_events_retried_total", "Publishes of events that had failed or were parked."),
         ("outboxd_events_parked_total", "Events parked behind a failed event of their key."),
         ("outboxd_events_dead_total", "Events that became dead: they wait for a person."),
         ("outboxd_events_repaired_total", "Lost events that were kept and published again."),

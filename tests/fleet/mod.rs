@@ -203,7 +203,7 @@ fn a_mistake_names_its_table() {
         "outbox[1].log.level: all tables share `log.level`; set it outside of them",
         "outbox[2].mongodb.database",
         "outbox[3].colection: there is no such setting",
-        "outbox[3]: the outbox b.outbox is that of outbox[1], too; keep one",
+        "outbox[3]: outbox[1] has the outbox b.outbox, too; keep one",
     ] {
         assert!(said.contains(wanted), "no {wanted:?} in:\n{said}");
     }
