@@ -106,6 +106,8 @@ pub const NO_REPLIES: &str = "no-replies";
 /// Code of an event that waited for a connection.
 pub const DISCONNECTED: &str = "disconnected";
 
+/// JetStream's code of a message that is not behind the one that it names.
+pub const NOT_BEHIND: &str = "10070";
 /// JetStream's code of a store that took no message, and ours of a stream that is full.
 pub const STREAM_FULL: &str = "10077";
 /// Code of a message that is larger than the whole stream may become.
@@ -154,7 +156,7 @@ pub const TABLE: &[Rule] = &[
     rule("10054", Class::Poison, "the message is larger than the stream's max_msg_size", "raise max_msg_size of the stream, or publish a reference to the content"),
     rule("10063", Class::Transient, "the copies of the stream disagree about its last sequence", "nothing during a leader election; if it persists, check the cluster's health"),
     rule("10060", Class::Config, "the subject belongs to another stream than stream.name", "correct stream.name, or the streams' subjects"),
-    rule("10070", Class::Config, "the server expected another last message id", "find the proxy or subject mapping that adds this header: outboxd never sends it"),
+    rule(NOT_BEHIND, Class::Config, "the server expected another last message id", "find the proxy or subject mapping that adds this header: outboxd sends it within bursts only, and publishes an event without it before it marks the event"),
     rule("10071", Class::Config, "the server expected another last sequence", "find the proxy or subject mapping that adds this header: outboxd never sends it"),
     rule("10076", Class::Transient, "JetStream is not enabled on the server", "start the server with JetStream"),
     rule(STREAM_FULL, Class::Transient, "the stream is full", "raise the stream's max_bytes or max_msgs, or purge it"),

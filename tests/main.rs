@@ -9,6 +9,7 @@ mod admin; // what the relay tells over HTTP
 mod alerts; // a person is told once per event and state
 mod auth; // the auth service: accounts, sessions, and what a stranger doesn't learn
 mod bounds; // memory and ticks, whatever piles up
+mod bursts; // the order of events that leave together
 mod check; // each planted problem is found, with what mends it, and without a secret
 mod checker; // what the fault tests judge by finds each kind of fault, and only that
 mod clocks;

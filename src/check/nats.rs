@@ -20,6 +20,7 @@ use crate::finding::{Finding, shell};
 use crate::jetstream::absent::{self, Absent};
 use crate::jetstream::account::{self, Group};
 use crate::jetstream::acks::Acks;
+use crate::jetstream::bursts;
 use crate::jetstream::denied::Denied;
 use crate::jetstream::facts::Facts;
 use crate::jetstream::hearing::Hearing;
@@ -403,6 +404,9 @@ fn version(at: &str, version: &str) -> Finding {
             format!("{version} lacks security fixes of 2.11.15 and 2.12.6"),
             UPGRADE,
         )
+    } else if (found.0, found.1) < bursts::SINCE {
+        let lacks = "nats.bursts has no effect before 2.12";
+        Finding::ok(CHECK, at, format!("{version}; {lacks}"))
     } else {
         Finding::ok(CHECK, at, version)
     }

@@ -46,7 +46,8 @@ pub use self::sections::{
     AdminConfig, AlertsConfig, Api, Compression, ConsoleConfig, DiscoveredServers, DispatchConfig,
     EventConfig, Follow, KeepConfig, LeaseConfig, LogConfig, LogFormat, MongodbConfig, NatsConfig,
     OnDead, Ordering, OutboxesConfig, PersonConfig, ProxyConfig, Repair, RetryConfig, Role,
-    ScheduledConfig, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks, WebhookFormat,
+    ScheduledConfig, SendBursts, ShutdownConfig, Storage, StreamConfig, SweepConfig, VerifyAcks,
+    WebhookFormat,
 };
 pub use self::setting::Given;
 pub use self::settings::Config;

@@ -6,11 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use async_nats::header::{
+    HeaderName, HeaderValue, NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
+};
 use async_nats::jetstream::stream::Config;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
 
+use super::bursts;
 use super::connection::Nats;
 use super::facts::removes;
 use super::stored::{self, transforms};
@@ -47,6 +50,8 @@ pub(crate) struct JetStream {
     pub(super) reached: Arc<AtomicU64>,
     /// Whether it was seen to have lost messages, and nobody has looked at it since.
     pub(super) is_hurt: Arc<AtomicBool>,
+    /// Whether the server of the stream keeps the order of bursts.
+    keeps_bursts: Arc<AtomicBool>,
     /// When the stream was created, in ms since 1970; 0 if it is not known.
     pub(super) created: Arc<AtomicI64>,
     /// When it last described itself.
@@ -111,6 +116,7 @@ impl JetStream {
             takes: Arc::default(),
             reached: Arc::default(),
             is_hurt: Arc::default(),
+            keeps_bursts: Arc::default(),
             created: Arc::default(),
             answered: Arc::default(),
             back: Arc::default(),
@@ -133,6 +139,7 @@ impl JetStream {
             let info = stream::of(&self.nats, &self.name).await.ok().flatten();
             let seen = info.map(|info| {
                 self.takes.set(&info.config.subjects);
+                self.keeps_bursts.store(bursts::are_kept_by(&info), Ordering::Relaxed);
                 *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
                 let created_ms = info.created.unix_timestamp_nanos() / 1_000_000;
 
@@ -289,6 +296,10 @@ impl EventBus for JetStream {
         Some(!forgeries.must_verify() || removes(&seen.config))
     }
 
+    fn keeps_bursts(&self) -> bool {
+        self.keeps_bursts.load(Ordering::Relaxed) && !self.nats.expected.forgeries.must_verify()
+    }
+
     fn connection(&self) -> u64 {
         self.nats.connection()
     }
@@ -360,6 +371,9 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, String> {
 
     headers.insert(NATS_MESSAGE_ID, value(message.id)?);
     headers.insert(NATS_EXPECTED_STREAM, value(message.stream)?);
+    if let Some(behind) = message.behind {
+        headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, value(behind)?);
+    }
 
     Ok(headers)
 }

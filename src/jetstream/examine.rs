@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use tokio::time::{Instant, timeout};
 
 use super::bus::{JetStream, classify};
@@ -14,8 +15,8 @@ use super::facts::removes;
 use super::reply::ForeignReply;
 use super::waiting::{NoAck, Said, Unsure};
 use crate::failure::{
-    ACK_UNCHECKED, Class, DUPLICATE_UNCHECKED, NO_RESPONDERS, NOT_COVERED, OTHER_STREAM, Rejection,
-    TIMEOUT, look_up,
+    ACK_UNCHECKED, Class, DUPLICATE_UNCHECKED, NO_RESPONDERS, NOT_BEHIND, NOT_COVERED,
+    OTHER_STREAM, Rejection, TIMEOUT, look_up,
 };
 use crate::relay::ports::{Ack, Message};
 use crate::relay::publish::outcome::Held;
@@ -40,6 +41,11 @@ enum Best {
     /// The ack of a duplicate of another message.
     Duplicate(Ack),
     Refusal(Rejection),
+}
+
+/// Whether the message names one before it, and the refusal is for that.
+fn is_not_behind(message: &Message<'_>, refused: ErrorCode) -> bool {
+    message.behind.is_some() && refused == ErrorCode::STREAM_WRONG_LAST_MESSAGE_ID
 }
 
 impl JetStream {
@@ -69,6 +75,11 @@ impl JetStream {
                         SECOND_REPLY
                     }
                 },
+                // Whoever refuses this: it is published once more, alone.
+                Said::Refused(error) if is_not_behind(message, error.error_code()) => {
+                    unsure.answered(None);
+                    return Err(Rejection::new(NOT_BEHIND, error.to_string()));
+                }
                 Said::Refused(error) => {
                     let error = Rejection::of_jetstream(error.error_code().0, error.to_string());
                     best = milder(best, error);

@@ -13,6 +13,7 @@
 //! - `examine`: which of several answers to a publish counts
 //! - `fuzz`: arbitrary bytes in the place of what NATS answers
 //! - `bus`: publishes, and classifies errors
+//! - `bursts`: whether the stream's server keeps the order of a burst
 //! - `compare`: compares the stream with what it had acked
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
@@ -27,6 +28,7 @@
 pub(crate) mod absent;
 pub(crate) mod account;
 pub(crate) mod acks;
+pub(crate) mod bursts;
 pub(crate) mod bus;
 pub(crate) mod compare;
 pub(crate) mod connection;

@@ -247,8 +247,14 @@ mod tests {
     fn a_stored_message_is_compared_in_id_payload_and_subject() {
         let (subject, headers) = (Subject::new("made").expect("a subject"), Headers::default());
         let payload = bytes::Bytes::from_static(b"{}");
-        let sent =
-            Message { subject: &subject, headers: &headers, id: "d.o.a", stream: "S", payload };
+        let sent = Message {
+            subject: &subject,
+            headers: &headers,
+            id: "d.o.a",
+            stream: "S",
+            behind: None,
+            payload,
+        };
 
         let hdrs =
             |id: &str| STANDARD.encode(format!("NATS/1.0\r\nNats-Msg-Id: {id}\r\nX: y\r\n\r\n"));

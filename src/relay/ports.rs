@@ -299,7 +299,8 @@ impl std::error::Error for StoreError {}
 /// The stream that events are published to.
 pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Publishes, and waits for the ack of that very stream: nobody else's reply counts. What can't
-    /// be the stream's ack is compared with the stream.
+    /// be the stream's ack is compared with the stream. Messages leave in the order in which their
+    /// futures are first polled.
     fn publish(&self, message: Message<'_>) -> impl Future<Output = Result<Ack, Rejection>> + Send;
 
     /// What the stream has at the sequence that it named in the ack of a duplicate of `message`.
@@ -319,6 +320,10 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
 
     /// Whether publishes may leave: the connection is up, and acks can arrive.
     fn connected(&self) -> &watch::Receiver<bool>;
+
+    /// Whether the stream refuses every message that is not behind the one it names, whatever became
+    /// of that one, and its acks can be believed as they are.
+    fn keeps_bursts(&self) -> bool;
 
     /// The number of the connection that is up; 0 if publishes may not leave.
     fn connection(&self) -> u64;
@@ -369,6 +374,8 @@ pub(crate) struct Message<'a> {
     pub(crate) id: &'a str,
     /// `Nats-Expected-Stream`: another stream refuses the message.
     pub(crate) stream: &'a str,
+    /// `Nats-Expected-Last-Msg-Id`: the stream refuses the message unless its last one has this id.
+    pub(crate) behind: Option<&'a str>,
     pub(crate) payload: Bytes,
 }
 

@@ -1,6 +1,6 @@
 //! The protocol as a model, every history of it within bounds: two relays, two keys with two events
 //! each, a lease that can pass from one to the other at any moment, publishes and acks that are
-//! late, lost or refused, crashes, and a dedupe window that ends.
+//! late, lost or refused, bursts of two, crashes, and a dedupe window that ends.
 //!
 //! What it leaves out: how reads and writes overlap inside one relay. That is checked against the
 //! real code by `relay/simulation`.
@@ -60,8 +60,27 @@ fn two_keys_survive_every_history_with_one_fault() {
 }
 
 #[test]
-fn two_publishes_under_way_in_one_key_are_found_out() {
-    assert_eq!(explore(Variant::TwoInFlight, ALL, 1).0, ["events of a key arrive in their order"]);
+fn bursts_of_one_key_survive_every_history_with_two_faults() {
+    for faults in [
+        Faults { losses: 2, ..NONE },
+        Faults { losses: 1, refusals: 1, ..NONE },
+        Faults { losses: 1, crashes: 1, ..NONE },
+        Faults { losses: 1, expiries: 1, ..NONE },
+        Faults { losses: 1, forgotten: 1, ..NONE },
+        Faults { refusals: 1, expiries: 1, ..NONE },
+    ] {
+        let (broken, happened) = explore(Variant::Bursts, faults, 1);
+        assert!(broken.is_empty(), "{broken:?}");
+        assert!(happened.contains(&"it happens: everything is delivered"));
+    }
+}
+
+#[test]
+fn a_burst_whose_events_name_none_before_them_is_found_out() {
+    assert_eq!(
+        explore(Variant::Unchained, Faults { losses: 1, ..NONE }, 1).0,
+        ["events of a key arrive in their order"]
+    );
 }
 
 #[test]

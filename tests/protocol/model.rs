@@ -8,7 +8,10 @@ use super::state::{Answer, EVENTS, Faults, KEYS, Lane, Message, RELAYS, Relay, R
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
     AsBuilt,
-    TwoInFlight,
+    /// As built, and events of a key leave together.
+    Bursts,
+    /// The second of a burst names no message before it.
+    Unchained,
     DeleteBeforeAck,
     NoPark,
     NoLease,
@@ -33,6 +36,8 @@ pub(super) enum Step {
     /// What the sweep, the tail or the retrier brings.
     Read(usize, usize),
     Publish(usize, usize),
+    /// Two events of a key, without waiting between them.
+    Burst(usize, usize),
     /// No answer: the same again.
     Again(usize, usize),
     Serve(usize),
@@ -45,14 +50,12 @@ pub(super) enum Step {
 }
 
 impl Protocol {
-    fn may_publish(&self, state: &State, relay: usize, key: usize) -> bool {
+    /// How many events of a key may leave now.
+    fn may_publish(&self, state: &State, relay: usize, key: usize) -> usize {
         let Relay { trusts, lanes, .. } = &state.relays[relay];
         let Lane { known, in_flight, stalled } = &lanes[key];
-        let most = if self.variant == Variant::TwoInFlight { 2 } else { 1 };
-        (*trusts || self.variant == Variant::NoLease)
-            && !stalled
-            && in_flight.len() < most
-            && known.len() > in_flight.len()
+        let may = (*trusts || self.variant == Variant::NoLease) && !stalled && in_flight.is_empty();
+        if may { known.len() } else { 0 }
     }
 
     /// What a read would bring that isn't known: of a stalled key the unlocked, else all.
@@ -118,16 +121,20 @@ impl Model for Protocol {
                 steps.push(Step::Crash(relay));
             }
             for key in 0..KEYS {
-                if self.may_publish(state, relay, key) {
+                let most = self.may_publish(state, relay, key);
+                if most > 0 {
                     steps.push(Step::Publish(relay, key));
                 }
-                let waits = |event: &u8| {
-                    let mine = |message: &&Message| {
-                        message.relay == relay && message.life == of.life && message.key == key
-                    };
-                    !state.wire.iter().filter(mine).any(|message| message.event == *event)
-                };
-                if of.trusts && of.lanes[key].in_flight.iter().any(waits) {
+                if most > 1 && matches!(self.variant, Variant::Bursts | Variant::Unchained) {
+                    steps.push(Step::Burst(relay, key));
+                }
+                let in_flight = &of.lanes[key].in_flight;
+                let mut wire = state.wire.iter();
+                let is_under_way = wire.any(|message| {
+                    (message.relay, message.life, message.key) == (relay, of.life, key)
+                        && in_flight.contains(&message.event)
+                });
+                if of.trusts && !in_flight.is_empty() && !is_under_way {
                     steps.push(Step::Again(relay, key));
                 }
                 if of.trusts
@@ -181,20 +188,39 @@ impl Model for Protocol {
             }
             Step::Publish(relay, key) => {
                 let lane = &mut state.relays[relay].lanes[key];
-                let event = *lane.known.iter().find(|event| !lane.in_flight.contains(event))?;
+                let event = *lane.known.first()?;
                 lane.in_flight.push(event);
-                state.send(relay, key, event);
+                state.send(relay, key, event, None);
                 if self.variant == Variant::DeleteBeforeAck {
                     state.relays[relay].deletes.push((key, event));
                 }
             }
+            Step::Burst(relay, key) => {
+                let lane = &mut state.relays[relay].lanes[key];
+                let burst = lane.known.clone();
+                lane.in_flight.clone_from(&burst);
+                let mut behind = None;
+                for event in burst {
+                    state.send(relay, key, event, behind);
+                    behind = Some(event).filter(|_| self.variant != Variant::Unchained);
+                }
+            }
             Step::Again(relay, key) => {
-                let event = *state.relays[relay].lanes[key].in_flight.first()?;
-                state.send(relay, key, event);
+                // The first of a burst alone; the others are back.
+                let in_flight = &mut state.relays[relay].lanes[key].in_flight;
+                in_flight.truncate(1);
+                let event = *in_flight.first()?;
+                state.send(relay, key, event, None);
             }
             Step::Serve(at) => {
-                let Message { key, event, .. } = state.wire[at];
-                if !state.window.contains(&(key, event)) {
+                let Message { key, event, behind, .. } = state.wire[at];
+                let is_new = !state.window.contains(&(key, event));
+                let last = state.stream.last().copied();
+                if is_new && behind.is_some_and(|behind| last != Some((key, behind))) {
+                    state.answer(at, Answer::NotBehind);
+                    return Some(state);
+                }
+                if is_new {
                     state.stream.push((key, event));
                     state.window.push((key, event));
                     state.window.sort_unstable();
@@ -210,21 +236,28 @@ impl Model for Protocol {
                 state.wire.remove(at);
             }
             Step::Hear(at) => {
-                let Message { relay, life, key, event, answer } = state.wire.remove(at);
+                let Message { relay, life, key, event, answer, .. } = state.wire.remove(at);
                 let of = &mut state.relays[relay];
                 let lane = &mut of.lanes[key];
                 if life != of.life || !lane.in_flight.contains(&event) {
                     return Some(state);
                 }
+                // A refused event fails once it is the first of its burst: until then it is back.
+                let is_first = lane.in_flight.first() == Some(&event);
                 lane.in_flight.retain(|of| *of != event);
+                let answer = answer?;
+                if answer == Answer::NotBehind || answer == Answer::Refused && !is_first {
+                    return Some(state);
+                }
                 lane.known.retain(|of| *of != event);
-                match answer? {
+                match answer {
                     Answer::Ack if !of.deletes.contains(&(key, event)) => {
                         of.deletes.push((key, event));
                         of.deletes.sort_unstable();
                     }
                     Answer::Ack => {}
                     Answer::Refused => self.failed(&mut state, relay, key, event),
+                    Answer::NotBehind => {}
                 }
             }
             Step::Delete(relay) => {

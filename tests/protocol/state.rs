@@ -42,6 +42,8 @@ pub(super) struct Message {
     pub(super) life: u8,
     pub(super) key: usize,
     pub(super) event: u8,
+    /// The event that it must be stored directly behind.
+    pub(super) behind: Option<u8>,
     pub(super) answer: Option<Answer>,
 }
 
@@ -49,6 +51,7 @@ pub(super) struct Message {
 pub(super) enum Answer {
     Ack,
     Refused,
+    NotBehind,
 }
 
 /// What may still go wrong.
@@ -81,10 +84,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn send(&mut self, relay: usize, key: usize, event: u8) {
+    pub(super) fn send(&mut self, relay: usize, key: usize, event: u8, behind: Option<u8>) {
         let life = self.relays[relay].life;
         self.trespassed |= !self.relays[relay].trusts;
-        self.wire.push(Message { relay, life, key, event, answer: None });
+        self.wire.push(Message { relay, life, key, event, behind, answer: None });
         self.wire.sort();
     }
 

@@ -43,9 +43,8 @@ impl DispatchConfig {
                 reader
                     .setting(
                         "max_in_flight",
-                        "Publishes in flight at once, each of another key. On a machine with two \
-                         cores, JetStream took 94,000 events a second with 64, and 149,000 with \
-                         1,024.",
+                        "Publishes in flight at once. On a machine with two cores, JetStream took \
+                         94,000 events a second with 64, and 149,000 with 1,024.",
                     )
                     .within(1024, 1..=4096),
             ),

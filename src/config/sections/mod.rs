@@ -30,7 +30,7 @@ pub use self::keep::{KeepConfig, Repair};
 pub use self::lease::LeaseConfig;
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mongodb::{Follow, MongodbConfig};
-pub use self::nats::{Api, DiscoveredServers, NatsConfig, VerifyAcks};
+pub use self::nats::{Api, DiscoveredServers, NatsConfig, SendBursts, VerifyAcks};
 pub use self::outboxes::OutboxesConfig;
 pub use self::retry::RetryConfig;
 pub use self::scheduled::ScheduledConfig;

@@ -40,6 +40,8 @@ pub struct NatsConfig {
     pub ack_timeout: Duration,
     /// Which acks outboxd compares with the stored message.
     pub verify_acks: VerifyAcks,
+    /// Whether several events of one key leave together.
+    pub bursts: SendBursts,
 }
 
 /// Whose JetStream has the stream.
@@ -60,6 +62,15 @@ pub enum VerifyAcks {
     Suspicious,
     /// Every one.
     Always,
+}
+
+/// Whether several events of one key leave together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendBursts {
+    /// Never: the next event of a key waits for the ack of the one before.
+    Off,
+    /// Where the stream keeps their order.
+    Auto,
 }
 
 /// What outboxd does with the servers that a server advertises.
@@ -158,6 +169,16 @@ impl NatsConfig {
                     ("suspicious", VerifyAcks::Suspicious),
                     ("always", VerifyAcks::Always),
                 ]),
+            bursts: reader
+                .setting(
+                    "bursts",
+                    "Whether several events of one key are published without waiting for each \
+                     other's acks. \"off\": one at a time, the default until bursts are measured in \
+                     more clusters. \"auto\": up to 64, where the stream's server allows it: a \
+                     single nats-server 2.12 or newer, which refuses a message that isn't directly \
+                     behind the one it names.",
+                )
+                .one_of(&[("off", SendBursts::Off), ("auto", SendBursts::Auto)]),
         };
 
         if nats.servers().is_none() {

@@ -38,12 +38,14 @@
 //! | `block` | the server refused one of them |
 //! | `begin_read`, `end_read` | the read of the key starts, its result is in |
 //! | `push`, `queue_up`, `take_turn`, `deliver` | an event comes, waits for its turn, leaves, is delivered |
+//! | `give_back` | events of a burst come back: the stream has them only behind the first of them |
 
 use std::collections::VecDeque;
 
 use super::pending::Pending;
 use super::read::Behind;
 use super::rest::Rest;
+use super::turn::{Stored, Turn};
 
 /// See the module. Only [`Dispatch`](super::Dispatch) changes it.
 #[derive(Debug, Default)]
@@ -94,17 +96,6 @@ enum KeyRead {
     UnderWay { complete: bool },
 }
 
-/// Whose turn it is.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    #[default]
-    Idle,
-    /// The lane stands among those with something to publish.
-    Ready,
-    /// An event of the key is being published.
-    InFlight,
-}
-
 /// What the caller of a transition does next.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +113,7 @@ impl Lane {
     /// Whether there is nothing to remember about the key.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.state, LaneState::Open)
-            && self.turn == Turn::Idle
+            && self.turn.is_idle()
             && self.queue.is_empty()
             && self.rest.is_none()
     }
@@ -140,7 +131,7 @@ impl Lane {
             LaneState::Stalled(stall) => matches!(stall.read, KeyRead::No),
             LaneState::Blocked => true,
         };
-        let is_idle = self.turn == Turn::Idle && self.queue.is_empty() && self.under_way == 0;
+        let is_idle = self.turn.is_idle() && self.queue.is_empty() && self.under_way == 0;
         (waits && is_idle && self.rest.is_none()).then_some(self.last_write)
     }
 
@@ -160,7 +151,7 @@ impl Lane {
     }
 
     fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.turn != Turn::InFlight
+        self.queue.is_empty() && !self.turn.is_in_flight()
     }
 
     /// Whether the key's oldest unlocked event, from a read that shows so many writes, may leave: no
@@ -183,33 +174,30 @@ impl Lane {
 
     /// Makes an idle lane with something in its queue ready. Returns whether it became so.
     pub(super) fn queue_up(&mut self) -> bool {
-        let becomes = self.turn == Turn::Idle && !self.queue.is_empty();
-
-        if becomes {
-            self.turn = Turn::Ready;
-        }
-        becomes
+        !self.queue.is_empty() && self.turn.queue_up()
     }
 
-    /// The head of the queue of a ready lane, which is in flight from now on.
-    pub(super) fn take_turn(&mut self) -> Pending {
-        debug_assert_eq!(self.turn, Turn::Ready, "one event of a key is in flight");
-
-        let head = self.queue.pop_front().expect("a ready lane has something in its queue");
-        self.bytes -= head.size();
-        self.turn = Turn::InFlight;
+    /// Takes the head of the queue of a ready lane, and at most `most` events with it: see
+    /// [`turn`](super::turn). They are in flight from now on.
+    pub(super) fn take_turn(&mut self, most: usize) -> Vec<Pending> {
+        let leaving = self.turn.leave(self.queue.len(), most);
+        let taken: Vec<_> = self.queue.drain(..leaving).collect();
+        self.bytes -= taken.iter().map(Pending::size).sum::<usize>();
 
         // There may be a hundred thousand stalled lanes; an empty queue keeps its room.
         if self.queue.is_empty() && !matches!(self.state, LaneState::Open) {
             self.queue = VecDeque::new();
         }
 
-        head
+        taken
     }
 
-    /// The stream has the event in flight. A stalled lane that ran empty reads what is left.
-    pub(super) fn deliver(&mut self) -> Then {
-        self.turn = Turn::Idle;
+    /// The stream has an event in flight. After the last of them, a stalled lane that ran empty
+    /// reads what is left.
+    pub(super) fn deliver(&mut self, stored: Stored) -> Then {
+        if !self.turn.deliver(stored) {
+            return Then::Nothing;
+        }
 
         match &mut self.state {
             LaneState::Stalled(stall) if self.queue.is_empty() => stall.ask_read(),
@@ -230,9 +218,18 @@ impl Lane {
         }
     }
 
-    /// The publish of the event in flight failed. Returns what waited behind it, to be parked.
+    /// Takes back events of a burst, in their order: they are the next to leave.
+    pub(super) fn give_back(&mut self, pending: Vec<Pending>) {
+        self.turn.give_back(pending.len());
+        for pending in pending.into_iter().rev() {
+            self.bytes += pending.size();
+            self.queue.push_front(pending);
+        }
+    }
+
+    /// The publish of the one event in flight failed. Returns what waited behind it, to be parked.
     pub(super) fn fail(&mut self) -> VecDeque<Pending> {
-        self.turn = Turn::Idle;
+        self.turn.fail();
         self.hold();
         self.bytes = 0;
         std::mem::take(&mut self.queue)

@@ -1,8 +1,8 @@
 //! What may be published now: lanes, bounds and what is known. Pure state, no I/O, no clock.
 //!
 //! Guarantees, whatever order the calls come in:
-//! - of the events of one key at most one is in flight, and they leave in the order they were
-//!   offered;
+//! - the events of one key leave in the order they were offered: one at a time, or in a *burst* that
+//!   has ended before the next of the key leaves;
 //! - once an event of a key has failed, no later event of that key leaves before it: the lane is
 //!   *stalled* and what comes behind is *parked* (handed to the retrier through the database)
 //!   instead of kept in memory;
@@ -14,6 +14,7 @@
 //! - [`pending`]: an event that waits, and one that is published
 //! - [`known`], [`refused`]: whether the relay already has it, or must leave it as it is
 //! - [`lane`]: the state of one key, with the diagram of its transitions
+//! - [`turn`]: whose turn it is in a lane, and how many leave together
 //! - this file: offers, turns, and the bounds across lanes
 //! - [`share`], [`rest`]: what one key may have of the buffer, and what stays in the database
 //! - [`forgotten`]: keys that wait and are too many for lanes of their own
@@ -32,6 +33,7 @@ mod share;
 mod stall;
 #[cfg(test)]
 mod tests;
+pub(crate) mod turn;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -47,6 +49,7 @@ use self::lane::{Lane, LaneState, Then};
 use self::pending::{Dispatched, Pending};
 use self::refused::Nameless;
 use self::rest::{ReadAhead, START};
+use self::turn::Stored;
 use super::ports::Room;
 use crate::config::DispatchConfig;
 use crate::document::record::OutboxRecord;
@@ -270,17 +273,21 @@ impl Dispatch {
         }
     }
 
-    /// The next event to publish, if one may leave now.
-    pub(crate) fn next(&mut self) -> Option<Dispatched> {
-        if self.in_flight >= self.limits.max_in_flight {
+    /// The next event to publish, if one may leave now, or a burst: the next events of one key in
+    /// their order, at most `most`. The stream must store none of them without the one before it.
+    pub(crate) fn next(&mut self, most: usize) -> Option<Vec<Dispatched>> {
+        let room = self.limits.max_in_flight.saturating_sub(self.in_flight);
+        if room == 0 {
             return None;
         }
 
-        let pending = match self.ready.pop_front()? {
-            Ready::Single(pending) => pending,
-            Ready::Lane(key) => self.lane(&key).take_turn(),
-        };
-        Some(self.send(pending))
+        Some(match self.ready.pop_front()? {
+            Ready::Single(pending) => vec![self.send(pending)],
+            Ready::Lane(key) => {
+                let burst = self.lane(&key).take_turn(most.min(room));
+                burst.into_iter().map(|pending| self.send(pending)).collect()
+            }
+        })
     }
 
     fn send(&mut self, pending: Pending) -> Dispatched {
@@ -293,15 +300,32 @@ impl Dispatch {
     }
 
     /// Takes back an event that the stream has. It stays known until its delete is settled.
-    pub(crate) fn delivered(&mut self, dispatched: Dispatched) {
+    pub(crate) fn delivered(&mut self, dispatched: Dispatched, stored: Stored) {
         let record = self.take_back(dispatched);
         let Some(key) = &record.key else { return };
 
         let lane = self.lanes.get_mut(key).expect("a lane with an event in flight stays");
-        match lane.deliver() {
+        match lane.deliver(stored) {
             Then::ReadKey => self.wanted_reads.push_back(key.clone()),
             Then::Nothing if lane.is_done() => self.remove_lane(key),
             Then::Nothing => self.ready.extend(lane.queue_up().then(|| Ready::Lane(key.clone()))),
+        }
+    }
+
+    /// Takes back those events of a burst, in their order, of which it isn't known that the stream
+    /// has them. They leave again before anything else of their key.
+    pub(crate) fn given_back(&mut self, burst: Vec<Dispatched>) {
+        let Some(key) = burst.first().and_then(|first| first.record.key.clone()) else { return };
+        self.in_flight -= burst.len();
+        self.buffered_bytes -= burst.iter().map(|dispatched| dispatched.size).sum::<usize>();
+
+        // A trace may have been written into their headers.
+        let pending: Vec<_> = burst.into_iter().map(Dispatched::into_pending).collect();
+        self.buffered_bytes += pending.iter().map(Pending::size).sum::<usize>();
+        let lane = self.lane(&key);
+        lane.give_back(pending);
+        if lane.queue_up() {
+            self.ready.push_back(Ready::Lane(key));
         }
     }
 

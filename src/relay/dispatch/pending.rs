@@ -26,10 +26,12 @@ impl Pending {
 }
 
 /// An event that holds its lane and a place among those in flight. Only [`Dispatch::next`] makes
-/// one. [`Dispatch::delivered`], [`Dispatch::failed`] and [`Dispatch::abandoned`] take it back.
+/// one. [`Dispatch::delivered`], [`Dispatch::given_back`], [`Dispatch::failed`] and
+/// [`Dispatch::abandoned`] take it back.
 ///
 /// [`Dispatch::next`]: super::Dispatch::next
 /// [`Dispatch::delivered`]: super::Dispatch::delivered
+/// [`Dispatch::given_back`]: super::Dispatch::given_back
 /// [`Dispatch::failed`]: super::Dispatch::failed
 /// [`Dispatch::abandoned`]: super::Dispatch::abandoned
 #[derive(Debug)]
@@ -41,4 +43,13 @@ pub(crate) struct Dispatched {
     pub(crate) committed_ms: Option<i64>,
     /// What the event counts against the bound on bytes.
     pub(super) size: usize,
+}
+
+impl Dispatched {
+    /// The event as it waited.
+    pub(super) fn into_pending(self) -> Pending {
+        let Self { mut record, payload, origin, committed_ms, .. } = self;
+        record.payload = payload.into();
+        Pending { record, origin, committed_ms }
+    }
 }

@@ -8,11 +8,14 @@ use outboxd_client::{Headers, Subject};
 use super::*;
 use crate::config::{OnDead, Ordering};
 use crate::relay::dispatch::known::Origin;
+use crate::relay::dispatch::pending::Dispatched;
 use crate::relay::dispatch::read::{Behind, Read};
 use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
+use crate::relay::dispatch::turn::Stored;
 use crate::relay::listing::Moment;
 use crate::relay::ports::Next;
 
+mod bursts;
 mod many;
 
 const LIMITS: DispatchConfig = DispatchConfig {
@@ -62,6 +65,11 @@ fn swept(limits: DispatchConfig) -> Dispatch {
     dispatch
 }
 
+/// The next event to publish, one at a time.
+fn one(dispatch: &mut Dispatch) -> Option<Dispatched> {
+    dispatch.next(1).and_then(|mut burst| burst.pop())
+}
+
 #[test]
 fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
     let mut dispatch = swept(LIMITS);
@@ -69,12 +77,12 @@ fn one_event_of_a_key_is_in_flight_and_others_pass_it() {
         dispatch.offer(pending(seq, Some(key(number)), State::Locked, TAIL), 0);
     }
 
-    let first = dispatch.next().expect("the head of k1");
+    let first = one(&mut dispatch).expect("the head of k1");
     assert_eq!(seq_of(&first.record.id), 1);
-    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(3));
-    assert!(dispatch.next().is_none(), "k1 has one in flight");
-    dispatch.delivered(first);
-    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
+    assert_eq!(one(&mut dispatch).map(|next| seq_of(&next.record.id)), Some(3));
+    assert!(one(&mut dispatch).is_none(), "k1 has one in flight");
+    dispatch.delivered(first, Stored::Now);
+    assert_eq!(one(&mut dispatch).map(|next| seq_of(&next.record.id)), Some(2));
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn what_comes_behind_a_failure_is_parked() {
     dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
-    let head = dispatch.next().expect("the head");
+    let head = one(&mut dispatch).expect("the head");
     let (_, debt) = dispatch.failed(head);
     dispatch.offer(pending(3, Some(key(1)), State::Locked, TAIL), 0);
 
@@ -91,7 +99,7 @@ fn what_comes_behind_a_failure_is_parked() {
     let parked: Vec<u32> =
         parks.flat_map(|park| park.ids.iter().map(seq_of).collect::<Vec<_>>()).collect();
     assert_eq!(parked, [2, 3]);
-    assert!(dispatch.next().is_none());
+    assert!(one(&mut dispatch).is_none());
 }
 
 #[test]
@@ -113,8 +121,8 @@ fn an_event_found_twice_is_published_once() {
     let mut dispatch = swept(LIMITS);
     dispatch.offer(pending(1, None, State::Locked, TAIL), 0);
     dispatch.offer(pending(1, None, State::Locked, Origin::Sweep(1)), 0);
-    assert!(dispatch.next().is_some());
-    assert!(dispatch.next().is_none());
+    assert!(one(&mut dispatch).is_some());
+    assert!(one(&mut dispatch).is_none());
 }
 
 #[test]
@@ -124,7 +132,7 @@ fn a_skipped_dead_event_lets_the_rest_of_its_key_be_read() {
         dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
         dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
-        let head = dispatch.next().expect("the head");
+        let head = one(&mut dispatch).expect("the head");
         let (_, debt) = dispatch.failed(head);
         assert!(dispatch.begin_key_read().is_none(), "its mark isn't written yet");
 
@@ -146,9 +154,9 @@ fn an_event_that_was_repaired_does_not_pass_what_waits_in_its_lane() {
 
     for seq in [1, 2] {
         assert!(dispatch.begin_key_read().is_none(), "its lane isn't empty");
-        let head = dispatch.next().expect("what waited");
+        let head = one(&mut dispatch).expect("what waited");
         assert_eq!(seq_of(&head.record.id), seq);
-        dispatch.delivered(head);
+        dispatch.delivered(head, Stored::Now);
     }
     assert_eq!(dispatch.begin_key_read().map(|(key, _)| key), Some(key(1)));
 }
@@ -158,7 +166,7 @@ fn an_event_that_was_repaired_does_not_pass_what_is_being_parked() {
     let mut dispatch = swept(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
     dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
-    let head = dispatch.next().expect("the head");
+    let head = one(&mut dispatch).expect("the head");
     let (_, debt) = dispatch.failed(head);
     let parks = debt.behind.expect("what waited behind it");
 
@@ -174,7 +182,7 @@ fn an_event_that_was_repaired_does_not_pass_what_is_being_parked() {
     let parked = pending(2, Some(key(1)), State::Parked, Origin::Retry);
     let events = [parked].into_iter().chain(repaired()).collect();
     dispatch.end_key_read(&read_key, read, events, Behind::Nothing);
-    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
+    assert_eq!(one(&mut dispatch).map(|next| seq_of(&next.record.id)), Some(2));
 }
 
 #[test]
@@ -183,10 +191,10 @@ fn a_key_is_read_once_everything_older_is_offered() {
     let due = pending(1, Some(key(1)), State::Parked, Origin::Retry);
     let read = dispatch.begin_read();
     assert_eq!(dispatch.end_due_read(read, [due]), 1);
-    let head = dispatch.next().expect("what was due");
+    let head = one(&mut dispatch).expect("what was due");
 
     dispatch.sweep_began(1);
-    dispatch.delivered(head);
+    dispatch.delivered(head, Stored::Now);
     assert!(dispatch.begin_key_read().is_none(), "a sweep is under way");
     dispatch.sweep_ended();
     assert!(dispatch.begin_key_read().is_some());
@@ -213,7 +221,7 @@ fn what_is_due_waits_while_the_mark_of_one_of_its_key_may_not_show() {
     let due = || [pending(2, Some(key(1)), State::Parked, Origin::Retry)];
     dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
 
-    let first = dispatch.next().expect("the head");
+    let first = one(&mut dispatch).expect("the head");
     let (_, debt) = dispatch.failed(first);
 
     let read = dispatch.begin_read();
@@ -242,15 +250,15 @@ fn a_key_whose_events_keep_coming_is_read_all_the_same() {
     dispatch.offer(pending(3, Some(key(1)), State::Locked, TAIL), 0);
     first.iter().for_each(|park| dispatch.parked(park));
 
-    let head = dispatch.next().expect("the head");
-    dispatch.delivered(head);
+    let head = one(&mut dispatch).expect("the head");
+    dispatch.delivered(head, Stored::Now);
 
     let (read_key, read) = dispatch.begin_key_read().expect("a read of the key");
     assert_eq!(read_key, key(1));
 
     let second = pending(2, Some(key(1)), State::Parked, Origin::Retry);
     dispatch.end_key_read(&read_key, read, vec![second], Behind::Nothing);
-    assert_eq!(dispatch.next().map(|next| seq_of(&next.record.id)), Some(2));
+    assert_eq!(one(&mut dispatch).map(|next| seq_of(&next.record.id)), Some(2));
 }
 
 #[test]
@@ -259,7 +267,7 @@ fn nothing_is_remembered_of_a_key_that_recovered() {
     dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
     dispatch.offer(pending(2, Some(key(1)), State::Locked, TAIL), 0);
 
-    let head = dispatch.next().expect("the head");
+    let head = one(&mut dispatch).expect("the head");
     let (_, debt) = dispatch.failed(head);
 
     dispatch.mark_written(&debt.unmarked, Next::RetryAfter(Duration::ZERO));
@@ -269,16 +277,16 @@ fn nothing_is_remembered_of_a_key_that_recovered() {
     let read = dispatch.begin_read();
     assert_eq!(dispatch.end_due_read(read, [due(1)]), 1);
 
-    let head = dispatch.next().expect("the head again");
-    dispatch.delivered(head);
+    let head = one(&mut dispatch).expect("the head again");
+    dispatch.delivered(head, Stored::Now);
 
     let (_, read) = dispatch.begin_key_read().expect("a read of what is behind it");
     dispatch.deleted(&record(1, None, State::Locked).id);
     assert_eq!(dispatch.known.remembered(), 1, "the read may bring it as it was");
     dispatch.end_key_read(&key(1), read, vec![due(2)], Behind::Nothing);
 
-    let last = dispatch.next().expect("what was behind it");
-    dispatch.delivered(last);
+    let last = one(&mut dispatch).expect("what was behind it");
+    dispatch.delivered(last, Stored::Now);
     dispatch.deleted(&record(2, None, State::Locked).id);
 
     assert_eq!((dispatch.load(), dispatch.unsettled()), ((0, 0, 0), 0));
@@ -332,9 +340,9 @@ fn end_rest(dispatch: &mut Dispatch, read: Read, seqs: &[u32], more: bool, momen
 
 /// Delivers what leaves next, and returns its number.
 fn leave(dispatch: &mut Dispatch) -> u32 {
-    let next = dispatch.next().expect("an event that may leave");
+    let next = one(dispatch).expect("an event that may leave");
     let id = next.record.id.clone();
-    dispatch.delivered(next);
+    dispatch.delivered(next, Stored::Now);
     dispatch.deleted(&id);
     seq_of(&id)
 }
@@ -373,7 +381,7 @@ fn a_rest_ends_with_a_read_of_everything_and_the_tail_brings_nothing_twice() {
     end_rest(&mut dispatch, read, &[3, 4], false, [3, 7]);
     assert_eq!(dispatch.resting(), [key(1)]);
     assert_eq!(leave(&mut dispatch), 3);
-    assert!(dispatch.next().is_none(), "the read ran ahead of the change stream");
+    assert!(one(&mut dispatch).is_none(), "the read ran ahead of the change stream");
 
     let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
     end_rest(&mut dispatch, read, &[4, 6], false, [6, 9]);
@@ -384,7 +392,7 @@ fn a_rest_ends_with_a_read_of_everything_and_the_tail_brings_nothing_twice() {
         dispatch.offer(tailed(seq), 0);
     }
     assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (7, 10), "the read had the others");
-    assert!(dispatch.next().is_none());
+    assert!(one(&mut dispatch).is_none());
     assert_eq!(dispatch.load(), (0, 0, 0), "nothing is remembered");
     assert!(dispatch.read_ahead.is_empty());
 }
@@ -400,7 +408,7 @@ fn what_was_numbered_long_before_it_was_committed_is_read_once_more() {
 
     let at = Timestamp { time: 8, increment: 1 };
     dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail(at)), 0);
-    assert!(dispatch.next().is_none(), "a read may have brought it");
+    assert!(one(&mut dispatch).is_none(), "a read may have brought it");
     let (_, from, _, _) = dispatch.begin_rest_read().expect("a read that tells");
     assert_eq!(from.time, 2);
 }
@@ -428,7 +436,7 @@ fn a_rest_stays_while_a_sweep_may_pass_it_over() {
 fn what_fails_leaves_its_rest_alone() {
     let mut dispatch = swept(LIMITS);
     (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    let first = dispatch.next().expect("the head");
+    let first = one(&mut dispatch).expect("the head");
     let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
     let (_, debt) = dispatch.failed(first);
     assert_eq!(debt.behind.as_ref().map(|park| park.ids.len()), Some(1), "what was queued");

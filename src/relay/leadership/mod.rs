@@ -50,7 +50,6 @@ use tracing::{error, info};
 use self::comparing::Comparing;
 use self::parts::{Parts, Totals};
 use self::stages::{Readers, Settling, Stages};
-use super::dispatch::pending::Dispatched;
 use super::dispatch::{Dispatch, KEY_READ};
 use super::follow::found::Found;
 use super::lease::Term;
@@ -58,7 +57,7 @@ use super::mover::{Gate, Moving, Traffic};
 use super::ports::scheduled::ScheduledStore;
 use super::ports::{EventBus, EventStore};
 use super::publish::Publisher;
-use super::publish::outcome::Outcome;
+use super::publish::burst::Published;
 use super::retry::{self, Answer, Ask};
 use super::settle::{self, Settled, Settlement};
 use super::verdict::Verdicts;
@@ -117,7 +116,7 @@ pub(super) struct Leadership<B> {
     dispatch: Dispatch,
     publisher: Arc<Publisher<B>>,
     comparing: Comparing,
-    in_flight: FuturesUnordered<BoxFuture<'static, (Dispatched, Outcome)>>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Published>>,
     found: mpsc::Receiver<Found>,
     /// Keys that a sweep leaves out: what there is of them stays in the database for now.
     resting: watch::Sender<Vec<Key>>,
@@ -332,10 +331,10 @@ impl<B: EventBus> Leadership<B> {
         // Those waiting for an answer get it; no new try begins.
         self.publisher.stop.cancel();
 
-        while let Ok(Some((dispatched, outcome))) =
+        while let Ok(Some(published)) =
             tokio::time::timeout_at(deadline, self.in_flight.next()).await
         {
-            self.finished(dispatched, outcome, totals);
+            self.finished(published, totals);
         }
 
         self.report_stream();
@@ -364,9 +363,9 @@ impl<B: EventBus> Leadership<B> {
     fn send(&mut self) {
         while self.publisher.may_try()
             && self.dispatch.in_flight() < self.publisher.breaker.limit()
-            && let Some(dispatched) = self.dispatch.next()
+            && let Some(burst) = self.dispatch.next(self.publisher.most_together())
         {
-            self.in_flight.push(Box::pin(self.publisher.clone().publish(dispatched)));
+            self.in_flight.push(Box::pin(self.publisher.clone().publish(burst)));
         }
 
         self.settle_parks();

@@ -12,7 +12,9 @@ use crate::failure::Rejection;
 use crate::relay::clock;
 use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Dispatched;
+use crate::relay::dispatch::turn::Stored;
 use crate::relay::ports::EventBus;
+use crate::relay::publish::burst::Published;
 use crate::relay::publish::outcome::{Acked, Outcome};
 use crate::relay::settle::{Refusal, Settled, Settlement};
 use crate::relay::verdict::Failed;
@@ -22,45 +24,44 @@ impl<B: EventBus> Leadership<B> {
     /// Takes an outcome, and the others that are there by now: a turn of the loop costs more than
     /// one of them. Returns whether a publish found the lease lapsed, if only for a moment: its
     /// lane stays taken, so this leadership is over.
-    pub(super) fn take_outcomes(
-        &mut self,
-        first: (Dispatched, Outcome),
-        totals: &mut Totals,
-    ) -> bool {
+    pub(super) fn take_outcomes(&mut self, first: Published, totals: &mut Totals) -> bool {
         let mut lapsed = false;
         let mut next = Some(first);
 
-        while let Some((dispatched, outcome)) = next {
-            lapsed |= matches!(outcome, Outcome::Abandoned);
-            self.finished(dispatched, outcome, totals);
+        while let Some(published) = next {
+            lapsed |= self.finished(published, totals);
             next = self.in_flight.next().now_or_never().flatten();
         }
 
         lapsed
     }
 
-    /// A publish has ended.
-    pub(super) fn finished(
-        &mut self,
-        dispatched: Dispatched,
-        outcome: Outcome,
-        totals: &mut Totals,
-    ) {
-        match outcome {
-            Outcome::Acked(acked) => {
-                totals.published += 1;
-                totals.duplicates += u64::from(acked.duplicate);
-                self.delivered(dispatched, acked);
-            }
-            Outcome::Rejected(rejection) => {
-                totals.failed += 1;
-                self.failed(dispatched, rejection);
-            }
-            Outcome::Abandoned => {
-                totals.abandoned += 1;
-                self.dispatch.abandoned(dispatched);
+    /// A publish has ended. Returns whether it found the lease lapsed.
+    pub(super) fn finished(&mut self, published: Published, totals: &mut Totals) -> bool {
+        let Published { back, ended } = published;
+        let mut lapsed = false;
+        self.dispatch.given_back(back);
+
+        for (dispatched, outcome) in ended {
+            match outcome {
+                Outcome::Acked(acked) => {
+                    totals.published += 1;
+                    totals.duplicates += u64::from(acked.duplicate);
+                    self.delivered(dispatched, acked);
+                }
+                Outcome::Rejected(rejection) => {
+                    totals.failed += 1;
+                    self.failed(dispatched, rejection);
+                }
+                Outcome::Abandoned => {
+                    lapsed = true;
+                    totals.abandoned += 1;
+                    self.dispatch.abandoned(dispatched);
+                }
             }
         }
+
+        lapsed
     }
 
     fn delivered(&mut self, dispatched: Dispatched, acked: Acked) {
@@ -80,7 +81,8 @@ impl<B: EventBus> Leadership<B> {
             self.verdicts.false_duplicate(&dispatched.record, mistaken);
         }
 
-        self.dispatch.delivered(dispatched);
+        let stored = if acked.duplicate { Stored::Before } else { Stored::Now };
+        self.dispatch.delivered(dispatched, stored);
         self.settle(Settlement::Delivered(acked));
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use super::stages::Readers;
-use crate::config::Config;
+use crate::config::{Config, SendBursts};
 use crate::relay::lease::Term;
 use crate::relay::ports::EventBus;
 use crate::relay::publish::Publisher;
 use crate::relay::publish::breaker::Breaker;
+use crate::relay::publish::burst::Bursts;
 use crate::relay::publish::clearance::Clearance;
 use crate::relay::wake::Wake;
 use crate::telemetry::alerts::Alerts;
@@ -63,6 +64,7 @@ fn publisher<B>(
         id_prefix: format!("{}{database}.{collection}.", config.event.id_prefix).into(),
         grace: config.retry.outage_grace,
         breaker,
+        bursts: Bursts::new(config.nats.bursts == SendBursts::Auto),
         clearance: Clearance::default(),
         term,
         tracer: traces::tracer(),

@@ -1,4 +1,5 @@
-//! Publishes one event as one message and returns its [`Outcome`].
+//! Publishes one event as one message and returns its [`Outcome`]; events of one key that leave
+//! together are a [`burst`].
 //!
 //! `Nats-Msg-Id` is the same on every try and from every relay. `Nats-Expected-Stream` keeps other
 //! streams from acking. An ack that says *duplicate* is checked against the stored message.
@@ -11,18 +12,22 @@
 //! - [`clearance`]: whether the stream was compared with what it had acked
 //! - `span`: the producer span of a publish
 //! - this file: the tries
+//! - `together`: several events of one key at once
+//! - [`burst`]: how many, and what becomes of each
 //! - `publication`: an event, its message and the message id that it has now
 //! - `message_id`: the message ids of an event
 //! - `duplicate`: whether the stream has what it acked as a duplicate
 //! - [`outcome`]: how a publish ended, and the proof of an ack
 
 pub(crate) mod breaker;
+pub(crate) mod burst;
 pub(crate) mod clearance;
 mod duplicate;
 mod message_id;
 pub(crate) mod outcome;
 mod publication;
 mod span;
+mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::breaker::{Breaker, TryingAgain};
+use self::burst::{Bursts, Member, Published};
 use self::clearance::Clearance;
 use self::duplicate::{Duplicate, check};
 use self::outcome::{Acked, Outcome};
@@ -65,6 +71,7 @@ pub(crate) struct Publisher<B> {
     pub(crate) id_prefix: Box<str>,
     pub(crate) grace: Duration,
     pub(crate) breaker: Breaker,
+    pub(crate) bursts: Bursts,
     pub(crate) clearance: Clearance,
     pub(crate) term: Term,
     /// Makes a span for each publish if spans are exported.
@@ -107,28 +114,43 @@ impl<B: EventBus> Publisher<B> {
         self.is_connected() || *self.bus.connected().borrow() && self.clearance.why().is_some()
     }
 
-    /// Publishes until there is a definite answer, the grace is over or the relay stops.
-    pub(crate) async fn publish(
-        self: Arc<Self>,
-        mut dispatched: Dispatched,
-    ) -> (Dispatched, Outcome) {
+    /// Publishes one event until there is a definite answer, the grace is over or the relay stops;
+    /// or the events of a burst once.
+    pub(crate) async fn publish(self: Arc<Self>, mut burst: Vec<Dispatched>) -> Published {
         crash::here(Point::Claimed);
+        let spans = self.begin_spans(&mut burst);
 
-        let Dispatched { record, payload, .. } = &mut dispatched;
-        // Boxed to keep the future small when no span is made.
-        let span = self
-            .tracer
-            .as_ref()
-            .map(|tracer| Box::new(Publishing::begin(tracer, &self.stream, record, payload.len())));
+        let members = match &*burst {
+            [Dispatched { record, payload, .. }] => {
+                let outcome = self.publish_until_answered(record, payload.clone(), None).await;
+                vec![Member::Ended(outcome)]
+            }
+            // Boxed to keep the future of a lone event small.
+            burst => Box::pin(self.publish_burst(burst)).await,
+        };
 
-        let payload = payload.clone();
-        let outcome = self.publish_until_answered(&dispatched.record, payload, None).await;
+        spans.into_iter().zip(&members).for_each(|(span, member)| span.end(member));
 
-        if let Some(span) = span {
-            span.end(&outcome);
+        let (mut back, mut ended, mut failed) = (Vec::new(), Vec::new(), None);
+        for (dispatched, member) in burst.into_iter().zip(members) {
+            match member {
+                Member::Back => back.push(dispatched),
+                Member::Ended(outcome @ Outcome::Rejected(_)) => {
+                    failed = Some((dispatched, outcome))
+                }
+                Member::Ended(outcome) => ended.push((dispatched, outcome)),
+            }
         }
+        ended.extend(failed);
+        Published { back, ended }
+    }
 
-        (dispatched, outcome)
+    fn begin_spans(&self, burst: &mut [Dispatched]) -> Vec<Publishing> {
+        let Some(tracer) = &self.tracer else { return Vec::new() };
+        let spans = burst.iter_mut().map(|Dispatched { record, payload, .. }| {
+            Publishing::begin(tracer, &self.stream, record, payload.len())
+        });
+        spans.collect()
     }
 
     /// Publishes a kept event again: under the message id it had, or as part of the replay with this

@@ -18,6 +18,8 @@ pub(super) struct Publication<'a> {
     /// The message id before the first rename.
     first_id: Option<Box<str>>,
     renames: usize,
+    /// The message id of the event before it in its burst.
+    behind: Option<Box<str>>,
     /// Why it was renamed last.
     pub(super) mistaken: Option<Box<FalseDuplicate>>,
 }
@@ -31,6 +33,7 @@ impl<'a> Publication<'a> {
             began: Instant::now(),
             first_id: None,
             renames: 0,
+            behind: None,
             mistaken: None,
         }
     }
@@ -40,6 +43,11 @@ impl<'a> Publication<'a> {
         self.message_id = message_id::of_replay(&self.message_id, number);
     }
 
+    /// Comes behind another in a burst.
+    pub(super) fn follow(&mut self, before: &Self) {
+        self.behind = Some(before.message_id.clone().into());
+    }
+
     /// The message, under the id that the event has now.
     pub(super) fn message<'b>(&'b self, stream: &'b str) -> Message<'b> {
         Message {
@@ -47,6 +55,7 @@ impl<'a> Publication<'a> {
             headers: &self.record.headers,
             id: &self.message_id,
             stream,
+            behind: self.behind.as_deref(),
             payload: self.payload.clone(),
         }
     }

@@ -7,6 +7,7 @@ use opentelemetry_sdk::trace::{SdkTracer, Span};
 use outboxd_client::Headers;
 use outboxd_client::trace::carry;
 
+use super::burst::Member;
 use super::outcome::Outcome;
 use crate::document::record::OutboxRecord;
 use crate::telemetry::traces::remote;
@@ -56,8 +57,16 @@ impl Publishing {
         Self(span)
     }
 
-    pub(crate) fn end(self, outcome: &Outcome) {
+    pub(super) fn end(self, member: &Member) {
         let Self(mut span) = self;
+        let outcome = match member {
+            Member::Ended(outcome) => outcome,
+            Member::Back => {
+                span.set_attribute(KeyValue::new("outboxd.given_back", true));
+                return span.end();
+            }
+        };
+
         match outcome {
             Outcome::Acked(acked) if acked.duplicate => {
                 span.set_attribute(KeyValue::new("outboxd.duplicate", true))

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::row::number;
-use super::world::World;
-use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, Rejection, TIMEOUT};
+use super::world::{Arriving, World};
+use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, NOT_BEHIND, Rejection, TIMEOUT};
 use crate::relay::ports::{Ack, EventBus, Forged, Message};
 use crate::relay::publish::outcome::Held;
 use crate::relay::watermark::{Compared, Found, Rewound, Watermark};
@@ -136,20 +136,24 @@ impl Bus {
     }
 }
 
-/// A publish under way. There is one of a key.
+/// A publish under way. There is one of a key, or there are those of a burst.
 struct Publishing {
     world: World,
     of: Option<(usize, u8)>,
 }
 
 impl Publishing {
-    fn begin(world: &World, life: usize, event: u32) -> Self {
+    fn begin(world: &World, life: usize, event: u32, is_behind: bool) -> Self {
         let mut state = world.lock();
         let key = state.committed.get(&event).and_then(|event| event.key);
         let of = key.map(|key| (life, key));
 
-        if of.is_some_and(|of| !state.publishing.insert(of)) {
-            state.wrong.push(format!("e{event} is published beside another of its key"));
+        if let Some(of) = of {
+            let under_way = state.publishing.entry(of).or_default();
+            *under_way += 1;
+            if *under_way > 1 && !is_behind {
+                state.wrong.push(format!("e{event} is published beside another of its key"));
+            }
         }
 
         drop(state);
@@ -160,7 +164,10 @@ impl Publishing {
 impl Drop for Publishing {
     fn drop(&mut self) {
         if let Some(of) = &self.of {
-            self.world.lock().publishing.remove(of);
+            let mut state = self.world.lock();
+            if let Some(under_way) = state.publishing.get_mut(of) {
+                *under_way -= 1;
+            }
         }
     }
 }
@@ -175,19 +182,22 @@ impl EventBus for Bus {
         let message_id = message.id.to_owned();
         let event = number(message_id.rsplit('.').next().expect("an id"));
         let term = self.check_lease(event);
-        let _publishing = Publishing::begin(world, *life, event);
+        let is_behind = message.behind.is_some();
+        let _publishing = Publishing::begin(world, *life, event, is_behind);
 
         world.alive(*life).await;
 
         world.lock().note(&format!("publish {message_id}"), *life);
-        world.travel().await;
+        world.travel_to_stream(*life, is_behind).await;
 
         let subject = subject_number(message.subject.as_str());
+        let behind = message.behind.map(str::to_owned);
+        let arriving = Arriving { message_id, behind, number: event, subject };
         let fate = self.forge(self.fate(subject), event);
-        let acked = match fate {
-            Fate::Acked => Some(world.lock().arrive(&message_id, event, subject)),
+        let answer = match fate {
+            Fate::Acked => Some(world.lock().arrive(&arriving)),
             Fate::AckLost => {
-                world.lock().arrive(&message_id, event, subject);
+                world.lock().arrive(&arriving);
                 None
             }
             Fate::Lost => None,
@@ -200,7 +210,7 @@ impl EventBus for Bus {
                 let world = world.clone();
                 tokio::spawn(async move {
                     sleep(ACK_TIMEOUT + by).await;
-                    world.lock().arrive(&message_id, event, subject);
+                    world.lock().arrive(&arriving);
                 });
                 None
             }
@@ -211,8 +221,13 @@ impl EventBus for Bus {
             }
         };
 
-        match acked {
-            Some(ack) => {
+        match answer {
+            Some(None) => {
+                world.travel().await;
+                world.alive(*life).await;
+                Err(Rejection::new(NOT_BEHIND, "wrong last message id"))
+            }
+            Some(Some(ack)) => {
                 world.travel().await;
                 world.alive(*life).await;
                 if !ack.duplicate {
@@ -295,6 +310,10 @@ impl EventBus for Bus {
         self.world.travel().await;
         self.world.alive(self.life).await;
         answer
+    }
+
+    fn keeps_bursts(&self) -> bool {
+        true
     }
 
     fn connection(&self) -> u64 {

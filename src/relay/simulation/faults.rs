@@ -103,8 +103,15 @@ impl Relay {
 pub(super) fn live(world: &World) -> (usize, watch::Receiver<bool>) {
     let (connected, stands) = watch::channel(true);
     let mut state = world.lock();
-    let paused_until = Instant::now();
-    state.lives.push(Life { dead: false, paused_until, connected, tails: 0, cuts: 0 });
+    let now = Instant::now();
+    state.lives.push(Life {
+        dead: false,
+        paused_until: now,
+        connected,
+        tails: 0,
+        cuts: 0,
+        arrives: now,
+    });
     (state.lives.len() - 1, stands)
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::bus::STREAM;
 use super::row::{Row, document};
-use super::world::{Change, Committed, Lie, State};
+use super::world::{Arriving, Change, Committed, Lie, State};
 use crate::relay::ports::Ack;
 use crate::relay::watermark::{Epoch, Watermark};
 
@@ -23,8 +23,10 @@ impl State {
         Watermark { stream, created_ms: 0, sequence, message_id, epoch: Epoch::default() }
     }
 
-    /// A message comes to the stream. Returns the stream's ack.
-    pub(super) fn arrive(&mut self, message_id: &str, number: u32, subject: u8) -> Ack {
+    /// A message comes to the stream. Returns the stream's ack, or `None` if the message isn't behind
+    /// the one that it names.
+    pub(super) fn arrive(&mut self, message: &Arriving) -> Option<Ack> {
+        let Arriving { ref message_id, ref behind, number, subject } = *message;
         if self.committed.get(&number).is_some_and(|committed| committed.subject != subject) {
             self.wrong.push(format!("e{number} was published as it never was committed"));
         }
@@ -35,17 +37,25 @@ impl State {
             && now - since < self.window
         {
             self.count("duplicates dropped");
-            return ack(sequence, true);
+            return Some(ack(sequence, true));
         }
 
         if self.lie == Some(Lie::Ack) && self.chance(0.1) {
-            return ack(self.newest + 1, false);
+            return Some(ack(self.newest + 1, false));
+        }
+
+        if let Some(behind) = behind {
+            if *behind != self.last_id && self.lie != Some(Lie::Unchained) {
+                self.count("messages that are not behind another");
+                return None;
+            }
+            self.count("messages stored behind another");
         }
 
         let sequence = self.store(message_id, number);
         self.arrived(number);
 
-        ack(sequence, false)
+        Some(ack(sequence, false))
     }
 
     /// The stream stores another's message under the id of an event.
@@ -57,6 +67,7 @@ impl State {
     fn store(&mut self, message_id: &str, number: u32) -> u64 {
         self.newest += 1;
         self.log.insert(self.newest, (message_id.to_owned(), number));
+        self.last_id = message_id.to_owned();
 
         if self.lie != Some(Lie::Forget) {
             self.remembered.insert(message_id.to_owned(), (Instant::now(), self.newest));

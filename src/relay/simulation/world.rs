@@ -42,6 +42,18 @@ pub(super) enum Lie {
     Unheld,
     /// A shared stream that is opened again leaves out what came since its place.
     Gap,
+    /// The stream doesn't look what a message is behind.
+    Unchained,
+}
+
+/// A message on its way to the stream.
+#[derive(Debug, Clone)]
+pub(super) struct Arriving {
+    pub(super) message_id: String,
+    /// The id of the message that it must come behind.
+    pub(super) behind: Option<String>,
+    pub(super) number: u32,
+    pub(super) subject: u8,
 }
 
 /// An event that was committed.
@@ -83,6 +95,8 @@ pub(super) struct Life {
     pub(super) tails: usize,
     /// How often it was cut off.
     pub(super) cuts: u64,
+    /// When its latest message arrives at the stream.
+    pub(super) arrives: Instant,
 }
 
 /// Until when something is wrong with the servers.
@@ -175,7 +189,9 @@ pub(super) struct State {
     pub(super) deceived: BTreeSet<usize>,
     pub(super) suspicious: BTreeSet<usize>,
     /// Publishes under way, by the life of their relay and their key.
-    pub(super) publishing: BTreeSet<(usize, u8)>,
+    pub(super) publishing: BTreeMap<(usize, u8), usize>,
+    /// The message id of the last message.
+    pub(super) last_id: String,
     /// What an operator had removed, and, where dead events are skipped, what was dead.
     pub(super) excused: BTreeSet<u32>,
     pub(super) on_dead: OnDead,
@@ -238,7 +254,8 @@ impl World {
             forged: BTreeSet::new(),
             deceived: BTreeSet::new(),
             suspicious: BTreeSet::new(),
-            publishing: BTreeSet::new(),
+            publishing: BTreeMap::new(),
+            last_id: String::new(),
             excused: BTreeSet::new(),
             on_dead,
             lie,
@@ -271,18 +288,35 @@ impl World {
 
     /// The time that a message takes to a server or back.
     pub(super) async fn travel(&self) {
-        let millis = {
+        let time = self.lock().travel_time();
+        sleep(time).await;
+    }
+
+    /// A message of this relay travels to the stream. One of a burst arrives right behind the one
+    /// before it.
+    pub(super) async fn travel_to_stream(&self, life: usize, is_behind: bool) {
+        let arrives = {
             let mut state = self.lock();
-            match state.weather.slow > Instant::now() {
-                true => state.random.random_range(1..1500),
-                false => state.random.random_range(1..8),
-            }
+            let time = state.travel_time();
+            let arrives = &mut state.lives[life].arrives;
+            *arrives = match is_behind {
+                true => *arrives + Duration::from_millis(1),
+                false => Instant::now() + time,
+            };
+            *arrives
         };
-        sleep(Duration::from_millis(millis)).await;
+        tokio::time::sleep_until(arrives).await;
     }
 }
 
 impl State {
+    fn travel_time(&mut self) -> Duration {
+        Duration::from_millis(match self.weather.slow > Instant::now() {
+            true => self.random.random_range(1..1500),
+            false => self.random.random_range(1..8),
+        })
+    }
+
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.random.random_bool(probability)
     }

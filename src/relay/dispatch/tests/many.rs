@@ -28,7 +28,7 @@ fn two_million_keys_wait_in_bounded_memory_and_others_leave() {
     // Whatever comes of them is parked.
     let waiting = (0..KEYS).step_by(997);
     waiting.clone().for_each(|number| offer(&mut dispatch, number));
-    assert!(dispatch.next().is_none(), "an event passed what its key waits for");
+    assert!(one(&mut dispatch).is_none(), "an event passed what its key waits for");
     let parks = dispatch.take_parks();
     assert_eq!(parks.iter().map(|park| park.ids.len()).sum::<usize>(), waiting.count());
     parks.iter().for_each(|park| dispatch.parked(park));
@@ -37,9 +37,9 @@ fn two_million_keys_wait_in_bounded_memory_and_others_leave() {
     let mut left = 0;
     for number in KEYS..KEYS + 10_000 {
         offer(&mut dispatch, number);
-        if let Some(dispatched) = dispatch.next() {
+        if let Some(dispatched) = one(&mut dispatch) {
             let id = dispatched.record.id.clone();
-            dispatch.delivered(dispatched);
+            dispatch.delivered(dispatched, Stored::Now);
             dispatch.deleted(&id);
             left += 1;
         }
@@ -72,7 +72,7 @@ fn two_million_keys_of_refused_marks_are_blocked_in_bounded_memory() {
     assert!(filters <= 4 << 20, "{filters} bytes of filters");
 
     (0..KEYS).step_by(997).for_each(|number| offer(&mut dispatch, number));
-    assert!(dispatch.next().is_none() && dispatch.take_parks().is_empty());
+    assert!(one(&mut dispatch).is_none() && dispatch.take_parks().is_empty());
     assert!(!dispatch.room().is_none());
 }
 
@@ -82,7 +82,7 @@ fn nothing_of_a_key_is_unlocked_after_the_server_refused_a_write_of_it() {
     for seq in [1, 2] {
         dispatch.offer(pending(seq, Some(key(1)), State::Locked, TAIL), 0);
     }
-    let head = dispatch.next().expect("the head");
+    let head = one(&mut dispatch).expect("the head");
     dispatch.block_unmarkable(Some(&key(1)), 0);
 
     let (_, debt) = dispatch.failed(head);
