@@ -7,7 +7,7 @@ FEATURES := --workspace --features crash-points
 DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-rust test-clients docs proofs faults simulate fuzz soak bench check deploy-check release-check demo demo-kills demo-up demo-down bins
+.PHONY: help test test-rust test-clients docs proofs console console-pictures faults simulate fuzz soak bench check deploy-check release-check demo demo-kills demo-up demo-down bins
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,14 @@ test-clients: bins ## the tests of the other clients (CLIENTS="node go")
 proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events piled up, with figures (about 15 minutes)
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
+
+console: bins ## the console with a million events, of which 100,000 are stuck (about 10 minutes)
+	OUTBOXD_TEST_CONSOLE=1000000 $(SERVERS) run -- \
+		$(CARGO) test $(FEATURES) --test main -- console::load --nocapture
+
+console-pictures: bins ## the pictures and the transcript of docs/console.md
+	OUTBOXD_WRITE_DOCS=1 $(SERVERS) run -- \
+		$(CARGO) test $(FEATURES) --test main -- console::pictures console::clicked --test-threads=1
 
 faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes)
 	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \

@@ -3,46 +3,31 @@
 //! The events are read once, shown, and acted on by their ids: what a person confirmed is what
 //! happens, and nothing that came later.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Bson;
 use clap::Args as ClapArgs;
-use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::config::load;
 use super::confirm::{Confirm, Confirmed, behind};
-use super::discard::Discard;
 use super::output::{Screen, events, patiently, print};
-use super::request::{Action, Args};
+use super::request::Args;
 use super::selection::inspect_by;
-use super::wait::{Outcomes, WaitArgs};
-use crate::config::{Config, Sources};
-use crate::document::state::{DISCARD_HOLDS, State};
-use crate::duration;
+use super::wait::{WaitArgs, wait_for};
+use crate::config::Sources;
+use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::mongodb::act::{Act, AuditEntry, Done, Place, RefusedEvent};
-use crate::mongodb::bounded::parts;
+use crate::mongodb::act::{Done, Place, RefusedEvent};
 use crate::mongodb::chosen::{Chosen, Named};
-use crate::mongodb::inspect::Inspect;
-use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
+use crate::operator::act::{Action, How, Outbox, left_alone};
 use crate::printable::printable;
-use crate::relay::lease::Lease;
 use crate::shutdown::{StopSignal, on_signals};
 
-/// Events acted on at once.
-const BATCH: usize = 500;
-/// More events than this are made due at [`STAGGERED`] a second, unless `--rate` says otherwise.
-const MANY: u64 = 1000;
-/// Fast enough for any outbox, and slow enough for consumers to see a stream and no flood.
-const STAGGERED: u32 = 1000;
 /// What ends the command after the batch under way.
 pub(super) const STOPS: [StopSignal; 4] =
     [StopSignal::Interrupt, StopSignal::Terminate, StopSignal::Quit, StopSignal::Hangup];
-/// Longest wait for MongoDB after such a signal.
-const STOPPING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct RetryArgs {
@@ -62,76 +47,48 @@ pub(super) struct DiscardArgs {
     count: Option<u64>,
 }
 
-/// A configured outbox, for the verbs that change events.
-pub(super) struct Outbox {
-    pub(super) config: Config,
-    pub(super) inspect: Inspect,
-    act: Act,
-    client: mongodb::Client,
-    who: String,
+/// Opens the configured outbox, for the verbs that change events.
+pub(super) async fn open(sources: &Sources) -> Result<Outbox> {
+    let config = load(sources)?;
+    let client = config.mongodb.client("operator").await?;
+    let inspect = inspect_by(&config, &client).await?;
+    Ok(Outbox::new(config, inspect, client, who(sources)))
 }
 
-impl Outbox {
-    pub(super) async fn open(sources: &Sources) -> Result<Self> {
-        let config = load(sources)?;
-        let mongodb = &config.mongodb;
-        let client = mongodb.client("operator").await?;
-        let (database, layout) = (client.database(&mongodb.database), &config.event.layout);
-        let inspect = inspect_by(&config, &client).await?;
-        let act = Act::new(database, &mongodb.collection, layout.clone());
-        Ok(Self { inspect, act, client, who: who(sources), config })
+/// Acts on these events, and prints on how many.
+pub(super) async fn act(
+    outbox: &Outbox,
+    action: &Action,
+    chosen: [(Place, &[Bson]); 2],
+    how: How<'_>,
+    stop: &CancellationToken,
+) -> Result<Done> {
+    let (done, acted) = outbox.act(action, chosen, how, stop, &|_| {}).await;
+    print(&format!("{} {}\n", events(done.events), action.done()))?;
+    for RefusedEvent { id, error } in &done.refused {
+        print(&format!("refused by MongoDB: {} ({})\n", printable(id), printable(error)))?;
     }
+    acted?;
 
-    /// Acts on these events, and prints on how many.
-    pub(super) async fn acts(
-        &self,
-        action: &Action,
-        chosen: [(Place, &[Bson]); 2],
-        (selection, reason, rate): (&str, Option<&str>, Option<u32>),
-        stop: &CancellationToken,
-    ) -> Result<Done> {
-        let entry = AuditEntry { who: &self.who, action: action.name(), selection, reason };
-        let holder = format!("outboxd {} of {}", action.name(), self.who);
-        let (database, collection) =
-            (&self.config.mongodb.database, &self.config.mongodb.collection);
-        let document = LeaseDocument::new(&self.client, database, collection, holder);
-        let lease = Arc::new(Lease::new(document, self.config.lease.ttl));
-
-        let acting = Acting { act: &self.act, lease: &lease, stop, entry, action, rate };
-        let (done, acted) = acting.on(chosen).await;
-        print(&format!("{} {}\n", events(done.events), action.done()))?;
-        for RefusedEvent { id, error } in &done.refused {
-            print(&format!("refused by MongoDB: {} ({})\n", printable(id), printable(error)))?;
-        }
-        acted?;
-
-        let total: usize = chosen.iter().map(|(_, ids)| ids.len()).sum();
-        let left = (total as u64).saturating_sub(done.events + done.refused.len() as u64);
-        if stop.is_cancelled() && left > 0 {
-            let message = format!("interrupted; {} left as they were", events(left));
-            return Err(Error::new(ErrorKind::Interrupted, message));
-        }
-        Ok(done)
+    let total: usize = chosen.iter().map(|(_, ids)| ids.len()).sum();
+    let left = (total as u64).saturating_sub(done.events + done.refused.len() as u64);
+    if stop.is_cancelled() && left > 0 {
+        let message = format!("interrupted; {} left as they were", events(left));
+        return Err(Error::new(ErrorKind::Interrupted, message));
     }
-}
-
-impl Outbox {
-    /// Has the relay look for what waits.
-    pub(super) async fn wake_relay(&self) -> Result<()> {
-        self.act.wake_relay().await.during("waking the relay")
-    }
+    Ok(done)
 }
 
 pub(super) async fn retry_now(sources: &Sources, args: &RetryArgs) -> Result<()> {
     let screen = Screen::of(sources);
-    let outbox = Outbox::open(sources).await?;
+    let outbox = open(sources).await?;
     let wait = args.wait.patience(screen);
     run(&outbox, screen, (&args.args, None), (Action::RetryNow, wait)).await
 }
 
 pub(super) async fn discard(sources: &Sources, args: &DiscardArgs) -> Result<()> {
     let screen = Screen::of(sources);
-    let outbox = Outbox::open(sources).await?;
+    let outbox = open(sources).await?;
     run(&outbox, screen, (&args.args, args.count), (Action::Discard, None)).await
 }
 
@@ -155,7 +112,7 @@ async fn run(
     }
 
     let parked = match selection.without_parked {
-        true => parked(inspect, &selection).await?,
+        true => left_alone(inspect, &selection).await?,
         false => 0,
     };
     if args.all && chosen.events() == 0 && parked == 0 {
@@ -173,25 +130,24 @@ async fn run(
         Confirmed::Yes => on_signals(&STOPS)?,
     };
 
-    let is_staggered = args.rate.is_none() && action == Action::RetryNow && chosen.events() > MANY;
-    if is_staggered {
-        print(&format!("{STAGGERED} a second; --rate N changes that\n"))?;
+    let rate = args.rate.or_else(|| action.rate(chosen.events()));
+    if let (None, Some(rate)) = (args.rate, rate) {
+        print(&format!("{rate} a second; --rate N changes that\n"))?;
     }
-    let rate = if is_staggered { Some(STAGGERED) } else { args.rate };
     let as_given = match args.all {
         true => format!("--all {}", args.filter.words().join(" ")),
         false => args.ids.join(" "),
     };
-    let how = (as_given.trim(), args.reason.as_deref(), rate);
+    let how = How { selection: as_given.trim(), reason: args.reason.as_deref(), rate };
     let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
-    let done = outbox.acts(&action, ids, how, &stop).await?;
+    let done = act(outbox, &action, ids, how, &stop).await?;
     if let Some(count) = let_go.filter(|count| *count > 0 && done.events > 0) {
         let all = if done.events == chosen.events() { "" } else { "up to " };
         print(&format!("{all}{} leave now\n", behind(count)))?;
     }
 
     let waited = match wait {
-        Some(patience) => Outcomes::of(&chosen, &done).wait(inspect, screen, patience, &stop).await,
+        Some(patience) => wait_for((&chosen, &done), inspect, screen, patience, &stop).await,
         None => Ok(()),
     };
     all_done(&chosen, &done, wait.is_some())?;
@@ -207,6 +163,7 @@ fn selection(args: &Args, named: &[Named], action: &Action) -> Selection {
             let found = named.iter().filter_map(|named| named.event.clone());
             found.filter(|(.., is_scheduled)| *is_scheduled == wanted).map(|(id, ..)| id).collect()
         };
+
         (selection.ids, selection.scheduled_ids) = (Some(found(false)), found(true));
     }
 
@@ -214,17 +171,6 @@ fn selection(args: &Args, named: &[Named], action: &Action) -> Selection {
     selection.without_parked =
         *action == Action::Discard && args.all && selection.state != Some(State::Parked);
     selection
-}
-
-/// Healthy events that the same filter would select.
-async fn parked(inspect: &Inspect, selection: &Selection) -> Result<u64> {
-    let may = selection.class.is_none() && selection.code.is_none() && selection.group.is_none();
-    if !may || selection.state.is_some() {
-        return Ok(0);
-    }
-    let parked =
-        Selection { state: Some(State::Parked), without_parked: false, ..selection.clone() };
-    inspect.count(&parked).await.during("reading the outbox")
 }
 
 /// A line for each id that no event was chosen for.
@@ -268,6 +214,7 @@ pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()
              allow it; `outboxd check` names such an index; repair or remove the event in mongosh",
             events(done.refused.len() as u64)
         );
+
         return Err(Error::new(ErrorKind::Mongodb, message));
     }
 
@@ -284,122 +231,12 @@ pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()
     }
 }
 
-/// An action under way.
-struct Acting<'a> {
-    act: &'a Act,
-    lease: &'a Arc<Lease<LeaseDocument>>,
-    stop: &'a CancellationToken,
-    entry: AuditEntry<'a>,
-    action: &'a Action,
-    rate: Option<u32>,
-}
-
-impl Acting<'_> {
-    /// Acts on these events, batch by batch. Returns what was done, and why it ended early.
-    async fn on(&self, chosen: [(Place, &[Bson]); 2]) -> (Done, Result<()>) {
-        let mut done = Done::default();
-        let acted = tokio::select! {
-            acted = self.on_batches(chosen, &mut done) => acted,
-            () = self.given_up() => Err(Error::new(
-                ErrorKind::Interrupted,
-                format!(
-                    "interrupted, and MongoDB does not answer; a request to discard lapses {} after it was made",
-                    duration::for_people(DISCARD_HOLDS)
-                ),
-            )),
-        };
-        (done, acted)
-    }
-
-    async fn on_batches(&self, chosen: [(Place, &[Bson]); 2], done: &mut Done) -> Result<()> {
-        let mut next = Instant::now();
-        let most = self.rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
-        let of = |(place, ids)| parts(ids, most).into_iter().map(move |batch| (place, batch));
-        for (place, batch) in chosen.into_iter().flat_map(of) {
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.stop.cancelled() => {}
-            }
-            if self.stop.is_cancelled() {
-                return Ok(());
-            }
-
-            let second = Duration::from_secs(1);
-            next = Instant::now()
-                + self.rate.map_or(Duration::ZERO, |rate| second * batch.len() as u32 / rate);
-            let of_batch = self.on_batch(place, batch).await?;
-            done.events += of_batch.events;
-            done.refused.extend(of_batch.refused);
-        }
-
-        Ok(())
-    }
-
-    /// Nothing is done that is not recorded before.
-    async fn on_batch(&self, place: Place, batch: &[Bson]) -> Result<Done> {
-        let before = match self.action {
-            Action::Edit(edit) => Some(edit.before.clone()),
-            Action::RetryNow | Action::Discard => None,
-        };
-        let request = self
-            .act
-            .record_request(&self.entry, (batch, batch.len() as u64), before)
-            .await
-            .map_err(|error| {
-                let message = format!(
-                    "outboxd_audit does not accept the audit record, so nothing is done; check \
-                     the collection's validator and the role that `outboxd privileges --role \
-                     operator` prints, then repeat the {}",
-                    self.action.name()
-                );
-                Error::with_source(ErrorKind::Mongodb, message, error)
-            })?;
-
-        let acted = match self.action {
-            Action::RetryNow => {
-                self.act.retry_now(place, batch).await.during("making events due")?
-            }
-            Action::Discard if place == Place::Scheduled => {
-                self.act.discard_scheduled(batch).await.during("discarding scheduled events")?
-            }
-            Action::Discard => {
-                let discard = Discard { act: self.act, lease: self.lease, stop: self.stop };
-                discard.remove(batch).await?
-            }
-            Action::Edit(edit) => match batch.first() {
-                Some(id) => {
-                    let edited = self.act.edit((place, id), edit.dead_at, &edit.edits).await;
-                    edited.during("editing the event")?
-                }
-                None => Done::default(),
-            },
-        };
-
-        let outcome = self.act.record_outcome(&self.entry, request, acted.events).await;
-        outcome.map_err(|error| {
-            let message = format!(
-                "{} {}, but outboxd_audit does not accept the record of the outcome; it has only \
-                 the request",
-                events(acted.events),
-                self.action.done()
-            );
-            Error::with_source(ErrorKind::Mongodb, message, error)
-        })?;
-        Ok(acted)
-    }
-
-    /// Some time after the command was asked to stop.
-    async fn given_up(&self) {
-        self.stop.cancelled().await;
-        sleep(STOPPING).await;
-    }
-}
-
 pub(super) fn who(sources: &Sources) -> String {
     let of = |names: [&str; 2]| {
         let found = names.iter().find_map(|name| {
             sources.env.iter().find(|(set, text)| set == name && !text.is_empty())
         });
+
         found.map(|(_, text)| text.clone())
     };
 

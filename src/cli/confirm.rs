@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::groups::tally;
 use super::list;
 use super::output::{Screen, events, print};
-use super::request::{Action, Args};
+use super::request::Args;
 use super::table::{hang, wrap};
 use crate::duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongodb::chosen::Chosen;
+use crate::operator::act::Action;
 use crate::printable::printable;
 
 /// Column where the text of a summary begins.

@@ -10,11 +10,10 @@ use bson::{Bson, Document, RawDocumentBuf};
 use clap::Args as ClapArgs;
 use outboxd_client::field;
 
-use super::act::{Outbox, STOPS, all_done};
+use super::act::{STOPS, act, all_done, open};
 use super::editor;
 use super::output::{Screen, print};
-use super::request::{Action, Edit};
-use super::wait::{Outcomes, WaitArgs};
+use super::wait::{WaitArgs, wait_for};
 use crate::config::Sources;
 use crate::document::json;
 use crate::document::layout::Layout;
@@ -25,6 +24,7 @@ use crate::finding::operand;
 use crate::mongodb::act::{FieldEdits, Place};
 use crate::mongodb::inspect::state_of_scheduled;
 use crate::mongodb::selection::Selection;
+use crate::operator::act::{Action, Edit, How, Outbox};
 use crate::printable::printable;
 use crate::shutdown::on_signals;
 
@@ -62,7 +62,7 @@ pub(super) fn part_sets(set: Vec<String>) -> (Vec<String>, Vec<String>) {
 
 pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Result<()> {
     let screen = Screen::of(sources);
-    let outbox = Outbox::open(sources).await?;
+    let outbox = open(sources).await?;
     let layout = outbox.config.event.layout.clone();
     let (id, event, place) = dead_event(&outbox, &args.id).await?;
     let old = fields(&event, &layout);
@@ -113,9 +113,9 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
     let edit = Edit { dead_at, edits, before };
     let (action, stop) = (Action::Edit(Box::new(edit)), on_signals(&STOPS)?);
     let selection = format!("{}: {what}", shown_id(&id));
-    let how = (selection.as_str(), args.reason.as_deref(), None);
+    let how = How { selection: &selection, reason: args.reason.as_deref(), rate: None };
     let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
-    let done = outbox.acts(&action, ids, how, &stop).await?;
+    let done = act(&outbox, &action, ids, how, &stop).await?;
     all_done(&chosen, &done, false)?;
     if moves && place == Place::Outbox {
         // What waited behind it has another head now.
@@ -124,8 +124,7 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
 
     match args.wait.patience(screen) {
         Some(patience) => {
-            let outcomes = Outcomes::of(&chosen, &done);
-            outcomes.wait(&outbox.inspect, screen, patience, &stop).await
+            wait_for((&chosen, &done), &outbox.inspect, screen, patience, &stop).await
         }
         None => Ok(()),
     }

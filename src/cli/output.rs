@@ -10,6 +10,7 @@ use crate::config::Sources;
 use crate::document::state::State;
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, Result};
+pub(super) use crate::operator::events;
 use crate::printable::printable_json;
 
 /// `--output`
@@ -142,11 +143,6 @@ pub(super) fn show(
             print(&(printable_json(&text) + "\n"))
         }
     }
-}
-
-/// `1 event`, `2 events`.
-pub(super) fn events(count: u64) -> String {
-    format!("{count} event{}", if count == 1 { "" } else { "s" })
 }
 
 /// When a scheduled event is due: `in 3h 20m`, `2m ago`.

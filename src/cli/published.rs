@@ -7,8 +7,8 @@ use clap::{Args as ClapArgs, Subcommand};
 use outboxd_client::field;
 use serde::Serialize;
 
-use super::kept::{KeptFilter, Outbox};
 use super::output::{Output, Screen, patiently, show};
+use super::selection::kept;
 use super::show::{cut, hidden};
 use super::table::{Cell, table};
 use crate::config::Sources;
@@ -16,6 +16,7 @@ use crate::document::record::shown_id;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::kept::KeptEntry;
 use crate::mongodb::selection;
+use crate::operator::kept::KeptFilter;
 use crate::printable::printable;
 
 #[derive(Debug, Subcommand)]
@@ -67,7 +68,7 @@ pub(super) async fn run(sources: &Sources, verb: &Verb) -> Result<()> {
 }
 
 async fn list(sources: &Sources, args: &ListArgs) -> Result<()> {
-    let outbox = Outbox::open(sources).await?;
+    let outbox = kept(sources).await?;
     let (filter, total) = patiently(outbox.select(&args.filter.selection(None))).await?;
     let skip = u64::from(args.page - 1) * args.limit.unsigned_abs();
     let events = patiently(outbox.store.newest_matching(&filter, skip, args.limit)).await;
@@ -101,7 +102,7 @@ pub(super) fn rows(screen: Screen, events: &[KeptEntry]) -> String {
 }
 
 async fn show_one(sources: &Sources, args: &ShowArgs) -> Result<()> {
-    let outbox = Outbox::open(sources).await?;
+    let outbox = kept(sources).await?;
     let ids = selection::ids(&args.id);
     let found = outbox.store.kept_with(&ids).await.during("reading kept events")?;
     let Some(mut event) = found else {

@@ -1,9 +1,7 @@
-//! What an operator asks for: which events, and what is to be done to them.
+//! What an operator asks for: which events, and how.
 
-use bson::{DateTime, Document};
 use clap::Args as ClapArgs;
 
-use crate::mongodb::act::FieldEdits;
 use crate::operator::filter::Filter;
 
 #[derive(Debug, ClapArgs)]
@@ -28,39 +26,4 @@ pub(super) struct Args {
     /// Reason, for the audit record
     #[arg(long)]
     pub(super) reason: Option<String>,
-}
-
-/// The verb.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Action {
-    RetryNow,
-    Discard,
-    Edit(Box<Edit>),
-}
-
-/// New content of one dead event.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Edit {
-    pub(super) dead_at: DateTime,
-    pub(super) edits: FieldEdits,
-    /// What is replaced, for the audit.
-    pub(super) before: Document,
-}
-
-impl Action {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::RetryNow => "retry-now",
-            Self::Discard => "discard",
-            Self::Edit(_) => "edit",
-        }
-    }
-
-    pub(super) fn done(&self) -> &'static str {
-        match self {
-            Self::RetryNow => "due now",
-            Self::Discard => "discarded",
-            Self::Edit(_) => "edited and due now",
-        }
-    }
 }

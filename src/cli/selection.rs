@@ -7,6 +7,7 @@ use crate::config::{Config, MongodbConfig, Sources};
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, MongodbContext, Result, is_silence};
 use crate::mongodb::inspect::Inspect;
+use crate::operator::kept;
 
 /// How long a server that does not answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,4 +63,15 @@ async fn exists(inspect: &Inspect) -> mongodb::error::Result<bool> {
             other => return other,
         }
     }
+}
+
+/// The configured outbox, of which only kept events are read.
+///
+/// # Errors
+/// As [`inspect`].
+pub(super) async fn kept(sources: &Sources) -> Result<kept::Outbox> {
+    let config = load(sources)?;
+    let client = config.mongodb.client("operator").await?;
+    inspect_by(&config, &client).await?;
+    Ok(kept::Outbox::new(config, client))
 }

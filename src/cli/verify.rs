@@ -1,38 +1,21 @@
-//! `outboxd verify`: compares the kept events with the stream, message by message, and publishes what
-//! the stream lacks if that is wanted.
-//!
-//! Kept events are read in pages, so memory is bounded however many there are. What the stream lacks
-//! is named as it is found. A message before the stream's first one was removed by a purge or a limit,
-//! which is no loss; so may be any other where the stream removes messages by itself.
-
-use std::fmt;
+//! `outboxd verify`: compares the kept events with the stream, and publishes what the stream lacks if
+//! that is wanted.
 
 use clap::Args as ClapArgs;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::act::{STOPS, who};
-use super::kept::{Outbox, shown, time};
 use super::output::{Output, events, print, show};
 use super::progress::Progress;
+use super::selection::kept;
 use crate::config::Sources;
-use crate::error::{Error, ErrorKind, MongodbContext, Result};
-use crate::jetstream::bus::JetStream;
-use crate::jetstream::compare::Extent;
+use crate::error::{Error, ErrorKind, Result};
 use crate::mongodb::kept::{KeptSelection, Time};
-use crate::mongodb::lease::LeaseDocument;
+use crate::operator::kept::{Outbox, shown, time};
+use crate::operator::verify::{Missing, Repair, Told, Verified, Verify};
 use crate::printable::printable;
-use crate::relay::again::{PAGE, Sent, publish_again};
-use crate::relay::kept::{Kept, KeptStore as _, Republished, place};
-use crate::relay::ports::EventBus as _;
-use crate::relay::publish::Publisher;
-use crate::relay::publish::outcome::Outcome;
-use crate::relay::watermark::{Epoch, Found};
 use crate::shutdown::on_signals;
 
-/// Messages that are read at once.
-const READS: usize = 64;
 /// Most missing events that the JSON document names.
 const NAMED: usize = 10_000;
 
@@ -49,109 +32,49 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// What the stream has in the place of a kept event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Lack {
-    /// The stream ends before.
-    End(u64),
-    Nothing,
-    /// Another message, with this id.
-    Other(Option<String>),
-    /// A repair could not publish it.
-    Refused,
-    /// The kept document is no event any more.
-    Damaged(String),
-}
-
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::End(last) => write!(f, "the stream ends at {last}"),
-            Self::Nothing => write!(f, "the stream has nothing there"),
-            Self::Other(Some(id)) => write!(f, "the stream has {id} there"),
-            Self::Other(None) => write!(f, "the stream has another message there"),
-            Self::Refused => write!(f, "the stream refused it in a repair"),
-            Self::Damaged(reason) => write!(f, "the kept document is no event: {reason}"),
-        }
-    }
-}
-
-/// A kept event that the stream lacks.
-#[derive(Debug, Serialize)]
-struct Missing {
-    id: Option<String>,
-    seq: Option<u64>,
-    subject: Option<String>,
-    found: String,
-    /// Whether the stream has it now.
-    repaired: bool,
-}
-
-/// What a comparison found.
-#[derive(Debug, Default, Serialize)]
-struct Verified {
-    stream: String,
-    checked: u64,
-    there: u64,
-    missing: u64,
-    /// Missing ones that the stream has now.
-    repaired: u64,
-    /// Removed by a purge or by a limit of the stream.
-    removed: u64,
-    /// Published to another stream.
-    elsewhere: u64,
+/// The JSON document.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    verified: &'a Verified,
     /// The first [`NAMED`] of those that are missing.
     events: Vec<Missing>,
 }
 
-/// A kept event, and how the stream has it.
-enum Seen {
-    There,
-    Removed,
-    Elsewhere,
-    Lacks(Box<Kept>, Lack),
-}
-
-/// A comparison under way.
-struct Verifying<'a> {
-    outbox: &'a Outbox,
-    publisher: Publisher<JetStream>,
-    /// In which repaired events stand; `None` to publish nothing.
-    epoch: Option<Epoch>,
-    output: Output,
-    progress: Progress,
-    verified: Verified,
-}
-
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
-    let outbox = Outbox::open(sources).await?;
+    let outbox = kept(sources).await?;
     let selection = KeptSelection { since: args.since, ..KeptSelection::default() };
     let (filter, total) = outbox.select(&selection).await?;
 
     let stop = on_signals(&STOPS)?;
-    let publisher = outbox.stream(stop.clone()).await?;
-    let epoch = match args.repair {
-        true => Some(epoch(&outbox, &publisher).await?),
-        false => None,
-    };
+    let since = args.since.map(|since| format!(" --since {}", shown(since)));
+    let (who, what) = (who(sources), format!("verify --repair{}", since.unwrap_or_default()));
+    let repair = args.repair.then_some(Repair { who: &who, what: &what });
 
-    let stream = outbox.config.stream.name.clone();
-    let verified = Verified { stream, ..Verified::default() };
-    let (output, progress) = (args.output, Progress::new(total));
-    let mut verifying = Verifying { outbox: &outbox, publisher, epoch, output, progress, verified };
-    let ended = verifying.all(&filter, &stop).await;
-    verifying.progress.clear();
-
-    let Verifying { verified, .. } = verifying;
-    if verified.repaired > 0 {
-        let since = args.since.map(|since| format!(" --since {}", shown(since)));
-        let what = format!("verify --repair{}", since.unwrap_or_default());
-        let recorded = outbox.store.record_repair(&who(sources), verified.repaired, what).await;
-        recorded.during("recording the repair in outboxd_audit")?;
-    }
+    let (mut progress, mut missing) = (Progress::new(total), Vec::new());
+    let verify = Verify { outbox: &outbox, filter: &filter, repair };
+    let (verified, ended) = verify
+        .run(&stop, |told| {
+            match told {
+                Told::Checked(verified) => progress.at(verified.checked),
+                Told::Missing(one) if args.output == Output::Json => {
+                    if missing.len() < NAMED {
+                        missing.push(one);
+                    }
+                }
+                Told::Missing(one) => {
+                    progress.clear();
+                    tell(one)?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    progress.clear();
     ended?;
 
-    show(args.output, &verified, || people(&outbox, &verified))?;
+    let report = Report { verified: &verified, events: missing };
+    show(args.output, &report, || people(&outbox, &verified))?;
     match verified.missing - verified.repaired {
         0 => Ok(()),
         missing => {
@@ -160,206 +83,13 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     }
 }
 
-/// The epoch of what is published now.
-///
-/// # Errors
-/// When the stream has gone back and no relay has seen it yet: its repair comes first, in the order of
-/// the stream.
-async fn epoch(outbox: &Outbox, publisher: &Publisher<JetStream>) -> Result<Epoch> {
-    let mongodb = &outbox.config.mongodb;
-    let (database, collection) = (&mongodb.database, &mongodb.collection);
-    let lease = LeaseDocument::new(&outbox.client, database, collection, String::new());
-    let Some(mark) = lease.watermark().await.during("reading the watermark")? else {
-        return Ok(Epoch::default());
-    };
-
-    let compared = publisher.bus.compare(Some(&mark)).await;
-    let compared = compared.map_err(|no| Error::new(ErrorKind::Nats, no.error))?;
-    match compared.loss {
-        None => Ok(mark.epoch),
-        Some(loss) => {
-            let message = format!(
-                "the stream {} has gone back from sequence {} to {}, and no relay has seen that: \
-                 start or restart the relay, which repairs it with keep.repair = \"auto\"; then \
-                 run `outboxd verify --repair` for what is left",
-                mark.stream, loss.from, loss.to
-            );
-            Err(Error::new(ErrorKind::Stream, message))
-        }
-    }
-}
-
-impl Verifying<'_> {
-    /// Compares page by page, until `stop`.
-    async fn all(&mut self, filter: &bson::Document, stop: &CancellationToken) -> Result<()> {
-        let mut behind = None;
-        loop {
-            let page = self.outbox.store.matching(filter, behind, PAGE).await;
-            let page = page.during("reading kept events")?;
-            let Some(last) = page.last() else { return Ok(()) };
-            behind = Some(last.place);
-
-            // What was acked before the page was read is in the stream by now.
-            let newest = page.iter().filter_map(|kept| kept.sequence).max().unwrap_or(0);
-            let bus = &self.publisher.bus;
-            let extent = bus.extent(newest).await.map_err(no_answer)?;
-
-            let count = page.len() as u64;
-            let looks = page.into_iter().map(|kept| look(&self.publisher, kept, &extent));
-            let seen: Vec<_> = stream::iter(looks).buffered(READS).try_collect().await?;
-            self.take(seen).await?;
-
-            self.verified.checked += count;
-            self.progress.at(self.verified.checked);
-            if stop.is_cancelled() {
-                let message = format!("interrupted after {}", events(self.verified.checked));
-                return Err(Error::new(ErrorKind::Interrupted, message));
-            }
-        }
-    }
-
-    /// Counts a page, and names and publishes what it lacks.
-    async fn take(&mut self, page: Vec<Seen>) -> Result<()> {
-        let mut lacking = Vec::new();
-        for seen in page {
-            match seen {
-                Seen::There => self.verified.there += 1,
-                Seen::Removed => self.verified.removed += 1,
-                Seen::Elsewhere => self.verified.elsewhere += 1,
-                Seen::Lacks(kept, lack) => lacking.push((*kept, lack)),
-            }
-        }
-        if lacking.is_empty() {
-            return Ok(());
-        }
-
-        let mut named: Vec<_> = lacking.iter().map(|(kept, lack)| name(kept, lack)).collect();
-        let places: Vec<_> = lacking.iter().map(|(kept, _)| kept.place).collect();
-        let page: Vec<_> = lacking.into_iter().map(|(kept, _)| kept).collect();
-        let page: Vec<_> = page.into_iter().filter(|kept| kept.event.is_ok()).collect();
-        let repaired = match self.epoch {
-            Some(epoch) => self.repair(page, epoch).await?,
-            None => Vec::new(),
-        };
-
-        for (missing, place) in named.iter_mut().zip(places) {
-            missing.repaired = repaired.contains(&place);
-        }
-        self.verified.missing += named.len() as u64;
-        self.verified.repaired += repaired.len() as u64;
-        self.tell(named)
-    }
-
-    /// Publishes these again. Returns the places where those stood that the stream has now.
-    async fn repair(&self, page: Vec<Kept>, epoch: Epoch) -> Result<Vec<i64>> {
-        // The client may have connected again.
-        self.publisher.clearance.grant(self.publisher.bus.connection());
-
-        let (mut acked, mut unseen) = (Vec::with_capacity(page.len()), None);
-        let published = publish_again(&self.publisher, page, None, |sent| {
-            let Sent { place: at, id, outcome } = sent;
-            match (id, outcome) {
-                (Some(id), Outcome::Acked(one)) => {
-                    if !one.seen {
-                        unseen = unseen.max(Some(one.sequence));
-                    }
-                    let to = Some((place(epoch, one.sequence), one.sequence));
-                    let message_id = one.is_renamed.then_some(one.message_id);
-                    acked.push(Republished { id, place: at, to, message_id });
-                    Ok(())
-                }
-                (_, Outcome::Rejected(rejection)) if rejection.is_definite() => Ok(()),
-                (_, Outcome::Rejected(rejection)) => Err(no_answer(rejection)),
-                (_, Outcome::Abandoned) => {
-                    Err(Error::new(ErrorKind::Interrupted, "interrupted during the repair"))
-                }
-                (None, Outcome::Acked(_)) => Ok(()),
-            }
-        });
-        let published = published.await;
-
-        // What was acked counts, whatever came then, if the stream itself bears it out.
-        if let Some(newest) = unseen
-            && self.publisher.bus.bears_out(newest).await != Some(true)
-        {
-            let message = "the stream lacks messages that seemed to be acked; run `outboxd check`";
-            return Err(Error::new(ErrorKind::Stream, message));
-        }
-        self.outbox.store.republished(&acked).await.during("recording what was published")?;
-        published?;
-        Ok(acked.into_iter().map(|event| event.place).collect())
-    }
-
-    /// Names what is missing.
-    fn tell(&mut self, named: Vec<Missing>) -> Result<()> {
-        self.progress.clear();
-        if self.output == Output::Json {
-            let room = NAMED.saturating_sub(self.verified.events.len());
-            self.verified.events.extend(named.into_iter().take(room));
-            return Ok(());
-        }
-
-        for Missing { id, seq, subject, found, repaired } in named {
-            let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-            let seq = dash(seq.map(|seq| seq.to_string()));
-            let word = if repaired { "published again" } else { "missing" };
-            let line = format!("{word}: {} ({}, seq {seq}): {found}", dash(id), dash(subject));
-            print(&format!("{}\n", printable(&line)))?;
-        }
-        Ok(())
-    }
-}
-
-/// How the stream has a kept event.
-async fn look(publisher: &Publisher<JetStream>, kept: Kept, extent: &Extent) -> Result<Seen> {
-    if *kept.stream != *publisher.stream {
-        return Ok(Seen::Elsewhere);
-    }
-
-    let event = match &kept.event {
-        Ok(event) => event,
-        Err(malformed) => {
-            let damaged = Lack::Damaged(malformed.reason.clone());
-            return Ok(Seen::Lacks(Box::new(kept), damaged));
-        }
-    };
-    let Some(sequence) = kept.sequence else {
-        return Ok(Seen::Lacks(Box::new(kept), Lack::Refused));
-    };
-    if sequence > extent.last {
-        return Ok(Seen::Lacks(Box::new(kept), Lack::End(extent.last)));
-    }
-    if sequence < extent.first {
-        return Ok(Seen::Removed);
-    }
-
-    let id = kept.message_id.clone().unwrap_or_else(|| publisher.message_id(&event.id));
-    match publisher.bus.found(sequence).await.map_err(no_answer)? {
-        Found::Message(found) if found.as_deref() == Some(&id) => Ok(Seen::There),
-        Found::Message(found) => Ok(Seen::Lacks(Box::new(kept), Lack::Other(found))),
-        Found::Nothing if extent.removes => Ok(Seen::Removed),
-        Found::Nothing => Ok(Seen::Lacks(Box::new(kept), Lack::Nothing)),
-        Found::Unreadable => {
-            let message = "NATS denies reading messages of the stream; run `outboxd privileges \
-                           --role relay` and grant what it prints";
-            Err(Error::new(ErrorKind::Nats, message))
-        }
-    }
-}
-
-fn name(kept: &Kept, lack: &Lack) -> Missing {
-    let event = kept.event.as_ref();
-    Missing {
-        id: event.ok().map(|event| event.id.to_string()),
-        seq: kept.sequence,
-        subject: event.ok().map(|event| event.subject.as_str().to_owned()),
-        found: lack.to_string(),
-        repaired: false,
-    }
-}
-
-fn no_answer(rejection: crate::failure::Rejection) -> Error {
-    Error::new(ErrorKind::Nats, format!("{}; run `outboxd check`", rejection.error))
+/// Names what is missing.
+fn tell(Missing { id, seq, subject, found, repaired }: Missing) -> Result<()> {
+    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let seq = dash(seq.map(|seq| seq.to_string()));
+    let word = if repaired { "published again" } else { "missing" };
+    let line = format!("{word}: {} ({}, seq {seq}): {found}", dash(id), dash(subject));
+    print(&format!("{}\n", printable(&line)))
 }
 
 fn people(outbox: &Outbox, verified: &Verified) -> String {
@@ -381,5 +111,6 @@ fn people(outbox: &Outbox, verified: &Verified) -> String {
         _ if *repaired > 0 => "",
         _ => "publish them again: $ outboxd verify --repair\n",
     };
+
     format!("{} compared with stream {stream}: {}\n{remedy}", events(*checked), parts.join(", "))
 }

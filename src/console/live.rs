@@ -12,8 +12,9 @@ use futures_util::stream::{BoxStream, SelectAll, StreamExt as _, unfold};
 use serde::Deserialize;
 
 use super::access::Person;
+use super::jobs::Job;
 use super::outbox::Outbox;
-use super::pages::{groups, overview};
+use super::pages::{groups, job, overview};
 use super::sample::Live;
 use super::site::Site;
 
@@ -25,6 +26,8 @@ const ALIVE: Duration = Duration::from_secs(5);
 pub(super) struct Wanted {
     /// The groups of this outbox; without it, all outboxes in numbers.
     groups: Option<String>,
+    /// The action of this number.
+    job: Option<u64>,
 }
 
 type Stream = BoxStream<'static, Result<Event, Infallible>>;
@@ -36,9 +39,11 @@ pub(super) async fn stream(
     Query(wanted): Query<Wanted>,
 ) -> Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>> {
     let mut streams = SelectAll::<Stream>::new();
-    match wanted.groups.and_then(|name| site.outbox(&name).cloned()) {
-        Some(outbox) => streams.push(of(outbox, groups::part)),
-        None => site.outboxes.iter().for_each(|outbox| {
+    let outbox = wanted.groups.and_then(|name| site.outbox(&name).cloned());
+    match (wanted.job.map(|number| site.jobs.job(number)), outbox) {
+        (Some(job), _) => streams.extend(job.map(of_job)),
+        (None, Some(outbox)) => streams.push(of(outbox, groups::part)),
+        (None, None) => site.outboxes.iter().for_each(|outbox| {
             streams.push(of(outbox.clone(), overview::part));
         }),
     }
@@ -48,6 +53,7 @@ pub(super) async fn stream(
         let is_valid = site.access.is_valid(&person);
         async move { is_valid }
     });
+
     let alive = KeepAlive::new().interval(ALIVE).event(Event::default().event("alive").data("-"));
     Sse::new(streams).keep_alive(alive)
 }
@@ -65,5 +71,22 @@ fn of(outbox: Arc<Outbox>, part: fn(&Outbox, &Live) -> Arc<str>) -> Stream {
         let event = Event::default().event("part").data(&*part(&outbox, &live));
         Some((Ok(event), (outbox, news, false)))
     });
+
+    stream.boxed()
+}
+
+/// An action: its part of the page whenever it gets on, until it has ended.
+fn of_job(job: Arc<Job>) -> Stream {
+    let news = job.progress.subscribe();
+    let stream = unfold((job, news, true), |(job, mut news, is_first)| async move {
+        if !is_first {
+            news.changed().await.ok()?;
+        }
+
+        let progress = news.borrow_and_update().clone();
+        let event = Event::default().event("part").data(&*job::part(&job, &progress));
+        Some((Ok(event), (job, news, false)))
+    });
+
     stream.boxed()
 }

@@ -10,6 +10,7 @@
 //! - `access`: who is there, what they may do, their sessions
 //! - `site`, `outbox`: what every page needs, with connections that follow rotated secrets
 //! - `sample`, `sampler`, `live`: what was last seen of each outbox, and that as a stream
+//! - `jobs`: actions, from what somebody was shown to what came of it
 //! - `text`, `redact`, `chart`: foreign text, payloads and small charts in pages
 //! - `pages`: a file for each page, with its template in `templates`
 //!
@@ -18,6 +19,7 @@
 
 mod access;
 mod chart;
+mod jobs;
 mod live;
 mod outbox;
 mod pages;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::access::Access;
+use self::jobs::Jobs;
 use self::outbox::Outbox;
 use self::site::Site;
 use crate::config::{Fleet, PersonConfig, Role, Sources};
@@ -67,8 +70,14 @@ pub(crate) async fn start(
         Some(token) => Access::of_one(PersonConfig::new(who, Role::Operator, token)),
         None => Access::new(settings.people.clone(), settings.proxy.clone()),
     };
+
     let outboxes = Outbox::open_all(fleet).await?;
-    let site = Arc::new(Site { access, is_tls: settings.tls.is_some(), outboxes });
+    let site = Arc::new(Site {
+        access,
+        is_tls: settings.tls.is_some(),
+        jobs: Jobs::new(stop.clone()),
+        outboxes,
+    });
 
     site.outboxes.iter().for_each(sampler::start);
     let url = server::start(site.clone(), settings, stop).await?;

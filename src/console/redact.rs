@@ -17,6 +17,7 @@ pub(super) fn redact(mut payload: Bson, paths: &[String]) -> Bson {
         let parts: Vec<_> = path.split('.').collect();
         replace(&mut payload, &parts);
     }
+
     payload
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::finding::Finding;
 use crate::operator::flow::Flow;
 use crate::operator::groups::Remedied;
 use crate::operator::look::Look;
@@ -26,6 +27,8 @@ pub(super) struct Live {
     pub(super) flow: Option<Result<Flow, String>>,
     /// The relay's answer to `/readyz`.
     pub(super) ready: Option<Value>,
+    /// What the last check found.
+    pub(super) findings: Option<Arc<[Finding]>>,
     pub(super) history: VecDeque<Arc<Point>>,
     /// This sample as a part of a page, made once however many watch.
     pub(super) card: OnceLock<Arc<str>>,

@@ -18,6 +18,8 @@ use crate::operator::look::look;
 const WATCHED: Duration = Duration::from_secs(2);
 /// Between two samples otherwise, for the charts.
 const UNWATCHED: Duration = Duration::from_secs(60);
+/// How old the findings of a check may be while somebody watches.
+const CHECKED: Duration = Duration::from_secs(300);
 /// How long after the last look a page counts as watched. A stream of a page looks all the time.
 const LINGERS: Duration = Duration::from_secs(10);
 /// Shortest rest, in multiples of the time the last sample took: a slow server is left alone.
@@ -29,9 +31,15 @@ const HISTORY: usize = 300;
 pub(super) fn start(outbox: &Arc<Outbox>) {
     let outbox = Arc::downgrade(outbox);
     tokio::spawn(async move {
-        let mut before = None;
+        let (mut before, mut check) = (None, tokio::spawn(async {}));
         loop {
             let Some(outbox) = outbox.upgrade() else { return };
+            // It asks more than a sample does, so it is made apart, and seldom.
+            if check.is_finished() && outbox.unwatched() <= LINGERS {
+                let outbox = outbox.clone();
+                check = tokio::spawn(async move { drop(outbox.check(CHECKED).await) });
+            }
+
             let began = Instant::now();
             let live = sample(&outbox, &mut before).await;
             outbox.live.send_replace(Arc::new(live));
@@ -59,10 +67,12 @@ async fn sample(outbox: &Outbox, before: &mut Option<Sample>) -> Live {
         problem: None,
         flow: Some(flow),
         ready,
+        findings: outbox.checked().map(|checked| checked.findings),
         history: last.history.clone(),
         card: OnceLock::new(),
         groups: OnceLock::new(),
     };
+
     match looked {
         Ok(look) => {
             let now = DateTime::now().try_to_rfc3339_string().unwrap_or_default();
@@ -77,6 +87,7 @@ async fn sample(outbox: &Outbox, before: &mut Option<Sample>) -> Live {
     if live.history.len() > HISTORY {
         live.history.pop_front();
     }
+
     live
 }
 

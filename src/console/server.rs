@@ -82,6 +82,7 @@ fn acceptor(cert: &str, key: &str) -> Result<TlsAcceptor> {
         let message = format!("console.tls_cert {cert} can't be used: {error}");
         Error::new(ErrorKind::Config, message)
     };
+
     let chain = CertificateDer::pem_file_iter(Path::new(cert))
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|error| unusable(error.to_string()))?;
@@ -106,6 +107,7 @@ async fn serve(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
+
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -134,10 +136,12 @@ async fn serve(
                     }
                 }
             };
+
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = served => {}
             }
+
             drop(place);
         });
     }
@@ -185,6 +189,7 @@ async fn protect(request: Request, next: Next) -> Response {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

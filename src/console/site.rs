@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::access::Access;
+use super::jobs::Jobs;
 use super::outbox::Outbox;
 use crate::config::{Config, Fleet, Sources};
 use crate::error::Result;
@@ -23,6 +24,7 @@ pub(super) struct Site {
     pub(super) access: Access,
     /// Whether the console itself speaks TLS.
     pub(super) is_tls: bool,
+    pub(super) jobs: Jobs,
     /// By their names in addresses, which are those of database and collection.
     pub(super) outboxes: Vec<Arc<Outbox>>,
 }
@@ -48,6 +50,7 @@ pub(super) fn follow(site: Arc<Site>, fleet: Fleet, sources: Sources, stop: Canc
                 let is_changed = named.outboxes().iter().any(is_rotated);
                 is_changed.then(|| Fleet::load(&sources).and_then(meant))
             });
+
             let reloaded = match looked.await {
                 Ok(Some(Ok(loaded))) => site.rotate(&loaded).await.map(|()| loaded),
                 Ok(Some(Err(error))) => Err(error),

@@ -38,6 +38,26 @@ impl Escaper for Visible {
     }
 }
 
+/// A text of the project's own, in which backticks are around commands, as markup. What stands in it is
+/// escaped like everything else.
+pub(super) fn with_code(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len() + 32);
+    let parts: Vec<_> = text.split('`').collect();
+    for (at, part) in parts.iter().enumerate() {
+        // A backtick without a partner stands for itself.
+        let is_code = at % 2 == 1 && at + 1 < parts.len();
+        let [before, after] = if is_code { ["<code>", "</code>"] } else { ["", ""] };
+        let lone = if at % 2 == 1 && !is_code { "`" } else { "" };
+        shown.push_str(lone);
+        shown.push_str(before);
+        // Writing to a text does not fail.
+        let _ = Visible.write_escaped_str(&mut shown, part);
+        shown.push_str(after);
+    }
+
+    shown
+}
+
 /// A text as a part of an address.
 pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
@@ -53,6 +73,15 @@ pub(super) fn age_or_dash(seconds: Option<u64>) -> String {
     seconds.map_or_else(|| "–".to_owned(), age)
 }
 
+/// When something is due: `in 3h 20m`, `2m ago`.
+pub(super) fn due(in_seconds: i64) -> String {
+    match in_seconds {
+        0 => "now".to_owned(),
+        ahead @ 1.. => format!("in {}", age(ahead.unsigned_abs())),
+        past => format!("{} ago", age(past.unsigned_abs())),
+    }
+}
+
 /// A count with its thousands apart.
 pub(super) fn number(count: u64) -> String {
     let digits = count.to_string();
@@ -62,6 +91,7 @@ pub(super) fn number(count: u64) -> String {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
             shown.push(',');
         }
+
         shown.push(digit);
     }
 
@@ -91,6 +121,13 @@ mod tests {
             shown,
             "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;\u{fffd}\u{fffd}&amp;&quot;\nnext"
         );
+    }
+
+    #[test]
+    fn commands_stand_out_and_nothing_else_becomes_markup() {
+        let shown = with_code("run `outboxd check <x>`, or <b>`");
+        assert_eq!(shown, "run <code>outboxd check &lt;x&gt;</code>, or &lt;b&gt;`");
+        assert_eq!(with_code("`"), "`");
     }
 
     #[test]

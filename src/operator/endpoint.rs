@@ -43,6 +43,7 @@ impl Admin {
             || format!("http://{address}"),
             |url| url.trim_end_matches('/').to_owned(),
         );
+
         if !reqwest::Url::parse(&url).is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
             let message = format!("--admin {url}: is not a URL such as http://127.0.0.1:9464");
             return Err(Error::new(ErrorKind::Usage, message));

@@ -96,6 +96,7 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
             "nothing holds it: the relay publishes it at its next retry, or `outboxd retry-now` does"
                 .to_owned()
         }
+
         State::Failed => format!(
             "{remedy}; the relay retries it on its own, or at once after `outboxd retry-now {id}`"
         ),

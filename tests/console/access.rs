@@ -17,6 +17,7 @@ async fn nobody_sees_anything_without_signing_in() {
         assert_eq!(answer.status(), 303, "{page}");
         assert!(location(&answer).starts_with("/sign-in"), "{page}");
     }
+
     assert_eq!(stranger.get("/live").await.status(), 401);
     assert_eq!(stranger.post(&format!("{outbox}/event"), &[("id", "x")]).await.status(), 401);
     assert_eq!(stranger.post("/sign-in", &[("token", "guessed")]).await.status(), 401);
@@ -56,6 +57,7 @@ async fn every_answer_forbids_scripts_frames_and_other_sites() {
             assert!(rest.starts_with('/') || rest.starts_with('#'), "{attribute}{rest:.40}");
         }
     }
+
     assert!(!page.contains("style=") && !page.contains("onclick"), "{page}");
 }
 
@@ -77,6 +79,7 @@ async fn a_payload_is_hidden_until_asked_for_and_that_is_audited() {
         let answer = bob.post(&path, &[("id", "e1"), ("csrf", wrong)]).await;
         assert_eq!(answer.status(), 403, "{wrong:?}");
     }
+
     let audit = scene.database.collection::<bson::Document>("outboxd_audit");
     assert_eq!(audit.count_documents(doc! {}).await.unwrap(), 0);
 
@@ -158,6 +161,7 @@ async fn a_trusted_proxy_names_people_and_nobody_else_does() {
         assert!(cookie.contains("; Secure"), "{cookie}");
         answer.text().await.expect("a page")
     };
+
     assert!(ask("alice").await.contains("alice <small>operator</small>"));
     assert!(ask("mallory").await.contains("mallory <small>viewer</small>"));
 

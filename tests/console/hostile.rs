@@ -62,6 +62,7 @@ async fn no_document_adds_markup_to_a_page_or_hides_in_it() {
         let hidden = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\0', '\u{1b}', '\r'];
         assert!(!page.contains(hidden), "{what}: {page:?}");
     };
+
     for page in ["/", &format!("{outbox}/groups"), &format!("{outbox}/events")] {
         harmless(page, &alice.page(page).await);
     }
@@ -84,6 +85,7 @@ async fn no_document_adds_markup_to_a_page_or_hides_in_it() {
         assert_eq!(answer.status(), 200, "{id:?}");
         harmless(id, &answer.text().await.unwrap());
     }
+
     for text in CORPUS {
         for name in ["subject", "key", "code", "class", "group", "state", "older_than"] {
             let text = reqwest::Url::parse_with_params("http://x/", [(name, text)]).unwrap();

@@ -1,26 +1,37 @@
 //! The console: what it shows, to whom, and that nothing shown harms anybody.
 
 mod access;
+mod actions;
+mod browser;
+mod clicked;
 mod hostile;
+mod load;
 mod numbers;
+mod pictures;
+mod published;
+mod reading;
 mod streams;
+mod tls;
 
 use std::process::{Child, Stdio};
 
 use bson::{Document, doc};
 use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Certificate, Client, Response};
 
 use crate::support::{Scene, command, free_ports, until};
 
 pub(crate) const OPERATOR: &str = "operators-token-of-32-characters";
 const VIEWER: &str = "a-viewers-token-of-32-characters";
 
-/// `outboxd console` on a scene.
+/// A console that answers.
 pub(crate) struct Console {
-    child: Child,
+    /// `outboxd console`, unless a daemon serves it.
+    child: Option<Child>,
     pub(crate) url: String,
+    /// Who vouches for it.
+    authority: Option<Certificate>,
 }
 
 /// Somebody with a browser, or a program that acts like one.
@@ -30,31 +41,44 @@ pub(crate) struct Person {
     cookie: Option<String>,
 }
 
+/// The people of a console, as its settings name them.
+pub(crate) fn people() -> String {
+    format!("operator alice {OPERATOR}\n# support\nviewer bob {VIEWER}\n")
+}
+
 impl Console {
+    /// `outboxd console` on a scene.
     pub(crate) async fn start(scene: &Scene, settings: &[(&str, &str)]) -> Self {
         let listen = format!("127.0.0.1:{}", free_ports(1)[0]);
-        let people = format!("operator alice {OPERATOR}\n# support\nviewer bob {VIEWER}\n");
-        let child = command(scene, "console")
-            .arg("console")
-            .env("OUTBOXD_CONSOLE__LISTEN", &listen)
-            .env("OUTBOXD_CONSOLE__TOKENS", people)
-            .envs(settings.iter().copied())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("outboxd starts");
-        let console = Self { child, url: format!("http://{listen}") };
+        let child = Some(start(scene, &listen, settings));
+        let console = Self { child, url: format!("http://{listen}"), authority: None };
+        console.answers().await;
+        console
+    }
 
-        let stranger = console.stranger();
+    /// That of a daemon which listens there.
+    pub(crate) async fn at(listen: &str) -> Self {
+        let console = Self { child: None, url: format!("http://{listen}"), authority: None };
+        console.answers().await;
+        console
+    }
+
+    async fn answers(&self) {
+        let stranger = self.stranger();
         until("the console answers", async || {
             stranger.client.get(stranger.at("/style.css")).send().await.ok()
         })
         .await;
-        console
     }
 
     pub(crate) fn stranger(&self) -> Person {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().redirect(Policy::none()).build().expect("a client");
+        let client = Client::builder().redirect(Policy::none());
+        let client = match &self.authority {
+            Some(authority) => client.tls_certs_only([authority.clone()]),
+            None => client,
+        };
+        let client = client.build().expect("a client");
         Person { client, url: self.url.clone(), cookie: None }
     }
 
@@ -69,10 +93,24 @@ impl Console {
     }
 }
 
+/// Starts `outboxd console`.
+fn start(scene: &Scene, listen: &str, settings: &[(&str, &str)]) -> Child {
+    command(scene, "console")
+        .arg("console")
+        .env("OUTBOXD_CONSOLE__LISTEN", listen)
+        .env("OUTBOXD_CONSOLE__TOKENS", people())
+        .envs(settings.iter().copied())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("outboxd starts")
+}
+
 impl Drop for Console {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -109,12 +147,39 @@ impl Person {
         request.send().await.expect("an answer")
     }
 
+    /// Sends the form of a page about an action, and waits for its end: the page with the outcome.
+    pub(crate) async fn confirm(&self, path: &str, page: &str, fields: &[(&str, &str)]) -> String {
+        let [csrf, preview] = ["csrf", "preview"].map(|name| hidden(page, name).expect("a form"));
+        let form = [&[("csrf", csrf), ("preview", preview)], fields].concat();
+        let answer = self.post(path, &form).await;
+        assert_eq!(answer.status(), 303, "{}", answer.text().await.unwrap_or_default());
+        self.ended(location(&answer)).await
+    }
+
+    /// The page of an action once it has ended.
+    pub(crate) async fn ended(&self, job: &str) -> String {
+        until("the action ends", async || {
+            let page = self.page(job).await;
+            (!page.contains("Under way")).then_some(page)
+        })
+        .await
+    }
+
     /// What each form of this session carries.
     pub(crate) async fn csrf(&self) -> String {
-        let page = self.page("/").await;
-        let rest = page.split("name=\"csrf\" value=\"").nth(1).expect("a form");
-        rest.split('"').next().expect("its token").to_owned()
+        hidden(&self.page("/").await, "csrf").expect("a form").to_owned()
     }
+}
+
+/// The value of a hidden field of a page's form.
+fn hidden<'a>(page: &'a str, name: &str) -> Option<&'a str> {
+    page.split(&format!("name=\"{name}\" value=\"")).nth(1)?.split('"').next()
+}
+
+/// A number of an action's page.
+fn number(page: &str, name: &str) -> Option<String> {
+    let rest = page.split(&format!("<dt>{name}</dt><dd>")).nth(1)?;
+    Some(rest.split('<').next()?.to_owned())
 }
 
 /// Where an answer leads.

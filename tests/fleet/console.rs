@@ -1,8 +1,10 @@
 //! One console for several outboxes.
 
+use bson::doc;
+
 use super::scene::Fleet;
-use crate::console::{Console, OPERATOR, dead};
-use crate::support::until;
+use crate::console::{Console, OPERATOR, dead, people};
+use crate::support::{Relay, free_ports, until};
 
 #[tokio::test]
 async fn the_console_shows_every_outbox_the_worst_first() {
@@ -32,4 +34,36 @@ async fn the_console_shows_every_outbox_the_worst_first() {
     assert!(groups.contains("too large"), "{groups}");
     let groups = alice.page(&format!("/o/{}.outbox/groups", good.name)).await;
     assert!(!groups.contains("too large"), "another outbox's: {groups}");
+}
+
+#[tokio::test]
+async fn the_daemon_itself_serves_the_console_of_all_its_outboxes() {
+    let fleet = Fleet::migrated(2).await;
+    let [first, second] = &fleet.scenes[..] else { panic!("two outboxes") };
+    for scene in &fleet.scenes {
+        // Who relays may also act.
+        let grant = doc! { "grantRolesToUser": "outbox-relay", "roles": ["outbox-operator"] };
+        scene.database.run_command(grant).await.expect("both roles");
+        let event = dead(first, "stuck", &scene.name, "10054", "too large");
+        scene.events.insert_one(event).await.expect("an event");
+    }
+
+    let listen = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let settings = [
+        ("OUTBOXD_CONFIG", &*fleet.file("run", 0..2, "")),
+        ("OUTBOXD_CONSOLE__LISTEN", &listen),
+        ("OUTBOXD_CONSOLE__TOKENS", &people()),
+    ];
+    let _relay = Relay::start(first, &settings);
+    let console = Console::at(&listen).await;
+    let alice = console.person(OPERATOR).await;
+    let overview = alice.page("/").await;
+    assert!(fleet.names().iter().all(|name| overview.contains(name)), "{overview}");
+
+    // An action reaches the outbox whose page it was started on, and no other.
+    let act = format!("/o/{}/act", fleet.names()[1]);
+    let page = alice.page(&format!("{act}?action=retry-now&state=dead")).await;
+    assert!(alice.confirm(&act, &page, &[]).await.contains("Finished."));
+    second.drained().await;
+    assert!(first.one(doc! { "_id": "stuck" }).await.is_some(), "it is another outbox's");
 }

@@ -17,11 +17,11 @@ use crate::console::access::Person;
 use crate::console::outbox::Connection;
 use crate::console::redact::redact;
 use crate::console::site::Site;
-use crate::console::text::{age, age_or_dash, encoded, events, second};
+use crate::console::text::{age_or_dash, due, encoded, events, second, with_code};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::error::MongodbContext as _;
-use crate::mongodb::act::{Act, AuditEntry};
+use crate::mongodb::act::AuditEntry;
 use crate::mongodb::inspect::text;
 use crate::operator::event::{Known, size};
 
@@ -47,6 +47,7 @@ struct EventPage {
     /// What it waits behind.
     head: Option<Row>,
     behind: Option<String>,
+    /// As markup.
     what_to_do: String,
     failures: Vec<Failure>,
     fields: Vec<(String, String)>,
@@ -135,12 +136,11 @@ async fn show(
 
 /// Records that somebody looks at a payload. Without the record nobody does.
 async fn record(
-    Connection { config, client, .. }: &Connection,
+    connection: &Connection,
     person: &Person,
     event: &Document,
 ) -> crate::error::Result<()> {
-    let database = client.database(&config.mongodb.database);
-    let act = Act::new(database, &config.mongodb.collection, config.event.layout.clone());
+    let act = connection.act();
     let id = event.get(field::ID).cloned().unwrap_or(Bson::Null);
     let (who, selection) = (person.who(), shown_id(&id));
     let entry =
@@ -175,7 +175,7 @@ fn event_page(
         key: key.map(|key| (format!("{path}/key?key={}", encoded(&key)), key)),
         head: known.head.as_ref().map(|head| row(head, &path)),
         behind: (known.behind > 0).then(|| events(known.behind)),
-        what_to_do: known.what_to_do.clone(),
+        what_to_do: with_code(&known.what_to_do),
         failures: failures(event),
         fields: fields(event, layout),
         trace: trace(&headers, console.trace_url.as_deref()),
@@ -190,14 +190,6 @@ fn event_page(
     }
 }
 
-fn due(in_seconds: i64) -> String {
-    match in_seconds {
-        0 => "now".to_owned(),
-        ahead @ 1.. => format!("in {}", age(ahead.unsigned_abs())),
-        past => format!("{} ago", age(past.unsigned_abs())),
-    }
-}
-
 /// The timeline, oldest first.
 fn failures(event: &Document) -> Vec<Failure> {
     let failures = event.get_array(field::FAILURES).map(Vec::as_slice).unwrap_or_default();
@@ -206,7 +198,6 @@ fn failures(event: &Document) -> Vec<Failure> {
     let read = failures.map(|failure| {
         let field = |name: &str| text(failure, name).unwrap_or_default();
         let at = failure.get_datetime("at").ok().and_then(|at| at.try_to_rfc3339_string().ok());
-
         let attempt = failure.get("attempt").map(value).unwrap_or_default();
         Failure {
             at: at.as_deref().map(second).unwrap_or_default(),
@@ -217,6 +208,7 @@ fn failures(event: &Document) -> Vec<Failure> {
             relay: field("relay"),
         }
     });
+
     read.collect()
 }
 
@@ -229,6 +221,7 @@ fn fields(event: &Document, layout: &Layout) -> Vec<(String, String)> {
         field::TS,
         layout.payload(),
         layout.headers(),
+        layout.key(),
     ];
     let fields = event.iter().filter(|(name, _)| !shown_elsewhere.contains(&name.as_str()));
     fields.take(MOST).map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
@@ -270,5 +263,6 @@ fn cut(text: &str, most: usize) -> String {
     if chars.next().is_some() {
         shown.push_str("… (cut here)");
     }
+
     shown
 }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::frame::{Frame, Page, render};
 use crate::console::access::Person;
 use crate::console::site::Site;
-use crate::console::text::{age_or_dash, encoded, number};
+use crate::console::text::{age_or_dash, due, encoded, number};
+use crate::document::state::State as EventState;
 use crate::error::{ErrorKind, MongodbContext as _};
 use crate::mongodb::inspect::Entry;
 use crate::operator::filter::Asked;
@@ -31,6 +32,9 @@ struct EventsPage {
     rows: Vec<Row>,
     range: String,
     total: u64,
+    all: String,
+    /// The filter as a part of an address: percent-encoded.
+    words: String,
     newer: Option<String>,
     older: Option<String>,
 }
@@ -41,6 +45,8 @@ pub(super) struct Row {
     pub(super) href: String,
     pub(super) state: &'static str,
     pub(super) age: String,
+    /// When it is due, of a scheduled event.
+    pub(super) due: Option<String>,
     pub(super) attempts: u32,
     pub(super) code: Option<String>,
     pub(super) subject: Option<String>,
@@ -79,11 +85,18 @@ pub(super) async fn page(
     };
 
     let to = skip + entries.len() as u64;
+    let (title, nav) = match asked.state == EventState::Scheduled.word() {
+        true => ("Scheduled", "scheduled"),
+        false => ("Events", "events"),
+    };
+
     let at = |page: u64| format!("{path}/events?{}page={page}", words(&asked));
     let page = EventsPage {
-        frame: site.frame_of(outbox, &person, "Events", "events"),
+        frame: site.frame_of(outbox, &person, title, nav),
         range: format!("{} to {} of {}", number((skip + 1).min(to)), number(to), number(total)),
         total,
+        all: number(total),
+        words: words(&asked).replace('&', "&amp;"),
         newer: (page > 1).then(|| at(page - 1)),
         older: (to < total).then(|| at(page + 1)),
         rows: entries.iter().map(|entry| row(entry, &path)).collect(),
@@ -91,6 +104,7 @@ pub(super) async fn page(
         path,
         asked,
     };
+
     Ok(render(&page).into_response())
 }
 
@@ -119,6 +133,7 @@ pub(super) fn row(entry: &Entry, path: &str) -> Row {
         id: entry.id.clone(),
         state: entry.state.word(),
         age: age_or_dash(entry.age_seconds),
+        due: entry.due_in_seconds.map(due),
         attempts: entry.attempts,
         code: entry.code.clone(),
         subject: entry.subject.clone(),

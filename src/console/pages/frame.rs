@@ -32,6 +32,17 @@ impl Frame {
         let first = self.outbox.as_ref().or(self.outboxes.first());
         format!("/o/{}/{page}", encoded(first.map_or("", String::as_str)))
     }
+
+    /// The same page of each outbox.
+    pub(super) fn others(&self) -> Vec<(&str, String)> {
+        let page = match self.page {
+            "scheduled" => "events?state=scheduled",
+            page => page,
+        };
+
+        let to = |name: &String| format!("/o/{}/{page}", encoded(name));
+        self.outboxes.iter().map(|name| (name.as_str(), to(name))).collect()
+    }
 }
 
 /// A page that can't be shown, as a page.
@@ -126,6 +137,7 @@ impl IntoResponse for Problem {
             StatusCode::BAD_REQUEST => "Not understood",
             _ => "No answer",
         };
+
         let page = ProblemPage { title, message: &self.message };
         (self.status, render(&page)).into_response()
     }

@@ -12,7 +12,7 @@ use crate::console::access::Person;
 use crate::console::outbox::Outbox;
 use crate::console::sample::Live;
 use crate::console::site::Site;
-use crate::console::text::{encoded, events, number, second};
+use crate::console::text::{encoded, events, number, second, with_code};
 use crate::mongodb::groups::Group;
 use crate::operator::groups::Remedied;
 
@@ -36,13 +36,18 @@ struct GroupList<'a> {
 
 struct Row<'a> {
     group: &'a Group,
-    remedy: &'a str,
+    /// As markup.
+    remedy: String,
     /// Since when its failures came, and until when.
     span: String,
     held: String,
     trend: Option<String>,
+    count: String,
+    /// The address of its events.
     events: String,
     sample: Option<String>,
+    retry: String,
+    discard: String,
 }
 
 pub(super) async fn page(
@@ -57,6 +62,7 @@ pub(super) async fn page(
         groups: part(outbox, &live),
         name,
     };
+
     Ok(render(&page).into_response())
 }
 
@@ -89,11 +95,14 @@ fn row<'a>(Remedied { group, remedy }: &'a Remedied, live: &Live, path: &str) ->
 
     Row {
         group,
-        remedy,
+        remedy: with_code(remedy),
+        count: events(group.events),
         span: if first == last { format!("{last} UTC") } else { format!("{first} to {last} UTC") },
         held: group.held.map_or_else(|| "too many to count".to_owned(), number),
         trend: trend.and_then(|before| trend_since(before, group.events)),
         events: format!("{path}/events?group={}", group.id),
+        retry: format!("{path}/act?action=retry-now&group={}", group.id),
+        discard: format!("{path}/act?action=discard&group={}", group.id),
         sample: sample.map(|id| format!("{path}/event?id={}", encoded(id))),
     }
 }

@@ -70,6 +70,7 @@ pub(super) async fn page(
         key,
         path,
     };
+
     Ok(render(&page).into_response())
 }
 

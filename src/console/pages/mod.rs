@@ -1,11 +1,16 @@
 //! The pages, a file each. `frame` is what all of them share; the router is here.
 
+mod act;
+mod audit;
+mod check;
 pub(super) mod event;
 pub(super) mod events;
 mod frame;
 pub(super) mod groups;
+pub(super) mod job;
 pub(super) mod key;
 pub(super) mod overview;
+mod published;
 mod sign_in;
 
 use std::net::SocketAddr;
@@ -35,6 +40,13 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/o/{outbox}/events", get(events::page))
         .route("/o/{outbox}/event", get(event::page).post(event::with_payload))
         .route("/o/{outbox}/key", get(key::page))
+        .route("/o/{outbox}/act", get(act::page).post(act::confirmed))
+        .route("/o/{outbox}/jobs/{number}", get(job::page))
+        .route("/o/{outbox}/audit", get(audit::page))
+        .route("/o/{outbox}/published", get(published::page))
+        .route("/o/{outbox}/replay", get(published::replay).post(act::confirmed))
+        .route("/o/{outbox}/verify", post(published::verify))
+        .route("/o/{outbox}/check", get(check::page))
         .route("/sign-out", post(sign_in::sign_out))
         .fallback(nothing)
         .layer(from_fn_with_state(site.clone(), signed_in));
@@ -73,6 +85,7 @@ async fn signed_in(
         Sender::Nobody if request.method() == Method::GET && request.uri().path() != "/live" => {
             return Redirect::to(&sign_in::address(request.uri())).into_response();
         }
+
         Sender::Nobody => {
             return Problem::new(StatusCode::UNAUTHORIZED, "Sign in first.").into_response();
         }
@@ -84,6 +97,7 @@ async fn signed_in(
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
+
     response
 }
 

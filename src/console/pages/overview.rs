@@ -17,8 +17,12 @@ use crate::console::sample::{Live, Point};
 use crate::console::site::Site;
 use crate::console::text::{age, age_or_dash, encoded, number};
 use crate::document::state::State as EventState;
+use crate::finding::{Finding, Level};
 use crate::mongodb::inspect::Stats;
 use crate::operator::look::relayed_by;
+
+/// Findings on a card.
+const FINDINGS: usize = 3;
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -34,6 +38,8 @@ struct Card<'a> {
     name: &'a str,
     path: String,
     badness: u64,
+    /// Class in the style sheet.
+    class: &'static str,
     at: &'a str,
     problem: Option<&'a str>,
     /// Who relays; `Err` when nobody does.
@@ -41,6 +47,14 @@ struct Card<'a> {
     numbers: Vec<Number>,
     charts: Vec<Chart>,
     links: Vec<Link>,
+    /// What `outboxd check` last found; `None` before the first check.
+    check: Option<Check<'a>>,
+}
+
+struct Check<'a> {
+    summary: String,
+    /// Failures first, then warnings; the first [`FINDINGS`].
+    bad: Vec<&'a Finding>,
 }
 
 struct Number {
@@ -75,6 +89,7 @@ pub(super) async fn page(
         (live.badness(), part(outbox, &live))
     }))
     .await;
+
     outboxes.sort_by_key(|(badness, _)| Reverse(*badness));
 
     let cards = outboxes.into_iter().map(|(_, card)| card).collect();
@@ -93,6 +108,7 @@ fn card<'a>(outbox: &'a Outbox, live: &'a Live) -> Card<'a> {
     Card {
         name: &outbox.name,
         badness: live.badness(),
+        class: class(live),
         at: &live.at,
         problem: live.problem.as_deref(),
         relayed: match stats {
@@ -102,7 +118,18 @@ fn card<'a>(outbox: &'a Outbox, live: &'a Live) -> Card<'a> {
         numbers: stats.map(|stats| numbers(stats, &path)).unwrap_or_default(),
         charts: charts(live),
         links: links(live),
+        check: live.findings.as_deref().map(check),
         path,
+    }
+}
+
+fn class(live: &Live) -> &'static str {
+    let stats = live.look.as_ref().map(|look| &look.stats);
+    match stats.filter(|_| live.problem.is_none()) {
+        Some(stats) if relayed_by(stats.lease.as_ref()).is_err() || stats.dead > 0 => "bad",
+        Some(stats) if stats.failed + stats.parked > 0 => "poor",
+        Some(_) => "",
+        None => "bad",
     }
 }
 
@@ -115,6 +142,7 @@ fn numbers(stats: &Stats, path: &str) -> Vec<Number> {
         href: (events > 0 && state != EventState::Locked)
             .then(|| format!("{path}/events?state={}", state.word())),
     };
+
     let plain = |name, value, meaning| Number { name, value, meaning, class: "none", href: None };
 
     let oldest = age_or_dash(stats.oldest_seconds);
@@ -136,6 +164,7 @@ fn numbers(stats: &Stats, path: &str) -> Vec<Number> {
             numbers.push(overdue);
         }
     }
+
     numbers
 }
 
@@ -145,6 +174,7 @@ fn charts(live: &Live) -> Vec<Chart> {
         let values: Vec<_> = live.history.iter().map(|point| of(point)).collect();
         chart::points(&values)
     };
+
     let rate = flow.and_then(|flow| flow.published);
     let latency = flow.and_then(|flow| flow.latency);
     let unknown = || "–".to_owned();
@@ -174,6 +204,7 @@ fn links(live: &Live) -> Vec<Link> {
         None => Link { name: "MongoDB", is_up: true, detail: "answers".to_owned() },
         Some(problem) => Link { name: "MongoDB", is_up: false, detail: problem.clone() },
     };
+
     let nats = match (&live.ready, &live.flow) {
         (Some(ready), _) => Link {
             name: "NATS",
@@ -189,6 +220,23 @@ fn links(live: &Live) -> Vec<Link> {
     };
 
     vec![mongodb, nats]
+}
+
+fn check(findings: &[Finding]) -> Check<'_> {
+    let of = |level: Level| findings.iter().filter(move |finding| finding.level == level);
+    let (failures, warnings) = (of(Level::Fail).count(), of(Level::Warn).count());
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let summary = match (failures, warnings) {
+        (0, 0) => format!("{} checks, all in order", findings.len()),
+        _ => format!(
+            "{failures} failure{}, {warnings} warning{}",
+            plural(failures),
+            plural(warnings)
+        ),
+    };
+
+    let bad = of(Level::Fail).chain(of(Level::Warn)).take(FINDINGS).collect();
+    Check { summary, bad }
 }
 
 fn seconds(seconds: f64) -> String {

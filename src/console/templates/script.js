@@ -1,5 +1,5 @@
 // The page works without this script. With it, numbers change as they do in the outbox, and the
-// page shows when it no longer hears of them.
+// page reports when it no longer receives them.
 "use strict";
 
 const banner = document.getElementById("connection");

@@ -1,12 +1,10 @@
-//! What the verbs on kept events share: their filter, and both sides of the relay.
+//! Kept events: the filter that selects them, and both sides of the relay.
 
 use bson::{Bson, DateTime, Document};
 use clap::Args as ClapArgs;
 use tokio_util::sync::CancellationToken;
 
-use super::config::load;
-use super::selection::inspect_by;
-use crate::config::{Config, MongodbConfig, Sources};
+use crate::config::{Config, MongodbConfig};
 use crate::duration::for_people;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::finding::option;
@@ -20,29 +18,29 @@ use crate::relay::publish::Publisher;
 
 /// Selects kept events; every filter that is given must match.
 #[derive(Debug, Clone, ClapArgs)]
-pub(super) struct KeptFilter {
+pub(crate) struct KeptFilter {
     /// Subject, with the wildcards of NATS: 'tickets.>', 'tickets.*.made', 'ticket:*'
     #[arg(long, value_name = "SUBJECT")]
-    subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// Ordering key of the event, exact
     #[arg(long)]
-    key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Only events published since then: 2h for two hours ago, or a time such as 2026-11-26T09:30:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(super) since: Option<Time>,
+    pub(crate) since: Option<Time>,
     /// Only events published before this time, written like --since
     #[arg(long, value_name = "TIME", value_parser = time)]
-    until: Option<Time>,
+    pub(crate) until: Option<Time>,
 }
 
 impl KeptFilter {
-    pub(super) fn selection(&self, ids: Option<Vec<Bson>>) -> KeptSelection {
+    pub(crate) fn selection(&self, ids: Option<Vec<Bson>>) -> KeptSelection {
         let Self { subject, key, since, until } = self.clone();
         KeptSelection { ids, subject, key, since, until }
     }
 
     /// As words of a command line, for the audit.
-    pub(super) fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let time = |time: &Option<Time>| time.map(shown);
         let texts = [
             ("--subject", self.subject.clone()),
@@ -56,7 +54,7 @@ impl KeptFilter {
 }
 
 /// A time of the command line.
-pub(super) fn time(text: &str) -> std::result::Result<Time, String> {
+pub(crate) fn time(text: &str) -> std::result::Result<Time, String> {
     if let Ok(age) = humantime::parse_duration(text) {
         return Ok(Time::Ago(age));
     }
@@ -67,7 +65,7 @@ pub(super) fn time(text: &str) -> std::result::Result<Time, String> {
     Ok(Time::At(at.into()))
 }
 
-pub(super) fn shown(time: Time) -> String {
+pub(crate) fn shown(time: Time) -> String {
     match time {
         Time::Ago(age) => humantime::format_duration(age).to_string(),
         Time::At(at) => rfc3339(at),
@@ -79,33 +77,31 @@ fn rfc3339(at: DateTime) -> String {
 }
 
 /// The configured outbox, of which only kept events are read.
-pub(super) struct Outbox {
-    pub(super) config: Config,
-    pub(super) client: mongodb::Client,
-    pub(super) store: Store,
+pub(crate) struct Outbox {
+    pub(crate) config: Config,
+    pub(crate) client: mongodb::Client,
+    pub(crate) store: Store,
 }
 
 impl Outbox {
-    pub(super) async fn open(sources: &Sources) -> Result<Self> {
-        let config = load(sources)?;
-        let client = config.mongodb.client("operator").await?;
-        inspect_by(&config, &client).await?;
-
+    /// The configured outbox, through this client.
+    pub(crate) fn new(config: Config, client: mongodb::Client) -> Self {
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let database = client.database(database);
         let store = Store::new(&database, collection, config.event.layout.clone(), &config);
-        Ok(Self { config, client, store })
+        Self { config, client, store }
     }
 
     /// The filter of these events, and how many they are.
-    pub(super) async fn select(&self, selection: &KeptSelection) -> Result<(Document, u64)> {
+    pub(crate) async fn select(&self, selection: &KeptSelection) -> Result<(Document, u64)> {
         let filter = self.store.kept_filter(selection).await.during("reading kept events")?;
         let count = self.store.count_matching(&filter).await.during("counting kept events")?;
+
         Ok((filter, count))
     }
 
     /// Why there may be no kept event.
-    pub(super) fn why_none(&self) -> String {
+    pub(crate) fn why_none(&self) -> String {
         let lasts = self.config.keep.lasts;
         match self.config.keep.is_on() {
             true => format!("no kept event matches; keep.for is {}", for_people(lasts)),
@@ -115,7 +111,7 @@ impl Outbox {
     }
 
     /// Connects to the stream, to publish kept events again until `stop`.
-    pub(super) async fn stream(&self, stop: CancellationToken) -> Result<Publisher<JetStream>> {
+    pub(crate) async fn stream(&self, stop: CancellationToken) -> Result<Publisher<JetStream>> {
         let name = &self.config.stream.name;
         let nats = Nats::connect(&self.config.nats, name).await?;
         let publisher = of_command(&self.config, JetStream::new(nats, name), stop);
@@ -124,6 +120,7 @@ impl Outbox {
         publisher.bus.compare(None).await.map_err(|rejection| {
             Error::new(ErrorKind::Nats, format!("{}; run `outboxd check`", rejection.error))
         })?;
+
         Ok(publisher)
     }
 }

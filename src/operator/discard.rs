@@ -1,4 +1,4 @@
-//! How `outboxd discard` removes events. A dead event is in no relay's memory and is removed at
+//! How an operator removes events. A dead event is in no relay's memory and is removed at
 //! once. Of any other, the relay is asked to let go; while no relay leads, the lease keeps one away.
 //!
 //! This process makes every delete itself, so it knows how many of its own came true. The request
@@ -26,16 +26,16 @@ const WITHDRAWAL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
 
 /// How events are removed.
-pub(super) struct Discard<'a> {
-    pub(super) act: &'a Act,
-    pub(super) lease: &'a Arc<Lease<LeaseDocument>>,
-    pub(super) stop: &'a CancellationToken,
+pub(crate) struct Discard<'a> {
+    pub(crate) act: &'a Act,
+    pub(crate) lease: &'a Arc<Lease<LeaseDocument>>,
+    pub(crate) stop: &'a CancellationToken,
 }
 
 impl Discard<'_> {
     /// Removes these events. Returns how many it has removed when all are settled, the time is up
     /// or the command is stopped, and those that MongoDB does not let it ask for.
-    pub(super) async fn remove(&self, ids: &[Bson]) -> Result<Done> {
+    pub(crate) async fn remove(&self, ids: &[Bson]) -> Result<Done> {
         let by = ObjectId::new();
         let removed = self.remove_as(ids, by).await;
         let withdrawn = self.act.withdraw_discard(ids, by);
@@ -49,6 +49,7 @@ impl Discard<'_> {
         if removed.is_ok() {
             self.act.wake_relay().await.during("waking the relay")?;
         }
+
         removed
     }
 
@@ -58,6 +59,7 @@ impl Discard<'_> {
 
         let deadline = Instant::now() + PATIENCE;
         let mut removed = Done { events: 0, refused };
+
         loop {
             removed.events += self.act.discard_granted(ids, by).await.during("discarding")?;
             let left = self.act.left(ids, by).await.during("reading the outbox")?;

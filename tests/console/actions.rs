@@ -1,0 +1,157 @@
+//! An action touches exactly what was shown, in the person's name, and nobody else can start one.
+
+use bson::doc;
+use serde_json::Value;
+
+use super::{Console, OPERATOR, VIEWER, dead, hidden, location, number};
+use crate::support::{Relay, Scene, json};
+
+#[tokio::test]
+async fn a_retry_touches_what_was_shown_and_reports_what_came() {
+    let scene = Scene::new().await;
+    let _relay = Relay::leading(&scene, &[]).await;
+    let mut events: Vec<_> = (0..7)
+        .map(|n| dead(&scene, &format!("e{n}"), &format!("k{n}"), "10054", "too large"))
+        .collect();
+    // Still wrong: the relay refuses it again.
+    events[6].insert("subject", "not a subject");
+    scene.events.insert_many(&events).bypass_document_validation(true).await.unwrap();
+
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let csrf = alice.csrf().await;
+    let act = format!("/o/{}.outbox/act", scene.name);
+    let page = alice.page(&format!("{act}?action=retry-now&code=10054")).await;
+    assert!(page.contains("Retry now 7 events") && page.contains("<b>7</b> dead"), "{page}");
+
+    // What comes later was not shown.
+    scene.events.insert_one(dead(&scene, "later", "l", "10054", "too large")).await.unwrap();
+    let preview = hidden(&page, "preview").expect("a form");
+    let form = [("csrf", &*csrf), ("preview", preview), ("rate", "100"), ("reason", "fixed")];
+    let answer = alice.post(&act, &form).await;
+    assert_eq!(answer.status(), 303);
+    let page = alice.ended(location(&answer)).await;
+    assert_eq!(number(&page, "done").as_deref(), Some("7"), "{page}");
+    assert_eq!(number(&page, "delivered").as_deref(), Some("6"), "{page}");
+    assert_eq!(number(&page, "refused").as_deref(), Some("1"), "{page}");
+    assert_eq!(number(&page, "still held").as_deref(), Some("0"), "{page}");
+    assert!(scene.one(doc! { "_id": "later", "deadAt": { "$exists": true } }).await.is_some());
+
+    // It can be confirmed once.
+    assert_eq!(alice.post(&act, &form).await.status(), 409);
+    let audit = json(&scene, &["audit"]);
+    let record = &audit[0];
+    assert_eq!((&record["who"], &record["action"]), (&"alice@console".into(), &"retry-now".into()));
+    assert_eq!((&record["events"], &record["reason"]), (&7.into(), &"fixed".into()));
+    let page = alice.page(&format!("/o/{}.outbox/audit", scene.name)).await;
+    assert!(page.contains("alice@console") && page.contains("--code 10054"), "{page}");
+}
+
+#[tokio::test]
+async fn a_discard_wants_the_number_typed() {
+    let scene = Scene::new().await;
+    let _relay = Relay::leading(&scene, &[]).await;
+    let events: Vec<_> = (0..3)
+        .map(|n| dead(&scene, &format!("e{n}"), &format!("k{n}"), "10054", "too large"))
+        .collect();
+    scene.events.insert_many(&events).await.unwrap();
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let csrf = alice.csrf().await;
+    let act = format!("/o/{}.outbox/act", scene.name);
+    let preview = async || {
+        let page = alice.page(&format!("{act}?action=discard&state=dead")).await;
+        hidden(&page, "preview").expect("a form").to_owned()
+    };
+
+    for typed in ["", "2", "all"] {
+        let preview = preview().await;
+        let form = [("csrf", &*csrf), ("preview", &*preview), ("typed", typed)];
+        assert_eq!(alice.post(&act, &form).await.status(), 400, "{typed}");
+    }
+
+    assert_eq!(scene.events.count_documents(doc! {}).await.unwrap(), 3);
+
+    let page = alice.page(&format!("{act}?action=discard&state=dead")).await;
+    let page = alice.confirm(&act, &page, &[("typed", "3")]).await;
+    assert_eq!(number(&page, "done").as_deref(), Some("3"), "{page}");
+    assert_eq!(scene.events.count_documents(doc! {}).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_scheduled_event_is_delivered_now_or_cancelled() {
+    let scene = Scene::new().await;
+    let _relay = Relay::leading(&scene, &[]).await;
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let act = format!("/o/{}.outbox/act", scene.name);
+
+    let mut session = scene.transaction().await;
+    let at = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let mut ids = Vec::new();
+    for number in 0..2 {
+        ids.push(scene.outbox.schedule(&mut session, scene.event("k", number), at).await.unwrap());
+    }
+
+    session.commit_transaction().await.unwrap();
+
+    for (action, id, typed, title) in
+        [("retry-now", &ids[0], "", "Deliver now"), ("discard", &ids[1], "1", "Cancel")]
+    {
+        let page = alice.page(&format!("{act}?action={action}&id={id}")).await;
+        assert!(page.contains(&format!("<h1>{title} 1 event")), "{page}");
+        let page = alice.confirm(&act, &page, &[("typed", typed)]).await;
+        assert_eq!(number(&page, "done").as_deref(), Some("1"), "{page}");
+    }
+
+    scene.drained().await;
+    assert_eq!(scene.numbers().await["k"], [0]);
+}
+
+#[tokio::test]
+async fn a_viewer_changes_nothing_by_page_or_by_hand() {
+    let scene = Scene::new().await;
+    scene.events.insert_one(dead(&scene, "e1", "k", "10054", "too large")).await.unwrap();
+    let before = scene.one(doc! {}).await;
+    let console = Console::start(&scene, &[]).await;
+    let (alice, bob) = (console.person(OPERATOR).await, console.person(VIEWER).await);
+    let (alices, bobs) = (alice.csrf().await, bob.csrf().await);
+    let act = format!("/o/{}.outbox/act", scene.name);
+
+    for action in ["retry-now", "discard"] {
+        for what in ["id=e1", "state=dead"] {
+            let address = format!("{act}?action={action}&{what}");
+            let page = bob.page(&address).await;
+            assert!(page.contains("signed in as a viewer") && page.contains("disabled"), "{page}");
+            assert_eq!(hidden(&page, "preview"), None, "{page}");
+
+            // By hand: with another's preview, another's token, and neither.
+            let page = alice.page(&address).await;
+            let preview = hidden(&page, "preview").expect("a form");
+            for csrf in [&*bobs, &*alices, ""] {
+                for preview in [preview, "", "guessed"] {
+                    let form = [("csrf", csrf), ("preview", preview), ("typed", "1")];
+                    assert_eq!(bob.post(&act, &form).await.status(), 403, "{action} {what}");
+                }
+            }
+            // Nor does anybody else act through a session that is not theirs.
+            let stranger = console.stranger();
+            let form = [("csrf", &*alices), ("preview", preview), ("typed", "1")];
+            assert_eq!(stranger.post(&act, &form).await.status(), 401);
+            let form = [("csrf", "guessed"), ("preview", preview), ("typed", "1")];
+            assert_eq!(alice.post(&act, &form).await.status(), 403);
+        }
+    }
+
+    // What acts on kept events, and a preview that is not there.
+    for endpoint in ["act", "replay", "verify"] {
+        let path = format!("/o/{}.outbox/{endpoint}", scene.name);
+        for csrf in [&*bobs, &*alices, ""] {
+            let form = [("csrf", csrf), ("preview", "x"), ("typed", "1"), ("subject", "a")];
+            assert_eq!(bob.post(&path, &form).await.status(), 403, "{endpoint}");
+        }
+    }
+
+    assert_eq!(scene.one(doc! {}).await, before);
+    assert_eq!(json(&scene, &["audit"]), Value::Array(Vec::new()));
+}

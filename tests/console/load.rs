@@ -1,0 +1,138 @@
+//! Many events: pages still answer, and the relay does not notice who looks.
+//!
+//! `make console` runs it with a million events, of which 100,000 are stuck.
+
+use std::time::{Duration, Instant};
+
+use bson::{Document, doc};
+use futures_util::future::join_all;
+
+use super::{Console, OPERATOR, Person, dead};
+use crate::support::{ALONE, Relay, Scene, until};
+
+/// Events of one insert.
+const BATCH: usize = 10_000;
+
+/// How many events there are, and whether that is the full size.
+fn size() -> (usize, bool) {
+    let given = std::env::var("OUTBOXD_TEST_CONSOLE").ok();
+    match given.and_then(|size| size.parse().ok()) {
+        Some(size) => (size, size >= 1_000_000),
+        None => (20_000, false),
+    }
+}
+
+async fn insert(scene: &Scene, count: usize, make: impl Fn(usize) -> Document) {
+    for from in (0..count).step_by(BATCH) {
+        let events: Vec<_> = (from..count.min(from + BATCH)).map(&make).collect();
+        scene.events.insert_many(events).ordered(false).await.unwrap();
+    }
+}
+
+/// Seconds until the relay has delivered so many events.
+async fn drain(scene: &Scene, relay: &Relay, count: usize, run: usize) -> f64 {
+    let made = |number: usize| {
+        doc! {
+            "_id": format!("{run}-{number}"), "ts": bson::Timestamp { time: 0, increment: 0 },
+            "subject": scene.subject("a"), "payload": { "number": number as i64 },
+            "isLocked": true, "failures": [],
+        }
+    };
+
+    relay.pause();
+    insert(scene, count, made).await;
+    let before = Instant::now();
+    relay.resume();
+    let locked = doc! { "isLocked": true };
+    until("the relay has delivered all", async || {
+        scene.events.find_one(locked.clone()).await.unwrap().is_none().then_some(())
+    })
+    .await;
+
+    before.elapsed().as_secs_f64()
+}
+
+/// Opens pages one after the other until told to stop; returns the slowest answer of each.
+async fn look(
+    person: &Person,
+    pages: &[String],
+    stop: &tokio::sync::watch::Receiver<bool>,
+) -> Vec<Duration> {
+    let mut slowest = vec![Duration::ZERO; pages.len()];
+    loop {
+        for (page, slowest) in pages.iter().zip(&mut slowest) {
+            let began = Instant::now();
+            person.page(page).await;
+            *slowest = began.elapsed().max(*slowest);
+        }
+        if *stop.borrow() {
+            return slowest;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_answer_and_the_relay_keeps_its_rate() {
+    let _alone = ALONE.lock().await;
+    let (size, is_full) = size();
+    let (stuck, moving) = (size / 10, size * 9 / 10);
+    let scene = Scene::new().await;
+    insert(&scene, stuck, |number| {
+        let (id, key) = (format!("s{number}"), format!("k{}", number % 1000));
+        let code = ["10054", "not-covered", "max-payload"][number % 3];
+        dead(&scene, &id, &key, code, &format!("refused {number}"))
+    })
+    .await;
+
+    let relay = Relay::leading(&scene, &[]).await;
+    let admin = relay.admin().await;
+    let console = Console::start(&scene, &[("OUTBOXD_ADMIN__LISTEN", &admin)]).await;
+    let alice = console.person(OPERATOR).await;
+
+    let outbox = format!("/o/{}.outbox", scene.name);
+    let pages: Vec<_> = ["/".to_owned()]
+        .into_iter()
+        .chain(
+            [
+                "groups",
+                "events",
+                "events?state=dead&page=3",
+                "event?id=s5",
+                "key?key=k7",
+                "audit",
+                "act?action=retry-now&code=not-covered",
+            ]
+            .map(|page| format!("{outbox}/{page}")),
+        )
+        .collect();
+
+    // Twice each, in turn: a busy machine changes while it is measured.
+    let (mut without, mut with, mut slowest) = (0.0, 0.0, Vec::new());
+    for run in 0..2 {
+        without += drain(&scene, &relay, moving / 4, 2 * run).await;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let streams = join_all((0..20).map(|_| alice.get("/live"))).await;
+        let (took, slow) = tokio::join!(
+            async {
+                let took = drain(&scene, &relay, moving / 4, 2 * run + 1).await;
+                stop.send_replace(true);
+                took
+            },
+            look(&alice, &pages, &stopped)
+        );
+        drop(streams);
+        with += took;
+        slowest = slow;
+    }
+
+    let ratio = without / with;
+    println!("{size} events, {stuck} stuck: rate with the console {ratio:.2} of that without");
+    for (page, slowest) in pages.iter().zip(&slowest) {
+        println!("  {page}: at most {slowest:?}");
+    }
+
+    let (longest, least) = if is_full { (2.0, 0.95) } else { (10.0, 0.2) };
+    assert!(slowest.iter().all(|page| page.as_secs_f64() < longest), "{slowest:?}");
+    assert!(ratio >= least, "{ratio}");
+}
