@@ -19,7 +19,7 @@
 //! load      the service whose transactions write events
 //! report    collects the figures of each peer and round
 //! proxy     a network between the peer and NATS
-//! drain  latency  hot  outage  idle  kept  scheduled  writers
+//! drain  fleet  latency  hot  outage  idle  kept  scheduled  writers
 //!           the measurements: start peers, load them, add figures to the report
 //! ratios    compares the figures with the bounds
 //! builds    compares the figures with those of other builds of outboxd
@@ -30,6 +30,7 @@
 mod bare;
 mod builds;
 mod drain;
+mod fleet;
 mod hot;
 mod idle;
 mod kept;
@@ -130,6 +131,18 @@ enum Mode {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// Many outboxes: one daemon for all, beside a sidecar for each and a single one.
+    Fleet {
+        /// Outboxes.
+        #[arg(long, default_value_t = 100)]
+        outboxes: u32,
+        /// Transactions per second, over ten of the outboxes.
+        #[arg(long, default_value_t = 150)]
+        rate: u32,
+        /// Duration in seconds, of idleness and of load each.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
     /// What kept events cost: a drain and the latency with and without them.
     Kept {
         /// Events in the backlog.
@@ -181,6 +194,10 @@ async fn main() {
         }
         Some(Mode::Outage { seconds, rate }) => outage::outage(&mut report, seconds, rate).await,
         Some(Mode::Idle { seconds }) => idle::idle(&mut report, seconds).await,
+        Some(Mode::Fleet { outboxes, rate, seconds }) => {
+            fleet::fleet(&mut report, outboxes, rate, seconds).await;
+            fleet::drain(&mut report, 100_000).await;
+        }
         Some(Mode::Kept { events }) => kept::kept(&mut report, events).await,
         Some(Mode::Scheduled { events, crowd, later }) => {
             scheduled::late(&mut report, events, crowd).await;
@@ -219,4 +236,6 @@ async fn everything(report: &mut Report) {
     scheduled::late(report, 100, 10_000).await;
     scheduled::later(report, 1_000_000).await;
     writers::writers(report, 10).await;
+    fleet::fleet(report, 100, 150, 30).await;
+    fleet::drain(report, 100_000).await;
 }

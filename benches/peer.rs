@@ -18,6 +18,10 @@ pub(crate) enum Peer {
     Outboxd,
     /// Another build of outboxd. It lives as long as the program.
     Against(&'static Build),
+    /// One daemon for many outboxes.
+    Fleet,
+    /// A daemon for each of them.
+    Sidecars,
     BareFind,
     BareOne,
     BareStream,
@@ -62,6 +66,8 @@ impl Peer {
         match self {
             Self::Outboxd => "outboxd",
             Self::Against(build) => &build.name,
+            Self::Fleet => "outboxd, one for all",
+            Self::Sidecars => "outboxd, one for each",
             Self::BareFind => "bare loop, find",
             Self::BareOne => "bare loop, one at a time",
             Self::BareStream => "bare loop, change stream",
@@ -75,7 +81,7 @@ impl Peer {
     /// What the peer guarantees, in a few words.
     pub(crate) fn guarantees(self) -> &'static str {
         match self {
-            Self::Outboxd | Self::Against(_) => {
+            Self::Outboxd | Self::Against(_) | Self::Fleet | Self::Sidecars => {
                 "at least once, order per key, no copies within the window, failures kept"
             }
             Self::BareFind | Self::BareStream => "none: no order, and the first error ends it",
@@ -90,7 +96,7 @@ impl Peer {
     /// The binary of the peer, if the peer is a build of outboxd.
     pub(crate) fn outboxd(self) -> Option<&'static Path> {
         match self {
-            Self::Outboxd => Some(Path::new(OUTBOXD)),
+            Self::Outboxd | Self::Fleet | Self::Sidecars => Some(Path::new(OUTBOXD)),
             Self::Against(build) => Some(&build.program),
             _ => None,
         }

@@ -28,20 +28,7 @@ impl Running {
 
     /// Processor time so far, user and system, in microseconds.
     pub(crate) fn processor_us(&self) -> f64 {
-        let stat = self.proc("stat");
-
-        // The program's name may hold spaces and parentheses, so count fields from its end. There,
-        // user and system time (fields 14 and 15) are at 11 and 12.
-        let fields: Vec<_> =
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |place: usize| {
-            fields
-                .get(place)
-                .and_then(|ticks| ticks.parse::<f64>().ok())
-                .expect("a number of ticks")
-        };
-
-        (ticks(11) + ticks(12)) * TICK_US
+        processor_us(self.child.id())
     }
 
     /// Processor time so far of the threads that still run, in microseconds. Much finer than
@@ -75,7 +62,7 @@ impl Running {
     }
 
     fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("the peer runs")
+        proc(self.child.id(), file)
     }
 }
 
@@ -84,4 +71,22 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn proc(pid: u32, file: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the process runs")
+}
+
+/// Processor time of a process so far, user and system, in microseconds.
+pub(crate) fn processor_us(pid: u32) -> f64 {
+    let stat = proc(pid, "stat");
+
+    // The program's name may hold spaces and parentheses, so count fields from its end. There, user
+    // and system time (fields 14 and 15) are at 11 and 12.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |place: usize| {
+        fields.get(place).and_then(|ticks| ticks.parse::<f64>().ok()).expect("a number of ticks")
+    };
+
+    (ticks(11) + ticks(12)) * TICK_US
 }

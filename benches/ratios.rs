@@ -6,7 +6,7 @@ use super::peer::Peer::{
 };
 use super::report::{Report, short};
 use super::stage::{BYTES, KEYS};
-use super::{hot, idle, kept, latency, outage, scheduled, writers};
+use super::{fleet, hot, idle, kept, latency, outage, scheduled, writers};
 
 use Bound::{AtLeast, AtMost, Within};
 
@@ -63,6 +63,7 @@ pub(crate) fn of(report: &Report) -> Vec<Ratio> {
     ratios.extend(measured.of_outboxd());
     ratios.extend(measured.of_kept_events());
     ratios.extend(measured.of_scheduled_events());
+    ratios.extend(measured.of_a_fleet());
     ratios
 }
 
@@ -186,6 +187,44 @@ impl Measurements<'_> {
                 later,
                 "queries of the mover in 5 s",
             ),
+        ]
+    }
+
+    fn of_a_fleet(&self) -> Vec<Ratio> {
+        let (title, drain) = (&fleet::title(100, 150), &fleet::drain_title(100_000));
+        let fleet = |title: &str, column: &str| self.report.median(title, Peer::Fleet, column);
+        let beside = |what, bound, title: &str, column: &str| Ratio {
+            what,
+            bound,
+            reached: quotient(fleet(title, column), self.median(title, column)),
+        };
+        let p50 = "p50 ms after return";
+
+        vec![
+            beside(
+                "100 outboxes, mongod's CPU for a transaction / one sidecar",
+                AtMost(1.15),
+                title,
+                "mongod CPU µs/transaction",
+            ),
+            beside(
+                "100 outboxes idle, mongod / one",
+                AtMost(2.0),
+                title,
+                "idle mongod % of a core",
+            ),
+            Ratio {
+                what: "100 outboxes idle, % of a core",
+                bound: AtMost(1.0),
+                reached: fleet(title, "idle % of a core"),
+            },
+            Ratio { what: "100 outboxes, MB", bound: AtMost(100.0), reached: fleet(title, "MB") },
+            Ratio {
+                what: "100 outboxes, p50 ms more than one sidecar's",
+                bound: AtMost(0.3),
+                reached: fleet(title, p50).zip(self.median(title, p50)).map(|(of, one)| of - one),
+            },
+            beside("drain of 20 outboxes / one", AtLeast(1.0), drain, "events/s"),
         ]
     }
 

@@ -73,13 +73,22 @@ impl Stage {
 
     /// Creates an empty outbox, and an empty stream on the given nats-server.
     pub(crate) async fn with_nats(nats_url: String) -> Self {
-        let name = format!("b{}", ObjectId::new());
-
         let mongodb_uri = env("OUTBOXD_TEST_MONGODB_URI");
         let client = Client::with_uri_str(&mongodb_uri).await.expect("a connection to MongoDB");
 
         let nats = async_nats::connect(&nats_url).await.expect("a connection to NATS");
         let context = jetstream::new(nats);
+        Self::on(mongodb_uri, client, nats_url, context).await
+    }
+
+    /// Another outbox and another stream on the same servers, over the same connections.
+    pub(crate) async fn beside(&self) -> Self {
+        let (client, context) = (self.client.clone(), self.context.clone());
+        Self::on(self.mongodb_uri.clone(), client, self.nats_url.clone(), context).await
+    }
+
+    async fn on(mongodb_uri: String, client: Client, nats_url: String, context: Context) -> Self {
+        let name = format!("b{}", ObjectId::new());
         let config = stream::Config {
             name: name.clone(),
             subjects: vec![format!("{name}.*")],
@@ -254,6 +263,13 @@ impl Stage {
     /// The number of events in the outbox.
     pub(crate) async fn waiting(&self) -> u64 {
         self.outbox.estimated_document_count().await.expect("the events are counted")
+    }
+
+    /// When the stream stored its first message.
+    pub(crate) async fn began(&self) -> SystemTime {
+        let message = self.stream.get_raw_message(1).await.expect("the first message");
+        let nanos = u64::try_from(message.time.unix_timestamp_nanos()).expect("a time after 1970");
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
     }
 
     /// Events per second, from when the stream stored message `first` until `end`, the time at

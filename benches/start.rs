@@ -25,6 +25,11 @@ impl Peer {
 
     /// Starts the peer. `since` is a time before the first event, in seconds since 1970.
     pub(crate) fn start(self, stage: &Stage, since: u64) -> Running {
+        self.start_with(stage, since, &[])
+    }
+
+    /// The same, with files of these texts, each named by a variable.
+    pub(crate) fn start_with(self, stage: &Stage, since: u64, files: &[(&str, &str)]) -> Running {
         let mut command = self.command();
 
         let inherited =
@@ -33,6 +38,12 @@ impl Peer {
 
         let scratch = tempfile::tempdir().expect("a directory for the peer's files");
         command.env("BENCH_SINCE", since.to_string()).env("BENCH_DIR", scratch.path());
+
+        for (variable, text) in files {
+            let path = scratch.path().join(variable);
+            std::fs::write(&path, text).expect("the file is written");
+            command.env(variable, path);
+        }
 
         let child = command
             .stdin(Stdio::null())
@@ -45,7 +56,7 @@ impl Peer {
 
     fn command(self) -> Command {
         match self {
-            Self::Outboxd | Self::Against(_) => {
+            Self::Outboxd | Self::Against(_) | Self::Fleet | Self::Sidecars => {
                 with_args(self.outboxd().expect("a build of outboxd"), &["run"])
             }
             Self::BareFind => bare("find"),

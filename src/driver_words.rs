@@ -252,6 +252,14 @@ pub(crate) fn ends_subscription(text: &str) -> bool {
     words.to_ascii_lowercase().contains("subscription")
 }
 
+/// The subject of the subscription in `Permissions Violation for Subscription to "subject"` (nats-server
+/// 2.10 to 2.15).
+pub(crate) fn ended_subscription(text: &str) -> Option<&str> {
+    let mut quoted = text.split('"');
+    let words = quoted.next()?;
+    quoted.next().filter(|_| is_violation(words))
+}
+
 /// Whose port a client connected to, if it is none for clients: `attempted to connect to route port`
 /// and the like (nats-server 2.10 to 2.15).
 pub(crate) fn other_port(text: &str) -> Option<&'static str> {

@@ -228,7 +228,8 @@ async fn hears(
     let Denial { hearing, denied, .. } = &*denials.0;
 
     let expected = Arc::new(Expected::new(&config.stream.name, config.nats.verify_acks));
-    let proved = match Acks::subscribe(client.clone(), config.nats.ack_timeout, expected).await {
+    let (inbox, timeout) = (format!("{}.", client.new_inbox()), config.nats.ack_timeout);
+    let proved = match Acks::subscribe(client.clone(), inbox, timeout, expected).await {
         Ok(acks) => hearing.prove(&client, &acks, denied).await,
         Err(error) => Err(error.to_string()),
     };

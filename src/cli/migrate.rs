@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::finding::shell;
 use crate::jetstream::connection::Nats;
 use crate::jetstream::creation::wanted;
+use crate::jetstream::lines::Lines;
 use crate::jetstream::stream;
+use crate::mongodb::foundation::Remembered;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
 use crate::mongodb::subjects::Subjects;
 use crate::telemetry::metrics::Metrics;
@@ -56,7 +58,7 @@ async fn migrate(config: &Config, args: &Args) -> Result<()> {
 
     print(&format!("MongoDB outbox {}\n", config.outbox()))?;
     if !args.status {
-        let notes = migrations.foundation().require_sound().await?;
+        let notes = migrations.foundation().require_sound(&mut Remembered::default()).await?;
         notes.iter().try_for_each(|note| print(&format!("  note: {note}\n")))?;
     }
 
@@ -73,7 +75,7 @@ async fn migrate(config: &Config, args: &Args) -> Result<()> {
         print(&format!("  {:<32} {out}\n", migration.name))?;
     }
 
-    let nats = Nats::connect(&config.nats, &config.stream.name).await?;
+    let nats = Nats::connect(&config.nats, &config.stream.name, &Lines::default()).await?;
     print(&format!("JetStream stream {}\n", config.stream.name))?;
 
     let (state, differences) = if args.status {

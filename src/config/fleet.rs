@@ -177,6 +177,18 @@ impl Fleet {
         }
     }
 
+    /// The outbox of this name, or the only one that is meant.
+    ///
+    /// # Errors
+    /// As [`Fleet::only`].
+    pub(crate) fn outbox(&self, name: Option<&str>) -> Result<Config> {
+        let named = |config: &&Config| name == Some(config.outbox().as_str());
+        match self.outboxes.iter().find(named) {
+            Some(config) => Ok(config.clone()),
+            None => self.clone().only(name),
+        }
+    }
+
     /// What can be given to `--outbox`.
     fn names(&self) -> String {
         const SHOWN: usize = 10;

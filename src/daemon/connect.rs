@@ -21,13 +21,14 @@ use crate::backoff::Backoff;
 use crate::config::{Config, MongodbConfig};
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::bus::JetStream;
+use crate::jetstream::lines::Lines;
 use crate::mongodb::backlog::BacklogStore;
 use crate::mongodb::later::LaterStore;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::{Parts, Readers, Totals};
 use crate::relay::lease::Lease;
-use crate::relay::schedule::Schedule;
+use crate::relay::schedule::Schedules;
 use crate::task;
 use crate::telemetry::alerts::{AlertLog, Alerts};
 use crate::telemetry::health::Health;
@@ -47,6 +48,8 @@ pub(super) struct Surroundings {
     pub(super) metrics: Metrics,
     pub(super) readers: Readers,
     pub(super) pools: Pools,
+    pub(super) lines: Lines,
+    pub(super) schedules: Schedules,
 }
 
 /// A relay that is connected, with its outbox and stream verified. It has written nothing yet.
@@ -57,6 +60,7 @@ pub(super) struct Relay {
     clients: Arc<Clients>,
     lease: Arc<Lease<LeaseDocument>>,
     alert_log: AlertLog,
+    schedules: Schedules,
     /// Ends the watches over outbox and stream.
     watching: DropGuard,
     /// The watch over the stream.
@@ -76,7 +80,7 @@ impl Relay {
         around: &Surroundings,
         stop: &CancellationToken,
     ) -> Result<Option<Self>> {
-        let Surroundings { endpoint, health, metrics, readers, pools } = around;
+        let Surroundings { endpoint, health, metrics, readers, pools, lines, schedules } = around;
         let MongodbConfig { database, collection, .. } = &config.mongodb;
         let outbox = config.outbox();
         let (alerts, mut alert_log) =
@@ -121,7 +125,7 @@ impl Relay {
         let watching = stopped.clone().drop_guard();
 
         let Some(StreamSide { nats, risks }) =
-            or_reached(stream, stop, health, || StreamSide::reach(&config, metrics)).await?
+            or_reached(stream, stop, health, || StreamSide::reach(&config, metrics, lines)).await?
         else {
             return Ok(None);
         };
@@ -137,7 +141,8 @@ impl Relay {
         let (health, metrics, readers) = (health.clone(), metrics.clone(), readers.clone());
         let parts = Parts { follow, store, bus, health, alerts, metrics, readers, config };
 
-        Ok(Some(Self { parts, clients, lease, alert_log, watching, looking }))
+        let schedules = schedules.clone();
+        Ok(Some(Self { parts, clients, lease, alert_log, schedules, watching, looking }))
     }
 
     /// Publishes while it holds the lease and stands by while another relay does, until `stop`.
@@ -148,14 +153,12 @@ impl Relay {
     /// [`ErrorKind::Config`] when the retrier's schedule cannot start; [`ErrorKind::Internal`] when
     /// a stage ended before its time, after everything that could drain did.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<Totals> {
-        let (schedule, wake) = Schedule::start(&self.parts.config.retry).await?;
+        let (schedule, wake) = self.schedules.start(&self.parts.config.retry).await?;
 
         let ended = self.parts.relay(&self.lease, &wake, &stop).await;
 
-        schedule.stop().await;
-
         // The alert log closes when nothing can raise an alert any more.
-        drop((self.watching, self.parts, self.clients));
+        drop((self.watching, self.parts, self.clients, schedule));
         // It holds the connection, whose metric the next one sets.
         if let Err(error) = self.looking.await {
             warn!(%error, "the watch over the stream did not stop");

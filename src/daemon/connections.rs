@@ -10,6 +10,7 @@ use super::sound::Sound;
 use crate::config::{Config, MongodbConfig};
 use crate::error::Result;
 use crate::jetstream::connection::Nats;
+use crate::jetstream::lines::Lines;
 use crate::jetstream::{stored, stream};
 use crate::mongodb::migrations::Migrations;
 use crate::telemetry::alerts;
@@ -42,11 +43,18 @@ impl Connections {
     ///
     /// # Errors
     /// Whatever would keep a relay with this configuration from relaying.
-    pub(super) async fn attempt(config: &Config, pools: &Pools, metrics: &Metrics) -> Result<Self> {
+    pub(super) async fn attempt(
+        config: &Config,
+        pools: &Pools,
+        lines: &Lines,
+        metrics: &Metrics,
+    ) -> Result<Self> {
         alerts::reopen(&config.alerts).await?;
 
-        let (outbox, stream) =
-            tokio::try_join!(OutboxSide::reach(config, pools), StreamSide::reach(config, metrics))?;
+        let (outbox, stream) = tokio::try_join!(
+            OutboxSide::reach(config, pools),
+            StreamSide::reach(config, metrics, lines)
+        )?;
         Ok(Self { outbox, stream })
     }
 }
@@ -72,8 +80,8 @@ impl StreamSide {
     /// [`ErrorKind::Nats`](crate::error::ErrorKind::Nats) when no server can be reached;
     /// [`ErrorKind::Stream`](crate::error::ErrorKind::Stream) when the stream can't serve an
     /// outbox.
-    pub(super) async fn reach(config: &Config, metrics: &Metrics) -> Result<Self> {
-        let nats = Nats::connect(&config.nats, &config.stream.name).await?;
+    pub(super) async fn reach(config: &Config, metrics: &Metrics, lines: &Lines) -> Result<Self> {
+        let nats = Nats::connect(&config.nats, &config.stream.name, lines).await?;
         let mut risks = stream::require(&nats, config, metrics).await?;
 
         if stored::may_read(&nats, &config.stream.name).await == Some(false) {

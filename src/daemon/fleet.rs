@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,8 +19,8 @@ use super::outbox::Outbox;
 use super::pools::Clients;
 use super::process::{Asked, Process};
 use super::shares::{Move, Seen, Shares};
-use crate::config::{Config, Fleet, Sources};
-use crate::error::{Result, mongodb_reason};
+use crate::config::{Config, Fleet};
+use crate::error::mongodb_reason;
 use crate::mongodb::daemons::{Daemon, Daemons};
 use crate::mongodb::discovery;
 use crate::relay::leadership::parts::Totals;
@@ -111,7 +110,7 @@ impl Running {
 
     /// Reads the settings again.
     async fn load(&mut self, fleet: &mut Fleet) {
-        match load(&self.process.sources).await {
+        match self.process.settings.fleet().await {
             Ok(loaded) => {
                 self.change(&loaded).await;
                 let place = |fleet: &Fleet| fleet.home().map(Config::outbox);
@@ -147,7 +146,7 @@ impl Running {
             }
         };
 
-        let known = &self.process.sources.found;
+        let known = &self.process.settings.found();
         let found = patterns.news(found.outboxes, known, |database| {
             found.unread.iter().any(|unread| unread == database)
         });
@@ -160,7 +159,7 @@ impl Running {
         let found: Vec<_> = found.into_iter().filter(|one| !tables.contains(one)).collect();
 
         let is_news = found != *known;
-        self.process.sources.found = found;
+        self.process.settings.find(found);
         is_news
     }
 
@@ -263,14 +262,4 @@ fn every(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-/// Reads the settings in a task of its own: a volume that hangs holds up no outbox.
-async fn load(sources: &Sources) -> Result<Fleet> {
-    let sources = sources.clone();
-    let loaded = spawn_blocking(move || {
-        let name = sources.outbox.clone();
-        Fleet::load(&sources)?.meant(name.as_deref())
-    });
-    loaded.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -25,13 +25,21 @@ pub(super) struct Member {
 impl Member {
     /// `reload` asks it to read the settings again.
     pub(super) fn new(outbox: &str, process: &Process, reload: Arc<Notify>) -> Self {
-        let Process { endpoint, registry, sources, pools } = process.clone();
+        let Process { endpoint, registry, settings, pools, lines, schedules } = process.clone();
         let (health, metrics) = (Arc::<Health>::default(), registry.outbox(outbox));
         endpoint.add(outbox, health.clone());
 
-        let rotation = Rotation { sources, reload, metrics: metrics.clone(), pools: pools.clone() };
+        let in_fleet = pools.are_shared();
+        let rotation = Rotation {
+            settings,
+            in_fleet,
+            reload,
+            metrics: metrics.clone(),
+            pools: pools.clone(),
+            lines: lines.clone(),
+        };
         let readers = Readers::default();
-        let around = Surroundings { endpoint, health, metrics, readers, pools };
+        let around = Surroundings { endpoint, health, metrics, readers, pools, lines, schedules };
         Self { around, rotation }
     }
 

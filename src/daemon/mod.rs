@@ -22,6 +22,7 @@ mod outbox;
 mod pools;
 mod process;
 mod rotation;
+mod settings;
 mod shares;
 mod sound;
 mod stuck;
@@ -33,10 +34,13 @@ use self::member::Member;
 use self::pools::Pools;
 pub(crate) use self::process::Asked;
 use self::process::Process;
+use self::settings::Settings;
 use crate::admin;
 use crate::config::{Fleet, Sources};
 use crate::error::Result;
+use crate::jetstream::lines::Lines;
 use crate::relay::leadership::parts::Totals;
+use crate::relay::schedule::Schedules;
 use crate::telemetry::metrics::Registry;
 
 /// Relays every outbox until `stop`, then drains.
@@ -59,7 +63,14 @@ pub(crate) async fn run(fleet: Fleet, sources: &Sources, asked: &Asked) -> Resul
     let registry = Registry::start()?;
     let endpoint = admin::start(&first.admin, registry.clone(), fleet.is_fleet()).await?;
     let pools = if fleet.is_fleet() { Pools::shared() } else { Pools::default() };
-    let process = Process { endpoint, registry, sources: sources.clone(), pools };
+    let process = Process {
+        endpoint,
+        registry,
+        settings: Settings::new(sources),
+        pools,
+        lines: Lines::default(),
+        schedules: Schedules::default(),
+    };
 
     let totals = match fleet.is_fleet() {
         true => Running::new(process, &first.nats.client_id, &asked.stop).run(fleet, asked).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info_span};
 
@@ -13,9 +13,10 @@ use super::connect::lives;
 use super::member::Member;
 use super::pools::{Clients, Pools};
 use super::process::Process;
+use super::settings::Settings;
 use super::shares::Seen;
 use crate::backoff::Backoff;
-use crate::config::{Config, MongodbConfig, Sources};
+use crate::config::{Config, MongodbConfig};
 use crate::mongodb::lease::LeaseDocument;
 use crate::relay::leadership::parts::Totals;
 use crate::telemetry::health::Health;
@@ -41,12 +42,10 @@ impl Outbox {
     pub(super) fn new(config: Config, process: &Process, stop: CancellationToken) -> Self {
         let (name, reload) = (config.outbox(), Arc::<Notify>::default());
         let (is_on, turn) = watch::channel(false);
-        let mut process = process.clone();
-        process.sources.outbox = Some(name.clone());
-
-        let member = Member::new(&name, &process, reload.clone());
+        let member = Member::new(&name, process, reload.clone());
         let health = member.health().clone();
-        let again = Again { reload: reload.clone(), sources: process.sources, turn };
+        let settings = process.settings.clone();
+        let again = Again { name: name.clone(), reload: reload.clone(), settings, turn };
         let relaying = again.relay(member, config.clone(), stop.clone());
         let relaying = tokio::spawn(relaying.instrument(info_span!("outbox", name)));
         Self { config, lease: None, health, stop, reload, is_on, relaying }
@@ -80,6 +79,7 @@ impl Outbox {
         is_on.then(|| match (self.health.is_leading(), self.health.can_deliver()) {
             (true, true) => Seen::Led,
             (true, false) => Seen::LedInVain,
+            (false, _) if self.health.is_outrun() => Seen::Outrun,
             (false, _) => Seen::Tried,
         })
     }
@@ -105,8 +105,9 @@ impl Outbox {
 
 /// What it takes to relay an outbox again and again.
 struct Again {
+    name: String,
     reload: Arc<Notify>,
-    sources: Sources,
+    settings: Settings,
     turn: watch::Receiver<bool>,
 }
 
@@ -151,7 +152,11 @@ impl Again {
                 }
             }
 
-            if let Some(loaded) = self.load().await {
+            if stop.is_cancelled() {
+                return totals;
+            }
+            // As they are now: somebody may have corrected them.
+            if let Ok(loaded) = self.settings.outbox(Some(&self.name)).await {
                 config = loaded;
             }
         }
@@ -165,13 +170,6 @@ impl Again {
             () = self.reload.notified() => {}
             never = lives(member.health()) => match never {},
         }
-    }
-
-    /// The settings as they are now: somebody may have corrected them.
-    async fn load(&self) -> Option<Config> {
-        let sources = self.sources.clone();
-        let loaded = spawn_blocking(move || Config::load(&sources)).await;
-        loaded.ok()?.ok()
     }
 }
 

@@ -19,6 +19,10 @@ const MAX_FOLLOWING: u32 = 2000;
 /// it has much to do.
 const MAX_SHARED: u32 = 100;
 
+/// Most connections to the leases. Those of all outboxes are renewed at about the same time, and the
+/// server syncs its journal once for those that wait together: on a slow disk, many rounds take long.
+const MAX_LEASE: u32 = 32;
+
 /// The sets of clients in use.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pools {
@@ -63,6 +67,11 @@ impl Pools {
         Self { is_shared: true, ..Self::default() }
     }
 
+    /// Whether several outboxes may use a set.
+    pub(super) fn are_shared(&self) -> bool {
+        self.is_shared
+    }
+
     /// The clients for an outbox with these settings.
     ///
     /// # Errors
@@ -95,7 +104,7 @@ impl Pools {
         let (follow, queries, lease, admin) = tokio::try_join!(
             config.pooled("follow", most(MAX_FOLLOWING)),
             config.pooled("outbox", most(MAX_SHARED)),
-            config.pooled("lease", most(MAX_SHARED)),
+            config.pooled("lease", most(MAX_LEASE)),
             config.pooled("admin", None),
         )?;
         let changes = if self.is_shared { Changes::shared(&follow) } else { Changes::Own };

@@ -6,8 +6,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::pools::Pools;
+use super::settings::Settings;
 use crate::admin;
-use crate::config::Sources;
+use crate::jetstream::lines::Lines;
+use crate::relay::schedule::Schedules;
 use crate::telemetry::metrics::Registry;
 
 /// What a process is asked from outside.
@@ -24,6 +26,8 @@ pub(crate) struct Asked {
 pub(super) struct Process {
     pub(super) endpoint: admin::Endpoint,
     pub(super) registry: Registry,
-    pub(super) sources: Sources,
+    pub(super) settings: Settings,
     pub(super) pools: Pools,
+    pub(super) lines: Lines,
+    pub(super) schedules: Schedules,
 }

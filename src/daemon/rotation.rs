@@ -15,8 +15,10 @@ use tracing::{debug, info, warn};
 
 use super::connections::Connections;
 use super::pools::Pools;
-use crate::config::{Config, NamedFile, Sources};
+use super::settings::Settings;
+use crate::config::{Config, NamedFile};
 use crate::error::{Error, ErrorKind, Result};
+use crate::jetstream::lines::Lines;
 use crate::telemetry::alerts;
 use crate::telemetry::metrics::Metrics;
 
@@ -29,11 +31,14 @@ const REMIND: Duration = Duration::from_secs(60);
 /// What a rotation is made of.
 #[derive(Debug, Clone)]
 pub(super) struct Rotation {
-    pub(super) sources: Sources,
+    pub(super) settings: Settings,
+    /// Whether the outbox is one of several, so that it is known by its name.
+    pub(super) in_fleet: bool,
     /// Asks for a reload at once.
     pub(super) reload: Arc<Notify>,
     pub(super) metrics: Metrics,
     pub(super) pools: Pools,
+    pub(super) lines: Lines,
 }
 
 /// A configuration that works, and its connections.
@@ -96,16 +101,15 @@ impl Rotation {
         }
 
         // A volume that hangs holds up this task and no other.
-        let (named, sources) = (config.clone(), self.sources.clone());
-        let looked = spawn_blocking(move || match named.rotated() {
-            rotated if rotated.is_empty() && cause == Cause::Look => None,
-            rotated => Some((Config::load(&sources), rotated)),
-        });
-
-        let Some((loaded, files)) = looked.await.ok()? else {
+        let named = config.clone();
+        let files = spawn_blocking(move || named.rotated()).await.ok()?;
+        if files.is_empty() && cause == Cause::Look {
             *reported = None;
             return None;
-        };
+        }
+
+        let name = self.in_fleet.then(|| config.outbox());
+        let loaded = self.settings.outbox(name.as_deref()).await;
 
         match self.attempt(config, loaded).await {
             Ok(Some(rotated)) => {
@@ -141,7 +145,8 @@ impl Rotation {
             return Err(Error::new(ErrorKind::Config, message));
         }
 
-        let connections = Connections::attempt(&loaded, &self.pools, &self.metrics).await?;
+        let connections =
+            Connections::attempt(&loaded, &self.pools, &self.lines, &self.metrics).await?;
         Ok(Some((loaded, connections)))
     }
 }

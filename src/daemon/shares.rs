@@ -33,6 +33,8 @@ pub(super) enum Seen {
     LedInVain,
     /// This daemon tries to lead.
     Tried,
+    /// This daemon tried to lead, and another holder was faster.
+    Outrun,
     /// Another holder's.
     Anothers,
     /// Nobody's.
@@ -112,8 +114,12 @@ impl Shares {
             let is_in_vain = match known.seen {
                 Seen::Tried => lasts > PATIENCE,
                 Seen::LedInVain => lasts > OUTAGE,
-                Seen::Led | Seen::Anothers | Seen::Free => false,
+                Seen::Led | Seen::Outrun | Seen::Anothers | Seen::Free => false,
             };
+            if known.seen == Seen::Outrun {
+                moves.push((name.clone(), Move::Rest));
+                continue;
+            }
 
             let is_mine = matches!(known.seen, Seen::Led | Seen::LedInVain | Seen::Tried);
             let may_another = others.iter().any(|other| !other.unable.contains(name));
@@ -270,6 +276,20 @@ mod tests {
             let counts = world.play(1);
             assert_eq!(world.leases["shop3.outbox"], Some(0), "in second {second}: {counts:?}");
         }
+    }
+
+    #[test]
+    fn an_outbox_that_another_was_faster_to_take_is_left_and_can_be_taken_later() {
+        let (mut shares, now) = (Shares::default(), Instant::now());
+        let daemon = |is_self| Daemon { is_self, unable: Vec::new() };
+        let daemons = [daemon(true), daemon(false)];
+        let of = |seen| BTreeMap::from([("a".to_owned(), seen)]);
+
+        let moves = shares.moves(&of(Seen::Outrun), Some(&daemons), now);
+        assert_eq!(moves, [("a".to_owned(), Move::Rest)]);
+        assert_eq!(shares.unable(now), Vec::<String>::new());
+        let moves = shares.moves(&of(Seen::Free), Some(&daemons), now);
+        assert_eq!(moves, [("a".to_owned(), Move::Take)]);
     }
 
     #[test]

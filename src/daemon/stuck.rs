@@ -69,7 +69,29 @@ impl Stuck {
         }
     }
 
+    /// Whether there are no events, and no alert is open. Then two reads of one document are enough.
+    async fn is_quiet(&self) -> mongodb::error::Result<bool> {
+        if self.before.was_stuck || self.before.was_overdue || !self.store.is_empty().await? {
+            return Ok(false);
+        }
+        match &self.later {
+            // What the user may not read, the numbers leave out.
+            Some(later) => Ok(later.is_empty().await.unwrap_or(false)),
+            None => Ok(true),
+        }
+    }
+
     async fn look(&mut self) -> mongodb::error::Result<()> {
+        if self.is_quiet().await? {
+            self.seen = None;
+            self.backlog.set(0, 0, 0);
+
+            if self.later.is_some() {
+                self.backlog.set_scheduled(0, 0);
+            }
+            return Ok(());
+        }
+
         let numbers = self.store.numbers().await?;
         let is_standby = self.lease.is_anothers().await?;
         let dead_scheduled = self.look_at_scheduled(numbers.at, is_standby).await;

@@ -58,17 +58,18 @@ struct Outgoing {
 }
 
 impl Acks {
-    /// Subscribes to the acks. A publish without an ack after `timeout` has failed.
+    /// Subscribes to the acks, whose subjects begin with `inbox`. A publish without an ack after
+    /// `timeout` has failed.
     ///
     /// # Errors
     /// When the client has ended.
     pub(crate) async fn subscribe(
         client: Client,
+        inbox: String,
         timeout: Duration,
         expected: Arc<Expected>,
     ) -> Result<Self, SubscribeError> {
         // The client subscribes again after each reconnect.
-        let inbox = format!("{}.", client.new_inbox());
         let replies = client.subscribe(format!("{inbox}*")).await?;
 
         let (waiting, digest) = (Arc::<Waiting>::default(), Digest::default());

@@ -13,18 +13,15 @@ use async_nats::jetstream::Context;
 use async_nats::{Event, ServerError};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::acks::Acks;
 use super::denied::Denied;
 use super::hearing::Hearing;
+use super::lines::{Line, Lines, Listener, reconnect_wait};
 use super::port::{self, Misfit};
 use super::reply::Expected;
-use super::servers::Turns;
-use crate::backoff::Backoff;
 use crate::config::{Api, NatsConfig};
-use crate::driver_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::relay::clock;
 use crate::task;
@@ -32,16 +29,6 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::tls;
 
-/// Publishes that may queue in the client. The queue is short because a queued publish can leave
-/// long after its caller gave up on it.
-const CLIENT_CAPACITY: usize = 256;
-/// Attempts to reconnect before the client is replaced. They take half a minute when connections
-/// are refused and a bit over a minute when they time out, far less than the 30 minutes for which
-/// the stream remembers message ids by default.
-const MAX_RECONNECTS: usize = 20;
-/// Waits between attempts to reconnect. Jitter spreads the relays of many services.
-const RECONNECTS: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2))
-    .with_jitter(0.5..1.0, clock::chance);
 /// How often the state of the connection is read. The client's events alone don't do, because it
 /// drops some when many come at once.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
@@ -74,6 +61,9 @@ struct Current {
     context: Context,
     acks: Arc<Acks>,
     hearing: Arc<Hearing>,
+    /// The client, which others may use too.
+    line: Arc<Line>,
+    _listener: Arc<Listener>,
 }
 
 /// Where it is reported whether the connection is up.
@@ -84,11 +74,11 @@ struct Reports {
 }
 
 impl Nats {
-    /// Connects, to publish to this stream.
+    /// Connects, to publish to this stream: over the line of these settings, if others have one.
     ///
     /// # Errors
     /// [`ErrorKind::Nats`]. The message names the servers' addresses and never credentials.
-    pub(crate) async fn connect(nats: &NatsConfig, stream: &str) -> Result<Self> {
+    pub(crate) async fn connect(nats: &NatsConfig, stream: &str, lines: &Lines) -> Result<Self> {
         let (up, connected) = watch::channel(true);
         let reports = Arc::<OnceLock<Reports>>::default();
         let signals = Signals {
@@ -103,12 +93,14 @@ impl Nats {
         let ups = signals.ups.clone();
         let expected = signals.expected.clone();
 
-        let (client, ended) = match start_client(nats, stream, &signals).await {
+        let client = match start_client(nats, stream, &signals, lines).await {
             Ok(started) => started,
             Err(error) => return Err(explained(nats, error).await),
         };
         let (replace, current) = watch::channel(client);
-        task::spawn(keep(nats.clone(), stream.to_owned(), replace, ended, signals));
+        let keeping =
+            Keeping { nats: nats.clone(), stream: stream.to_owned(), lines: lines.clone() };
+        task::spawn(keeping.keep(replace, signals));
 
         Ok(Self {
             current,
@@ -219,10 +211,11 @@ impl Signals {
         *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// Takes an event of the client with this hearing. A client that is being replaced has no say.
-    fn take(&self, event: &Event, hearing: &Hearing) {
+    /// Takes an event of the client with this hearing, and whether it ends a subscription of it. A
+    /// client that is being replaced has no say. Returns whether the event is news.
+    fn take(&self, event: &Event, is_ended: bool, hearing: &Hearing) -> bool {
         if hearing.why().is_some() {
-            return;
+            return false;
         }
 
         match event {
@@ -234,7 +227,9 @@ impl Signals {
             }
             Event::ServerError(ServerError::Other(error)) => {
                 self.denied.learn(error);
-                hearing.learn(error);
+                if is_ended {
+                    hearing.learn(error);
+                }
                 // At once: from here on no ack can arrive.
                 if let Some(why) = hearing.why() {
                     self.set_deaf(Some(why.to_owned()));
@@ -246,68 +241,50 @@ impl Signals {
 
         // A client that outlives its connection may yet try to reconnect. That is no news. Nor is
         // what becomes of a client that is only tried: while no reply arrives, one follows the other.
-        let event = event.to_string();
-        let event = driver_words::event(&event);
-        match !self.up.is_closed() && hearing.has_heard() {
-            true => info!(%event, "nats connection"),
-            false => debug!(%event, "nats connection"),
-        }
+        !self.up.is_closed() && hearing.has_heard()
     }
 }
 
-/// Starts a client that hears. The token is cancelled when it has ended for good.
+/// Starts a client that hears.
 async fn start_client(
     nats: &NatsConfig,
     stream: &str,
     signals: &Signals,
-) -> Result<(Current, CancellationToken)> {
-    let servers = nats.servers().unwrap_or_default();
+    lines: &Lines,
+) -> Result<Current> {
+    let line = lines.line(nats).await?;
     let addresses = nats.addresses();
-
     let unreachable = |why: String| {
         let why = tls::describe(&why);
         Error::new(ErrorKind::Nats, format!("NATS at {addresses} can't be reached: {why}"))
     };
-    let (hearing, denied) =
-        (Arc::new(Hearing::new(nats, stream, nats.ack_timeout)), signals.denied.clone());
 
-    // The client drops the callback, and with it the guard, when it ends.
-    let ended = CancellationToken::new();
-    let (guard, expected) = (ended.clone().drop_guard(), signals.expected.clone());
-    let (reports, heard, turns) = (signals.clone(), hearing.clone(), Turns::default());
-    let begins = turns.clone();
-    let options = nats
-        .options()
-        .await?
-        .client_capacity(CLIENT_CAPACITY)
-        .max_reconnects(MAX_RECONNECTS)
-        .reconnect_delay_callback(reconnect_wait)
-        .reconnect_to_server_callback(move |servers, _| std::future::ready(turns.next(&servers)))
-        .event_callback(move |event| {
-            let _ = &guard;
-            if let Event::Connected = event {
-                begins.begin();
-            }
-            reports.take(&event, &heard);
-            std::future::ready(())
-        });
-
-    let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
+    let (client, expected) = (line.client.clone(), signals.expected.clone());
     if client.server_info().domain.is_some() {
         expected.has_others();
     }
-    let acks = Acks::subscribe(client.clone(), nats.ack_timeout, expected)
+
+    // Before it subscribes, so that a refusal is its own.
+    let (inbox, hearing) =
+        (line.inbox(nats), Arc::new(Hearing::new(nats, stream, nats.ack_timeout)));
+    let (reports, heard) = (signals.clone(), hearing.clone());
+    let take = Box::new(move |event: &Event, is_ended| reports.take(event, is_ended, &heard));
+
+    let listener = line.join(Listener { inbox: inbox.clone(), hearing: hearing.clone(), take });
+
+    let acks = Acks::subscribe(client.clone(), inbox, nats.ack_timeout, expected)
         .await
         .map_err(|error| unreachable(error.to_string()))?;
 
-    if let Err(why) = hearing.prove(&client, &acks, &denied).await {
+    if let Err(why) = hearing.prove(&client, &acks, &signals.denied).await {
+        line.fails(&hearing);
         signals.set_deaf(Some(why.clone()));
         let message = format!("NATS at {addresses} delivers no replies: {why}");
         return Err(Error::new(ErrorKind::Nats, message));
     }
 
     let context = nats.context(client, nats.ack_timeout);
-    Ok((Current { context, acks: Arc::new(acks), hearing }, ended))
+    Ok(Current { context, acks: Arc::new(acks), hearing, line, _listener: listener })
 }
 
 /// The error of a first connection, with what listens at the address where that is to blame.
@@ -323,46 +300,65 @@ async fn explained(nats: &NatsConfig, error: Error) -> Error {
     }
 }
 
-/// The wait before this attempt to reconnect. There is none before the first.
-fn reconnect_wait(attempt: usize) -> Duration {
-    match u32::try_from(attempt).unwrap_or(u32::MAX) {
-        0 | 1 => Duration::ZERO,
-        attempt => RECONNECTS.after(attempt),
-    }
-}
-
-/// Replaces the client each time it has ended or is deaf, until no [`Nats`] is left.
-async fn keep(
+/// What it takes to replace a client.
+struct Keeping {
     nats: NatsConfig,
     stream: String,
-    current: watch::Sender<Current>,
-    mut ended: CancellationToken,
-    signals: Signals,
-) {
-    loop {
-        match watch_client(&current, &ended, &signals).await {
-            Watched::NobodyLeft => return,
-            Watched::Ended => {
-                warn!("the nats client has given up; starting another, with nothing queued");
+    lines: Lines,
+}
+
+impl Keeping {
+    /// Replaces the client each time it has ended or is deaf, until no [`Nats`] is left.
+    async fn keep(self, current: watch::Sender<Current>, signals: Signals) {
+        loop {
+            match watch_client(&current, &signals).await {
+                Watched::NobodyLeft => return,
+                Watched::Ended => {
+                    warn!("the nats client has given up; starting another, with nothing queued");
+                }
+                Watched::Deaf(why) => {
+                    error!(
+                        why,
+                        "no reply of nats arrives; nothing is published until a new client receives \
+                         replies"
+                    );
+                    signals.set_deaf(Some(why));
+                    let Current { line, hearing, .. } = current.borrow().clone();
+                    line.fails(&hearing);
+                }
             }
-            Watched::Deaf(why) => {
-                error!(
-                    why,
-                    "no reply of nats arrives; nothing is published until a new client receives replies"
-                );
-                signals.set_deaf(Some(why));
-            }
+            signals.set_up(false);
+
+            let Some(client) = self.reconnect(&current, &signals).await else { return };
+
+            current.send_replace(client);
+            signals.set_deaf(None);
+            signals.set_up(true);
+            info!("connected to nats with a new client, which receives replies");
         }
-        signals.set_up(false);
+    }
 
-        let restarted = reconnect(&nats, &stream, &current, &signals).await;
-        let Some((client, its_end)) = restarted else { return };
+    /// Starts another client, as often as it takes. `None` when no [`Nats`] is left.
+    async fn reconnect(
+        &self,
+        current: &watch::Sender<Current>,
+        signals: &Signals,
+    ) -> Option<Current> {
+        let mut attempt = 1;
+        loop {
+            tokio::select! {
+                () = current.closed() => return None,
+                () = tokio::time::sleep(reconnect_wait(attempt)) => {}
+            }
 
-        current.send_replace(client);
-        ended = its_end;
-        signals.set_deaf(None);
-        signals.set_up(true);
-        info!("connected to nats with a new client, which receives replies");
+            match start_client(&self.nats, &self.stream, signals, &self.lines).await {
+                Ok(started) => return Some(started),
+                Err(error) if attempt == 1 => warn!(error = %error.report(), "still no connection"),
+                Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
+            }
+
+            attempt += 1;
+        }
     }
 }
 
@@ -374,13 +370,9 @@ enum Watched {
 }
 
 /// Reports whether the connection is up, until the client ends, is deaf, or no [`Nats`] is left.
-async fn watch_client(
-    current: &watch::Sender<Current>,
-    ended: &CancellationToken,
-    signals: &Signals,
-) -> Watched {
-    let Current { context, acks, hearing } = current.borrow().clone();
-    let client = context.client();
+async fn watch_client(current: &watch::Sender<Current>, signals: &Signals) -> Watched {
+    let Current { acks, hearing, line, .. } = current.borrow().clone();
+    let (client, ended) = (&line.client, &line.ended);
     let is_connected = || client.connection_state() == State::Connected;
     // At most one question in this time, however many publishes time out.
     let mut next_question = Instant::now();
@@ -390,7 +382,7 @@ async fn watch_client(
             () = current.closed() => return Watched::NobodyLeft,
             () = ended.cancelled() => return Watched::Ended,
             () = hearing.ended() => false,
-            () = tokio::time::sleep(STATE_INTERVAL) => false,
+            () = tokio::time::sleep_until(next_look()) => false,
             () = hearing.doubted() => true,
         };
 
@@ -401,7 +393,7 @@ async fn watch_client(
             tokio::select! {
                 () = current.closed() => return Watched::NobodyLeft,
                 () = ended.cancelled() => return Watched::Ended,
-                _ = hearing.prove(&client, &acks, &signals.denied) => {}
+                _ = hearing.prove(client, &acks, &signals.denied) => {}
             }
             next_question = Instant::now() + STATE_INTERVAL;
         }
@@ -413,26 +405,6 @@ async fn watch_client(
     }
 }
 
-/// Starts another client, as often as it takes. `None` when no [`Nats`] is left.
-async fn reconnect(
-    nats: &NatsConfig,
-    stream: &str,
-    current: &watch::Sender<Current>,
-    signals: &Signals,
-) -> Option<(Current, CancellationToken)> {
-    let mut attempt = 1;
-    loop {
-        tokio::select! {
-            () = current.closed() => return None,
-            () = tokio::time::sleep(reconnect_wait(attempt)) => {}
-        }
-
-        match start_client(nats, stream, signals).await {
-            Ok(started) => return Some(started),
-            Err(error) if attempt == 1 => warn!(error = %error.report(), "still no connection"),
-            Err(error) => debug!(error = %error.report(), attempt, "still no connection"),
-        }
-
-        attempt += 1;
-    }
+fn next_look() -> Instant {
+    clock::beat(Instant::now() + STATE_INTERVAL, STATE_INTERVAL)
 }

@@ -37,6 +37,8 @@ pub(crate) struct Hearing {
     is_proven: AtomicBool,
     /// Whether it has ever heard.
     has_heard: AtomicBool,
+    /// Whether its own subscription was ended, which the client's others don't miss.
+    is_own_fault: AtomicBool,
     /// Why the client is deaf, once it is. It stays deaf then.
     why: OnceLock<String>,
     deaf: CancellationToken,
@@ -53,14 +55,14 @@ impl Hearing {
             user: nats.user().map_or("its user".to_owned(), |user| format!("user {user}")),
             is_proven: AtomicBool::new(false),
             has_heard: AtomicBool::new(false),
+            is_own_fault: AtomicBool::new(false),
             why: OnceLock::new(),
             deaf: CancellationToken::new(),
             doubted: Notify::new(),
         }
     }
 
-    /// Takes an error of the server. One about a subscription is about the client's own: it has no
-    /// others.
+    /// Takes an error of the server. One about a subscription is about one that this needs.
     pub(crate) fn learn(&self, error: &str) {
         if !ends_subscription(error) {
             return;
@@ -82,6 +84,20 @@ impl Hearing {
     /// A publish or a request timed out.
     pub(super) fn doubt(&self) {
         self.doubted.notify_one();
+    }
+
+    /// Whether it hears, as far as is known.
+    pub(super) fn is_hearing(&self) -> bool {
+        self.is_proven() && self.why().is_none()
+    }
+
+    /// The subscription that ends is its own.
+    pub(super) fn set_own_fault(&self) {
+        self.is_own_fault.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_own_fault(&self) -> bool {
+        self.is_own_fault.load(Ordering::Relaxed)
     }
 
     /// The connection ended: the next one takes the subscriptions again, or refuses them.
@@ -182,6 +198,7 @@ mod tests {
             user: "user relay".to_owned(),
             is_proven: AtomicBool::new(false),
             has_heard: AtomicBool::new(false),
+            is_own_fault: AtomicBool::new(false),
             why: OnceLock::new(),
             deaf: CancellationToken::new(),
             doubted: Notify::new(),

@@ -1,6 +1,7 @@
 //! The adapter to NATS JetStream.
 //!
 //! - `connection`: a client that is replaced when it has given up or is deaf
+//! - `lines`: the connections that several outboxes share
 //! - `port`: what listens at an address that no connection came from
 //! - `hearing`: whether replies reach a client
 //! - `denied`: the subjects that the server denied
@@ -40,6 +41,7 @@ mod forgeries;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub(crate) mod hearing;
+pub(crate) mod lines;
 pub(crate) mod port;
 mod remedies;
 pub(crate) mod reply;

@@ -76,6 +76,11 @@ impl BacklogStore {
         Self { events: database.collection(collection), database, layout }
     }
 
+    /// Whether there is no event.
+    pub(crate) async fn is_empty(&self) -> Result<bool> {
+        is_empty(&self.events).await
+    }
+
     /// The numbers now.
     pub(crate) async fn numbers(&self) -> Result<Numbers> {
         let (dead, at) = (State::Dead.filter(&self.layout), clock::now(&self.database).await?);
@@ -199,6 +204,15 @@ impl BacklogStore {
 
         Ok(described)
     }
+}
+
+/// Whether a collection has no document, or doesn't exist.
+pub(super) async fn is_empty<T: Send + Sync>(collection: &Collection<T>) -> Result<bool> {
+    // An id may have megabytes.
+    let any = doc! { field::ID: 0, "any": { "$literal": true } };
+    let documents = collection.clone_with_type::<Document>();
+    let any = documents.find_one(doc! {}).projection(any);
+    Ok(any.max_time(QUERY_TIME).collation(simple()).await?.is_none())
 }
 
 /// What is kept of a document: any client may have written megabytes of `_id`.

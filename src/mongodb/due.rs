@@ -7,6 +7,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::error::Result;
 use outboxd_client::field;
 
+use super::collation::simple;
 use super::index::{By, lacks_index};
 use super::outbox::{self, Store, limit};
 use super::snapshot::Snapshot;
@@ -42,6 +43,18 @@ impl Store {
             Err(error) if lacks_index(&error) => self.read_once(wanted(By::Scan), room).await,
             read => read,
         }
+    }
+
+    /// See [`EventStore::is_empty`](crate::relay::ports::EventStore::is_empty).
+    pub(super) async fn read_is_empty(&self) -> Result<bool> {
+        let mut snapshot = self.snapshot().await?;
+        // An id may have megabytes.
+        let any = doc! { field::ID: 0, "any": { "$literal": true } };
+        let any = self.collection.find_one(doc! {}).projection(any).collation(simple());
+        let any = any.session(&mut snapshot.session).await?;
+
+        snapshot.end().await?;
+        Ok(any.is_none())
     }
 
     async fn read_due_by(&self, by: By, room: Room, except: &[RawId]) -> Result<Page> {

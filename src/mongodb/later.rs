@@ -11,6 +11,7 @@ use mongodb::{Collection, Database};
 use outboxd_client::{field, scheduled_collection};
 use serde::Serialize;
 
+use super::backlog::is_empty;
 use super::bounded::{QUERY_TIME, small};
 use super::collation::simple;
 use super::index::lacks_index;
@@ -59,6 +60,11 @@ impl LaterStore {
     pub(crate) fn new(database: &Database, collection: &str, layout: Arc<Layout>) -> Self {
         let events = database.collection(&scheduled_collection(collection));
         Self { database: database.clone(), events, layout }
+    }
+
+    /// Whether there is no event.
+    pub(crate) async fn is_empty(&self) -> Result<bool> {
+        is_empty(&self.events).await
     }
 
     /// The numbers now.

@@ -155,6 +155,10 @@ impl EventStore for Store {
         Ok(self.read_due(room, except).await?)
     }
 
+    async fn is_empty(&self) -> StoreResult<bool> {
+        Ok(self.read_is_empty().await?)
+    }
+
     async fn discards(&self, room: Room) -> StoreResult<Page> {
         Ok(self.read_discards(room).await?)
     }

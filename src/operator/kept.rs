@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::finding::option;
 use crate::jetstream::bus::JetStream;
 use crate::jetstream::connection::Nats;
+use crate::jetstream::lines::Lines;
 use crate::mongodb::kept::{KeptSelection, Time};
 use crate::mongodb::outbox::Store;
 use crate::relay::leadership::parts::of_command;
@@ -113,7 +114,7 @@ impl Outbox {
     /// Connects to the stream, to publish kept events again until `stop`.
     pub(crate) async fn stream(&self, stop: CancellationToken) -> Result<Publisher<JetStream>> {
         let name = &self.config.stream.name;
-        let nats = Nats::connect(&self.config.nats, name).await?;
+        let nats = Nats::connect(&self.config.nats, name, &Lines::default()).await?;
         let publisher = of_command(&self.config, JetStream::new(nats, name), stop);
 
         // It answers, and it is the one that is meant.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bson::DateTime;
+use tokio::time::Instant;
 
 /// The time of this machine. It may be wrong by hours, so no guarantee depends on it.
 pub(crate) fn now() -> DateTime {
@@ -28,6 +29,25 @@ pub(crate) fn chance(range: Range<f64>) -> f64 {
 /// the same moment.
 pub(crate) fn jitter(wait: Duration, factors: Range<f64>) -> Duration {
     wait.mul_f64(chance(factors))
+}
+
+/// The last beat of the process up to this time. Beats are so far apart. Whoever waits from time to time
+/// waits for beats: of a hundred outboxes, all wake at once, which costs little more than one.
+///
+/// In tests of this crate every moment is a beat, because those set the clock.
+pub(crate) fn beat(until: Instant, apart: Duration) -> Instant {
+    #[cfg(not(test))]
+    {
+        static FIRST: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        let passed = until.saturating_duration_since(*FIRST).as_nanos();
+        let since = passed.checked_rem(apart.as_nanos()).unwrap_or(0);
+        until - Duration::from_nanos(u64::try_from(since).unwrap_or(0))
+    }
+    #[cfg(test)]
+    {
+        _ = apart;
+        until
+    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,8 @@ use crate::telemetry::health::Health;
 const MARGIN: u32 = 5;
 /// Renewals per ttl. Two may fail.
 const RENEWALS: u32 = 3;
+/// Beats between two renewals: a renewal is this part of the wait too early at most.
+const BEATS: u32 = 2;
 /// Shortest wait between two renewals, however late the last one was.
 const SOONEST: Duration = Duration::from_millis(50);
 /// Longest time between two claims of a standby.
@@ -197,7 +199,7 @@ impl<L: LeaseStore> Lease<L> {
             match claimed {
                 Ok(Some(claimed)) => return Some(self.hold(claimed, sent)),
                 Ok(None) => {
-                    self.health.lease(None);
+                    self.health.outrun();
                     if !is_standby {
                         let relay = self.document.holder();
                         info!(relay, "another relay holds the lease; standing by");
@@ -260,7 +262,7 @@ impl<L: LeaseStore> Lease<L> {
         claimed: Instant,
         trust: Trust,
     ) {
-        let mut next = claimed + self.ttl / RENEWALS;
+        let mut next = self.next_renewal(claimed);
         loop {
             tokio::time::sleep_until(next).await;
 
@@ -285,7 +287,7 @@ impl<L: LeaseStore> Lease<L> {
                 return;
             }
 
-            next = (sent + self.ttl / RENEWALS).min(deadline).max(Instant::now() + SOONEST);
+            next = self.next_renewal(sent).min(deadline).max(Instant::now() + SOONEST);
         }
     }
 
@@ -302,6 +304,12 @@ impl<L: LeaseStore> Lease<L> {
             Ok(Ok(Err(error))) => Renewal::Failed(error),
             Ok(Err(_)) | Err(_) => Renewal::NoReply,
         }
+    }
+
+    /// When to renew after what was sent then: on a beat, so that the leases of a process are renewed
+    /// together, and the server syncs its journal once for all of them.
+    fn next_renewal(&self, sent: Instant) -> Instant {
+        clock::beat(sent + self.ttl / RENEWALS, self.ttl / RENEWALS / BEATS)
     }
 
     fn trust_deadline(&self, sent: Instant) -> Instant {

@@ -23,9 +23,8 @@ use super::watermark::{Compared, Epoch, Found, Rewound, Watermark};
 use crate::document::record::{Malformed, OutboxRecord};
 use crate::failure::Rejection;
 
-/// The outbox. Every write is durable once it returns, and may be repeated without harm. A read
-/// that decides about order shows one moment, which is never older than the relay's own marks and
-/// parks.
+/// The outbox. Every write is durable once it returns, and may be repeated without harm. A read that
+/// decides about order shows one moment, never older than the relay's own marks and parks.
 pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// See [`EventStore::fetch`].
     type Page: EventPage;
@@ -54,17 +53,16 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// that is read after this shows everything that is not collected.
     fn join(&self) -> impl Future<Output = StoreResult<Self::Joined>> + Send;
 
-    /// Follows the inserts and the operators' requests that commit after `at`, and what else
-    /// transactions do to events. The relay's own marks and deletes are left out. `at` is the time
-    /// of a list that was read after joining, and that [`Joined::covers`].
+    /// Follows the inserts and the operators' requests that commit after `at`, and what else transactions
+    /// do to events, but for the relay's own. `at` is the time of a list read after joining that it covers.
     fn tail(
         &self,
         joined: Self::Joined,
         at: Timestamp,
     ) -> impl Future<Output = StoreResult<Self::Tail>> + Send;
 
-    /// Removes events that were published in this epoch, after keeping them if they are to be kept.
-    /// Only an ack makes an [`Acked`]. Returns those that the store will never remove.
+    /// Removes events published in this epoch, after keeping them if they are to be kept. Only an ack
+    /// makes an [`Acked`]. Returns those that the store will never remove.
     fn delete(
         &self,
         acked: &[Acked],
@@ -91,6 +89,9 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// and not dead; dead ones don't count if they are skipped. Without an order, every due event
     /// is returned. Half of the room is for events without a key. Leaves out some events.
     fn due(&self, room: Room, except: &[RawId]) -> impl Future<Output = StoreResult<Page>> + Send;
+
+    /// Whether there is no event at all, in whatever state.
+    fn is_empty(&self) -> impl Future<Output = StoreResult<bool>> + Send;
 
     /// The unlocked events that an operator asked to remove and has not been granted yet.
     fn discards(&self, room: Room) -> impl Future<Output = StoreResult<Page>> + Send;

@@ -40,8 +40,8 @@ const PASSED_OVER_AGE: Duration = Duration::from_secs(60);
 /// A read that the relay asks for.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// Due events, without some.
-    Due(Read, Room, Vec<RawId>),
+    /// Due events, without some; and whether the outbox is empty, if that is asked.
+    Due(Read, Room, Vec<RawId>, bool),
     /// Events that an operator wants removed.
     Discards(Read, Room),
     /// Locked events that should have been published long ago, without those of some keys, and
@@ -58,7 +58,8 @@ pub(crate) enum Ask {
 /// The result of an [`Ask`].
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Due(Read, Page),
+    /// And whether the outbox was empty then.
+    Due(Read, Page, bool),
     Discards(Read, Page),
     PassedOver(Read, Page),
     Key(Key, Read, Vec<Pending>, Behind),
@@ -75,10 +76,13 @@ pub(crate) async fn run(
 ) {
     while let Some(ask) = asks.recv().await {
         let answer = match ask {
-            Ask::Due(read, room, except) => {
+            Ask::Due(read, room, except, asks_empty) => {
                 let due = store.due(room.at_most(MAX_READ), &except).await;
                 let due = or_warn(due, "due events");
-                Answer::Due(read, due.unwrap_or_default())
+                let is_empty = asks_empty
+                    && due.as_ref().is_some_and(|due| due.events.is_empty() && !due.more)
+                    && or_warn(store.is_empty().await, "whether the outbox is empty") == Some(true);
+                Answer::Due(read, due.unwrap_or_default(), is_empty)
             }
             Ask::Discards(read, room) => {
                 let discards = store.discards(room.at_most(MAX_READ)).await;

@@ -6,21 +6,20 @@
 //! monotonic one, and lays the schedule out again when the two disagree, and when the time zone
 //! changes to or from daylight-saving time. The relay then looks at once.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Offset as _, TimeZone as _};
 use chrono_tz::Tz;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use super::clock;
-use super::wake::{Reason, Wake};
+use super::wake::{Reason, Wake, WeakWake};
 use crate::config::RetryConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::task;
 
 /// How often the clocks are compared: a jump costs the schedule no more than this.
 const COMPARE: Duration = Duration::from_secs(1);
@@ -28,42 +27,83 @@ const COMPARE: Duration = Duration::from_secs(1);
 /// is smaller than this hardly matters.
 const TOLERANCE_MS: i64 = 2000;
 
-/// A schedule that runs until it is stopped or dropped.
+/// The schedules of a process. Relays with the same expression and time zone share one: a scheduler
+/// looks at its jobs twice a second, and takes half a megabyte.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Schedules(Arc<tokio::sync::Mutex<Vec<Weak<Schedule>>>>);
+
+/// A schedule, which runs until nobody has it any more.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    stop: DropGuard,
-    kept: JoinHandle<()>,
+    cron: String,
+    time_zone: Tz,
+    wakes: Wakes,
+    _stop: DropGuard,
 }
 
-impl Schedule {
-    /// Starts the schedule, which wakes through the returned handle.
+/// The relays that a schedule wakes.
+#[derive(Debug, Clone, Default)]
+struct Wakes(Arc<Mutex<Vec<WeakWake>>>);
+
+impl Wakes {
+    fn lock(&self) -> MutexGuard<'_, Vec<WeakWake>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, wake: &Wake) {
+        self.lock().push(wake.downgrade());
+    }
+
+    /// Wakes those that are left.
+    fn because(&self, reason: Reason) {
+        self.lock().retain(|wake| wake.because(reason));
+    }
+}
+
+impl Schedules {
+    /// A relay's schedule, which wakes through the returned handle as long as the relay has both.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the expression is refused.
-    pub(crate) async fn start(retry: &RetryConfig) -> Result<(Self, Wake)> {
-        let (wake, stop) = (Wake::default(), CancellationToken::new());
-        let laid_out = lay_out(retry, &wake).await.map_err(|error| {
-            Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
-        })?;
+    pub(crate) async fn start(&self, retry: &RetryConfig) -> Result<(Arc<Schedule>, Wake)> {
+        let (wake, mut known) = (Wake::default(), self.0.lock().await);
+        known.retain(|schedule| schedule.strong_count() > 0);
 
-        let kept = keep(retry.clone(), wake.clone(), laid_out, stop.clone());
-        Ok((Self { stop: stop.drop_guard(), kept: task::spawn(kept) }, wake))
-    }
+        let mut alive = known.iter().filter_map(Weak::upgrade);
+        let schedule = match alive.find(|schedule| schedule.is_of(retry)) {
+            Some(schedule) => schedule,
+            None => Arc::new(Schedule::start(retry).await?),
+        };
 
-    /// Stops it, and waits until it has stopped.
-    pub(crate) async fn stop(self) {
-        drop(self.stop);
-        if let Err(error) = self.kept.await {
-            warn!(%error, "the retrier's schedule ended early");
-        }
+        schedule.wakes.add(&wake);
+        known.push(Arc::downgrade(&schedule));
+        Ok((schedule, wake))
     }
 }
 
-/// Starts a scheduler whose only job is to wake the relay.
-async fn lay_out(retry: &RetryConfig, wake: &Wake) -> Result<JobScheduler, JobSchedulerError> {
-    let wake = wake.clone();
+impl Schedule {
+    async fn start(retry: &RetryConfig) -> Result<Self> {
+        let (wakes, stop) = (Wakes::default(), CancellationToken::new());
+        let laid_out = lay_out(retry, &wakes).await.map_err(|error| {
+            Error::with_source(ErrorKind::Config, format!("retry.cron {:?}", retry.cron), error)
+        })?;
+
+        tokio::spawn(keep(retry.clone(), wakes.clone(), laid_out, stop.clone()));
+
+        let RetryConfig { cron, time_zone, .. } = retry.clone();
+        Ok(Self { cron, time_zone, wakes, _stop: stop.drop_guard() })
+    }
+
+    fn is_of(&self, retry: &RetryConfig) -> bool {
+        self.cron == retry.cron && self.time_zone == retry.time_zone
+    }
+}
+
+/// Starts a scheduler whose only job is to wake relays.
+async fn lay_out(retry: &RetryConfig, wakes: &Wakes) -> Result<JobScheduler, JobSchedulerError> {
+    let wakes = wakes.clone();
     let job = Job::new_tz(retry.cron.as_str(), retry.time_zone, move |_, _| {
-        wake.because(Reason::Schedule);
+        wakes.because(Reason::Schedule);
     })?;
 
     let scheduler = JobScheduler::new().await?;
@@ -73,7 +113,12 @@ async fn lay_out(retry: &RetryConfig, wake: &Wake) -> Result<JobScheduler, JobSc
 }
 
 /// Lays the schedule out again when it has to be, until `stop`.
-async fn keep(retry: RetryConfig, wake: Wake, mut laid_out: JobScheduler, stop: CancellationToken) {
+async fn keep(
+    retry: RetryConfig,
+    wakes: Wakes,
+    mut laid_out: JobScheduler,
+    stop: CancellationToken,
+) {
     let mut clocks = Clocks::read();
     let mut offset = clocks.offset(retry.time_zone);
 
@@ -99,7 +144,7 @@ async fn keep(retry: RetryConfig, wake: Wake, mut laid_out: JobScheduler, stop: 
             false => info!(zone = %retry.time_zone, "clocks changed: looking for due events"),
         }
 
-        match lay_out(&retry, &wake).await {
+        match lay_out(&retry, &wakes).await {
             Ok(anew) => {
                 end(std::mem::replace(&mut laid_out, anew)).await;
                 offset = now_offset;
@@ -111,7 +156,7 @@ async fn keep(retry: RetryConfig, wake: Wake, mut laid_out: JobScheduler, stop: 
             }
         }
 
-        wake.because(Reason::ClocksChanged);
+        wakes.because(Reason::ClocksChanged);
     }
 
     end(laid_out).await;

@@ -4,8 +4,8 @@
 //! then looks at the same things for all of them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 
@@ -68,6 +68,13 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reasons(u8);
 
+impl Reasons {
+    /// Whether there is no other reason.
+    pub(crate) fn are_only(self, reason: Reason) -> bool {
+        self.0 == reason.bit()
+    }
+}
+
 impl fmt::Display for Reasons {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -83,13 +90,29 @@ impl fmt::Display for Reasons {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wake(Arc<Inner>);
 
+/// A handle that keeps nothing.
+#[derive(Debug)]
+pub(crate) struct WeakWake(Weak<Inner>);
+
 #[derive(Debug, Default)]
 struct Inner {
     reasons: AtomicU8,
     notify: Notify,
 }
 
+impl WeakWake {
+    /// Wakes the one that waits, or the next to wait. False if nobody will.
+    pub(crate) fn because(&self, reason: Reason) -> bool {
+        let inner = self.0.upgrade();
+        inner.map(|inner| Wake(inner).because(reason)).is_some()
+    }
+}
+
 impl Wake {
+    pub(crate) fn downgrade(&self) -> WeakWake {
+        WeakWake(Arc::downgrade(&self.0))
+    }
+
     /// Wakes the one that waits, or the next to wait.
     pub(crate) fn because(&self, reason: Reason) {
         self.0.reasons.fetch_or(reason.bit(), Ordering::Relaxed);

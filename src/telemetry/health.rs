@@ -34,6 +34,8 @@ struct Parts {
     /// Term of the lease, while this relay holds it.
     term: Option<i64>,
     standby: bool,
+    /// Another relay held the lease when this one asked for it last.
+    outrun: bool,
     /// Why the outbox can't be relayed at all.
     problem: Option<String>,
     /// Another daemon is to relay it.
@@ -69,6 +71,7 @@ impl Default for Parts {
             nats,
             term: None,
             standby: false,
+            outrun: false,
             problem: None,
             rests: false,
         }
@@ -99,6 +102,11 @@ impl Health {
         self.with(|parts| parts.term.is_some())
     }
 
+    /// Whether another relay held the lease when this one asked for it last.
+    pub(crate) fn is_outrun(&self) -> bool {
+        self.with(|parts| parts.outrun)
+    }
+
     /// Whether publishes may leave to NATS.
     pub(crate) fn can_deliver(&self) -> bool {
         self.with(|parts| matches!(parts.nats, Link::Up))
@@ -127,7 +135,15 @@ impl Health {
 
     /// The term of this relay; `None` when another relay holds the lease.
     pub(crate) fn lease(&self, term: Option<i64>) {
-        self.with(|parts| (parts.term, parts.standby) = (term, term.is_none()));
+        self.with(|parts| {
+            (parts.term, parts.standby, parts.outrun) = (term, term.is_none(), false);
+        });
+    }
+
+    /// Another relay holds the lease that this one asked for.
+    pub(crate) fn outrun(&self) {
+        self.lease(None);
+        self.with(|parts| parts.outrun = true);
     }
 
     pub(crate) fn is_alive(&self) -> bool {

@@ -5,6 +5,7 @@
 //! `OUTBOXD_TEST_FAULT` seconds, 6 unless set; `make faults` takes longer and runs those too that
 //! are ignored otherwise. `docs/faults.md` lists them all.
 
+mod fleet;
 mod mongodb;
 mod nats;
 mod network;

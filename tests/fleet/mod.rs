@@ -4,7 +4,9 @@ mod apart;
 mod console;
 mod followed;
 mod found;
-mod scene;
+mod idle;
+mod lines;
+pub(crate) mod scene;
 mod shared;
 
 use bson::doc;

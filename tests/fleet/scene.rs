@@ -6,13 +6,13 @@ use std::ops::Range;
 use crate::support::{NatsServer, Relay, Scene, outboxd_with};
 
 /// Outboxes on one stream, that of the first.
-pub(super) struct Fleet {
-    pub(super) scenes: Vec<Scene>,
+pub(crate) struct Fleet {
+    pub(crate) scenes: Vec<Scene>,
 }
 
 impl Fleet {
     /// So many outboxes, migrated.
-    pub(super) async fn migrated(outboxes: usize) -> Self {
+    pub(crate) async fn migrated(outboxes: usize) -> Self {
         let mut scenes = vec![Scene::new().await];
         while scenes.len() < outboxes {
             scenes.push(scenes[0].beside().await);
@@ -25,7 +25,7 @@ impl Fleet {
     }
 
     /// So many outboxes, migrated, each with a stream of its own on this server.
-    pub(super) async fn on(nats: &NatsServer, outboxes: usize) -> Self {
+    pub(crate) async fn on(nats: &NatsServer, outboxes: usize) -> Self {
         let mut scenes = Vec::with_capacity(outboxes);
         while scenes.len() < outboxes {
             scenes.push(Scene::on(nats).await);
@@ -38,22 +38,22 @@ impl Fleet {
     }
 
     /// One more, not migrated.
-    pub(super) async fn with_bare(mut self) -> Self {
+    pub(crate) async fn with_bare(mut self) -> Self {
         self.scenes.push(self.scenes[0].beside().await);
         self
     }
 
     /// Whose stream takes the events, all by subjects that begin with its name.
-    pub(super) fn first(&self) -> &Scene {
+    pub(crate) fn first(&self) -> &Scene {
         &self.scenes[0]
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.scenes.iter().map(|scene| format!("{}.outbox", scene.name)).collect()
     }
 
     /// The tables of these outboxes, each with the user that the verb needs.
-    pub(super) fn tables(&self, verb: &str, which: Range<usize>) -> String {
+    pub(crate) fn tables(&self, verb: &str, which: Range<usize>) -> String {
         let mut text = String::new();
         for scene in &self.scenes[which] {
             let env = scene.env_of(verb);
@@ -70,29 +70,29 @@ impl Fleet {
     }
 
     /// A file with these tables, and more.
-    pub(super) fn file(&self, verb: &str, which: Range<usize>, more: &str) -> String {
+    pub(crate) fn file(&self, verb: &str, which: Range<usize>, more: &str) -> String {
         let path = self.first().folder.path().join(format!("{verb}.toml"));
         std::fs::write(&path, self.tables(verb, which) + more).expect("the file is written");
         path.display().to_string()
     }
 
     /// A daemon for all of them.
-    pub(super) fn run(&self, more: &str) -> Relay {
+    pub(crate) fn run(&self, more: &str) -> Relay {
         self.run_with(&self.file("run", 0..self.scenes.len(), more))
     }
 
     /// A daemon with this file.
-    pub(super) fn run_with(&self, file: &str) -> Relay {
+    pub(crate) fn run_with(&self, file: &str) -> Relay {
         Relay::start(self.first(), &[("OUTBOXD_CONFIG", file)])
     }
 
     /// Runs a verb on all of them to its end.
-    pub(super) fn outboxd(&self, verb: &str, args: &[&str]) -> (Option<i32>, String) {
+    pub(crate) fn outboxd(&self, verb: &str, args: &[&str]) -> (Option<i32>, String) {
         let file = self.file(verb, 0..self.scenes.len(), "");
         outboxd_with(self.first(), &[&[verb], args].concat(), &[("OUTBOXD_CONFIG", &file)])
     }
 
-    pub(super) async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         for scene in &self.scenes {
             scene.drained().await;
         }

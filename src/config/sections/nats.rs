@@ -7,6 +7,7 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest as _, Sha256};
 
 use super::identity::{Credentials, TlsFiles};
 use crate::config::reader::Reader;
@@ -203,6 +204,22 @@ impl NatsConfig {
     /// JetStream's API over this client. A request without an answer fails after `timeout`.
     pub(crate) fn context(&self, client: Client, timeout: Duration) -> Context {
         ContextBuilder::new().timeout(timeout).api_prefix(self.api_prefix()).build(client)
+    }
+
+    /// What a connection depends on, with the content of the files that it names, as a digest: who has
+    /// the same can share one.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let Self { url, client_id, credentials, tls, tls_first, discovered_servers, .. } = self;
+        let Credentials { creds, nkey, user, password, token } = credentials;
+
+        let secrets = [Some(url), nkey.as_ref(), password.as_ref(), token.as_ref()];
+        let secrets = secrets.map(|secret| secret.map(ExposeSecret::expose_secret));
+        let paths = [creds, &tls.cert, &tls.key, &tls.ca];
+        let files = paths.map(|path| path.as_ref().and_then(|path| std::fs::read(path).ok()));
+        let times = (self.connect_timeout, self.ping_interval);
+
+        let all = (secrets, client_id, user, paths, files, tls_first, discovered_servers, times);
+        Sha256::digest(format!("{all:?}")).into()
     }
 
     /// The server addresses, or `None` when one isn't a URL.

@@ -30,6 +30,7 @@ impl<B: EventBus> Leadership<B> {
     }
 
     fn found(&mut self, found: Found) {
+        self.look.disturb();
         match found {
             Found::SweepBegan(number, taken) => {
                 self.dispatch.sweep_began(number);
@@ -88,14 +89,17 @@ impl<B: EventBus> Leadership<B> {
 
     /// Asks for what is due. If an operator may want events removed, those come first.
     pub(super) fn look_for_due(&mut self, room: Room, reasons: Reasons) {
+        if reasons.are_only(Reason::Schedule) && self.look.finds_nothing(self.config.sweep.interval)
+        {
+            return;
+        }
         debug!(%reasons, "looking for due events");
 
         let discards = std::mem::take(&mut self.look.wants_discards);
         if discards {
             return self.begin_look(Ask::Discards, room);
         }
-        let except = self.except();
-        self.begin_look(|read, room| Ask::Due(read, room, except), room);
+        self.begin_due_look(room);
     }
 
     /// Asks for locked events that nothing has brought.
@@ -113,6 +117,11 @@ impl<B: EventBus> Leadership<B> {
         }
     }
 
+    fn begin_due_look(&mut self, room: Room) {
+        let (except, asks_empty) = (self.except(), self.look.begin());
+        self.begin_look(|read, room| Ask::Due(read, room, except, asks_empty), room);
+    }
+
     fn begin_look(&mut self, ask: impl FnOnce(Read, Room) -> Ask, room: Room) {
         self.look.under_way = true;
         let read = self.dispatch.begin_read();
@@ -122,7 +131,10 @@ impl<B: EventBus> Leadership<B> {
     /// Takes the result of a read.
     pub(super) fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Due(read, page) => self.due(read, page),
+            Answer::Due(read, page, is_empty) => {
+                self.look.end(is_empty);
+                self.due(read, page);
+            }
             Answer::Discards(read, page) => self.discards(read, page),
             Answer::PassedOver(read, page) => self.passed_over(read, page),
             Answer::Key(key, read, events, behind) => {
@@ -165,8 +177,7 @@ impl<B: EventBus> Leadership<B> {
             self.settle(Settlement::GrantDiscard(id));
         }
 
-        let except = self.except();
-        self.begin_look(|read, room| Ask::Due(read, room, except), self.dispatch.room());
+        self.begin_due_look(self.dispatch.room());
     }
 
     fn passed_over(&mut self, read: Read, page: Page) {

@@ -21,6 +21,7 @@
 //! - [`terms`]: one leadership after the other
 //! - [`comparing`], [`compared`]: whether the stream has lost what it had acked
 //! - [`intake`]: what comes from the readers
+//! - [`look`]: what the retrier is asked for, and when it need not be
 //! - [`outcomes`]: what comes from publish and settle
 //! - [`loss`]: what becomes of a stream that has lost what it had acked
 //! - [`stages`]: the tasks around the loop, and how they end
@@ -29,6 +30,7 @@
 mod compared;
 mod comparing;
 mod intake;
+mod look;
 mod loss;
 mod outcomes;
 pub(crate) mod parts;
@@ -48,8 +50,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::comparing::Comparing;
+use self::look::Look;
 use self::parts::{Parts, Totals};
 use self::stages::{Readers, Settling, Stages};
+use super::clock;
 use super::dispatch::{Dispatch, KEY_READ};
 use super::follow::found::Found;
 use super::lease::Term;
@@ -134,18 +138,6 @@ pub(super) struct Leadership<B> {
     look: Look,
     /// Published events that stay in the outbox, because the stream doesn't bear out their acks.
     not_borne_out: usize,
-}
-
-/// What the retrier looks for besides the events of a key: one thing at a time.
-#[derive(Debug, Default)]
-struct Look {
-    under_way: bool,
-    /// Whether an operator may want events removed: asked for once, or seen by the sweep.
-    wants_discards: bool,
-    /// Whether the last look left due events where they are, for want of room.
-    more_due: bool,
-    /// Whether the last look was full and brought nothing, with events about that can't be written.
-    past_refused: bool,
 }
 
 /// Limits the payloads that both stores make.
@@ -277,7 +269,8 @@ impl<B: EventBus> Leadership<B> {
         let sweep = self.config.sweep.interval;
         // The sweep at the start of a leadership finds everything, so the first one can wait.
         let mut safety_sweep = every(sweep, Instant::now() + sweep);
-        let mut beat = every(BEAT, Instant::now());
+        let mut beat = every(BEAT, clock::beat(Instant::now(), BEAT));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
 
         loop {
             self.send();

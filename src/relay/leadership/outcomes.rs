@@ -109,6 +109,7 @@ impl<B: EventBus> Leadership<B> {
 
     fn settled(&mut self, settled: Settled) {
         self.verdicts.written(&settled, &self.events);
+        self.look.disturb();
         match settled {
             Settled::Delivered(acked) => {
                 self.traffic.add(acked.len());

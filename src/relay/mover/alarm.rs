@@ -70,6 +70,11 @@ impl Alarm {
         Duration::from_millis(self.0.poll_ms.load(Ordering::Relaxed))
     }
 
+    /// Whether it rings for each event that is scheduled.
+    pub(super) fn is_told(&self) -> bool {
+        self.poll() == CALM_POLL
+    }
+
     /// From now on the mover looks so often. It looks now too: what was written while nobody
     /// listened rang nothing.
     fn look_every(&self, poll: Duration) {

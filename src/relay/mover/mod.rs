@@ -166,7 +166,13 @@ impl<S: ScheduledStore> Moving<S> {
             };
             backoff.reset();
 
-            let poll = Instant::now() + alarm.poll();
+            // While the alarm rings for each that is written, nothing comes to be due by itself.
+            let poll = match due {
+                None if alarm.is_told() => self.misfits_every.max(alarm.poll()),
+                _ => alarm.poll(),
+            };
+            let poll = Instant::now() + poll;
+
             is_due = due.is_some_and(|due| due <= poll);
             next = due.into_iter().chain(known.aside.until()).fold(poll, Instant::min);
         }

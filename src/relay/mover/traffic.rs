@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// How long the events are counted before anything follows from their number.
@@ -19,31 +20,47 @@ const CALM_TIMES: u32 = 8;
 
 /// The count, shared by those who add to it and those who wait for what it says.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Traffic(Arc<AtomicU64>);
+pub(crate) struct Traffic(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    events: AtomicU64,
+    added: Notify,
+}
 
 impl Traffic {
     /// So many events have left the outbox.
     pub(crate) fn add(&self, events: usize) {
-        self.0.fetch_add(events as u64, Ordering::Relaxed);
+        self.0.events.fetch_add(events as u64, Ordering::Relaxed);
+        self.0.added.notify_one();
     }
 
-    /// Waits until many events leave.
+    fn events(&self) -> u64 {
+        self.0.events.load(Ordering::Relaxed)
+    }
+
+    /// Waits until many events leave. While none does, it costs nothing.
     pub(super) async fn busy(&self) {
-        while !self.is_busy().await {}
+        loop {
+            let before = self.events();
+            self.0.added.notified().await;
+            if self.is_busy_since(before).await {
+                return;
+            }
+        }
     }
 
     /// Waits until few events have left for a moment.
     pub(super) async fn calm(&self) {
         let mut times = 0;
         while times < CALM_TIMES {
-            times = if self.is_busy().await { 0 } else { times + 1 };
+            times = if self.is_busy_since(self.events()).await { 0 } else { times + 1 };
         }
     }
 
-    async fn is_busy(&self) -> bool {
-        let before = self.0.load(Ordering::Relaxed);
+    async fn is_busy_since(&self, before: u64) -> bool {
         sleep(WHILE).await;
-        self.0.load(Ordering::Relaxed).wrapping_sub(before) >= BUSY
+        self.events().wrapping_sub(before) >= BUSY
     }
 }
 

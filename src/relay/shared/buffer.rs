@@ -9,6 +9,7 @@ use bson::RawArrayBuf;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::relay::clock;
 use crate::relay::ports::{StoreError, StoreErrorKind, StoreResult};
 
 /// Bytes that a part takes besides its changes.
@@ -89,7 +90,7 @@ impl Buffer {
 
     /// The oldest part, once there is one. `None` if nothing changed for so long.
     pub(super) async fn take(&self, wait: Duration) -> StoreResult<Option<Part>> {
-        let deadline = Instant::now() + wait;
+        let deadline = clock::beat(Instant::now() + wait, wait);
         loop {
             {
                 let mut state = self.lock();

@@ -354,6 +354,14 @@ impl EventStore for Store {
         .await
     }
 
+    async fn is_empty(&self) -> StoreResult<bool> {
+        let is_empty = self.command("is empty", |state| state.shown().is_empty()).await?;
+        if is_empty {
+            self.world.lock().count("outboxes found empty");
+        }
+        Ok(is_empty)
+    }
+
     async fn discards(&self, room: Room) -> StoreResult<Page> {
         self.read("discards", room, |rows, now_ms| {
             let is_asked =
