@@ -22,8 +22,9 @@ const UNWATCHED: Duration = Duration::from_secs(60);
 const CHECKED: Duration = Duration::from_secs(300);
 /// How long after the last look a page counts as watched. A stream of a page looks all the time.
 const LINGERS: Duration = Duration::from_secs(10);
-/// Shortest rest, in multiples of the time the last sample took: a slow server is left alone.
-const REST: u32 = 4;
+/// Shortest rest, in multiples of the time the last sample took. So watching costs MongoDB less than
+/// a twentieth of its time, however much is stuck.
+const REST: u32 = 20;
 /// Samples in the charts: ten minutes while somebody watches.
 const HISTORY: usize = 300;
 
