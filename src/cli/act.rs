@@ -102,8 +102,9 @@ async fn run(
     let named = inspect.named(&args.ids).await.during("reading the outbox")?;
     let selection = selection(args, &named, &action);
     let window = outbox.config.stream.duplicate_window;
-    let chosen =
-        patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
+    let chosen = patiently(inspect.chosen(&selection, window, u64::MAX))
+        .await
+        .during("reading the outbox")?;
     let others = others(&named, &chosen);
     // One alone is the error.
     let are_above = others.len() > 1 || chosen.events() > 0;

@@ -109,7 +109,8 @@ pub(super) async fn run(sources: &Sources, args: &Args, set: &[String]) -> Resul
         Place::Scheduled => (Vec::new(), vec![id.clone()]),
     };
     let selection = Selection { ids: Some(ids), scheduled_ids, ..Selection::default() };
-    let chosen = outbox.inspect.chosen(&selection, window).await.during("reading the outbox")?;
+    let chosen =
+        outbox.inspect.chosen(&selection, window, u64::MAX).await.during("reading the outbox")?;
     let edit = Edit { dead_at, edits, before };
     let (action, stop) = (Action::Edit(Box::new(edit)), on_signals(&STOPS)?);
     let selection = format!("{}: {what}", shown_id(&id));

@@ -66,8 +66,9 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     match (&*shown, selection.group.is_some(), args.output) {
         ([one], true, Output::Table) => {
             let window = config.stream.duplicate_window;
-            let chosen =
-                patiently(inspect.chosen(&selection, window)).await.during("reading the outbox")?;
+            let chosen = patiently(inspect.chosen(&selection, window, u64::MAX))
+                .await
+                .during("reading the outbox")?;
             show(args.output, &shown, || details(screen, one, &chosen, &filter))?;
         }
         _ => show(args.output, &shown, || lines(screen, &shown, &filter))?,

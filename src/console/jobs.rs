@@ -26,11 +26,12 @@ use crate::operator::verify::{self, Missing, Verified, Verify};
 
 /// How long what was shown can be confirmed.
 const PREVIEW_LASTS: Duration = Duration::from_secs(600);
-/// Most previews, and most events in all of them: some hundred megabytes of ids at worst.
+/// Most previews, and most events in all of them, and in all actions under way: about 30 MB of ids for
+/// each of both.
 const MAX_PREVIEWS: usize = 64;
-const MAX_EVENTS: u64 = 1_000_000;
+const MAX_EVENTS: u64 = 200_000;
 /// Most previews that are counted at once.
-const MAX_COUNTING: usize = 2;
+const MAX_COUNTING: usize = 1;
 /// Most actions that are remembered; the oldest are forgotten.
 const MAX_JOBS: usize = 100;
 /// The name of a comparison.
@@ -71,6 +72,8 @@ pub(super) struct Job {
     pub(super) selection: String,
     pub(super) who: String,
     pub(super) events: u64,
+    /// How many ids it has in memory.
+    held: u64,
     pub(super) progress: watch::Sender<Progress>,
 }
 
@@ -111,7 +114,7 @@ impl Jobs {
         Self { previews: Mutex::default(), jobs: Mutex::default(), counting, stop }
     }
 
-    /// Waits for a place to count events: a million of them take some hundred megabytes meanwhile.
+    /// Waits for a place to count events.
     pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
         self.counting.acquire().await.ok()
     }
@@ -156,6 +159,13 @@ impl Jobs {
         lock(&self.jobs).get(&number).cloned()
     }
 
+    /// Whether the actions under way have as many events as is allowed.
+    pub(super) fn is_full(&self) -> bool {
+        let jobs = lock(&self.jobs);
+        let running = jobs.values().filter(|job| job.progress.borrow().ended.is_none());
+        running.map(|job| job.held).sum::<u64>() >= MAX_EVENTS
+    }
+
     /// The comparison of this outbox that is under way.
     pub(super) fn verifying(&self, outbox: &str) -> Option<Arc<Job>> {
         let jobs = lock(&self.jobs);
@@ -181,6 +191,7 @@ impl Jobs {
             selection: preview.selection.clone(),
             who: person.who(),
             events: preview.what.events(),
+            held: preview.what.held(),
             progress: watch::Sender::default(),
         });
 

@@ -37,6 +37,8 @@ pub(crate) struct Chosen {
     pub(crate) scheduled: Vec<Bson>,
     /// When each of those was last tried.
     pub(crate) scheduled_last_tried: Vec<Option<i64>>,
+    /// Whether the selection has more events than were wanted.
+    pub(crate) are_more: bool,
     /// The first of them.
     pub(crate) sample: Vec<Entry>,
     pub(crate) states: Tally,
@@ -73,16 +75,27 @@ pub(crate) struct Seen {
 }
 
 impl Inspect {
-    /// Chooses the events of a selection. `window` is how long the stream remembers message ids.
-    pub(crate) async fn chosen(&self, selection: &Selection, window: Duration) -> Result<Chosen> {
+    /// Chooses the events of a selection, the oldest `most` of them. `window` is how long the stream
+    /// remembers message ids.
+    pub(crate) async fn chosen(
+        &self,
+        selection: &Selection,
+        window: Duration,
+        most: u64,
+    ) -> Result<Chosen> {
         let now = self.now().await?;
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let remembered = now.timestamp_millis().saturating_sub(window);
 
         let fields =
             |is_scheduled| vec![doc! { "$project": self.entry_and_last_tried(is_scheduled) }];
-        let sort = [doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
-        let mut found = self.find(selection, now, fields, &sort, READ_ALL_TIME).await?;
+        let mut then = vec![doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
+        if selection.group.is_none()
+            && let Ok(one_more) = i64::try_from(most.saturating_add(1))
+        {
+            then.push(doc! { "$limit": one_more });
+        }
+        let mut found = self.find(selection, now, fields, &then, READ_ALL_TIME).await?;
 
         let mut chosen = Chosen::default();
 
@@ -90,6 +103,11 @@ impl Inspect {
             let entry = Entry::read(&event, &self.layout, now);
             if selection.group.as_ref().is_some_and(|group| entry.group.as_ref() != Some(group)) {
                 continue;
+            }
+
+            if chosen.events() >= most {
+                chosen.are_more = true;
+                break;
             }
 
             let last_tried = last_tried(&event);

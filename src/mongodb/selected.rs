@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{DateTime, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::error::{Error, ErrorKind, Result};
 use mongodb::{Collection, Cursor};
@@ -55,7 +55,7 @@ impl Inspect {
         Ok((entries.try_collect().await?, self.count(selection).await?))
     }
 
-    /// No query can select a group.
+    /// No query can select a group: the events are read one by one, and those of the page are kept.
     async fn list_group(
         &self,
         selection: &Selection,
@@ -63,30 +63,25 @@ impl Inspect {
         limit: i64,
     ) -> Result<(Vec<Entry>, u64)> {
         let now = self.now().await?;
-        let chosen = self.chosen(selection, Duration::ZERO).await?;
-        let total = chosen.events();
-
-        let (skip, limit) = (usize::try_from(skip).unwrap_or(usize::MAX), usize::try_from(limit));
-        let all = chosen.ids.into_iter().map(|id| (id, false));
-        let all = all.chain(chosen.scheduled.into_iter().map(|id| (id, true)));
-        let page: Vec<(Bson, bool)> = all.skip(skip).take(limit.unwrap_or(0)).collect();
-        let part = |wanted: bool| -> Vec<Bson> {
-            let ids = page.iter().filter(|(_, is_scheduled)| *is_scheduled == wanted);
-            ids.map(|(id, _)| id.clone()).collect()
-        };
-
-        let page = Selection {
-            ids: Some(part(false)),
-            scheduled_ids: part(true),
-            group: None,
-            ..selection.clone()
-        };
         let fields = |is_scheduled| vec![doc! { "$project": self.entry_of_document(is_scheduled) }];
         let sort = [doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
-        let found = self.find(&page, now, fields, &sort, READ_ALL_TIME).await?;
-        let entries = found.map_ok(|event| Entry::read(&event, &self.layout, now));
+        let mut found = self.find(selection, now, fields, &sort, READ_ALL_TIME).await?;
 
-        Ok((entries.try_collect().await?, total))
+        let limit = usize::try_from(limit).unwrap_or(0);
+        let (mut entries, mut total) = (Vec::new(), 0);
+        while let Some(event) = found.try_next().await? {
+            let entry = Entry::read(&event, &self.layout, now);
+            if entry.group != selection.group {
+                continue;
+            }
+
+            if total >= skip && entries.len() < limit {
+                entries.push(entry);
+            }
+            total += 1;
+        }
+
+        Ok((entries, total))
     }
 
     /// How many events a selection without a group has.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bson::{Document, doc};
 use futures_util::future::join_all;
 
-use super::{Console, OPERATOR, Person, dead};
-use crate::support::{ALONE, Relay, Scene, until};
+use super::{Console, OPERATOR, Person, dead, hidden};
+use crate::support::{ALONE, Relay, Scene, json, until};
 
 /// Events of one insert.
 const BATCH: usize = 10_000;
@@ -139,4 +139,29 @@ async fn pages_answer_and_the_relay_keeps_its_rate() {
     let (longest, least) = if is_full { (2.0, 0.95) } else { (10.0, 0.2) };
     assert!(slowest.iter().all(|page| page.as_secs_f64() < longest), "{slowest:?}");
     assert!(ratio >= least, "{ratio}");
+}
+
+#[tokio::test]
+async fn an_action_with_too_many_events_is_refused_and_takes_no_memory() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::new().await;
+    let key = |number: usize| format!("k{}", number % 100);
+    insert(&scene, 100_001, |number| {
+        dead(&scene, &format!("s{number}"), &key(number), "10054", "too large")
+    })
+    .await;
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+
+    let act = format!("/o/{}.outbox/act?action=retry-now", scene.name);
+    let page = alice.page(&format!("{act}&state=dead")).await;
+    assert!(page.contains("More than 100,000 events match") && page.contains("disabled"), "{page}");
+    assert_eq!(hidden(&page, "preview"), None);
+    let page = alice.page(&format!("{act}&state=dead&key=k7")).await;
+    assert!(page.contains("Retry now 1,000 events"), "{page}");
+
+    // A group is read event by event.
+    let group = json(&scene, &["groups"])[0]["id"].as_str().expect("an id").to_owned();
+    let page = alice.page(&format!("/o/{}.outbox/events?group={group}", scene.name)).await;
+    assert!(page.contains("1 to 50 of 100,001<"), "{page}");
 }

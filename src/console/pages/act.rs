@@ -28,8 +28,8 @@ use crate::operator::look::relayed_by;
 
 /// Most texts of one kind that are named.
 const NAMED: usize = 8;
-/// Most events of one action.
-const MOST: u64 = 1_000_000;
+/// Most events of one action: their ids are in memory, about 15 MB of them. A command takes more.
+const MOST: u64 = 100_000;
 /// Highest rate that a form takes.
 const MAX_RATE: u32 = 100_000;
 /// Longest reason for the audit.
@@ -109,7 +109,7 @@ pub(super) async fn page(
     let is_scheduled = selection.state == Some(EventState::Scheduled);
     let window = connection.config.stream.duplicate_window;
     let _place = site.jobs.place().await;
-    let chosen = connection.inspect.chosen(&selection, window).await;
+    let chosen = connection.inspect.chosen(&selection, window, MOST).await;
     let chosen = chosen.during("reading the outbox")?;
 
     let disabled = locked.or_else(|| disabled(&person, &chosen));
@@ -177,6 +177,11 @@ pub(super) async fn confirmed(
         return Err(Problem::new(StatusCode::BAD_REQUEST, message));
     }
 
+    if site.jobs.is_full() {
+        let message = "The actions under way have as many events as the console takes at a time. Wait \
+                       until one has ended, then confirm again. Nothing is done.";
+        return Err(Problem::new(StatusCode::CONFLICT, message));
+    }
     let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
     if preview.outbox != name {
         return Err(gone());
@@ -250,15 +255,18 @@ async fn of_one(
 
 /// Why nothing can be done.
 fn disabled(person: &Person, chosen: &Chosen) -> Option<String> {
-    let why = match chosen.events() {
-        0 => "No event matches.".to_owned(),
-        MOST.. => {
-            format!("These are {}. Select at most {}.", events(chosen.events()), number(MOST))
-        }
-        _ => return not_allowed(person),
-    };
+    if chosen.are_more {
+        return Some(format!(
+            "More than {} events match, and these are the oldest of them. Select fewer, or use the \
+             command, which has no limit.",
+            number(MOST)
+        ));
+    }
 
-    Some(why)
+    match chosen.events() {
+        0 => Some("No event matches.".to_owned()),
+        _ => not_allowed(person),
+    }
 }
 
 /// Why this person can't do it.

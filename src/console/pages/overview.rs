@@ -52,6 +52,8 @@ struct Card<'a> {
 }
 
 struct Check<'a> {
+    /// Class in the style sheet.
+    class: &'static str,
     summary: String,
     /// Failures first, then warnings; the first [`FINDINGS`].
     bad: Vec<&'a Finding>,
@@ -226,17 +228,17 @@ fn check(findings: &[Finding]) -> Check<'_> {
     let of = |level: Level| findings.iter().filter(move |finding| finding.level == level);
     let (failures, warnings) = (of(Level::Fail).count(), of(Level::Warn).count());
     let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let summary = match (failures, warnings) {
-        (0, 0) => format!("{} checks, all in order", findings.len()),
-        _ => format!(
-            "{failures} failure{}, {warnings} warning{}",
-            plural(failures),
-            plural(warnings)
-        ),
+    let failed = format!("{failures} failure{}", plural(failures));
+    let warned = format!("{warnings} warning{}", plural(warnings));
+    let (class, summary) = match (failures, warnings) {
+        (0, 0) => ("up", format!("{} checks, all in order", findings.len())),
+        (0, _) => ("unsure", warned),
+        (_, 0) => ("down", failed),
+        _ => ("down", format!("{failed}, {warned}")),
     };
 
     let bad = of(Level::Fail).chain(of(Level::Warn)).take(FINDINGS).collect();
-    Check { summary, bad }
+    Check { class, summary, bad }
 }
 
 fn seconds(seconds: f64) -> String {
