@@ -8,8 +8,10 @@ use bson::{Document, doc};
 use futures_util::future::join_all;
 
 use super::{Console, OPERATOR, Person, dead, hidden};
-use crate::support::{ALONE, Relay, Scene, json, until};
+use crate::support::{ALONE, Relay, Scene};
 
+/// Longest wait until the relay has delivered the events of a run.
+const DRAINED: Duration = Duration::from_secs(600);
 /// Events of one insert.
 const BATCH: usize = 10_000;
 
@@ -44,10 +46,11 @@ async fn drain(scene: &Scene, relay: &Relay, count: usize, run: usize) -> f64 {
     let before = Instant::now();
     relay.resume();
     let locked = doc! { "isLocked": true };
-    until("the relay has delivered all", async || {
-        scene.events.find_one(locked.clone()).await.unwrap().is_none().then_some(())
-    })
-    .await;
+    // Minutes, with a million of them.
+    while scene.events.find_one(locked.clone()).await.unwrap().is_some() {
+        assert!(before.elapsed() < DRAINED, "the relay has not delivered {count} events");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 
     before.elapsed().as_secs_f64()
 }
@@ -159,9 +162,4 @@ async fn an_action_with_too_many_events_is_refused_and_takes_no_memory() {
     assert_eq!(hidden(&page, "preview"), None);
     let page = alice.page(&format!("{act}&state=dead&key=k7")).await;
     assert!(page.contains("Retry now 1,000 events"), "{page}");
-
-    // A group is read event by event.
-    let group = json(&scene, &["groups"])[0]["id"].as_str().expect("an id").to_owned();
-    let page = alice.page(&format!("/o/{}.outbox/events?group={group}", scene.name)).await;
-    assert!(page.contains("1 to 50 of 100,001<"), "{page}");
 }
