@@ -32,8 +32,8 @@ console-pictures: bins ## the pictures and the transcript of docs/console.md
 	OUTBOXD_WRITE_DOCS=1 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- console::pictures console::clicked --test-threads=1
 
-faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes)
-	OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
+faults: bins ## every fault of relays, servers and the network, for longer (about 15 minutes; BURSTS=off)
+	$(if $(BURSTS),OUTBOXD_TEST_BURSTS=$(BURSTS)) OUTBOXD_TEST_FAULT=$(or $(FAULT),20) OUTBOXD_TEST_CRASHES=10 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- faults:: crashes:: protocol:: fleet:: --include-ignored --skip soak --test-threads=4 --nocapture
 
 simulate: ## the relay's core in memory, from other seeds (SEEDS=0..100000)

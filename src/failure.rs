@@ -108,6 +108,8 @@ pub const DISCONNECTED: &str = "disconnected";
 
 /// JetStream's code of a message that is not behind the one that it names.
 pub const NOT_BEHIND: &str = "10070";
+/// JetStream's code of a batch for a stream without `allow_atomic`.
+pub const NO_BATCHES: &str = "10174";
 /// JetStream's code of a store that took no message, and ours of a stream that is full.
 pub const STREAM_FULL: &str = "10077";
 /// Code of a message that is larger than the whole stream may become.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// The names of all checks. They don't change between releases.
-pub const CHECKS: [&str; 40] = [
+pub const CHECKS: [&str; 41] = [
     "clock.mongodb",
     "clock.nats",
     "mongodb.auth",
@@ -35,6 +35,7 @@ pub const CHECKS: [&str; 40] = [
     "outbox.validators",
     "stream.accepts",
     "stream.as_configured",
+    "stream.bursts",
     "stream.contents",
     "stream.dedupe",
     "stream.exists",

@@ -159,15 +159,76 @@ async fn a_connection_that_breaks_in_mid_burst_costs_no_order_and_no_copy() {
     assert!(numbers.iter().copied().eq(0..3000), "{numbers:?}");
 }
 
-/// The server stops a stream of several copies that refuses a message of a burst.
+/// How many messages came in batches. Of each batch, all are there, directly behind each other.
+fn stored_in_batches(messages: &[Message]) -> usize {
+    let place = |message: &Message| {
+        let batch = message.headers.get("Nats-Batch-Id")?.as_str().to_owned();
+        let place: usize = message.headers.get("Nats-Batch-Sequence")?.as_str().parse().ok()?;
+        Some((batch, place, message.headers.contains_key("Nats-Batch-Commit")))
+    };
+    let mut open: Option<(String, usize)> = None;
+    let mut stored = 0;
+    for found in messages.iter().map(place) {
+        let before = open.take();
+        match (found, before) {
+            (None, before) => assert_eq!(before, None, "a batch is cut short"),
+            (Some((batch, place, is_last)), before) => {
+                let expected = before.map_or(1, |(before, place)| {
+                    assert_eq!(before, batch, "a batch is within another");
+                    place + 1
+                });
+                assert_eq!(place, expected, "a message of a batch is missing");
+                open = (!is_last).then_some((batch, place));
+                stored += 1;
+            }
+        }
+    }
+    assert_eq!(open, None, "a batch is cut short");
+    stored
+}
+
+/// A chain would stop this stream for good when the server refuses a part of it.
 #[tokio::test]
-async fn a_stream_with_three_copies_gets_no_bursts() {
+async fn a_stream_with_three_copies_takes_the_backlog_of_a_key_in_batches() {
     let _alone = ALONE.lock().await;
-    let cluster = NatsCluster::start().await;
+    let mut cluster = NatsCluster::start().await;
     let scene = Scene::among(mongodb_uri(), cluster.url(), Some(cluster.users.clone()), "3").await;
-    backlog(&scene, "hot", 300).await;
-    let _relay = Relay::start(&scene, &[("OUTBOXD_STREAM__REPLICAS", "3"), AUTO]);
+    let settings = [("OUTBOXD_STREAM__REPLICAS", "3"), AUTO];
+    backlog(&scene, "hot", EVENTS).await;
+    scene.commit((0..20).map(|number| scene.event(&format!("lone{number}"), 0))).await;
+    let relay = Relay::leading(&scene, &settings).await;
     scene.drained().await;
-    in_order(&scene, "hot", 300).await;
-    assert_eq!(stored_behind(&scene.messages().await), 0);
+
+    in_order(&scene, "hot", EVENTS).await;
+    let messages = scene.messages().await;
+    assert_eq!(stored_behind(&messages), 0);
+    let batched = stored_in_batches(&messages);
+    assert!(batched > EVENTS as usize / 2, "{batched} of {EVENTS} came in batches");
+    assert_eq!(relay.metric("outboxd_duplicate_acks_total").await, 0);
+
+    // Its leader is killed while a backlog leaves.
+    for begin in (EVENTS..3 * EVENTS).step_by(100) {
+        scene.commit((begin..begin + 100).map(|number| scene.event("hot", number))).await;
+    }
+    let leader = cluster.leader(&scene).await.expect("a leader");
+    cluster.kill(leader);
+    scene.drained().await;
+    in_order(&scene, "hot", 3 * EVENTS).await;
+    cluster.start_again(leader);
+    until("all copies are there", async || cluster.is_whole(&scene).await.then_some(())).await;
+
+    // Without the flag nothing leaves in batches.
+    let stream = scene.context.get_stream(&scene.stream).await.expect("the scene's stream");
+    let config = stream.cached_info().config.clone();
+    let before = scene.messages().await.len();
+    scene
+        .context
+        .update_stream(stream::Config { allow_atomic_publish: false, ..config })
+        .await
+        .expect("the stream takes no batches");
+    scene.commit((0..200).map(|number| scene.event("cold", number))).await;
+    scene.drained().await;
+    in_order(&scene, "cold", 200).await;
+    assert_eq!(stored_in_batches(&scene.messages().await[before..]), 0);
+    drop(relay);
 }

@@ -10,12 +10,14 @@
 //! | `scheduled` | the events that are published later |
 //! | `deployment` | MongoDB as the relay's user sees it: version, write concern, oplog |
 //! | `mongodb` | all of MongoDB, in this order |
+//! | `bursts` | whether a key leaves in bursts |
 //! | `nats` | nats-server, JetStream and the stream |
 //!
 //! MongoDB and NATS are checked independently: a fault of one hides no finding of the other. What
 //! needs both is compared here, at the end. A check writes nothing.
 
 mod ask;
+mod bursts;
 mod deployment;
 mod hosts;
 mod kept;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::ask::{Clock, within};
+use super::bursts;
 use crate::config::Config;
 use crate::driver_words::{TlsFault, plain};
 use crate::error::{Error, ErrorKind};
@@ -20,7 +21,6 @@ use crate::finding::{Finding, shell};
 use crate::jetstream::absent::{self, Absent};
 use crate::jetstream::account::{self, Group};
 use crate::jetstream::acks::Acks;
-use crate::jetstream::bursts;
 use crate::jetstream::denied::Denied;
 use crate::jetstream::facts::Facts;
 use crate::jetstream::hearing::Hearing;
@@ -354,6 +354,7 @@ fn stream(config: &Config, at: &str, info: &Info, max_payload: usize) -> Vec<Fin
     }
 
     findings.extend(review(&Facts::new(info, config, max_payload)));
+    findings.push(bursts::look(config, at, info));
     findings
 }
 
@@ -405,9 +406,6 @@ fn version(at: &str, version: &str) -> Finding {
             format!("{version} lacks security fixes of 2.11.15 and 2.12.6"),
             UPGRADE,
         )
-    } else if (found.0, found.1) < bursts::SINCE {
-        let lacks = "nats.bursts has no effect before 2.12";
-        Finding::ok(CHECK, at, format!("{version}; {lacks}"))
     } else {
         Finding::ok(CHECK, at, version)
     }

@@ -17,15 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::{PublishError, PublishErrorKind, SubscribeError};
-use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::bursts::put_into_batch;
+use super::message::Part;
 use super::reply::{Expected, Read};
-use super::waiting::{NoAck, Waiting};
+use super::waiting::{Answer, NoAck, Waiting};
 use crate::crash::{self, Point};
 use crate::relay::ports::Ack;
 use crate::task;
@@ -41,6 +43,7 @@ const ECHO: &str = "echo";
 pub(crate) struct Acks {
     waiting: Arc<Waiting>,
     outgoing: mpsc::UnboundedSender<Outgoing>,
+    digest: Digest,
     timeout: Duration,
     /// The subject of the reply to a request that only tries the subscription.
     echo: String,
@@ -52,9 +55,9 @@ pub(crate) struct Acks {
 #[derive(Debug)]
 struct Outgoing {
     number: u64,
-    subject: Subject,
-    headers: HeaderMap,
-    payload: Bytes,
+    part: Part,
+    /// Whether the ack is of this message: the last of a batch, or a message of its own.
+    is_last: bool,
 }
 
 impl Acks {
@@ -84,11 +87,12 @@ impl Acks {
             expected,
         };
         let reading = task::spawn(reading.run(replies));
-        let writing = task::spawn(write(client, messages, inbox, digest, waiting.clone()));
+        let writing = task::spawn(write(client, messages, inbox, digest.clone(), waiting.clone()));
 
         Ok(Self {
             waiting,
             outgoing,
+            digest,
             timeout,
             echo,
             echoed,
@@ -112,29 +116,46 @@ impl Acks {
     }
 
     /// Publishes. The returned future waits for the ack.
-    pub(crate) fn publish(
+    pub(super) fn publish(
         self: Arc<Self>,
-        subject: &str,
-        headers: HeaderMap,
-        payload: Bytes,
+        part: Part,
     ) -> impl Future<Output = Result<Ack, NoAck>> + Send + 'static {
         let (number, answer) = self.waiting.add(Instant::now() + self.timeout);
-        let message = Outgoing { number, subject: subject.to_owned().into(), headers, payload };
-        let is_queued = self.outgoing.send(message).is_ok();
+        let is_queued = self.outgoing.send(Outgoing { number, part, is_last: true }).is_ok();
+        self.answer(is_queued, answer)
+    }
 
-        async move {
-            if !is_queued {
-                return Err(NoAck::ConnectionLost);
-            }
+    /// Publishes a batch. The returned future waits for the ack of its last message.
+    pub(super) fn publish_batch(
+        self: Arc<Self>,
+        parts: Vec<Part>,
+    ) -> impl Future<Output = Result<Ack, NoAck>> + Send + 'static {
+        let (number, answer) = self.waiting.add(Instant::now() + self.timeout);
+        let (id, of, mut is_queued) = (self.digest.batch(number), parts.len(), true);
+        for (mut part, place) in parts.into_iter().zip(1..) {
+            put_into_batch(&mut part.headers, &id, place, of);
+            let outgoing = Outgoing { number, part, is_last: place == of };
+            is_queued = self.outgoing.send(outgoing).is_ok();
+        }
+        self.answer(is_queued, answer)
+    }
 
-            // A client that has been replaced ends with the last of its acks.
-            match answer.await.map_err(|_| NoAck::ConnectionLost)? {
-                Err(NoAck::Unsure(mut unsure)) => {
-                    unsure.keep(self.waiting.clone(), self);
-                    Err(NoAck::Unsure(unsure))
-                }
-                answer => answer,
+    async fn answer(
+        self: Arc<Self>,
+        is_queued: bool,
+        answer: oneshot::Receiver<Answer>,
+    ) -> Result<Ack, NoAck> {
+        if !is_queued {
+            return Err(NoAck::ConnectionLost);
+        }
+
+        // A client that has been replaced ends with the last of its acks.
+        match answer.await.map_err(|_| NoAck::ConnectionLost)? {
+            Err(NoAck::Unsure(mut unsure)) => {
+                unsure.keep(self.waiting.clone(), self);
+                Err(NoAck::Unsure(unsure))
             }
+            answer => answer,
         }
     }
 
@@ -154,6 +175,11 @@ impl Digest {
         let _ = write!(reply, "{:016x}{number}", self.0.hash_one(number));
     }
 
+    /// An id that no other batch has, and that tells nothing of the subject of the reply.
+    fn batch(&self, number: u64) -> String {
+        format!("{:016x}{number}", self.0.hash_one(("batch", number)))
+    }
+
     /// The publish that a reply belongs to, from what follows the inbox in its subject.
     fn number(&self, token: &str) -> Option<u64> {
         let (digest, number) = token.split_at_checked(DIGEST_DIGITS)?;
@@ -170,10 +196,18 @@ async fn write(
     digest: Digest,
     waiting: Arc<Waiting>,
 ) {
-    while let Some(Outgoing { number, subject, headers, payload }) = messages.recv().await {
+    while let Some(Outgoing { number, part, is_last }) = messages.recv().await {
         // A publish that timed out in this queue must not leave: its event may be tried again by
-        // now.
+        // now. Of a batch, nothing leaves behind a message that did not.
         if !waiting.is_wanted(number) {
+            continue;
+        }
+
+        let Part { subject, headers, payload } = part;
+        if !is_last {
+            if let Err(error) = client.publish_with_headers(subject, headers, payload).await {
+                waiting.fail(number, not_sent(error));
+            }
             continue;
         }
 

@@ -5,10 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::header::{
-    HeaderName, HeaderValue, NATS_EXPECTED_LAST_MESSAGE_ID, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
-};
 use async_nats::jetstream::stream::Config;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::Instant;
@@ -16,12 +12,13 @@ use tokio::time::Instant;
 use super::bursts;
 use super::connection::Nats;
 use super::facts::removes;
+use super::message::{self, part};
 use super::stored::{self, transforms};
 use super::stream;
 use super::waiting::NoAck;
-use crate::failure::{CONNECTION_LOST, HEADER, NO_REPLIES, Rejection, TIMEOUT};
+use crate::failure::{CONNECTION_LOST, NO_BATCHES, NO_REPLIES, Rejection, TIMEOUT};
 use crate::pattern::any_covers;
-use crate::relay::ports::{Ack, EventBus, Forged, Message};
+use crate::relay::ports::{Ack, Burst, EventBus, Forged, Message};
 use crate::relay::publish::outcome::Held;
 use crate::relay::watermark::{Compared, Found, How, Rewound, Watermark};
 
@@ -33,8 +30,6 @@ const MAX_READS: usize = 64;
 /// Looks again before the stream counts as behind its own acks, and the wait before each.
 const LATE_LOOKS: u32 = 4;
 const LATE_LOOK: Duration = Duration::from_millis(250);
-/// Bytes that a file store adds to a message with headers.
-const RECORD_BYTES: usize = 34;
 /// Bytes of a payload that count as one read of those at once, so that they take 16 MB at most
 /// together, or the largest message alone.
 const READ_BYTES: usize = 64 << 10;
@@ -50,8 +45,8 @@ pub(crate) struct JetStream {
     pub(super) reached: Arc<AtomicU64>,
     /// Whether it was seen to have lost messages, and nobody has looked at it since.
     pub(super) is_hurt: Arc<AtomicBool>,
-    /// Whether the server of the stream keeps the order of bursts.
-    keeps_bursts: Arc<AtomicBool>,
+    /// How the stream keeps the order of bursts.
+    bursts: Arc<std::sync::Mutex<Option<Burst>>>,
     /// When the stream was created, in ms since 1970; 0 if it is not known.
     pub(super) created: Arc<AtomicI64>,
     /// When it last described itself.
@@ -116,12 +111,16 @@ impl JetStream {
             takes: Arc::default(),
             reached: Arc::default(),
             is_hurt: Arc::default(),
-            keeps_bursts: Arc::default(),
+            bursts: Arc::default(),
             created: Arc::default(),
             answered: Arc::default(),
             back: Arc::default(),
             reads,
         }
+    }
+
+    fn keep_bursts(&self, by: Option<Burst>) {
+        *self.bursts.lock().unwrap_or_else(PoisonError::into_inner) = by;
     }
 
     async fn config(&self) -> Option<Arc<Config>> {
@@ -139,7 +138,7 @@ impl JetStream {
             let info = stream::of(&self.nats, &self.name).await.ok().flatten();
             let seen = info.map(|info| {
                 self.takes.set(&info.config.subjects);
-                self.keeps_bursts.store(bursts::are_kept_by(&info), Ordering::Relaxed);
+                self.keep_bursts(bursts::kept_by(&info).ok());
                 *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
                 let created_ms = info.created.unix_timestamp_nanos() / 1_000_000;
 
@@ -225,12 +224,11 @@ impl JetStream {
 
 impl EventBus for JetStream {
     async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
-        let headers = headers(&message).map_err(|error| Rejection::new(HEADER, error))?;
-        let (acks, subject) = (self.nats.acks(), message.subject.as_str());
-        let reached = self.reached();
+        let (part, subject) = (part(&message)?, message.subject.as_str());
+        let (acks, reached) = (self.nats.acks(), self.reached());
 
         // The rest is boxed to keep the future of an ordinary publish small.
-        let ack = match acks.publish(subject, headers, message.payload.clone()).await {
+        let ack = match acks.publish(part).await {
             Err(NoAck::Unsure(unsure)) => Box::pin(self.examine(unsure, &message)).await?,
             Err(NoAck::TimedOut) => {
                 self.nats.doubt();
@@ -296,8 +294,35 @@ impl EventBus for JetStream {
         Some(!forgeries.must_verify() || removes(&seen.config))
     }
 
-    fn keeps_bursts(&self) -> bool {
-        self.keeps_bursts.load(Ordering::Relaxed) && !self.nats.expected.forgeries.must_verify()
+    fn bursts(&self) -> Option<Burst> {
+        let kept_by = *self.bursts.lock().unwrap_or_else(PoisonError::into_inner);
+        kept_by.filter(|_| !self.nats.expected.forgeries.must_verify())
+    }
+
+    async fn publish_batch(&self, messages: &[Message<'_>]) -> Result<Ack, Rejection> {
+        let parts = messages.iter().map(part).collect::<Result<_, _>>()?;
+        let (acks, reached) = (self.nats.acks(), self.reached());
+
+        let ack = match acks.publish_batch(parts).await {
+            Err(NoAck::Unsure(unsure)) => Err(unsure.without_rest()),
+            Err(NoAck::TimedOut) => {
+                self.nats.doubt();
+                Err(classify(NoAck::TimedOut))
+            }
+            answer => answer.map_err(classify),
+        };
+        // Nothing leaves in batches until the stream has described itself again.
+        if ack.as_ref().is_err_and(|rejection| rejection.code == NO_BATCHES) {
+            self.keep_bursts(None);
+        }
+
+        let ack = ack?;
+        let covers = |message: &Message<'_>| self.takes.covers(message.subject.as_str());
+        if !ack.duplicate && ack.sequence > reached && messages.iter().all(covers) {
+            return Ok(ack);
+        }
+        // Each of the messages, published again alone, shows what the stream has.
+        Err(Rejection::new(TIMEOUT, "the ack of a batch doesn't fit what is known of the stream"))
     }
 
     fn connection(&self) -> u64 {
@@ -333,11 +358,11 @@ impl EventBus for JetStream {
     }
 
     async fn fits(&self, message: Message<'_>) -> Option<bool> {
-        let headers = headers(&message).ok()?;
+        let stored = message::stored_size(&message)?;
         let config = self.config().await?;
         let Ok(max_bytes) = usize::try_from(config.max_bytes) else { return Some(true) };
 
-        Some(max_bytes == 0 || stored_size(&message, &headers) <= max_bytes)
+        Some(max_bytes == 0 || stored <= max_bytes)
     }
 
     fn connected(&self) -> &watch::Receiver<bool> {
@@ -356,37 +381,6 @@ impl EventBus for JetStream {
         let config = self.config().await?;
         Some(any_covers(&config.subjects, subject))
     }
-}
-
-/// All headers of a message, as the client sends them. Uses only constructors that can fail: the
-/// client's others panic on a line break.
-fn headers(message: &Message<'_>) -> Result<HeaderMap, String> {
-    let value = |text: &str| text.parse::<HeaderValue>().map_err(|error| error.to_string());
-
-    let mut headers = HeaderMap::new();
-    for (name, text) in message.headers.iter() {
-        let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
-        headers.insert(name, value(text)?);
-    }
-
-    headers.insert(NATS_MESSAGE_ID, value(message.id)?);
-    headers.insert(NATS_EXPECTED_STREAM, value(message.stream)?);
-    if let Some(behind) = message.behind {
-        headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, value(behind)?);
-    }
-
-    Ok(headers)
-}
-
-/// The bytes of a message in a file store.
-fn stored_size(message: &Message<'_>, headers: &HeaderMap) -> usize {
-    let lines = headers.iter().map(|(name, values)| {
-        let name: &str = name.as_ref();
-        values.iter().map(|value| name.len() + value.as_str().len() + ": \r\n".len()).sum::<usize>()
-    });
-    let headers = lines.sum::<usize>() + "NATS/1.0\r\n\r\n".len();
-
-    RECORD_BYTES + message.subject.as_str().len() + headers + message.payload.len()
 }
 
 /// The failure table's code for a publish without an ack.

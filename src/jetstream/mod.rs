@@ -13,8 +13,9 @@
 //! - `forgeries`: signs that somebody other than the stream answers
 //! - `examine`: which of several answers to a publish counts
 //! - `fuzz`: arbitrary bytes in the place of what NATS answers
+//! - `message`: an event's message as the client sends it
 //! - `bus`: publishes, and classifies errors
-//! - `bursts`: whether the stream's server keeps the order of a burst
+//! - `bursts`: how the stream keeps the order of a burst
 //! - `compare`: compares the stream with what it had acked
 //! - `stored`: compares a stored message with one that was sent
 //! - `stream`: creates and verifies the stream
@@ -42,6 +43,7 @@ mod forgeries;
 pub(crate) mod fuzz;
 pub(crate) mod hearing;
 pub(crate) mod lines;
+mod message;
 pub(crate) mod port;
 mod remedies;
 pub(crate) mod reply;

@@ -10,6 +10,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use tokio::time::Instant;
 
 use super::absent::{self, Absent};
+use super::bursts::has_batches;
 use super::connection::Nats;
 use super::creation::{self, wanted};
 use super::facts::{Facts, needed_window};
@@ -93,9 +94,11 @@ pub(crate) async fn ensure(
 async fn create(nats: &Nats, stream: &StreamConfig) -> Result<Info> {
     let subject = format!("{}.STREAM.CREATE.{}", nats.api_prefix, stream.name);
     let (context, asked) = (nats.context(), Instant::now());
+    let takes_batches = stream.replicas > 1 && has_batches(&context.client().server_info().version);
+    let wanted = Config { allow_atomic_publish: takes_batches, ..wanted(stream) };
 
     let created = tokio::select! {
-        created = context.create_stream(wanted(stream)) => created,
+        created = context.create_stream(wanted) => created,
         () = nats.denied.after(&subject, asked) => {
             let message = format!(
                 "the user may not publish to {subject}, so the stream {} could not be created\n  \

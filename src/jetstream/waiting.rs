@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::forgeries::Forgeries;
 use super::reply::ForeignReply;
 use super::sequences::{Fit, Sequences};
+use crate::failure::{NO_RESPONDERS, Rejection, TIMEOUT};
 use crate::relay::ports::Ack;
 
 /// Replies of one publish that are handed over: a neighbour may send any number. What comes later
@@ -90,6 +91,22 @@ impl Unsure {
                 Err(NoAck::Unsure(next))
             }
             answer => answer,
+        }
+    }
+
+    /// What it comes to for whoever waits for no more: all is published again.
+    pub(super) fn without_rest(self) -> Rejection {
+        match self.said {
+            Said::Refused(ref error) => {
+                self.answered(None);
+                Rejection::of_jetstream(error.error_code().0, error.to_string())
+            }
+            Said::NoResponders => {
+                Rejection::new(NO_RESPONDERS, "no one takes the subject at the moment")
+            }
+            Said::Ack(_) | Said::Foreign(_) | Said::Nothing => {
+                Rejection::new(TIMEOUT, "somebody replied who may not be the stream")
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! implements them over memory that loses, delays and repeats. Documents are BSON, because the
 //! event contract is. No driver's type passes through here.
 
+mod message;
 pub(crate) mod scheduled;
 pub(crate) mod shared;
 
@@ -12,11 +13,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use bson::{DateTime, RawArray, RawDocument, Timestamp};
-use bytes::Bytes;
-use outboxd_client::{EventId, Headers, Key, Subject};
+use outboxd_client::{EventId, Key};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) use self::message::{Ack, Burst, Message};
 use super::listing::{IdSet, Listing, Moment, RawId};
 use super::publish::outcome::{Acked, Held};
 use super::watermark::{Compared, Epoch, Found, Rewound, Watermark};
@@ -322,9 +323,16 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
     /// Whether publishes may leave: the connection is up, and acks can arrive.
     fn connected(&self) -> &watch::Receiver<bool>;
 
-    /// Whether the stream refuses every message that is not behind the one it names, whatever became
-    /// of that one, and its acks can be believed as they are.
-    fn keeps_bursts(&self) -> bool;
+    /// How events may leave together, so that the stream never has one without those before it.
+    /// `None` if it can't promise that, or its acks can't be believed as they are.
+    fn bursts(&self) -> Option<Burst>;
+
+    /// Publishes messages of which the stream stores all, directly behind each other, or none.
+    /// Returns the ack of the last. Any error may mean that all are stored.
+    fn publish_batch(
+        &self,
+        messages: &[Message<'_>],
+    ) -> impl Future<Output = Result<Ack, Rejection>> + Send;
 
     /// The number of the connection that is up; 0 if publishes may not leave.
     fn connection(&self) -> u64;
@@ -363,38 +371,6 @@ pub(crate) trait EventBus: Clone + Send + Sync + 'static {
 
     /// Whether the stream takes this subject, or `None` if its configuration is unknown.
     fn covers(&self, subject: &str) -> impl Future<Output = Option<bool>> + Send;
-}
-
-/// A message to publish.
-#[derive(Debug, Clone)]
-pub(crate) struct Message<'a> {
-    pub(crate) subject: &'a Subject,
-    /// The headers of the event, including those of its layout and its trace.
-    pub(crate) headers: &'a Headers,
-    /// `Nats-Msg-Id`: the stream drops a second message with the same one.
-    pub(crate) id: &'a str,
-    /// `Nats-Expected-Stream`: another stream refuses the message.
-    pub(crate) stream: &'a str,
-    /// `Nats-Expected-Last-Msg-Id`: the stream refuses the message unless its last one has this id.
-    pub(crate) behind: Option<&'a str>,
-    pub(crate) payload: Bytes,
-}
-
-/// The stream's answer to a publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ack {
-    /// The message's sequence in the stream.
-    pub(crate) sequence: u64,
-    /// Whether the stream had a message with this id already.
-    pub(crate) duplicate: bool,
-    /// Whether the stream was seen to have this very event there.
-    pub(crate) seen: bool,
-}
-
-impl Ack {
-    pub(crate) fn new(sequence: u64, duplicate: bool) -> Self {
-        Self { sequence, duplicate, seen: false }
-    }
 }
 
 /// Signs that somebody other than the stream answers publishes.

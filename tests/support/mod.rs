@@ -220,8 +220,14 @@ impl Scene {
             ("OUTBOXD_RETRY__OUTAGE_GRACE", "2s".to_owned()),
             ("OUTBOXD_NATS__ACK_TIMEOUT", "1s".to_owned()),
         ]
+        .into_iter()
+        .chain(
+            std::env::var("OUTBOXD_TEST_BURSTS")
+                .ok()
+                .map(|bursts| ("OUTBOXD_NATS__BURSTS", bursts)),
+        )
         .map(|(name, text)| (name.to_owned(), text))
-        .into()
+        .collect()
     }
 
     /// The same, for the user that has what this verb needs and no more.

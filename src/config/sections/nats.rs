@@ -173,11 +173,10 @@ impl NatsConfig {
             bursts: reader
                 .setting(
                     "bursts",
-                    "Whether several events of one key are published without waiting for each \
-                     other's acks. \"off\": one at a time, the default until bursts are measured in \
-                     more clusters. \"auto\": up to 64, where the stream's server allows it: a \
-                     single nats-server 2.12 or newer, which refuses a message that isn't directly \
-                     behind the one it names.",
+                    "Whether waiting events of one key are published together, up to 64, instead of \
+                     one after the ack of the other. \"auto\": where the stream keeps their order, \
+                     which is on a single nats-server 2.12 or newer, and in a cluster of 2.12.1 or \
+                     newer if the stream has allow_atomic. \"off\": never.",
                 )
                 .one_of(&[("off", SendBursts::Off), ("auto", SendBursts::Auto)]),
         };

@@ -13,31 +13,102 @@
 //! | none, or a passing refusal | given back: it is stored only if the one before it is |
 //! | a duplicate of another message | given back: it is published alone, under another id |
 //!
+//! A stream in a cluster takes them as one batch instead, which it stores or refuses as a whole. All
+//! are given back unless it says that it has stored them; perhaps it has, and then each of them,
+//! published again, is a duplicate. The batch can't be stored behind one of its own events.
+//!
 //! The first event that is given back is published again alone, with all that a lone event has: tries
 //! in place, the grace, the check of duplicates.
 
 use futures_util::future::{join_all, maybe_done};
 use futures_util::poll;
+use tracing::debug;
 
 use super::burst::Member;
-use super::outcome::Outcome;
+use super::outcome::{Acked, Outcome};
 use super::publication::Publication;
 use super::{Publisher, Try};
+use crate::crash::{self, Point};
 use crate::failure::NOT_BEHIND;
 use crate::relay::dispatch::pending::Dispatched;
-use crate::relay::ports::EventBus;
+use crate::relay::ports::{Burst, EventBus};
 
 impl<B: EventBus> Publisher<B> {
     /// The most events of a key that may leave together.
     pub(crate) fn most_together(&self) -> usize {
-        match self.bus.keeps_bursts() && self.breaker.is_well() {
-            true => self.bursts.most(),
+        let most = self.bursts.most();
+        match most > 1 && self.breaker.is_well() && self.bus.bursts().is_some() {
+            true => most,
             false => 1,
         }
     }
 
     /// Publishes the events of a burst once.
     pub(super) async fn publish_burst(&self, burst: &[Dispatched]) -> Vec<Member> {
+        match self.bus.bursts() {
+            Some(Burst::Chain) => self.publish_chain(burst).await,
+            Some(Burst::Batch) => self.publish_batch(burst).await,
+            None => burst.iter().map(|_| Member::Back).collect(),
+        }
+    }
+
+    /// Publishes as many as one batch may have.
+    async fn publish_batch(&self, burst: &[Dispatched]) -> Vec<Member> {
+        if self.stop.is_cancelled() || !self.term.is_trusted() {
+            return burst.iter().map(|_| Member::Ended(Outcome::Abandoned)).collect();
+        }
+
+        let fit = burst.iter().take_while(|dispatched| dispatched.record.over_limit.is_none());
+        let mut publications: Vec<_> = fit
+            .map(|one| Publication::new(&self.id_prefix, &one.record, one.payload.clone()))
+            .collect();
+        let mut members = Vec::with_capacity(burst.len());
+        if !publications.is_empty() && self.is_connected() {
+            members.extend(self.batch(&mut publications).await.unwrap_or_default());
+        }
+
+        members.resize_with(burst.len(), || Member::Back);
+        members
+    }
+
+    /// Publishes a batch. Returns `None` unless the stream has acked it.
+    async fn batch(&self, publications: &mut [Publication<'_>]) -> Option<Vec<Member>> {
+        let connection = self.bus.connection();
+        let messages: Vec<_> =
+            publications.iter().map(|publication| publication.message(&self.stream)).collect();
+
+        let ack = match self.bus.publish_batch(&messages).await {
+            Ok(ack) => ack,
+            Err(rejection) => {
+                debug!(code = rejection.code, error = rejection.error, "a batch is not acked");
+                match rejection.is_definite() {
+                    true => self.breaker.answered(),
+                    false => self.breaker.trouble(),
+                }
+                self.bursts.cut();
+                return None;
+            }
+        };
+
+        crash::here(Point::Acked);
+        self.breaker.answered();
+        self.bursts.whole(publications.len());
+
+        // They are directly behind each other.
+        let sequences = (0..=ack.sequence).rev().take(publications.len());
+        let members =
+            publications.iter_mut().rev().zip(sequences).map(|(publication, sequence)| {
+                let ids = (publication.record.id.clone(), publication.take_message_id(), false);
+                let at = (sequence, connection);
+                let acked = Acked::new(ids, publication.began.elapsed(), at, false, ack.seen, None);
+                Member::Ended(Outcome::Acked(acked))
+            });
+        let mut members: Vec<_> = members.collect();
+        members.reverse();
+        Some(members)
+    }
+
+    async fn publish_chain(&self, burst: &[Dispatched]) -> Vec<Member> {
         let mut publications = Vec::<Publication<'_>>::with_capacity(burst.len());
         for Dispatched { record, payload, .. } in burst {
             let mut publication = Publication::new(&self.id_prefix, record, payload.clone());

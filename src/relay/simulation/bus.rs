@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::row::number;
-use super::world::{Arriving, World};
+use super::world::{Arriving, State, World};
 use crate::failure::{CONNECTION_LOST, NO_RESPONDERS, NOT_BEHIND, Rejection, TIMEOUT};
-use crate::relay::ports::{Ack, EventBus, Forged, Message};
+use crate::relay::ports::{Ack, Burst, EventBus, Forged, Message};
 use crate::relay::publish::outcome::Held;
 use crate::relay::watermark::{Compared, Found, Rewound, Watermark};
 
@@ -106,6 +106,40 @@ impl Bus {
         Fate::Forged
     }
 
+    /// What the relay hears of it. The stream makes of it what `arrive` returns.
+    async fn answer(
+        &self,
+        fate: Fate,
+        arrive: impl FnOnce(&mut State) -> Option<Ack> + Send + 'static,
+    ) -> Result<Option<Ack>, Rejection> {
+        let Self { world, life, .. } = self;
+        let answer = match fate {
+            Fate::Acked => Some(Ok(arrive(&mut world.lock()))),
+            Fate::AckLost => {
+                arrive(&mut world.lock());
+                None
+            }
+            Fate::Lost => None,
+            Fate::Forged => Some(Ok(Some(Ack::new(world.lock().newest + 1, false)))),
+            Fate::Late(by) => {
+                let world = world.clone();
+                tokio::spawn(async move {
+                    sleep(ACK_TIMEOUT + by).await;
+                    arrive(&mut world.lock());
+                });
+                None
+            }
+            Fate::Refused(error) => Some(Err(error)),
+        };
+
+        match answer {
+            Some(_) => world.travel().await,
+            None => sleep(ACK_TIMEOUT).await,
+        }
+        world.alive(*life).await;
+        answer.unwrap_or_else(|| Err(Rejection::new(TIMEOUT, "timed out")))
+    }
+
     /// The relay knows that the stream has an event.
     fn saw_stored(&self, term: i64, event: u32) {
         let mut state = self.world.lock();
@@ -194,54 +228,52 @@ impl EventBus for Bus {
         let behind = message.behind.map(str::to_owned);
         let arriving = Arriving { message_id, behind, number: event, subject };
         let fate = self.forge(self.fate(subject), event);
-        let answer = match fate {
-            Fate::Acked => Some(world.lock().arrive(&arriving)),
-            Fate::AckLost => {
-                world.lock().arrive(&arriving);
-                None
-            }
-            Fate::Lost => None,
-            Fate::Forged => {
-                world.travel().await;
-                world.alive(*life).await;
-                return Ok(Ack::new(world.lock().newest + 1, false));
-            }
-            Fate::Late(by) => {
-                let world = world.clone();
-                tokio::spawn(async move {
-                    sleep(ACK_TIMEOUT + by).await;
-                    world.lock().arrive(&arriving);
-                });
-                None
-            }
-            Fate::Refused(error) => {
-                world.travel().await;
-                world.alive(*life).await;
-                return Err(error);
-            }
+        let is_forged = matches!(fate, Fate::Forged);
+        let answer = self.answer(fate, move |state| state.arrive(&arriving)).await?;
+        let Some(ack) = answer else {
+            return Err(Rejection::new(NOT_BEHIND, "wrong last message id"));
         };
 
-        match answer {
-            Some(None) => {
-                world.travel().await;
-                world.alive(*life).await;
-                Err(Rejection::new(NOT_BEHIND, "wrong last message id"))
-            }
-            Some(Some(ack)) => {
-                world.travel().await;
-                world.alive(*life).await;
-                if !ack.duplicate {
-                    self.saw_stored(term, event);
-                }
-                let seen = !ack.duplicate && world.lock().suspicious.contains(life);
-                Ok(Ack { seen, ..ack })
-            }
-            None => {
-                sleep(ACK_TIMEOUT).await;
-                world.alive(*life).await;
-                Err(Rejection::new(TIMEOUT, "timed out"))
+        if !ack.duplicate && !is_forged {
+            self.saw_stored(term, event);
+        }
+        let seen = !ack.duplicate && !is_forged && world.lock().suspicious.contains(life);
+        Ok(Ack { seen, ..ack })
+    }
+
+    async fn publish_batch(&self, messages: &[Message<'_>]) -> Result<Ack, Rejection> {
+        let Self { world, life, .. } = self;
+        let mut batch = Vec::with_capacity(messages.len());
+        let (mut publishing, mut term, mut fate) = (Vec::new(), 0, Fate::Acked);
+        for message in messages {
+            let number = number(message.id.rsplit('.').next().expect("an id"));
+            let subject = subject_number(message.subject.as_str());
+            term = self.check_lease(number);
+            publishing.push(Publishing::begin(world, *life, number, !batch.is_empty()));
+            batch.push(Arriving {
+                message_id: message.id.to_owned(),
+                behind: None,
+                number,
+                subject,
+            });
+        }
+
+        world.alive(*life).await;
+        world.lock().note(&format!("publish a batch from {} on", messages[0].id), *life);
+        world.travel().await;
+
+        // What becomes of one of them becomes of all.
+        for arriving in &batch {
+            if let Fate::Acked = fate {
+                fate = self.fate(arriving.subject);
             }
         }
+        let events: Vec<_> = batch.iter().map(|arriving| arriving.number).collect();
+        let answer = self.answer(fate, move |state| state.arrive_together(&batch)).await?;
+        let refused = || Rejection::new("10201", "atomic publish batch contains a duplicate");
+        let ack = answer.ok_or_else(refused)?;
+        events.into_iter().for_each(|event| self.saw_stored(term, event));
+        Ok(ack)
     }
 
     async fn holds(&self, sequence: u64, message: Message<'_>) -> Result<Held, Rejection> {
@@ -312,8 +344,9 @@ impl EventBus for Bus {
         answer
     }
 
-    fn keeps_bursts(&self) -> bool {
-        true
+    fn bursts(&self) -> Option<Burst> {
+        let state = self.world.lock();
+        (!state.suspicious.contains(&self.life)).then_some(state.burst)
     }
 
     fn connection(&self) -> u64 {

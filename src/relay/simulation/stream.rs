@@ -58,6 +58,24 @@ impl State {
         Some(ack(sequence, false))
     }
 
+    /// A batch comes to the stream. Returns the ack of its last message, or `None` if the stream
+    /// refuses all, because it has one of them.
+    pub(super) fn arrive_together(&mut self, batch: &[Arriving]) -> Option<Ack> {
+        let (now, window) = (Instant::now(), self.window);
+        let has = |message: &Arriving| {
+            let known = self.remembered.get(&message.message_id);
+            known.is_some_and(|(since, _)| now - *since < window)
+        };
+        if batch.iter().any(has) {
+            self.count("batches with a duplicate");
+            return None;
+        }
+
+        self.count("batches stored");
+        let torn = usize::from(self.lie == Some(Lie::Unchained));
+        batch.iter().skip(torn).filter_map(|message| self.arrive(message)).last()
+    }
+
     /// The stream stores another's message under the id of an event.
     pub(super) fn occupy_id(&mut self, number: u32) {
         self.store(&format!("shop.outbox.e{number}"), FOREIGN);

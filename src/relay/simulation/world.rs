@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::row::Row;
 use super::transactions::Scheduled;
 use crate::config::OnDead;
+use crate::relay::ports::Burst;
 use crate::relay::watermark::Watermark;
 
 /// What the servers' clocks said when the simulation began, in milliseconds since 1970.
@@ -42,7 +43,7 @@ pub(super) enum Lie {
     Unheld,
     /// A shared stream that is opened again leaves out what came since its place.
     Gap,
-    /// The stream doesn't look what a message is behind.
+    /// The stream doesn't look what a message is behind, and stores a part of a batch.
     Unchained,
 }
 
@@ -190,6 +191,8 @@ pub(super) struct State {
     pub(super) suspicious: BTreeSet<usize>,
     /// Publishes under way, by the life of their relay and their key.
     pub(super) publishing: BTreeMap<(usize, u8), usize>,
+    /// How events leave together.
+    pub(super) burst: Burst,
     /// The message id of the last message.
     pub(super) last_id: String,
     /// What an operator had removed, and, where dead events are skipped, what was dead.
@@ -212,6 +215,7 @@ impl World {
     pub(super) fn new(seed: u64, on_dead: OnDead, window: Duration, lie: Option<Lie>) -> Self {
         let now = Instant::now();
         let mut random = StdRng::seed_from_u64(seed);
+        let burst = if random.random_bool(0.5) { Burst::Chain } else { Burst::Batch };
         let state = State {
             keys: if random.random_bool(0.3) { MANY_KEYS } else { FEW_KEYS },
             random,
@@ -255,6 +259,7 @@ impl World {
             deceived: BTreeSet::new(),
             suspicious: BTreeSet::new(),
             publishing: BTreeMap::new(),
+            burst,
             last_id: String::new(),
             excused: BTreeSet::new(),
             on_dead,
