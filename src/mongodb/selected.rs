@@ -43,9 +43,14 @@ impl Inspect {
             }
             _ => {
                 let sort = doc! { "$sort": { field::TS: 1, field::ID: 1 } };
-                let then: Vec<_> = [sort].into_iter().chain(page).collect();
-                let fields =
-                    |is_scheduled| vec![doc! { "$project": self.entry_of_document(is_scheduled) }];
+                let then: Vec<_> = [sort.clone()].into_iter().chain(page).collect();
+                // Fields are made of what can be on the page only: there may be 100,000 others.
+                let first = doc! { "$limit": skip.saturating_add(limit) };
+                let fields = |is_scheduled| {
+                    let fields = doc! { "$project": self.entry_of_document(is_scheduled) };
+                    vec![sort.clone(), first.clone(), fields]
+                };
+
                 self.find(selection, now, fields, &then, READ_ALL_TIME).await?
             }
         };
