@@ -145,7 +145,8 @@ impl Inspect {
         Ok(named)
     }
 
-    pub(super) async fn named_in(
+    /// The same in one collection alone: the outbox, or the scheduled events.
+    pub(crate) async fn named_in(
         &self,
         given: &[String],
         is_scheduled: bool,

@@ -1,6 +1,7 @@
 //! An action touches exactly what was shown, in the person's name, and nobody else can start one.
 
 use bson::doc;
+use outboxd_client::EventId;
 use serde_json::Value;
 
 use super::{Console, OPERATOR, VIEWER, dead, hidden, location, number};
@@ -98,7 +99,7 @@ async fn a_scheduled_event_is_delivered_now_or_cancelled() {
     for (action, id, typed, title) in
         [("retry-now", &ids[0], "", "Deliver now"), ("discard", &ids[1], "1", "Cancel")]
     {
-        let page = alice.page(&format!("{act}?action={action}&id={id}")).await;
+        let page = alice.page(&format!("{act}?action={action}&id={id}&scheduled=true")).await;
         assert!(page.contains(&format!("<h1>{title} 1 event")), "{page}");
         let page = alice.confirm(&act, &page, &[("typed", typed)]).await;
         assert_eq!(number(&page, "done").as_deref(), Some("1"), "{page}");
@@ -106,6 +107,35 @@ async fn a_scheduled_event_is_delivered_now_or_cancelled() {
 
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [0]);
+}
+
+/// A scheduled event and one of the outbox may have the same id: each has its own buttons.
+#[tokio::test]
+async fn a_button_of_a_scheduled_event_acts_on_no_other() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let outbox = format!("/o/{}.outbox", scene.name);
+
+    let mut session = scene.transaction().await;
+    let at = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let twin = scene.event("k", 0).with_id(EventId::string("twin").unwrap()).unwrap();
+    scene.outbox.schedule(&mut session, twin, at).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    scene.events.insert_one(dead(&scene, "twin", "k", "10054", "too large")).await.unwrap();
+
+    let page = alice.page(&format!("{outbox}/event?id=twin&scheduled=true")).await;
+    let cancel = page.split("href=\"").find(|link| link.contains("action=discard")).expect("a link");
+    let cancel = cancel.split('"').next().expect("an end").replace("&amp;", "&");
+    let page = alice.page(&cancel).await;
+    assert!(page.contains("<h1>Cancel 1 event"), "{page}");
+    alice.confirm(&format!("{outbox}/act"), &page, &[("typed", "1")]).await;
+    assert!(scene.one(doc! { "_id": "twin" }).await.is_some(), "that of the outbox is still there");
+
+    // It is gone, and the other is not taken in its place.
+    let answer = alice.get(&cancel).await;
+    assert_eq!(answer.status(), 404);
+    assert!(answer.text().await.unwrap().contains("No event twin is scheduled any more"));
 }
 
 #[tokio::test]

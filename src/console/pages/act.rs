@@ -68,6 +68,9 @@ pub(super) struct Wanted {
     action: String,
     #[serde(default)]
     id: String,
+    /// Whether the event is among the scheduled ones. One in the outbox may have the same id.
+    #[serde(default)]
+    scheduled: bool,
 }
 
 #[derive(Deserialize)]
@@ -87,7 +90,7 @@ pub(super) async fn page(
     Extension(person): Extension<Person>,
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
-    Query(Wanted { action, id }): Query<Wanted>,
+    Query(Wanted { action, id, scheduled }): Query<Wanted>,
 ) -> Page {
     let outbox = site.wanted(&name)?;
     let connection = outbox.connection();
@@ -103,7 +106,7 @@ pub(super) async fn page(
     let filter = asked.filter()?;
     let (selection, words, locked) = match id.is_empty() {
         true => of_filter(&filter, &action),
-        false => of_one(&connection, &id).await?,
+        false => of_one(&connection, &id, scheduled).await?,
     };
 
     let is_scheduled = selection.state == Some(EventState::Scheduled);
@@ -233,13 +236,20 @@ fn of_filter(filter: &Filter, action: &Action) -> (Selection, String, Option<Str
 async fn of_one(
     Connection { inspect, .. }: &Connection,
     id: &str,
+    scheduled: bool,
 ) -> std::result::Result<(Selection, String, Option<String>), Problem> {
-    let named = inspect.named(&[id.to_owned()]).await.during("reading the outbox")?.pop();
+    let named = inspect.named_in(&[id.to_owned()], scheduled).await;
+    let named = named.during("reading the outbox")?.pop();
     let Some((found, state, is_scheduled)) = named.and_then(|named| named.event) else {
-        return Err(Problem::not_found(format!(
-            "No event {id} is in the outbox or scheduled: it was published, discarded, cancelled, or \
-             never written."
-        )));
+        return Err(Problem::not_found(match scheduled {
+            true => format!(
+                "No event {id} is scheduled any more: it was cancelled, or it was due and is in the \
+                 outbox or published."
+            ),
+            false => format!(
+                "No event {id} is in the outbox: it was published, discarded, or never written."
+            ),
+        }));
     };
 
     let locked = (state == EventState::Locked)

@@ -43,6 +43,7 @@ struct EventsPage {
 pub(super) struct Row {
     pub(super) id: String,
     pub(super) href: String,
+    pub(super) scheduled: bool,
     pub(super) state: &'static str,
     pub(super) age: String,
     /// When it is due, of a scheduled event.
@@ -131,6 +132,7 @@ pub(super) fn row(entry: &Entry, path: &str) -> Row {
     Row {
         href: format!("{path}/event?id={}{scheduled}", encoded(&entry.id)),
         id: entry.id.clone(),
+        scheduled: entry.scheduled,
         state: entry.state.word(),
         age: age_or_dash(entry.age_seconds),
         due: entry.due_in_seconds.map(due),

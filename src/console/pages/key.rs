@@ -89,7 +89,7 @@ async fn warning(
     head: &Entry,
     behind: u64,
 ) -> crate::error::Result<Option<String>> {
-    if behind == 0 || head.state == EventState::Parked {
+    if behind == 0 || head.scheduled || head.state == EventState::Parked {
         return Ok(None);
     }
 
