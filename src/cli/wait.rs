@@ -60,9 +60,14 @@ pub(super) async fn wait_for(
 
 fn report(outcomes: &Outcomes, screen: Screen, waited: Duration, is_relayed: bool) -> String {
     let mut out = String::new();
-    if outcomes.delivered > 0 {
+    if outcomes.delivered() > 0 {
         let delivered = screen.paint(Colour::Green, "delivered");
-        let _ = writeln!(out, "{} {delivered}", events(outcomes.delivered));
+        let _ = writeln!(out, "{} {delivered}", events(outcomes.delivered()));
+    }
+
+    if outcomes.gone() > 0 {
+        let why = "left before: published or removed by another";
+        let _ = writeln!(out, "{} {why}", events(outcomes.gone()));
     }
 
     let mut line = |colour, what: &str, text: String| {

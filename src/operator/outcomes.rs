@@ -27,7 +27,10 @@ pub(crate) const NAMED: usize = 20;
 pub(crate) struct Outcomes {
     /// By their ids as they are shown.
     pending: HashMap<String, Pending>,
-    pub(crate) delivered: u64,
+    /// How many the action did not make due: they had left before, or a relay owned them.
+    not_due: u64,
+    /// How many are in the outbox no more.
+    absent: u64,
     pub(crate) refused: Vec<Entry>,
     pub(crate) held: Vec<(Entry, Option<Entry>)>,
 }
@@ -42,7 +45,8 @@ struct Pending {
 }
 
 impl Outcomes {
-    /// Of the chosen events that MongoDB did not refuse.
+    /// Of the chosen events that MongoDB did not refuse. Which of them it made due, it does not tell,
+    /// only how many.
     pub(crate) fn of(chosen: &Chosen, done: &Done) -> Self {
         let of_outbox = chosen.ids.iter().zip(&chosen.last_tried);
         let scheduled = chosen.scheduled.iter().zip(&chosen.scheduled_last_tried);
@@ -57,7 +61,18 @@ impl Outcomes {
         for refused in &done.refused {
             pending.remove(&refused.id);
         }
-        Self { pending, ..Self::default() }
+        let not_due = (pending.len() as u64).saturating_sub(done.events);
+        Self { pending, not_due, ..Self::default() }
+    }
+
+    /// How many left because they were made due: never more than those that were.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.absent - self.gone()
+    }
+
+    /// How many had left before: published, discarded or cancelled by another.
+    pub(crate) fn gone(&self) -> u64 {
+        self.absent.min(self.not_due)
     }
 
     /// How many events wait: nothing came of them yet, or another event holds them.
@@ -108,10 +123,10 @@ impl Outcomes {
     async fn look(&mut self, inspect: &Inspect) -> Result<()> {
         let mut there = self.seen(inspect, usize::MAX).await?;
 
-        let (mut delivered, mut refused) = (0, Vec::new());
+        let (mut absent, mut refused) = (0, Vec::new());
         self.pending.retain(|id, Pending { last_tried: before, .. }| match there.remove(id) {
             None => {
-                delivered += 1;
+                absent += 1;
                 false
             }
             Some(seen) if seen.last_tried != *before => {
@@ -121,7 +136,7 @@ impl Outcomes {
             Some(_) => true,
         });
 
-        self.delivered += delivered;
+        self.absent += absent;
         self.refused.extend(refused);
 
         Ok(())

@@ -109,6 +109,25 @@ async fn a_scheduled_event_is_delivered_now_or_cancelled() {
     assert_eq!(scene.numbers().await["k"], [0]);
 }
 
+#[tokio::test]
+async fn an_event_that_another_removed_meanwhile_is_not_delivered() {
+    let scene = Scene::new().await;
+    let _relay = Relay::leading(&scene, &[]).await;
+    let events = ["gone", "there"].map(|id| dead(&scene, id, id, "10054", "too large"));
+    scene.events.insert_many(&events).await.unwrap();
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let act = format!("/o/{}.outbox/act", scene.name);
+
+    let page = alice.page(&format!("{act}?action=retry-now&state=dead")).await;
+    scene.events.delete_one(doc! { "_id": "gone" }).await.unwrap();
+    let page = alice.confirm(&act, &page, &[]).await;
+    for (name, wanted) in [("selected", "2"), ("done", "1"), ("delivered", "1"), ("left before", "1")]
+    {
+        assert_eq!(number(&page, name).as_deref(), Some(wanted), "{name}: {page}");
+    }
+}
+
 /// A scheduled event and one of the outbox may have the same id: each has its own buttons.
 #[tokio::test]
 async fn a_button_of_a_scheduled_event_acts_on_no_other() {

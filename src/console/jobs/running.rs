@@ -71,7 +71,8 @@ async fn act(
     let mut outcomes = Outcomes::of(chosen, &done);
     let told = |outcomes: &Outcomes| {
         job.progress.send_modify(|progress| {
-            progress.count("delivered", "", outcomes.delivered);
+            progress.count("delivered", "", outcomes.delivered());
+            progress.count("left before", "parked", outcomes.gone());
             progress.count("refused", "failed", outcomes.refused.len() as u64);
             progress.count("still held", "parked", outcomes.pending() as u64);
         });
