@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::info::SettingInfo;
 use super::reader::{self, Reader, Reading};
-use super::sections::OutboxesConfig;
+use super::sections::{OutboxesConfig, PersonConfig};
 use super::settings::{self, Config, Shared};
 use super::sources::Sources;
 use super::{schema, sections};
@@ -66,6 +66,15 @@ impl Fleet {
             }
         }
         Ok(fleet)
+    }
+
+    /// Who may sign in at the console, whatever mistakes the settings have. `None` while the tokens
+    /// can't be read.
+    pub(crate) fn people(sources: &Sources) -> Option<Vec<PersonConfig>> {
+        let (fleet, Reading { settings, .. }) = Self::read(sources);
+        let tokens = settings.iter().find(|read| read.info.key == "console.tokens")?;
+        let any = fleet.outboxes.first().or(fleet.root.as_ref())?;
+        tokens.found.is_some().then(|| any.console.people.clone())
     }
 
     /// Checks a file by itself.

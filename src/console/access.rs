@@ -113,6 +113,14 @@ impl Access {
         }
     }
 
+    /// Takes everybody out who isn't among these people, and lets nobody else in.
+    pub(super) fn keep(&self, people: &[PersonConfig]) {
+        if !self.is_unset {
+            let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+            rules.people.retain(|person| people.contains(person));
+        }
+    }
+
     /// Whether the proxy took this request over TLS.
     pub(super) fn is_by_tls_proxy(&self, headers: &HeaderMap, from: IpAddr) -> bool {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);

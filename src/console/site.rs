@@ -48,13 +48,16 @@ pub(super) fn follow(site: Arc<Site>, fleet: Fleet, sources: Sources, stop: Canc
                 let is_rotated = |config: &Config| !config.rotated().is_empty();
                 let meant = |fleet: Fleet| fleet.meant(sources.outbox.as_deref());
                 let is_changed = named.outboxes().iter().any(is_rotated);
-                is_changed.then(|| Fleet::load(&sources).and_then(meant))
+                is_changed
+                    .then(|| (Fleet::people(&sources), Fleet::load(&sources).and_then(meant)))
             });
 
-            let reloaded = match looked.await {
-                Ok(Some(Ok(loaded))) => site.rotate(&loaded).await.map(|()| loaded),
-                Ok(Some(Err(error))) => Err(error),
-                Ok(None) | Err(_) => continue,
+            let Ok(Some((people, reloaded))) = looked.await else { continue };
+            // A token that is taken out ends, whatever else is wrong with the settings.
+            people.inspect(|people| site.access.keep(people));
+            let reloaded = match reloaded {
+                Ok(loaded) => site.rotate(&loaded).await.map(|()| loaded),
+                Err(error) => Err(error),
             };
 
             match reloaded {
@@ -74,6 +77,8 @@ pub(super) fn follow(site: Arc<Site>, fleet: Fleet, sources: Sources, stop: Canc
 impl Site {
     /// Changes to other secrets.
     async fn rotate(&self, fleet: &Fleet) -> Result<()> {
+        self.access.rotate(&fleet.any().console);
+
         let mut clients = Clients::default();
         for config in fleet.outboxes() {
             // A table that was added since the start is not shown.
@@ -81,7 +86,6 @@ impl Site {
             outbox.rotate(config, clients.of(config).await?);
         }
 
-        self.access.rotate(&fleet.any().console);
         Ok(())
     }
 

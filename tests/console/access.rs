@@ -2,8 +2,8 @@
 
 use bson::doc;
 
-use super::{Console, OPERATOR, VIEWER, dead, location};
-use crate::support::{Scene, outboxd_with};
+use super::{Console, OPERATOR, Person, VIEWER, dead, location, people};
+use crate::support::{Scene, outboxd_with, until};
 
 #[tokio::test]
 async fn nobody_sees_anything_without_signing_in() {
@@ -105,6 +105,25 @@ async fn a_session_ends_when_somebody_signs_out() {
     let csrf = alice.csrf().await;
     assert_eq!(alice.post("/sign-out", &[("csrf", &csrf)]).await.status(), 303);
     assert_eq!(alice.get("/").await.status(), 303);
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_out_ends_though_another_line_is_wrong() {
+    let scene = Scene::new().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, people()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let settings = [("OUTBOXD_CONSOLE__TOKENS", ""), ("OUTBOXD_CONSOLE__TOKENS_FILE", path)];
+    let console = Console::start(&scene, &settings).await;
+    let (alice, bob) = (console.person(OPERATOR).await, console.person(VIEWER).await);
+    let is_out = async |person: &Person| (person.get("/").await.status() == 303).then_some(());
+
+    std::fs::write(&file, format!("operator alice {OPERATOR}\nviewer carol\n")).unwrap();
+    until("bob is out", async || is_out(&bob).await).await;
+    assert_eq!(alice.get("/").await.status(), 200);
+
+    std::fs::write(&file, "").unwrap();
+    until("alice is out", async || is_out(&alice).await).await;
 }
 
 #[tokio::test]
