@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Done, Place, RefusedEvent};
 use crate::mongodb::chosen::{Chosen, Named};
 use crate::mongodb::selection::Selection;
-use crate::operator::act::{Action, How, Outbox, left_alone};
+use crate::operator::act::{Action, How, Outbox, all_done, left_alone};
 use crate::printable::printable;
 use crate::shutdown::{StopSignal, on_signals};
 
@@ -204,31 +204,6 @@ fn not_all(others: &[String]) -> Result<()> {
             let message = format!("{} of the ids name no event to act on; see above", many.len());
             Err(Error::new(ErrorKind::NotFound, message))
         }
-    }
-}
-
-/// The error when something was not done. Whoever waits for the outcome is told of each event.
-pub(super) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()> {
-    if !done.refused.is_empty() {
-        let message = format!(
-            "MongoDB refuses to update {}: an index or a validator that is not outboxd's does not \
-             allow it; `outboxd check` names such an index; repair or remove the event in mongosh",
-            events(done.refused.len() as u64)
-        );
-
-        return Err(Error::new(ErrorKind::Mongodb, message));
-    }
-
-    match chosen.events().saturating_sub(done.events) {
-        0 => Ok(()),
-        _ if is_told => Ok(()),
-        left => Err(Error::new(
-            ErrorKind::NotFound,
-            format!(
-                "{left} were published or changed in the meantime, or the relay is still publishing them; \
-                 outboxd leaves them alone"
-            ),
-        )),
     }
 }
 

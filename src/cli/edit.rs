@@ -10,7 +10,7 @@ use bson::{Bson, Document, RawDocumentBuf};
 use clap::Args as ClapArgs;
 use outboxd_client::field;
 
-use super::act::{STOPS, act, all_done, open};
+use super::act::{STOPS, act, open};
 use super::editor;
 use super::output::{Screen, print};
 use super::wait::{WaitArgs, wait_for};
@@ -24,7 +24,7 @@ use crate::finding::operand;
 use crate::mongodb::act::{FieldEdits, Place};
 use crate::mongodb::inspect::state_of_scheduled;
 use crate::mongodb::selection::Selection;
-use crate::operator::act::{Action, Edit, How, Outbox};
+use crate::operator::act::{Action, Edit, How, Outbox, all_done};
 use crate::printable::printable;
 use crate::shutdown::on_signals;
 

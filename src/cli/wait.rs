@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{Colour, Screen, colour_of, events, print};
 use super::table::wrap;
 use crate::duration::for_people;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::finding::operand;
 use crate::mongodb::act::Done;
 use crate::mongodb::chosen::Chosen;
@@ -55,7 +55,7 @@ pub(super) async fn wait_for(
     let (began, mut outcomes) = (Instant::now(), Outcomes::of(chosen, done));
     let is_relayed = outcomes.wait(inspect, patience, stop, &|_| {}).await?;
     print(&report(&outcomes, screen, began.elapsed(), is_relayed))?;
-    verdict(&outcomes, is_relayed)
+    outcomes.verdict(is_relayed)
 }
 
 fn report(outcomes: &Outcomes, screen: Screen, waited: Duration, is_relayed: bool) -> String {
@@ -106,22 +106,4 @@ fn report(outcomes: &Outcomes, screen: Screen, waited: Duration, is_relayed: boo
         let _ = writeln!(out, "{more} more still wait after {}", for_people(waited));
     }
     out
-}
-
-fn verdict(outcomes: &Outcomes, is_relayed: bool) -> Result<()> {
-    let (refused, waiting) = (outcomes.refused.len() as u64, outcomes.pending() as u64);
-    let message = match (refused, waiting) {
-        (0, 0) => return Ok(()),
-        (0, waiting) if !is_relayed => format!(
-            "NO RELAY runs: {} stay due until one leads; start `outboxd run`",
-            events(waiting)
-        ),
-        (0, waiting) => format!("{} still wait", events(waiting)),
-        (refused, 0) => format!("{} refused again", events(refused)),
-        (refused, waiting) => {
-            format!("{} refused again, {waiting} still wait", events(refused))
-        }
-    };
-
-    Err(Error::new(ErrorKind::NotFound, message))
 }

@@ -18,6 +18,7 @@ use crate::duration;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::{Act, AuditEntry, Done, FieldEdits, Place};
 use crate::mongodb::bounded::parts;
+use crate::mongodb::chosen::Chosen;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
@@ -142,6 +143,31 @@ pub(crate) async fn left_alone(inspect: &Inspect, selection: &Selection) -> Resu
     let parked =
         Selection { state: Some(State::Parked), without_parked: false, ..selection.clone() };
     inspect.count(&parked).await.during("reading the outbox")
+}
+
+/// The error when something was not done. Whoever waits for the outcome is told of each event.
+pub(crate) fn all_done(chosen: &Chosen, done: &Done, is_told: bool) -> Result<()> {
+    if !done.refused.is_empty() {
+        let message = format!(
+            "MongoDB refuses to update {}: an index or a validator that is not outboxd's does not \
+             allow it; `outboxd check` names such an index; repair or remove the event in mongosh",
+            events(done.refused.len() as u64)
+        );
+
+        return Err(Error::new(ErrorKind::Mongodb, message));
+    }
+
+    match chosen.events().saturating_sub(done.events) {
+        0 => Ok(()),
+        _ if is_told => Ok(()),
+        left => Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "{left} were published or changed in the meantime, or the relay is still publishing them; \
+                 outboxd leaves them alone"
+            ),
+        )),
+    }
 }
 
 /// An action under way.

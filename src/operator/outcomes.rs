@@ -8,8 +8,9 @@ use bson::Bson;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::events;
 use crate::document::record::shown_id;
-use crate::error::{MongodbContext, Result};
+use crate::error::{Error, ErrorKind, MongodbContext, Result};
 use crate::mongodb::act::Done;
 use crate::mongodb::chosen::{Chosen, Seen};
 use crate::mongodb::inspect::{Entry, Inspect};
@@ -117,6 +118,28 @@ impl Outcomes {
 
         self.find_holders(inspect).await?;
         Ok(is_relayed)
+    }
+
+    /// Whether everything was delivered.
+    ///
+    /// # Errors
+    /// How many events were refused again or still wait.
+    pub(crate) fn verdict(&self, is_relayed: bool) -> Result<()> {
+        let (refused, waiting) = (self.refused.len() as u64, self.pending() as u64);
+        let message = match (refused, waiting) {
+            (0, 0) => return Ok(()),
+            (0, waiting) if !is_relayed => format!(
+                "NO RELAY runs: {} stay due until one leads; start `outboxd run`",
+                events(waiting)
+            ),
+            (0, waiting) => format!("{} still wait", events(waiting)),
+            (refused, 0) => format!("{} refused again", events(refused)),
+            (refused, waiting) => {
+                format!("{} refused again, {waiting} still wait", events(refused))
+            }
+        };
+
+        Err(Error::new(ErrorKind::NotFound, message))
     }
 
     /// Sorts what is no longer pending.

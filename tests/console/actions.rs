@@ -126,6 +126,15 @@ async fn an_event_that_another_removed_meanwhile_is_not_delivered() {
     {
         assert_eq!(number(&page, name).as_deref(), Some(wanted), "{name}: {page}");
     }
+    assert!(page.contains("1 were published or changed") && !page.contains("Finished."), "{page}");
+
+    // Nothing is left to discard.
+    scene.events.insert_one(dead(&scene, "late", "late", "10054", "too large")).await.unwrap();
+    let page = alice.page(&format!("{act}?action=discard&state=dead")).await;
+    scene.events.delete_one(doc! { "_id": "late" }).await.unwrap();
+    let page = alice.confirm(&act, &page, &[("typed", "1")]).await;
+    assert_eq!(number(&page, "done").as_deref(), Some("0"), "{page}");
+    assert!(page.contains("1 were published or changed") && !page.contains("Finished."), "{page}");
 }
 
 /// A scheduled event and one of the outbox may have the same id: each has its own buttons.

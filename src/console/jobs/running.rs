@@ -9,10 +9,10 @@ use super::{Job, Preview, Progress, What};
 use crate::console::outbox::Outbox;
 use crate::console::text::{events as count, number};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongodb::act::Place;
+use crate::mongodb::act::{Place, RefusedEvent};
 use crate::mongodb::chosen::Chosen;
 use crate::mongodb::inspect::Entry;
-use crate::operator::act::{Action, How};
+use crate::operator::act::{Action, How, all_done};
 use crate::operator::outcomes::Outcomes;
 use crate::operator::replay::{self, RATE, Replay};
 use crate::operator::verify::{self, Missing, Verified, Verify};
@@ -62,28 +62,36 @@ async fn act(
             });
         })
         .await;
+    job.progress.send_modify(|progress| {
+        for RefusedEvent { id, error } in &done.refused {
+            progress.name(id, format!("refused by MongoDB: {error}"));
+        }
+    });
     acted?;
 
     if *action != Action::RetryNow {
-        return Ok(());
+        return all_done(chosen, &done, false);
     }
 
     let mut outcomes = Outcomes::of(chosen, &done);
     let told = |outcomes: &Outcomes| {
         job.progress.send_modify(|progress| {
             progress.count("delivered", "", outcomes.delivered());
-            progress.count("left before", "parked", outcomes.gone());
+            if outcomes.gone() > 0 {
+                progress.count("left before", "parked", outcomes.gone());
+            }
             progress.count("refused", "failed", outcomes.refused.len() as u64);
             progress.count("still held", "parked", outcomes.pending() as u64);
         });
     };
 
     told(&outcomes);
-    outcomes.wait(&connection.inspect, PATIENCE, stop, &told).await?;
+    let is_relayed = outcomes.wait(&connection.inspect, PATIENCE, stop, &told).await?;
 
     told(&outcomes);
     job.progress.send_modify(|progress| name(progress, &outcomes));
-    Ok(())
+    all_done(chosen, &done, false)?;
+    outcomes.verdict(is_relayed)
 }
 
 /// Names the events that were refused, and those that others hold.
