@@ -134,12 +134,14 @@ impl Jobs {
         name
     }
 
-    /// How many events this person was shown, if that can still be confirmed.
-    pub(super) fn shown(&self, person: &Person, name: &str) -> Option<u64> {
+    /// How many events this person was shown, if that can still be confirmed, and whether that takes
+    /// the number typed.
+    pub(super) fn shown(&self, person: &Person, name: &str) -> Option<(u64, bool)> {
         let previews = lock(&self.previews);
         let preview = previews.get(name).filter(|preview| preview.is_of(person))?;
+        let must_type = matches!(preview.what, What::Act(Action::Discard, _));
 
-        Some(preview.what.events())
+        Some((preview.what.events(), must_type))
     }
 
     /// Takes what this person was shown: it can be confirmed once.

@@ -172,7 +172,7 @@ pub(super) async fn confirmed(
         Problem::new(StatusCode::CONFLICT, message)
     };
 
-    let shown = site.jobs.shown(&person, &form.preview).ok_or_else(gone)?;
+    let (shown, must_type) = site.jobs.shown(&person, &form.preview).ok_or_else(gone)?;
     let rate = rate(&form.rate)?;
     let reason = form.reason.trim();
     if reason.len() > MAX_REASON {
@@ -185,21 +185,21 @@ pub(super) async fn confirmed(
                        until one has ended, then confirm again. Nothing is done.";
         return Err(Problem::new(StatusCode::CONFLICT, message));
     }
-    let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
-    if preview.outbox != name {
-        return Err(gone());
-    }
-
     let typed = form.typed.trim().replace(',', "");
-    let must_type = matches!(preview.what, What::Act(Action::Discard, _));
     if must_type && typed != shown.to_string() {
         let message = format!(
-            "To discard {}, type {shown}. You typed {:?}, so nothing is done. Go back and look again.",
+            "To discard {}, type {shown}. You typed {:?}, so nothing is done. Go back and type it \
+             again.",
             events(shown),
             form.typed
         );
 
         return Err(Problem::new(StatusCode::BAD_REQUEST, message));
+    }
+
+    let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
+    if preview.outbox != name {
+        return Err(gone());
     }
 
     let reason = (!reason.is_empty()).then(|| reason.to_owned());

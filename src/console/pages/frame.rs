@@ -135,6 +135,7 @@ impl IntoResponse for Problem {
             StatusCode::FORBIDDEN => "Not allowed",
             StatusCode::UNAUTHORIZED => "Not signed in",
             StatusCode::BAD_REQUEST => "Not understood",
+            StatusCode::CONFLICT => "Nothing done",
             _ => "No answer",
         };
 
