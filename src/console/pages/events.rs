@@ -20,6 +20,8 @@ use crate::operator::filter::Asked;
 
 /// Events on a page.
 const LIMIT: i64 = 50;
+/// Highest number of a page: more than there are, and its events can be counted.
+pub(super) const MAX_PAGE: u64 = u32::MAX as u64;
 
 #[derive(Template)]
 #[template(path = "events.html")]
@@ -72,7 +74,7 @@ pub(super) async fn page(
     let path = format!("/o/{}", encoded(&name));
     let filter = asked.filter()?;
 
-    let page = page.max(1);
+    let page = page.clamp(1, MAX_PAGE);
     let skip = page.saturating_sub(1).saturating_mul(LIMIT.unsigned_abs());
     let connection = outbox.connection();
     let selection = filter.selection();

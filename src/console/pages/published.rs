@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use serde::{Deserialize, Serialize};
 
 use super::act;
+use super::events::MAX_PAGE;
 use super::frame::{Frame, Page, Problem, render};
 use crate::console::access::Person;
 use crate::console::jobs::{Preview, What};
@@ -97,7 +98,7 @@ pub(super) async fn page(
     let kept = outbox.connection().kept();
     let (filter, total) = kept.select(&asked.filter()?.selection(None)).await?;
 
-    let page = page.max(1);
+    let page = page.clamp(1, MAX_PAGE);
     let skip = page.saturating_sub(1).saturating_mul(LIMIT.unsigned_abs());
     let found = kept.store.newest_matching(&filter, skip, LIMIT).await;
     let found = found.during("reading kept events")?;
