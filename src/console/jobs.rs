@@ -199,7 +199,8 @@ impl Jobs {
 
         let (outbox, running, stop) = (outbox.clone(), job.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let ended = running::run(&outbox, &running, &preview, (reason.as_deref(), rate), &stop).await;
+            let ended =
+                running::run(&outbox, &running, &preview, (reason.as_deref(), rate), &stop).await;
             let ended = ended.map_err(|error| error.report().to_string());
             running.progress.send_modify(|progress| progress.ended = Some(ended));
             outbox.look();

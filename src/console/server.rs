@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, header};
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +24,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -33,14 +34,21 @@ use super::site::Site;
 use crate::config::ConsoleConfig;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Connections at once: a thousand open pages and room for their requests. Each takes one file
-/// descriptor and some kilobytes.
-const MAX_CONNECTIONS: usize = 2048;
+/// Connections at once, and at most this part of the file descriptors: the relay, MongoDB's driver and
+/// the admin endpoint need theirs.
+const MAX_CONNECTIONS: usize = 512;
+const PART_OF_FILES: usize = 4;
+/// Where no limit can be read: that of most systems.
+const USUAL_FILES: usize = 1024;
+/// Between two lines of the log about connections that are refused.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's headers; an idle connection ends after that.
 const HEADER_TIME: Duration = Duration::from_secs(30);
-/// Longest wait for a page, the body of its request included. The slowest read has two minutes.
+/// How long a client may take to send a request's body.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// Longest wait for a page. The slowest read has two minutes.
 const PAGE_TIME: Duration = Duration::from_secs(150);
 /// Longest form.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -71,8 +79,7 @@ pub(super) async fn start(
 
     let scheme = if acceptor.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", listener.local_addr().unwrap_or(listen));
-    let router =
-        pages::router(site).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).layer(from_fn(protect));
+    let router = pages::router(site).layer(from_fn(protect));
     tokio::spawn(serve(listener, acceptor, router, stop.clone()));
     Ok(url)
 }
@@ -101,7 +108,8 @@ async fn serve(
     router: Router,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let most = most_connections(std::fs::read_to_string("/proc/self/limits").ok().as_deref());
+    let (places, mut warned) = (Arc::new(Semaphore::new(most)), None::<Instant>);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -118,7 +126,10 @@ async fn serve(
         };
 
         let Ok(place) = places.clone().try_acquire_owned() else {
-            warn!(most = MAX_CONNECTIONS, "the console has no room for another connection");
+            if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                warn!(most, "the console has no room for another connection");
+                warned = Some(Instant::now());
+            }
             continue;
         };
 
@@ -147,6 +158,18 @@ async fn serve(
     }
 }
 
+/// Most connections at once with these limits of the process, in the form of `/proc`.
+fn most_connections(limits: Option<&str>) -> usize {
+    let mut lines = limits.unwrap_or_default().lines();
+    let files = lines.find_map(|line| line.strip_prefix("Max open files"));
+    let files = match files.and_then(|limits| limits.split_whitespace().next()) {
+        Some("unlimited") => usize::MAX,
+        files => files.and_then(|files| files.parse().ok()).unwrap_or(USUAL_FILES),
+    };
+
+    (files / PART_OF_FILES).clamp(1, MAX_CONNECTIONS)
+}
+
 /// Serves one connection.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -164,11 +187,17 @@ async fn converse(
     }
 }
 
-/// Bounds the time of every answer, and sets its headers.
+/// Bounds the time of every answer and of the request's body, and sets the answer's headers.
 async fn protect(request: Request, next: Next) -> Response {
-    let mut response = match timeout(PAGE_TIME, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => pages::too_slow(),
+    let (head, body) = request.into_parts();
+    let mut response = match timeout(BODY_TIME, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(Ok(body)) => {
+            let request = Request::from_parts(head, body.into());
+            let answered = timeout(PAGE_TIME, next.run(request)).await;
+            answered.unwrap_or_else(|_| pages::too_slow())
+        }
+        Ok(Err(_)) => pages::not_read(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => pages::not_read(StatusCode::REQUEST_TIMEOUT),
     };
 
     let headers = response.headers_mut();
@@ -192,4 +221,19 @@ async fn protect(request: Request, next: Next) -> Response {
 
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_most_file_descriptors_to_the_rest() {
+        let of = |files: &str| {
+            most_connections(Some(&format!("Max processes 7 7 processes\nMax open files {files}")))
+        };
+        assert_eq!(of("   1024                 524288               files"), 256);
+        assert_eq!((of(" 524288 524288 files"), of(" unlimited unlimited files")), (512, 512));
+        assert_eq!((of(" 3 3 files"), most_connections(None)), (1, 256));
+    }
 }

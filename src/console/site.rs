@@ -48,8 +48,7 @@ pub(super) fn follow(site: Arc<Site>, fleet: Fleet, sources: Sources, stop: Canc
                 let is_rotated = |config: &Config| !config.rotated().is_empty();
                 let meant = |fleet: Fleet| fleet.meant(sources.outbox.as_deref());
                 let is_changed = named.outboxes().iter().any(is_rotated);
-                is_changed
-                    .then(|| (Fleet::people(&sources), Fleet::load(&sources).and_then(meant)))
+                is_changed.then(|| (Fleet::people(&sources), Fleet::load(&sources).and_then(meant)))
             });
 
             let Ok(Some((people, reloaded))) = looked.await else { continue };

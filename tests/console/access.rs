@@ -1,6 +1,10 @@
 //! Who sees what, and who may do what.
 
+use std::time::Duration;
+
 use bson::doc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{Console, OPERATOR, Person, VIEWER, dead, location, people};
 use crate::support::{Scene, outboxd_with, until};
@@ -124,6 +128,22 @@ async fn a_token_that_is_taken_out_ends_though_another_line_is_wrong() {
 
     std::fs::write(&file, "").unwrap();
     until("alice is out", async || is_out(&alice).await).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_holds_no_connection() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let listen = console.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(listen).await.unwrap();
+    let head =
+        format!("POST /sign-in HTTP/1.1\r\nHost: {listen}\r\nContent-Length: 60000\r\n\r\ntoken=");
+    stream.write_all(head.as_bytes()).await.unwrap();
+
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("it ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("did not come"), "{answer}");
 }
 
 #[tokio::test]

@@ -124,7 +124,8 @@ async fn an_event_that_another_removed_meanwhile_is_not_delivered() {
     let page = alice.page(&format!("{act}?action=retry-now&state=dead")).await;
     scene.events.delete_one(doc! { "_id": "gone" }).await.unwrap();
     let page = alice.confirm(&act, &page, &[]).await;
-    for (name, wanted) in [("selected", "2"), ("done", "1"), ("delivered", "1"), ("left before", "1")]
+    for (name, wanted) in
+        [("selected", "2"), ("done", "1"), ("delivered", "1"), ("left before", "1")]
     {
         assert_eq!(number(&page, name).as_deref(), Some(wanted), "{name}: {page}");
     }
@@ -155,7 +156,8 @@ async fn a_button_of_a_scheduled_event_acts_on_no_other() {
     scene.events.insert_one(dead(&scene, "twin", "k", "10054", "too large")).await.unwrap();
 
     let page = alice.page(&format!("{outbox}/event?id=twin&scheduled=true")).await;
-    let cancel = page.split("href=\"").find(|link| link.contains("action=discard")).expect("a link");
+    let cancel =
+        page.split("href=\"").find(|link| link.contains("action=discard")).expect("a link");
     let cancel = cancel.split('"').next().expect("an end").replace("&amp;", "&");
     let page = alice.page(&cancel).await;
     assert!(page.contains("<h1>Cancel 1 event"), "{page}");

@@ -135,6 +135,7 @@ impl IntoResponse for Problem {
             StatusCode::FORBIDDEN => "Not allowed",
             StatusCode::UNAUTHORIZED => "Not signed in",
             StatusCode::BAD_REQUEST => "Not understood",
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => "Not read",
             StatusCode::CONFLICT => "Nothing done",
             _ => "No answer",
         };

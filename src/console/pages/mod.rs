@@ -106,3 +106,12 @@ pub(super) fn too_slow() -> Response {
     let message = "MongoDB needs too long for this. Select fewer events, or try again.";
     Problem::new(StatusCode::GATEWAY_TIMEOUT, message).into_response()
 }
+
+/// The answer to a request whose body is too long, or did not come in time. No other follows it on
+/// this connection.
+pub(super) fn not_read(status: StatusCode) -> Response {
+    let message = "The form is longer than the console takes, or it did not come in time. Nothing is \
+                   done; load the page again.";
+    let close = [(header::CONNECTION, "close")];
+    (close, Problem::new(status, message)).into_response()
+}
