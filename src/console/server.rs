@@ -3,7 +3,7 @@
 //! Connections are limited in number, and so is the time for a handshake, a request's headers and
 //! its body. A stream of a page lasts as long as the page is open.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 
 use super::pages;
 use super::site::Site;
-use crate::config::ConsoleConfig;
+use crate::config::{ConsoleConfig, ProxyConfig};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Connections at once, and at most this part of the file descriptors: the relay, MongoDB's driver and
@@ -80,7 +80,8 @@ pub(super) async fn start(
     let scheme = if acceptor.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", listener.local_addr().unwrap_or(listen));
     let router = pages::router(site).layer(from_fn(protect));
-    tokio::spawn(serve(listener, acceptor, router, stop.clone()));
+    let who = acceptor.map_or_else(|| Takes::Trusted(config.proxy.clone()), Takes::Tls);
+    tokio::spawn(serve(listener, who, router, stop.clone()));
     Ok(url)
 }
 
@@ -102,9 +103,30 @@ fn acceptor(cert: &str, key: &str) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// Which connections the console takes.
+#[derive(Clone)]
+enum Takes {
+    /// All, and each speaks TLS.
+    Tls(TlsAcceptor),
+    /// Without TLS those of this machine and of the proxy: others would send tokens in clear text.
+    Trusted(Option<ProxyConfig>),
+}
+
+impl Takes {
+    fn allows(&self, from: IpAddr) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Trusted(proxy) => {
+                from.to_canonical().is_loopback()
+                    || proxy.as_ref().is_some_and(|proxy| proxy.is_at(from))
+            }
+        }
+    }
+}
+
 async fn serve(
     listener: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    takes: Takes,
     router: Router,
     stop: CancellationToken,
 ) {
@@ -125,6 +147,12 @@ async fn serve(
             }
         };
 
+        if !takes.allows(from.ip()) {
+            let from = from.ip();
+            debug!(%from, "the console takes no connection from there without TLS");
+            continue;
+        }
+
         let Ok(place) = places.clone().try_acquire_owned() else {
             if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
                 warn!(most, "the console has no room for another connection");
@@ -133,12 +161,12 @@ async fn serve(
             continue;
         };
 
-        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        let (takes, router, stop) = (takes.clone(), router.clone(), stop.clone());
         tokio::spawn(async move {
             let served = async {
-                match acceptor {
-                    None => converse(stream, from, router).await,
-                    Some(acceptor) => {
+                match takes {
+                    Takes::Trusted(_) => converse(stream, from, router).await,
+                    Takes::Tls(acceptor) => {
                         if let Ok(Ok(stream)) =
                             timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await
                         {
@@ -226,6 +254,17 @@ async fn protect(request: Request, next: Next) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_tls_only_the_proxy_and_this_machine_connect() {
+        let [here, mapped, proxy, other] = ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "10.0.0.2"]
+            .map(|address| address.parse::<IpAddr>().expect("an address"));
+        let networks = vec![(proxy, 32)];
+        let behind = ProxyConfig { header: "x-user".to_owned(), networks, operators: Vec::new() };
+        let takes = Takes::Trusted(Some(behind));
+        assert!([here, mapped, proxy].into_iter().all(|from| takes.allows(from)));
+        assert!(!takes.allows(other) && !Takes::Trusted(None).allows(proxy));
+    }
 
     #[test]
     fn connections_leave_most_file_descriptors_to_the_rest() {
