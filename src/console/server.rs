@@ -34,9 +34,9 @@ use super::site::Site;
 use crate::config::{ConsoleConfig, ProxyConfig};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Connections at once, and at most this part of the file descriptors: the relay, MongoDB's driver and
-/// the admin endpoint need theirs.
-const MAX_CONNECTIONS: usize = 512;
+/// Connections at once: a thousand open pages and room for their requests. At most this part of the
+/// file descriptors: the relay, MongoDB's driver and the admin endpoint need theirs.
+const MAX_CONNECTIONS: usize = 2048;
 const PART_OF_FILES: usize = 4;
 /// Where no limit can be read: that of most systems.
 const USUAL_FILES: usize = 1024;
@@ -124,12 +124,7 @@ impl Takes {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    takes: Takes,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn serve(listener: TcpListener, takes: Takes, router: Router, stop: CancellationToken) {
     let most = most_connections(std::fs::read_to_string("/proc/self/limits").ok().as_deref());
     let (places, mut warned) = (Arc::new(Semaphore::new(most)), None::<Instant>);
     loop {
@@ -257,8 +252,9 @@ mod tests {
 
     #[test]
     fn without_tls_only_the_proxy_and_this_machine_connect() {
-        let [here, mapped, proxy, other] = ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "10.0.0.2"]
-            .map(|address| address.parse::<IpAddr>().expect("an address"));
+        let [here, mapped, proxy, other] =
+            ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "10.0.0.2"]
+                .map(|address| address.parse::<IpAddr>().expect("an address"));
         let networks = vec![(proxy, 32)];
         let behind = ProxyConfig { header: "x-user".to_owned(), networks, operators: Vec::new() };
         let takes = Takes::Trusted(Some(behind));
@@ -272,7 +268,7 @@ mod tests {
             most_connections(Some(&format!("Max processes 7 7 processes\nMax open files {files}")))
         };
         assert_eq!(of("   1024                 524288               files"), 256);
-        assert_eq!((of(" 524288 524288 files"), of(" unlimited unlimited files")), (512, 512));
+        assert_eq!((of(" 524288 524288 files"), of(" unlimited unlimited files")), (2048, 2048));
         assert_eq!((of(" 3 3 files"), most_connections(None)), (1, 256));
     }
 }
