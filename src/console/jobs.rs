@@ -1,9 +1,9 @@
 //! Actions: what somebody was shown before, and what is under way.
 //!
 //! A preview keeps the ids of the events that were counted. Whoever confirms it acts on those and on
-//! no other. An action goes on when its page is closed, and ends with the console: `running` does it.
+//! no other. An action goes on when its page is closed, and ends with the console.
 
-mod running;
+mod progress;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,17 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::progress::{Came, Progress};
 use super::access::{Person, random};
 use super::outbox::Outbox;
-use super::text::encoded;
+use super::text::{encoded, events as count, number};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mongodb::act::{Place, RefusedEvent};
 use crate::mongodb::chosen::Chosen;
-use crate::operator::act::Action;
+use crate::operator::act::{Action, How, all_done};
+use crate::operator::outcomes::Outcomes;
+use crate::operator::replay::{self, RATE, Replay};
+use crate::operator::verify::{self, Missing, Verified, Verify};
 
 /// How long what was shown can be confirmed.
 const PREVIEW_LASTS: Duration = Duration::from_secs(600);
@@ -28,13 +34,12 @@ const MAX_PREVIEWS: usize = 64;
 const MAX_EVENTS: u64 = 200_000;
 /// Most previews that are counted at once.
 const MAX_COUNTING: usize = 1;
+/// How long an action looks for what came of its events.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Most actions that are remembered; the oldest are forgotten.
 const MAX_JOBS: usize = 100;
 /// The name of a comparison.
 const VERIFY: &str = "verify";
-/// Most events that an action names.
-const NAMED: usize = 50;
-
 /// What somebody was shown and may confirm.
 #[derive(Debug)]
 pub(super) struct Preview {
@@ -69,28 +74,6 @@ pub(super) struct Job {
     /// How many ids it has in memory.
     held: u64,
     pub(super) progress: watch::Sender<Progress>,
-}
-
-/// How far an action is.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Progress {
-    /// Events that were acted on.
-    pub(super) done: u64,
-    /// What came of them so far.
-    pub(super) came: Vec<Came>,
-    /// Events that somebody has to look at, each with the reason; the first [`NAMED`].
-    pub(super) named: Vec<(String, String)>,
-    /// How it ended: with an error or without.
-    pub(super) ended: Option<std::result::Result<(), String>>,
-}
-
-/// So many events of an action came to the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Came {
-    pub(super) name: &'static str,
-    /// Class in the style sheet, unless there is none.
-    pub(super) class: &'static str,
-    pub(super) events: u64,
 }
 
 #[derive(Debug)]
@@ -199,8 +182,7 @@ impl Jobs {
 
         let (outbox, running, stop) = (outbox.clone(), job.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let ended =
-                running::run(&outbox, &running, &preview, (reason.as_deref(), rate), &stop).await;
+            let ended = run(&outbox, &running, &preview, (reason.as_deref(), rate), &stop).await;
             let ended = ended.map_err(|error| error.report().to_string());
             running.progress.send_modify(|progress| progress.ended = Some(ended));
             outbox.look();
@@ -253,19 +235,165 @@ impl Preview {
     }
 }
 
-impl Progress {
-    /// So many events came to this.
-    fn count(&mut self, name: &'static str, class: &'static str, events: u64) {
-        let came = Came { name, class, events };
-        match self.came.iter_mut().find(|came| came.name == name) {
-            Some(counted) => *counted = came,
-            None => self.came.push(came),
+/// Does what was confirmed.
+async fn run(
+    outbox: &Outbox,
+    job: &Job,
+    Preview { what, selection, .. }: &Preview,
+    (reason, rate): (Option<&str>, Option<u32>),
+    stop: &CancellationToken,
+) -> Result<()> {
+    match what {
+        What::Act(action, chosen) => {
+            let rate = rate.or_else(|| action.rate(chosen.events()));
+            act(outbox, job, (action, chosen), How { selection, reason, rate }, stop).await
         }
+        What::Replay(filter, events) => {
+            let how = How { selection, reason, rate };
+            replay(outbox, job, (filter, *events), how, stop).await
+        }
+        What::Verify(filter, _) => verify(outbox, job, filter, stop).await,
+    }
+}
+
+/// Acts, and of a retry looks for what comes of it.
+async fn act(
+    outbox: &Outbox,
+    job: &Job,
+    (action, chosen): (&Action, &Chosen),
+    how: How<'_>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let connection = outbox.connection();
+    let acting = connection.acted_on_by(job.who.clone());
+    let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
+    let (done, acted) = acting
+        .act(action, ids, how, stop, &|done| {
+            job.progress.send_modify(|progress| {
+                progress.done = done.events;
+                if !done.refused.is_empty() {
+                    progress.count("refused by MongoDB", "dead", done.refused.len() as u64);
+                }
+            });
+        })
+        .await;
+    job.progress.send_modify(|progress| {
+        for RefusedEvent { id, error } in &done.refused {
+            progress.name(id, format!("refused by MongoDB: {error}"));
+        }
+    });
+    acted?;
+
+    if *action != Action::RetryNow {
+        return all_done(chosen, &done, false);
     }
 
-    fn name(&mut self, id: &str, why: String) {
-        if self.named.len() < NAMED {
-            self.named.push((id.to_owned(), why));
+    let mut outcomes = Outcomes::of(chosen, &done);
+    let told = |outcomes: &Outcomes| {
+        job.progress.send_modify(|progress| {
+            progress.count("delivered", "", outcomes.delivered());
+            if outcomes.gone() > 0 {
+                progress.count("left before", "parked", outcomes.gone());
+            }
+            progress.count("refused", "failed", outcomes.refused.len() as u64);
+            progress.count("still held", "parked", outcomes.pending() as u64);
+        });
+    };
+
+    told(&outcomes);
+    let is_relayed = outcomes.wait(&connection.inspect, PATIENCE, stop, &told).await?;
+
+    told(&outcomes);
+    job.progress.send_modify(|progress| progress.name_all(&outcomes));
+    all_done(chosen, &done, false)?;
+    outcomes.verdict(is_relayed)
+}
+
+async fn replay(
+    outbox: &Outbox,
+    job: &Job,
+    (filter, events): (&Document, u64),
+    How { selection, reason, rate }: How<'_>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let kept = outbox.connection().kept();
+    let replay = Replay {
+        outbox: &kept,
+        who: &job.who,
+        selection,
+        ids: &[],
+        filter,
+        events,
+        rate: rate.unwrap_or(RATE),
+        reason,
+    };
+
+    let (replayed, ended) = replay
+        .run(stop, |told| {
+            job.progress.send_modify(|progress| match told {
+                replay::Told::Read(read) => progress.done = read,
+                replay::Told::Refused { id, error } => progress.name(&id, error),
+            });
+            Ok(())
+        })
+        .await?;
+
+    job.progress.send_modify(|progress| {
+        progress.count("delivered", "", replayed.published);
+        progress.count("refused", "failed", replayed.refused);
+    });
+
+    ended?;
+    match replayed.refused {
+        0 => Ok(()),
+        refused => {
+            let message = format!("the stream refuses {}", count(refused));
+            Err(Error::new(ErrorKind::Findings, message))
+        }
+    }
+}
+
+/// Compares kept events with the stream, and changes nothing.
+async fn verify(
+    outbox: &Outbox,
+    job: &Job,
+    filter: &Document,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let kept = outbox.connection().kept();
+    let verify = Verify { outbox: &kept, filter, repair: None };
+    let counted = |progress: &mut Progress, verified: &Verified| {
+        progress.done = verified.checked;
+        progress.count("in the stream", "", verified.there);
+        progress.count("missing", "dead", verified.missing);
+        progress.count("removed by a purge or a limit", "", verified.removed);
+        progress.count("in another stream", "", verified.elsewhere);
+    };
+
+    let (verified, ended) = verify
+        .run(stop, |told| {
+            job.progress.send_modify(|progress| match told {
+                verify::Told::Checked(verified) => counted(progress, verified),
+                verify::Told::Missing(Missing { id, seq, found, .. }) => {
+                    let place = seq.map(|seq| format!("sequence {}: ", number(seq)));
+                    let id = id.unwrap_or_else(|| "a document".to_owned());
+                    progress.name(&id, format!("{}{found}", place.unwrap_or_default()));
+                }
+            });
+            Ok(())
+        })
+        .await?;
+
+    job.progress.send_modify(|progress| counted(progress, &verified));
+    ended?;
+    match verified.missing {
+        0 => Ok(()),
+        missing => {
+            let message = format!(
+                "the stream lacks {}; `outboxd verify --repair` publishes them again",
+                count(missing)
+            );
+            Err(Error::new(ErrorKind::Findings, message))
         }
     }
 }
