@@ -26,7 +26,7 @@ proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events pi
 
 console: bins ## the console with a million events, of which 100,000 are stuck (about 10 minutes)
 	OUTBOXD_TEST_CONSOLE=1000000 $(SERVERS) run -- \
-		$(CARGO) test $(FEATURES) --test main -- console::load --include-ignored --nocapture
+		$(CARGO) test $(FEATURES) --test main -- console::load --nocapture
 
 console-pictures: bins ## the pictures and the transcript of docs/console.md
 	OUTBOXD_WRITE_DOCS=1 $(SERVERS) run -- \

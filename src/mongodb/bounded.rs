@@ -4,6 +4,9 @@
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
+use futures_util::TryStreamExt as _;
+use mongodb::Cursor;
+use mongodb::error::Result;
 
 /// Longest time that the server spends on one query that is asked again and again, or that something
 /// else waits for.
@@ -23,6 +26,13 @@ pub(super) fn small(value: impl Into<Bson>, otherwise: impl Into<Bson>) -> Docum
     let value = value.into();
     let size = doc! { "$bsonSize": { "value": value.clone() } };
     doc! { "$cond": [{ "$lte": [size, MAX_FIELD] }, value, otherwise.into()] }
+}
+
+/// The next document of many. One reply has thousands, and the thread that reads them may be the
+/// relay's, so others have their turn between them.
+pub(super) async fn next(found: &mut Cursor<Document>) -> Result<Option<Document>> {
+    tokio::task::consume_budget().await;
+    found.try_next().await
 }
 
 /// Parts of at most `events` ids that fit into one command.

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use futures_util::TryStreamExt;
 use mongodb::error::Result;
 use outboxd_client::field;
 
-use super::bounded::{READ_ALL_TIME, parts};
+use super::bounded::{READ_ALL_TIME, next, parts};
 use super::collation::simple;
 use super::inspect::{Entry, Inspect, state_of_scheduled};
 use super::selected::is_withheld;
@@ -99,7 +98,7 @@ impl Inspect {
 
         let mut chosen = Chosen::default();
 
-        while let Some(mut event) = found.try_next().await? {
+        while let Some(mut event) = next(&mut found).await? {
             let entry = Entry::read(&event, &self.layout, now);
             if selection.group.as_ref().is_some_and(|group| entry.group.as_ref() != Some(group)) {
                 continue;
@@ -211,7 +210,7 @@ impl Inspect {
         let found = events.aggregate(pipeline).max_time(READ_ALL_TIME);
         let mut found = found.collation(simple()).await?;
 
-        while let Some(mut event) = found.try_next().await? {
+        while let Some(mut event) = next(&mut found).await? {
             let word = event.get_str("state").unwrap_or_default();
             let state = match is_scheduled {
                 true => Some(state_of_scheduled(&event)),
@@ -256,7 +255,7 @@ impl Inspect {
             ];
             let found = events.aggregate(pipeline).max_time(READ_ALL_TIME);
             let mut found = found.collation(simple()).await?;
-            while let Some(event) = found.try_next().await? {
+            while let Some(event) = next(&mut found).await? {
                 let entry = Entry::read(&event, &self.layout, now);
                 seen.push(Seen { entry, last_tried: last_tried(&event) });
             }

@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use bson::{Bson, Document, doc};
-use futures_util::TryStreamExt;
 use mongodb::error::Result;
 use outboxd_client::field;
 use serde::Serialize;
 
-use super::bounded::{READ_ALL_TIME, small};
+use super::bounded::{READ_ALL_TIME, next, small};
 use super::inspect::{Inspect, TOO_LARGE, count, date, text};
 use super::selection::Selection;
 use crate::document::record::shown_id;
@@ -65,7 +64,7 @@ impl Inspect {
         let mut found = found.await?;
         let (mut groups, mut left_out) = (HashMap::new(), 0);
 
-        while let Some(group) = found.try_next().await? {
+        while let Some(group) = next(&mut found).await? {
             let group = Group::read(&group);
             if selection.group.as_ref().is_some_and(|wanted| *wanted != group.id) {
                 continue;

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use mongodb::error::{Error, ErrorKind, Result};
 use outboxd_client::field;
 
-use super::bounded::{QUERY_TIME, parts, small};
+use super::bounded::{QUERY_TIME, next, parts, small};
 use super::code;
 use super::collation::simple;
 use super::inspect::{Inspect, TOO_LARGE, count, text};
@@ -45,7 +45,7 @@ impl Inspect {
 
         let mut held = HashMap::new();
 
-        while let Some(group) = found.try_next().await? {
+        while let Some(group) = next(&mut found).await? {
             let by = group.get_document("_id").cloned().unwrap_or_default();
             let [code, error] = ["code", "error"].map(|name| text(&by, name).unwrap_or_default());
             let reason = group::reason(&error, text(&by, "key").as_deref());

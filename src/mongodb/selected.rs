@@ -9,7 +9,7 @@ use mongodb::error::{Error, ErrorKind, Result};
 use mongodb::{Collection, Cursor};
 use outboxd_client::field;
 
-use super::bounded::{QUERY_TIME, READ_ALL_TIME};
+use super::bounded::{QUERY_TIME, READ_ALL_TIME, next};
 use super::code;
 use super::collation::simple;
 use super::inspect::{Entry, Inspect};
@@ -74,7 +74,7 @@ impl Inspect {
 
         let limit = usize::try_from(limit).unwrap_or(0);
         let (mut entries, mut total) = (Vec::new(), 0);
-        while let Some(event) = found.try_next().await? {
+        while let Some(event) = next(&mut found).await? {
             let entry = Entry::read(&event, &self.layout, now);
             if entry.group != selection.group {
                 continue;

@@ -145,7 +145,6 @@ async fn pages_answer_and_the_relay_keeps_its_rate() {
 }
 
 #[tokio::test]
-#[ignore = "writes 100,001 events: `make console` plays it"]
 async fn an_action_with_too_many_events_is_refused_and_takes_no_memory() {
     let _alone = ALONE.lock().await;
     let scene = Scene::new().await;
