@@ -7,9 +7,9 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::IntoResponse as _;
-use serde::Deserialize;
 
 use super::frame::{Frame, Page, render};
+use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
 use crate::console::site::Site;
 use crate::console::text::{age_or_dash, due, encoded, number};
@@ -17,11 +17,6 @@ use crate::document::state::State as EventState;
 use crate::error::{ErrorKind, MongodbContext as _};
 use crate::mongodb::inspect::Entry;
 use crate::operator::filter::Asked;
-
-/// Events on a page.
-const LIMIT: i64 = 50;
-/// Highest number of a page: more than there are, and its events can be counted.
-pub(super) const MAX_PAGE: u64 = u32::MAX as u64;
 
 #[derive(Template)]
 #[template(path = "events.html")]
@@ -57,25 +52,18 @@ pub(super) struct Row {
     pub(super) key: Option<(String, String)>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    #[serde(default)]
-    page: u64,
-}
-
 pub(super) async fn page(
     State(site): State<Arc<Site>>,
     Extension(person): Extension<Person>,
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
-    Query(Wanted { page }): Query<Wanted>,
+    Query(paging): Query<Paging>,
 ) -> Page {
     let outbox = site.wanted(&name)?;
     let path = format!("/o/{}", encoded(&name));
     let filter = asked.filter()?;
 
-    let page = page.clamp(1, MAX_PAGE);
-    let skip = page.saturating_sub(1).saturating_mul(LIMIT.unsigned_abs());
+    let skip = paging.skip();
     let connection = outbox.connection();
     let selection = filter.selection();
     let list = connection.inspect.list(&selection, skip, LIMIT).await;
@@ -94,14 +82,15 @@ pub(super) async fn page(
     };
 
     let at = |page: u64| format!("{path}/events?{}page={page}", words(&asked));
+    let (newer, older) = paging.neighbours((to, total), at);
     let page = EventsPage {
         frame: site.frame_of(outbox, &person, title, nav),
         range: format!("{} to {} of {}", number((skip + 1).min(to)), number(to), number(total)),
         total,
         all: number(total),
         words: words(&asked).replace('&', "&amp;"),
-        newer: (page > 1).then(|| at(page - 1)),
-        older: (to < total).then(|| at(page + 1)),
+        newer,
+        older,
         rows: entries.iter().map(|entry| row(entry, &path)).collect(),
         hint: hint.map(|error| error.to_string()),
         path,

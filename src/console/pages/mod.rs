@@ -10,6 +10,7 @@ pub(super) mod groups;
 pub(super) mod job;
 pub(super) mod key;
 pub(super) mod overview;
+mod paging;
 mod published;
 mod sign_in;
 

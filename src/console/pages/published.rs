@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Redirect};
 use serde::{Deserialize, Serialize};
 
 use super::act;
-use super::events::MAX_PAGE;
 use super::frame::{Frame, Page, Problem, render};
+use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
 use crate::console::jobs::{Preview, What};
 use crate::console::site::Site;
@@ -20,9 +20,6 @@ use crate::error::MongodbContext as _;
 use crate::mongodb::kept::KeptEntry;
 use crate::operator::kept::{self, KeptFilter};
 use crate::operator::replay::{HEADER, RATE};
-
-/// Events on a page.
-const LIMIT: i64 = 50;
 
 #[derive(Template)]
 #[template(path = "published.html")]
@@ -81,25 +78,18 @@ pub(super) struct Verify {
     asked: Asked,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    #[serde(default)]
-    page: u64,
-}
-
 pub(super) async fn page(
     State(site): State<Arc<Site>>,
     Extension(person): Extension<Person>,
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
-    Query(Wanted { page }): Query<Wanted>,
+    Query(paging): Query<Paging>,
 ) -> Page {
     let outbox = site.wanted(&name)?;
     let kept = outbox.connection().kept();
     let (filter, total) = kept.select(&asked.filter()?.selection(None)).await?;
 
-    let page = page.clamp(1, MAX_PAGE);
-    let skip = page.saturating_sub(1).saturating_mul(LIMIT.unsigned_abs());
+    let skip = paging.skip();
     let found = kept.store.newest_matching(&filter, skip, LIMIT).await;
     let found = found.during("reading kept events")?;
 
@@ -107,14 +97,15 @@ pub(super) async fn page(
     let to = skip + found.len() as u64;
     let words = asked.words();
     let at = |page: u64| format!("{path}/published?{words}page={page}");
+    let (newer, older) = paging.neighbours((to, total), at);
     let page = PublishedPage {
         frame: site.frame_of(outbox, &person, "Published", "published"),
         none: (total == 0).then(|| kept.why_none()),
         disabled: act::not_allowed(&person),
         rows: found.into_iter().map(row).collect(),
         total: events(total),
-        newer: (page > 1).then(|| at(page - 1)),
-        older: (to < total).then(|| at(page + 1)),
+        newer,
+        older,
         words: words.replace('&', "&amp;"),
         path,
         asked,
