@@ -13,7 +13,6 @@ use crate::jetstream::connection::Nats;
 use crate::jetstream::creation::wanted;
 use crate::jetstream::lines::Lines;
 use crate::jetstream::stream;
-use crate::mongodb::foundation::Remembered;
 use crate::mongodb::migrations::{MIGRATIONS, Migrations, Status};
 use crate::mongodb::subjects::Subjects;
 use crate::telemetry::metrics::Metrics;
@@ -58,7 +57,7 @@ async fn migrate(config: &Config, args: &Args) -> Result<()> {
 
     print(&format!("MongoDB outbox {}\n", config.outbox()))?;
     if !args.status {
-        let notes = migrations.foundation().require_sound(&mut Remembered::default()).await?;
+        let notes = migrations.foundation().require_sound().await?;
         notes.iter().try_for_each(|note| print(&format!("  note: {note}\n")))?;
     }
 

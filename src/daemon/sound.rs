@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::jetstream::connection::Nats;
 use crate::jetstream::stream;
-use crate::mongodb::foundation::{Foundation, Remembered, Soundness};
+use crate::mongodb::foundation::{Foundation, Soundness};
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::migrations::Migrations;
 use crate::telemetry::alert::Alert;
@@ -22,8 +22,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// Looks per `alerts.stuck_after`.
 const LOOKS: u32 = 4;
-/// Of so many looks at the outbox's collection, one looks at the indexes of those beside it.
-const LOOKS_BESIDE: u32 = 10;
 /// Longest wait between looks at the stream. A look is one request.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -55,8 +53,6 @@ fn one_line(fault: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Sound {
     foundation: Foundation,
-    remembered: Remembered,
-    looks: u32,
     losses: Known,
     risks: Known,
 }
@@ -69,12 +65,10 @@ impl Sound {
     /// [`Migrations::require_applied`].
     pub(super) async fn require(migrations: &Migrations) -> Result<Self> {
         let foundation = migrations.foundation();
-        let mut remembered = Remembered::default();
-        let mut risks = foundation.require_sound(&mut remembered).await?;
+        let mut risks = foundation.require_sound().await?;
         risks.extend(migrations.require_applied().await?);
 
-        let losses = Known::default();
-        Ok(Self { foundation, remembered, looks: 0, losses, risks: Known(risks) })
+        Ok(Self { foundation, losses: Known::default(), risks: Known(risks) })
     }
 
     /// Logs what is risky about it.
@@ -90,13 +84,7 @@ impl Sound {
         lease: &LeaseDocument,
         alerts: &Alerts,
     ) -> mongodb::error::Result<()> {
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS_BESIDE) {
-            self.remembered.forget();
-        }
-
-        let found = self.foundation.soundness(&mut self.remembered).await?;
-        let Some(Soundness { losses, risks }) = found else {
+        let Some(Soundness { losses, risks }) = self.foundation.soundness().await? else {
             return Ok(());
         };
 

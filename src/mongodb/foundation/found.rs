@@ -32,25 +32,6 @@ pub(crate) struct Found {
     pub(super) has_own_layout: bool,
 }
 
-/// What a look need not ask for, because it changes rarely and harms no event: the indexes of the
-/// collections beside the outbox, and whether the server is a mongos.
-#[derive(Debug, Default)]
-pub(crate) struct Remembered {
-    beside: Vec<Kept>,
-    is_mongos: Option<bool>,
-}
-
-impl Remembered {
-    /// The next look asks for the indexes again.
-    pub(crate) fn forget(&mut self) {
-        self.beside.clear();
-    }
-
-    fn indexes(&self, name: &str) -> Option<Vec<Document>> {
-        self.beside.iter().find(|kept| kept.name == name).map(|kept| kept.indexes.clone())
-    }
-}
-
 /// A collection or a view that exists.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kept {
@@ -67,12 +48,7 @@ impl Found {
     ///
     /// # Errors
     /// The driver's, and the server's refusal when the user may not list the collections.
-    pub(crate) async fn read(
-        database: &Database,
-        name: &str,
-        layout: &Layout,
-        remembered: &mut Remembered,
-    ) -> Result<Self> {
+    pub(crate) async fn read(database: &Database, name: &str, layout: &Layout) -> Result<Self> {
         let mut found = Self {
             database: database.name().to_owned(),
             name: name.to_owned(),
@@ -99,10 +75,7 @@ impl Found {
         for spec in specs {
             let mut kept = Kept::read(&spec);
             if kept.kind == "collection" {
-                kept.indexes = match remembered.indexes(&kept.name) {
-                    Some(known) => known,
-                    None => indexes(database, &kept.name).await?,
-                };
+                kept.indexes = indexes(database, &kept.name).await?;
             }
 
             match &kept.name {
@@ -112,8 +85,7 @@ impl Found {
             }
         }
 
-        remembered.beside.clone_from(&found.beside);
-        if found.outbox.is_some() && is_mongos(database, remembered).await? {
+        if found.outbox.is_some() && is_mongos(database).await? {
             let explain = doc! { "explain": { "find": name }, "verbosity": "queryPlanner" };
             let plan = database.run_command(explain).await?;
             found.is_sharded = filters_shards(&plan.into());
@@ -190,14 +162,9 @@ async fn indexes(database: &Database, name: &str) -> Result<Vec<Document>> {
     }
 }
 
-async fn is_mongos(database: &Database, remembered: &mut Remembered) -> Result<bool> {
-    if let Some(is_mongos) = remembered.is_mongos {
-        return Ok(is_mongos);
-    }
+async fn is_mongos(database: &Database) -> Result<bool> {
     let hello = database.run_command(doc! { "hello": 1 }).await?;
-    let is_mongos = hello.get_str("msg").is_ok_and(|text| text == "isdbgrid");
-    remembered.is_mongos = Some(is_mongos);
-    Ok(is_mongos)
+    Ok(hello.get_str("msg").is_ok_and(|text| text == "isdbgrid"))
 }
 
 /// Whether a plan has the stage that every shard of a sharded collection adds. Only a user with

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use mongodb::Database;
 
 use self::found::Found;
-pub(crate) use self::found::Remembered;
 use self::rows::{COLLECTION, EXPIRY, OTHER_INDEXES, ROWS, Verdict};
 use crate::document::layout::Layout;
 use crate::error::{Error, ErrorKind, MongodbContext, Result};
@@ -56,15 +55,7 @@ impl Foundation {
     /// # Errors
     /// The driver's, and the server's refusal when the user may not list the collections.
     pub(crate) async fn review(&self) -> mongodb::error::Result<Vec<Finding>> {
-        self.review_again(&mut Remembered::default()).await
-    }
-
-    async fn review_again(
-        &self,
-        remembered: &mut Remembered,
-    ) -> mongodb::error::Result<Vec<Finding>> {
-        let (database, collection) = (&self.database, &self.collection);
-        let found = Found::read(database, collection, &self.layout, remembered).await?;
+        let found = Found::read(&self.database, &self.collection, &self.layout).await?;
         let mut findings = judge(&found);
 
         // Of the scheduled events' collection only what is wrong is worth a line.
@@ -78,11 +69,8 @@ impl Foundation {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn soundness(
-        &self,
-        remembered: &mut Remembered,
-    ) -> mongodb::error::Result<Option<Soundness>> {
-        let findings = match self.review_again(remembered).await {
+    pub(crate) async fn soundness(&self) -> mongodb::error::Result<Option<Soundness>> {
+        let findings = match self.review().await {
             Ok(findings) => findings,
             Err(error) if is_denied(&error) => return Ok(None),
             Err(error) => return Err(error),
@@ -103,9 +91,8 @@ impl Foundation {
     ///
     /// # Errors
     /// [`ErrorKind::Outbox`] with the lines that fix it; [`ErrorKind::Mongodb`].
-    pub(crate) async fn require_sound(&self, remembered: &mut Remembered) -> Result<Vec<String>> {
-        let soundness = self.soundness(remembered).await;
-        let soundness = soundness.during("looking at the outbox's collection")?;
+    pub(crate) async fn require_sound(&self) -> Result<Vec<String>> {
+        let soundness = self.soundness().await.during("looking at the outbox's collection")?;
         let Some(Soundness { losses, risks }) = soundness else {
             let note = "this user may not list collections and indexes, so it is unknown whether \
                         MongoDB deletes events by itself: $ outboxd privileges   # prints the \
