@@ -57,7 +57,11 @@ async fn the_daemon_itself_serves_the_console_of_all_its_outboxes() {
     let _relay = Relay::start(first, &settings);
     let console = Console::at(&listen).await;
     let alice = console.person(OPERATOR).await;
-    let overview = alice.page("/").await;
+    let overview = until("both are relayed", async || {
+        let page = alice.page("/").await;
+        (page.matches("relayed by").count() == 2).then_some(page)
+    })
+    .await;
     assert!(fleet.names().iter().all(|name| overview.contains(name)), "{overview}");
 
     // An action reaches the outbox whose page it was started on, and no other.
@@ -65,6 +69,7 @@ async fn the_daemon_itself_serves_the_console_of_all_its_outboxes() {
     let page = alice.page(&format!("{act}?action=retry-now&state=dead")).await;
     let page = alice.confirm(&act, &page, &[]).await;
     assert!(page.contains("<dt>done</dt><dd>1</dd>"), "{page}");
+    assert!(page.contains("Finished."), "{page}");
     second.drained().await;
     assert!(first.one(doc! { "_id": "stuck" }).await.is_some(), "it is another outbox's");
 }

@@ -346,6 +346,11 @@ impl Relay {
         memory(self.pid(), "VmHWM:")
     }
 
+    /// The same without the pages of the program and its libraries.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.peak_rss() - memory(self.pid(), "RssFile:")
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         read(self.log.path())
