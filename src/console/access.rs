@@ -22,9 +22,14 @@ use crate::config::{ConsoleConfig, PersonConfig, ProxyConfig, Role};
 const LASTS: Duration = Duration::from_secs(12 * 3600);
 /// Most sessions at once; the one that ends first makes room.
 const MAX_SESSIONS: usize = 10_000;
+/// Most sessions of one person, who makes room for the next one. A program that keeps no cookies gets
+/// one with every request that a proxy lets through.
+const MAX_OF_ONE: usize = 32;
 /// Longest name that a proxy may give.
 const MAX_NAME: usize = 256;
 const COOKIE: &str = "outboxd_session";
+/// Begins the name of a cookie that browsers take from this host over TLS alone.
+const OF_HOST: &str = "__Host-";
 
 /// SHA-256 of a secret. Digests are compared, so that the time it takes reveals nothing.
 type Digest = [u8; 32];
@@ -49,6 +54,11 @@ impl Person {
     pub(super) fn who(&self) -> String {
         format!("{}@console", self.name)
     }
+
+    /// Whether a form that carries this is one of the session's.
+    pub(super) fn is_sender(&self, csrf: &str) -> bool {
+        digest(csrf) == digest(&self.csrf)
+    }
 }
 
 /// The people, and their sessions.
@@ -58,6 +68,10 @@ pub(super) struct Access {
     sessions: Mutex<HashMap<Digest, Session>>,
     /// Whether somebody has a token that is not in the settings.
     is_unset: bool,
+    /// Where the console listens: browsers share cookies among the ports of a host.
+    port: u16,
+    /// Whether the console itself speaks TLS.
+    is_tls: bool,
 }
 
 #[derive(Debug)]
@@ -97,12 +111,19 @@ impl Access {
             rules: RwLock::new(Rules { people, proxy }),
             sessions: Mutex::default(),
             is_unset: false,
+            port: 0,
+            is_tls: false,
         }
     }
 
     /// The same, for whoever has a token that was made at the start.
     pub(super) fn of_one(person: PersonConfig) -> Self {
         Self { is_unset: true, ..Self::new(vec![person], None) }
+    }
+
+    /// The same, for a console with these settings.
+    pub(super) fn of(self, config: &ConsoleConfig) -> Self {
+        Self { port: config.address().port(), is_tls: config.tls.is_some(), ..self }
     }
 
     /// Changes to the people of other settings.
@@ -121,11 +142,24 @@ impl Access {
         }
     }
 
-    /// Whether the proxy took this request over TLS.
-    pub(super) fn is_by_tls_proxy(&self, headers: &HeaderMap, from: IpAddr) -> bool {
+    /// Whether the browser speaks TLS, to the console or to its proxy: then a cookie demands it.
+    pub(super) fn is_secure(&self, headers: &HeaderMap, from: IpAddr) -> bool {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        rules.proxy.as_ref().is_some_and(|proxy| proxy.is_at(from))
-            && headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+        let is_by_proxy = rules.proxy.as_ref().is_some_and(|proxy| proxy.is_at(from));
+        let is_https = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
+        self.is_tls || is_by_proxy && is_https
+    }
+
+    /// A line that sets the cookie of a session, or removes it.
+    pub(super) fn set_cookie(&self, cookie: Option<&str>, is_secure: bool) -> String {
+        let secure = if is_secure { "; Secure" } else { "" };
+        let (value, lasts) = cookie.map_or(("", 0), |cookie| (cookie, LASTS.as_secs()));
+        let name = self.cookie_name(is_secure);
+        format!("{name}={value}; Path=/; Max-Age={lasts}; HttpOnly; SameSite=Lax{secure}")
+    }
+
+    fn cookie_name(&self, is_secure: bool) -> String {
+        format!("{}{COOKIE}_{}", if is_secure { OF_HOST } else { "" }, self.port)
     }
 
     /// Whether people can sign in with a token.
@@ -135,7 +169,8 @@ impl Access {
 
     /// Who sent a request with these headers from there.
     pub(super) fn sender(&self, headers: &HeaderMap, from: IpAddr) -> Sender {
-        let cookie = cookie(headers).map(digest);
+        let name = self.cookie_name(self.is_secure(headers, from));
+        let cookie = cookie(headers, &name).map(digest);
         if let Some(name) = self.named_by_proxy(headers, from) {
             let of = Of::Proxy(name);
             return match cookie.and_then(|cookie| self.person(cookie, Some(&of))) {
@@ -183,11 +218,15 @@ impl Access {
         let session = digest(&cookie);
 
         let mut sessions = self.sessions();
-        if sessions.len() >= MAX_SESSIONS {
-            let first = sessions.iter().min_by_key(|(_, session)| session.ends);
-            let first = first.map(|(digest, _)| *digest);
-            first.map(|first| sessions.remove(&first));
-        }
+        let is_full = sessions.len() >= MAX_SESSIONS;
+        let of_one = || sessions.iter().filter(|(_, session)| session.of == of);
+        let first = match of_one().count() >= MAX_OF_ONE {
+            true => of_one().min_by_key(|(_, session)| session.ends),
+            false => sessions.iter().filter(|_| is_full).min_by_key(|(_, session)| session.ends),
+        };
+
+        let first = first.map(|(digest, _)| *digest);
+        first.map(|first| sessions.remove(&first));
 
         let ends = Instant::now() + LASTS;
         sessions.insert(session, Session { of, csrf: csrf.clone(), ends });
@@ -235,19 +274,17 @@ impl Access {
     }
 }
 
-/// A line that sets the cookie of a session, or removes it.
-pub(super) fn set_cookie(cookie: Option<&str>, is_secure: bool) -> String {
-    let secure = if is_secure { "; Secure" } else { "" };
-    let (value, lasts) = cookie.map_or(("", 0), |cookie| (cookie, LASTS.as_secs()));
-    format!("{COOKIE}={value}; Path=/; Max-Age={lasts}; HttpOnly; SameSite=Lax{secure}")
-}
-
-/// Whether a request was made by a page of the console itself. Browsers say so; what is no browser
-/// has nobody's cookies.
+/// Whether a request was made by a page of the console itself. Browsers say so, older ones by the
+/// origin alone; what is no browser has nobody's cookies.
 pub(super) fn is_own(headers: &HeaderMap) -> bool {
-    match headers.get("sec-fetch-site") {
-        Some(site) => site == "same-origin" || site == "none",
-        None => true,
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => site == "same-origin" || site == "none",
+        (None, Some(origin)) => {
+            let of = origin.split_once("://").map(|(_, host)| host);
+            of.is_some_and(|of| text("host").is_some_and(|host| of.eq_ignore_ascii_case(host)))
+        }
+        (None, None) => true,
     }
 }
 
@@ -256,10 +293,10 @@ pub(super) fn random() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let pairs = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = pairs.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.find_map(|(name, value)| (name.trim() == COOKIE).then_some(value.trim()))
+    pairs.find_map(|(name, value)| (name.trim() == wanted).then_some(value.trim()))
 }
 
 fn digest(text: &str) -> Digest {
@@ -290,7 +327,7 @@ mod tests {
         assert_eq!(access.sign_in("another"), None);
 
         let cookie = access.sign_in("token").expect("a session");
-        let sent = headers(&[("cookie", &format!("a=b; {COOKIE}={cookie}"))]);
+        let sent = headers(&[("cookie", &format!("a=b; {COOKIE}_1=x; {COOKIE}_0={cookie}"))]);
         let Sender::Known(person) = access.sender(&sent, here()) else { panic!("nobody") };
         assert!(person.may_act() && access.is_valid(&person));
         assert!(matches!(access.sender(&headers(&[]), here()), Sender::Nobody));
@@ -299,6 +336,50 @@ mod tests {
         *access.rules.write().expect("a lock") = Rules { people: vec![bob], proxy: None };
         assert!(!access.is_valid(&person));
         assert!(matches!(access.sender(&sent, here()), Sender::Nobody));
+    }
+
+    #[test]
+    fn over_tls_the_cookie_is_of_this_host_and_no_other_counts() {
+        let alice = PersonConfig::new("alice", Role::Operator, "token");
+        let access = Access { is_tls: true, port: 9465, ..Access::new(vec![alice], None) };
+        let cookie = access.sign_in("token").expect("a session");
+        let set = access.set_cookie(Some(&cookie), access.is_secure(&headers(&[]), here()));
+        assert!(set.starts_with("__Host-outboxd_session_9465=") && set.ends_with("; Secure"));
+
+        let sent = |name: &str| {
+            let sent = headers(&[("cookie", &format!("{name}={cookie}"))]);
+            matches!(access.sender(&sent, here()), Sender::Known(_))
+        };
+        assert!(sent("__Host-outboxd_session_9465"));
+        assert!(!sent("outboxd_session_9465") && !sent("__Host-outboxd_session_9466"));
+    }
+
+    #[test]
+    fn somebody_with_many_sessions_ends_only_their_own() {
+        let people = ["alice", "bob"].map(|name| PersonConfig::new(name, Role::Viewer, name));
+        let access = Access::new(people.into(), None);
+        let cookies: Vec<_> = (0..=MAX_OF_ONE).map(|_| access.sign_in("alice")).collect();
+        let bobs = access.sign_in("bob");
+        let is_in = |cookie: &Option<String>| {
+            let cookie = cookie.as_deref().expect("a session");
+            let sent = headers(&[("cookie", &format!("{COOKIE}_0={cookie}"))]);
+            matches!(access.sender(&sent, here()), Sender::Known(_))
+        };
+        assert!(!is_in(&cookies[0]) && cookies[1..].iter().all(is_in) && is_in(&bobs));
+    }
+
+    #[test]
+    fn a_form_of_another_site_is_known_by_what_browsers_say() {
+        let own = |pairs: &[(&'static str, &str)]| is_own(&headers(pairs));
+        assert!(own(&[]) && own(&[("sec-fetch-site", "same-origin")]));
+        assert!(!own(&[("sec-fetch-site", "cross-site")]));
+        assert!(!own(&[("sec-fetch-site", "same-site")]));
+
+        let [host, same] = [("host", "ops:9465"), ("origin", "https://OPS:9465")];
+        assert!(own(&[host, same]));
+        for other in ["https://evil", "https://ops:9466", "null", ""] {
+            assert!(!own(&[host, ("origin", other)]), "{other}");
+        }
     }
 
     #[test]
@@ -315,7 +396,7 @@ mod tests {
 
         let Sender::New(person, cookie) = access.sender(&alice, proxy) else { panic!("not new") };
         assert!(person.may_act());
-        let cookie = format!("{COOKIE}={cookie}");
+        let cookie = format!("{COOKIE}_0={cookie}");
         let again = headers(&[("x-user", "alice"), ("cookie", &cookie)]);
         assert!(matches!(access.sender(&again, proxy), Sender::Known(same) if same == person));
 

@@ -3,19 +3,21 @@
 //! A preview keeps the ids of the events that were counted. Whoever confirms it acts on those and on
 //! no other. An action goes on when its page is closed, and ends with the console.
 
+mod previews;
 mod progress;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bson::Document;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::previews::{MAX_EVENTS, Places, Previews, VERIFY, lock};
+pub(super) use self::previews::{Place as CountingPlace, Preview, What};
 pub(super) use self::progress::{Came, Progress};
-use super::access::{Person, random};
+use super::access::Person;
 use super::outbox::Outbox;
 use super::text::{encoded, events as count, number};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,41 +28,10 @@ use crate::operator::outcomes::Outcomes;
 use crate::operator::replay::{self, RATE, Replay};
 use crate::operator::verify::{self, Missing, Verified, Verify};
 
-/// How long what was shown can be confirmed.
-const PREVIEW_LASTS: Duration = Duration::from_secs(600);
-/// Most previews, and most events in all of them, and in all actions under way: about 30 MB of ids for
-/// each of both.
-const MAX_PREVIEWS: usize = 64;
-const MAX_EVENTS: u64 = 200_000;
-/// Most previews that are counted at once.
-const MAX_COUNTING: usize = 1;
 /// How long an action looks for what came of its events.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Most actions that are remembered; the oldest are forgotten.
 const MAX_JOBS: usize = 100;
-/// The name of a comparison.
-const VERIFY: &str = "verify";
-/// What somebody was shown and may confirm.
-#[derive(Debug)]
-pub(super) struct Preview {
-    pub(super) outbox: String,
-    pub(super) what: What,
-    /// The selection for the audit.
-    pub(super) selection: String,
-    /// Whose session it was.
-    session: [u8; 32],
-    at: Instant,
-}
-
-/// What is done to which events.
-#[derive(Debug)]
-pub(super) enum What {
-    Act(Action, Box<Chosen>),
-    /// Publishes so many kept events again, those that this filter selects.
-    Replay(Document, u64),
-    /// Compares them with the stream.
-    Verify(Document, u64),
-}
 
 /// An action, under way or over.
 #[derive(Debug)]
@@ -78,60 +49,40 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 pub(super) struct Jobs {
-    previews: Mutex<HashMap<String, Preview>>,
+    previews: Previews,
     jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
-    /// Whoever counts events for a preview holds a place.
-    counting: Semaphore,
+    /// Whoever counts events for a preview holds one.
+    places: Places,
     stop: CancellationToken,
 }
 
 impl Jobs {
     pub(super) fn new(stop: CancellationToken) -> Self {
-        let counting = Semaphore::new(MAX_COUNTING);
-        Self { previews: Mutex::default(), jobs: Mutex::default(), counting, stop }
+        let places = Places::new();
+        Self { previews: Previews::default(), jobs: Mutex::default(), places, stop }
     }
 
     /// Waits for a place to count events.
-    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        self.counting.acquire().await.ok()
+    pub(super) async fn place(&self, person: &Person) -> Option<CountingPlace> {
+        self.places.wait(person).await
     }
 
     /// Keeps what somebody was shown. Returns its name in the form.
     pub(super) fn show(&self, preview: Preview) -> String {
-        let name = random();
-
-        let mut previews = lock(&self.previews);
-        previews.insert(name.clone(), preview);
-        previews.retain(|_, preview| preview.at.elapsed() < PREVIEW_LASTS);
-        let too_many = |previews: &HashMap<String, Preview>| {
-            let events: u64 = previews.values().map(|preview| preview.what.held()).sum();
-            previews.len() > MAX_PREVIEWS || previews.len() > 1 && events > MAX_EVENTS
-        };
-
-        while too_many(&previews) {
-            let oldest = previews.iter().min_by_key(|(_, preview)| preview.at);
-            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else { break };
-            previews.remove(&oldest);
-        }
-
-        name
+        self.previews.keep(preview)
     }
 
     /// How many events this person was shown, if that can still be confirmed, and whether that takes
     /// the number typed.
     pub(super) fn shown(&self, person: &Person, name: &str) -> Option<(u64, bool)> {
-        let previews = lock(&self.previews);
-        let preview = previews.get(name).filter(|preview| preview.is_of(person))?;
-        let must_type = matches!(preview.what, What::Act(Action::Discard, _));
-
-        Some((preview.what.events(), must_type))
+        self.previews.look(person, name, |Preview { what, .. }| {
+            (what.events(), matches!(what, What::Act(Action::Discard, _)))
+        })
     }
 
     /// Takes what this person was shown: it can be confirmed once.
     pub(super) fn take(&self, person: &Person, name: &str) -> Option<Preview> {
-        let mut previews = lock(&self.previews);
-        previews.get(name).filter(|preview| preview.is_of(person))?;
-        previews.remove(name)
+        self.previews.take(person, name)
     }
 
     pub(super) fn job(&self, number: u64) -> Option<Arc<Job>> {
@@ -196,42 +147,6 @@ impl Job {
     /// The address of its page.
     pub(super) fn path(&self) -> String {
         format!("/o/{}/jobs/{}", encoded(&self.outbox), self.number)
-    }
-}
-
-impl What {
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Act(action, _) => action.name(),
-            Self::Replay(..) => "replay",
-            Self::Verify(..) => VERIFY,
-        }
-    }
-
-    pub(super) fn events(&self) -> u64 {
-        match self {
-            Self::Act(_, chosen) => chosen.events(),
-            Self::Replay(_, events) | Self::Verify(_, events) => *events,
-        }
-    }
-
-    /// How many ids are in memory.
-    fn held(&self) -> u64 {
-        match self {
-            Self::Act(_, chosen) => chosen.events(),
-            Self::Replay(..) | Self::Verify(..) => 0,
-        }
-    }
-}
-
-impl Preview {
-    pub(super) fn new(person: &Person, outbox: &str, what: What, selection: String) -> Self {
-        let (session, outbox, at) = (person.session, outbox.to_owned(), Instant::now());
-        Self { outbox, what, selection, session, at }
-    }
-
-    fn is_of(&self, person: &Person) -> bool {
-        self.session == person.session && self.at.elapsed() < PREVIEW_LASTS
     }
 }
 
@@ -396,8 +311,4 @@ async fn verify(
             Err(Error::new(ErrorKind::Findings, message))
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -72,12 +72,8 @@ pub(crate) async fn start(
     };
 
     let outboxes = Outbox::open_all(fleet).await?;
-    let site = Arc::new(Site {
-        access,
-        is_tls: settings.tls.is_some(),
-        jobs: Jobs::new(stop.clone()),
-        outboxes,
-    });
+    let site =
+        Arc::new(Site { access: access.of(settings), jobs: Jobs::new(stop.clone()), outboxes });
 
     site.outboxes.iter().for_each(sampler::start);
     let url = server::start(site.clone(), settings, stop).await?;

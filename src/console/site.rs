@@ -22,8 +22,6 @@ const LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) access: Access,
-    /// Whether the console itself speaks TLS.
-    pub(super) is_tls: bool,
     pub(super) jobs: Jobs,
     /// By their names in addresses, which are those of database and collection.
     pub(super) outboxes: Vec<Arc<Outbox>>,

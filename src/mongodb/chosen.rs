@@ -36,6 +36,9 @@ pub(crate) struct Chosen {
     pub(crate) scheduled: Vec<Bson>,
     /// When each of those was last tried.
     pub(crate) scheduled_last_tried: Vec<Option<i64>>,
+    events: u64,
+    /// Whether they were only counted: their ids are not here.
+    pub(crate) are_counted: bool,
     /// Whether the selection has more events than were wanted.
     pub(crate) are_more: bool,
     /// The first of them.
@@ -82,6 +85,27 @@ impl Inspect {
         window: Duration,
         most: u64,
     ) -> Result<Chosen> {
+        self.choose(selection, window, most, Chosen::default()).await
+    }
+
+    /// The same without their ids.
+    pub(crate) async fn counted(
+        &self,
+        selection: &Selection,
+        window: Duration,
+        most: u64,
+    ) -> Result<Chosen> {
+        let counted = Chosen { are_counted: true, ..Chosen::default() };
+        self.choose(selection, window, most, counted).await
+    }
+
+    async fn choose(
+        &self,
+        selection: &Selection,
+        window: Duration,
+        most: u64,
+        mut chosen: Chosen,
+    ) -> Result<Chosen> {
         let now = self.now().await?;
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let remembered = now.timestamp_millis().saturating_sub(window);
@@ -95,8 +119,6 @@ impl Inspect {
             then.push(doc! { "$limit": one_more });
         }
         let mut found = self.find(selection, now, fields, &then, READ_ALL_TIME).await?;
-
-        let mut chosen = Chosen::default();
 
         while let Some(mut event) = next(&mut found).await? {
             let entry = Entry::read(&event, &self.layout, now);
@@ -276,7 +298,12 @@ impl Inspect {
 impl Chosen {
     /// How many there are.
     pub(crate) fn events(&self) -> u64 {
-        (self.ids.len() + self.scheduled.len()) as u64
+        self.events
+    }
+
+    /// Whether there are scheduled events alone.
+    pub(crate) fn are_scheduled(&self) -> bool {
+        self.events > 0 && self.states.counts.keys().all(|state| state == State::Scheduled.word())
     }
 
     fn add(&mut self, id: Bson, last_tried: Option<i64>, entry: Entry) {
@@ -284,8 +311,12 @@ impl Chosen {
             true => (&mut self.scheduled, &mut self.scheduled_last_tried),
             false => (&mut self.ids, &mut self.last_tried),
         };
-        ids.push(id);
-        tried.push(last_tried);
+        if !self.are_counted {
+            ids.push(id);
+            tried.push(last_tried);
+        }
+
+        self.events += 1;
 
         self.states.add(entry.state.word());
 

@@ -51,7 +51,7 @@ async fn every_answer_forbids_scripts_frames_and_other_sites() {
         );
         assert_eq!(header("x-frame-options"), "DENY");
         assert_eq!(header("x-content-type-options"), "nosniff");
-        assert_eq!(header("referrer-policy"), "no-referrer");
+        assert_eq!(header("referrer-policy"), "same-origin");
     }
 
     // All that a page loads is the console's own.
@@ -68,14 +68,20 @@ async fn every_answer_forbids_scripts_frames_and_other_sites() {
 #[tokio::test]
 async fn a_payload_is_hidden_until_asked_for_and_that_is_audited() {
     let scene = Scene::new().await;
-    scene.events.insert_one(dead(&scene, "e1", "k", "no-ack", "refused")).await.unwrap();
-    let redact = [("OUTBOXD_CONSOLE__REDACT", "card")];
+    let mut event = dead(&scene, "e1", "k", "no-ack", "refused");
+    event
+        .insert("headers", doc! { "card": "4111", "Tenant": "acme", "traceparent": "00-ab-cd-01" });
+    event.insert("customer", vec![doc! { "card": "4111", "city": "Ulm" }]);
+    scene.events.insert_one(event).await.unwrap();
+    let redact = [("OUTBOXD_CONSOLE__REDACT", "card,customer.card")];
     let console = Console::start(&scene, &redact).await;
     let bob = console.person(VIEWER).await;
     let path = format!("/o/{}.outbox/event", scene.name);
 
     let page = bob.page(&format!("{path}?id=e1")).await;
     assert!(page.contains("Hidden, about") && !page.contains("4111"), "{page}");
+    assert!(page.contains("<dt>Tenant</dt><dd>hidden<") && !page.contains("acme"), "{page}");
+    assert!(page.contains("00-ab-cd-01") && page.contains("Ulm"), "{page}");
 
     // Another site's form doesn't know the session's token.
     let csrf = bob.csrf().await;
@@ -90,7 +96,8 @@ async fn a_payload_is_hidden_until_asked_for_and_that_is_audited() {
     let answer = bob.post(&path, &[("id", "e1"), ("csrf", &csrf)]).await;
     assert_eq!(answer.status(), 200);
     let page = answer.text().await.unwrap();
-    assert!(page.contains("(redacted)") && !page.contains("4111"), "{page}");
+    assert_eq!((page.matches("(redacted)").count(), page.contains("4111")), (3, false), "{page}");
+    assert!(page.contains("<dt>Tenant</dt><dd>acme<"), "{page}");
     assert!(page.contains("&quot;name&quot;: &quot;A&quot;"), "{page}");
 
     let record = audit.find_one(doc! { "action": "show-payload" }).await.unwrap();
@@ -209,4 +216,30 @@ async fn a_trusted_proxy_names_people_and_nobody_else_does() {
     let stranger = console.stranger();
     let request = stranger.client.get(stranger.at("/")).header("x-user", "alice");
     assert_eq!(request.send().await.expect("an answer").status(), 303);
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_does_nothing() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let csrf = alice.csrf().await;
+    let own = console.url.clone();
+
+    for (name, value, wanted) in [
+        ("sec-fetch-site", "cross-site", 403),
+        ("sec-fetch-site", "same-site", 403),
+        ("origin", "https://evil.example", 403),
+        ("origin", "null", 403),
+        ("origin", &*own, 303),
+    ] {
+        for path in ["/sign-in", "/sign-out"] {
+            let form = format!("token={OPERATOR}&csrf={csrf}");
+            let request = alice.client.post(alice.at(path)).header(name, value).body(form);
+            let request = request.header("content-type", "application/x-www-form-urlencoded");
+            let request = request.header("cookie", alice.cookie.as_deref().unwrap());
+            let answer = request.send().await.expect("an answer");
+            assert_eq!(answer.status(), wanted, "{path} {name}: {value}");
+        }
+    }
 }

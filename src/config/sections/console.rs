@@ -24,7 +24,7 @@ pub struct ConsoleConfig {
     pub people: Vec<PersonConfig>,
     /// The proxy that signs people in.
     pub proxy: Option<ProxyConfig>,
-    /// Paths in payloads whose values are never shown.
+    /// Paths in payloads, headers and other fields whose values are never shown.
     pub redact: Vec<String>,
     /// Address of a trace, with `{trace_id}` in it.
     pub trace_url: Option<String>,
@@ -277,8 +277,9 @@ fn redact(reader: &mut Reader<'_>) -> Vec<String> {
     let paths: Vec<String> = reader
         .setting(
             "redact",
-            "Paths in payloads whose values the console never shows. `*` is any field or any \
-             element of an array.",
+            "Paths whose values the console never shows: in payloads, among headers, and among the \
+             other fields of an event except its id, subject, key and failures. `*` is any field or \
+             any element of an array; a path goes through arrays without naming their elements.",
         )
         .example("[\"customer.email\", \"items.*.price\"]")
         .read()

@@ -111,8 +111,12 @@ pub(super) async fn page(
 
     let is_scheduled = selection.state == Some(EventState::Scheduled);
     let window = connection.config.stream.duplicate_window;
-    let _place = site.jobs.place().await;
-    let chosen = connection.inspect.chosen(&selection, window, MOST).await;
+    let _place = site.jobs.place(&person).await;
+    // Who may not act needs numbers alone.
+    let chosen = match person.may_act() {
+        true => connection.inspect.chosen(&selection, window, MOST).await,
+        false => connection.inspect.counted(&selection, window, MOST).await,
+    };
     let chosen = chosen.during("reading the outbox")?;
 
     let disabled = locked.or_else(|| disabled(&person, &chosen));
@@ -120,10 +124,7 @@ pub(super) async fn page(
     let path = format!("/o/{}", encoded(&name));
     let mut page = ActPage {
         frame: site.frame_of(outbox, &person, "Confirm", "events"),
-        words: words_of(
-            &action,
-            is_scheduled || chosen.ids.is_empty() && !chosen.scheduled.is_empty(),
-        ),
+        words: words_of(&action, is_scheduled || chosen.are_scheduled()),
         selection: words.clone(),
         total: events(chosen.events()),
         count: chosen.events(),
@@ -294,7 +295,10 @@ async fn warnings(
     let mut warnings = Vec::new();
     match action {
         Action::Discard => {
-            let let_go = inspect.let_go(&chosen.ids).await.during("reading the outbox")?;
+            let let_go = match chosen.are_counted {
+                true => Some(0),
+                false => inspect.let_go(&chosen.ids).await.during("reading the outbox")?,
+            };
             match let_go {
                 Some(0) => {}
                 Some(count) => warnings.push(format!(

@@ -1,5 +1,5 @@
-//! *Event*: one event, why it is where it is, and what to do. Its payload is shown to whoever asks
-//! for it, and the audit has who did.
+//! *Event*: one event, why it is where it is, and what to do. Its payload and headers are shown to
+//! whoever asks for them, and the audit has who did.
 
 use std::sync::Arc;
 
@@ -31,6 +31,10 @@ const MOST: usize = 100;
 const MAX_VALUE: usize = 2048;
 /// Characters shown of a payload.
 const MAX_PAYLOAD: usize = 256 << 10;
+/// In the place of a header's value that nobody asked for.
+const HIDDEN: &str = "hidden";
+/// The header that names the trace.
+const TRACEPARENT: &str = "traceparent";
 
 #[derive(Template)]
 #[template(path = "event.html")]
@@ -55,6 +59,8 @@ struct EventPage {
     trace: Option<String>,
     /// What is said in the place of the payload.
     payload_hidden: String,
+    /// Whether there is something that is shown to whoever asks.
+    is_hidden: bool,
     payload: Option<String>,
 }
 
@@ -122,19 +128,18 @@ async fn show(
         )));
     };
 
-    let payload = match (known.event.get(layout.payload()), with_payload) {
-        (Some(payload), true) => {
-            record(&connection, person, &known.event).await?;
-            Some(shown_payload(payload.clone(), &connection.config.console.redact))
-        }
-        _ => None,
-    };
+    let has_hidden =
+        [layout.payload(), layout.headers()].map(|name| known.event.contains_key(name));
+    let is_asked = with_payload && has_hidden.contains(&true);
+    if is_asked {
+        record(&connection, person, &known.event).await?;
+    }
 
     let frame = site.frame_of(outbox, person, "Event", "events");
-    Ok(render(&event_page(frame, &connection, known, payload)).into_response())
+    Ok(render(&event_page(frame, &connection, known, is_asked)).into_response())
 }
 
-/// Records that somebody looks at a payload. Without the record nobody does.
+/// Records that somebody looks at payload and headers. Without the record nobody does.
 async fn record(
     connection: &Connection,
     person: &Person,
@@ -152,18 +157,15 @@ async fn record(
     outcome.during("recording in outboxd_audit that the payload is shown")
 }
 
-fn event_page(
-    frame: Frame,
-    connection: &Connection,
-    known: Known,
-    payload: Option<String>,
-) -> EventPage {
+fn event_page(frame: Frame, connection: &Connection, known: Known, is_asked: bool) -> EventPage {
     let console = &connection.config.console;
+    let redacted = &*console.redact;
     let layout = &*connection.config.event.layout;
     let path = format!("/o/{}", encoded(frame.outbox.as_deref().unwrap_or_default()));
     let event = &known.event;
     let key = layout.shown_key(|name| event.get(name).cloned());
-    let headers = headers(event, layout);
+    let headers = headers(event, layout, (redacted, is_asked));
+    let payload = event.get(layout.payload());
 
     EventPage {
         id: event.get(field::ID).map(shown_id).unwrap_or_default(),
@@ -177,14 +179,17 @@ fn event_page(
         behind: (known.behind > 0).then(|| events(known.behind)),
         what_to_do: with_code(&known.what_to_do),
         failures: failures(event),
-        fields: fields(event, layout),
+        fields: fields(event, layout, redacted),
         trace: trace(&headers, console.trace_url.as_deref()),
+        is_hidden: !is_asked && (payload.is_some() || !headers.is_empty()),
         headers,
-        payload_hidden: match event.get(layout.payload()) {
+        payload_hidden: match payload {
             Some(payload) => format!("Hidden, about {} bytes.", size(payload)),
             None => "The event has no payload.".to_owned(),
         },
-        payload,
+        payload: payload
+            .filter(|_| is_asked)
+            .map(|payload| shown_payload(layout.payload(), payload.clone(), redacted)),
         frame,
         path,
     }
@@ -212,8 +217,8 @@ fn failures(event: &Document) -> Vec<Failure> {
     read.collect()
 }
 
-/// The other fields of the document.
-fn fields(event: &Document, layout: &Layout) -> Vec<(String, String)> {
+/// The other fields of the document, without what the settings redact.
+fn fields(event: &Document, layout: &Layout, redacted: &[String]) -> Vec<(String, String)> {
     let shown_elsewhere = [
         field::ID,
         field::IS_LOCKED,
@@ -224,18 +229,36 @@ fn fields(event: &Document, layout: &Layout) -> Vec<(String, String)> {
         layout.key(),
     ];
     let fields = event.iter().filter(|(name, _)| !shown_elsewhere.contains(&name.as_str()));
-    fields.take(MOST).map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
+    listed(fields.map(|(name, value)| (name.clone(), value.clone())).collect(), redacted)
 }
 
-fn headers(event: &Document, layout: &Layout) -> Vec<(String, String)> {
-    let headers = event.get_document(layout.headers()).ok();
-    let headers = headers.into_iter().flatten().take(MOST);
-    headers.map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
+/// The headers, without what the settings redact, and without values unless somebody asked for them;
+/// the trace is no secret.
+fn headers(
+    event: &Document,
+    layout: &Layout,
+    (redacted, is_asked): (&[String], bool),
+) -> Vec<(String, String)> {
+    let headers = event.get_document(layout.headers()).ok().cloned();
+    let mut headers = listed(headers.unwrap_or_default(), redacted);
+    for (name, value) in &mut headers {
+        if !is_asked && !name.eq_ignore_ascii_case(TRACEPARENT) {
+            HIDDEN.clone_into(value);
+        }
+    }
+
+    headers
+}
+
+fn listed(fields: Document, redacted: &[String]) -> Vec<(String, String)> {
+    let Bson::Document(fields) = redact(fields.into(), redacted) else { return Vec::new() };
+    let fields = fields.iter().take(MOST);
+    fields.map(|(name, content)| (cut(name, MAX_VALUE), value(content))).collect()
 }
 
 /// Where the event's trace is shown.
 fn trace(headers: &[(String, String)], url: Option<&str>) -> Option<String> {
-    let is_parent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("traceparent");
+    let is_parent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case(TRACEPARENT);
     let (_, parent) = headers.iter().find(is_parent)?;
     let id = parent.split('-').nth(1)?;
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -250,10 +273,13 @@ fn value(value: &Bson) -> String {
     }
 }
 
-/// The payload as JSON, without what the settings redact.
-fn shown_payload(payload: Bson, redacted: &[String]) -> String {
-    let payload = redact(payload, redacted).into_relaxed_extjson();
-    let shown = serde_json::to_string_pretty(&payload);
+/// The payload as JSON, without what the settings redact: by paths in it, and by paths that begin
+/// with its field.
+fn shown_payload(field: &str, payload: Bson, redacted: &[String]) -> String {
+    let begin = format!("{field}.");
+    let own = redacted.iter().filter_map(|path| path.strip_prefix(&begin));
+    let paths: Vec<_> = redacted.iter().cloned().chain(own.map(str::to_owned)).collect();
+    let shown = serde_json::to_string_pretty(&redact(payload, &paths).into_relaxed_extjson());
     cut(&shown.unwrap_or_else(|error| error.to_string()), MAX_PAYLOAD)
 }
 

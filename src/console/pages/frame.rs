@@ -1,10 +1,9 @@
 //! What stands around every page, and errors as pages.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use tracing::warn;
 
@@ -83,11 +82,6 @@ impl Site {
         Frame { outbox: Some(outbox.name.clone()), ..self.frame(person, title, page) }
     }
 
-    /// Whether the browser speaks TLS, so that a cookie may demand it.
-    pub(super) fn is_secure(&self, headers: &HeaderMap, from: IpAddr) -> bool {
-        self.is_tls || self.access.is_by_tls_proxy(headers, from)
-    }
-
     pub(super) fn wanted(&self, name: &str) -> Result<&Arc<Outbox>, Problem> {
         self.outbox(name)
             .ok_or_else(|| Problem::not_found(format!("This console has no outbox {name}.")))
@@ -97,7 +91,7 @@ impl Site {
 impl Person {
     /// Whether a form was sent by a page of this session.
     pub(super) fn sent(&self, csrf: &str) -> Result<(), Problem> {
-        match csrf == self.csrf {
+        match self.is_sender(csrf) {
             true => Ok(()),
             false => Err(Problem::new(
                 StatusCode::FORBIDDEN,

@@ -19,13 +19,13 @@ use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 
 use self::frame::Problem;
-use super::access::{Sender, set_cookie};
+use super::access::{Sender, is_own};
 use super::live;
 use super::site::Site;
 
@@ -57,6 +57,7 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/style.css", get(async || asset("text/css", STYLE)))
         .route("/script.js", get(async || asset("text/javascript", SCRIPT)))
         .merge(pages)
+        .layer(from_fn(own))
         .with_state(site)
 }
 
@@ -72,6 +73,18 @@ async fn nothing() -> Problem {
     Problem::not_found("There is no such page.")
 }
 
+/// Takes forms from the console's own pages only.
+async fn own(request: Request, next: Next) -> Response {
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    if !is_read && !is_own(request.headers()) {
+        let message = "This form was not sent by a page of the console, so nothing is done. A proxy in \
+                       front must pass the header Host on as the browser sent it.";
+        return Problem::new(StatusCode::FORBIDDEN, message).into_response();
+    }
+
+    next.run(request).await
+}
+
 /// Lets those through who are signed in, and shows the others where to sign in.
 async fn signed_in(
     State(site): State<Arc<Site>>,
@@ -79,7 +92,7 @@ async fn signed_in(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_secure = site.is_secure(request.headers(), from.ip());
+    let is_secure = site.access.is_secure(request.headers(), from.ip());
     let (person, cookie) = match site.access.sender(request.headers(), from.ip()) {
         Sender::Known(person) => (person, None),
         Sender::New(person, cookie) => (person, Some(cookie)),
@@ -94,7 +107,8 @@ async fn signed_in(
 
     request.extensions_mut().insert(person);
     let mut response = next.run(request).await;
-    let cookie = cookie.and_then(|cookie| set_cookie(Some(&cookie), is_secure).parse().ok());
+    let cookie =
+        cookie.and_then(|cookie| site.access.set_cookie(Some(&cookie), is_secure).parse().ok());
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

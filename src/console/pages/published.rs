@@ -125,7 +125,9 @@ pub(super) async fn replay(
     let kept = outbox.connection().kept();
     let filter = asked.filter()?;
     let selection = format!("--all {}", filter.words()).trim().to_owned();
+    let place = site.jobs.place(&person).await;
     let (found, total) = kept.select(&filter.selection(None)).await?;
+    drop(place);
 
     let disabled = match total {
         0 => Some(kept.why_none()),

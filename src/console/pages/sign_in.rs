@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
-use super::frame::{Page, Problem, render};
-use crate::console::access::{Person, is_own, set_cookie};
+use super::frame::{Page, render};
+use crate::console::access::Person;
 use crate::console::site::Site;
 use crate::console::text::encoded;
 
@@ -70,16 +70,12 @@ pub(super) async fn sign_in(
     headers: HeaderMap,
     Form(SignIn { token, next }): Form<SignIn>,
 ) -> Response {
-    if !is_own(&headers) {
-        let message = "This form was not sent by the console, so nothing is done.";
-        return Problem::new(StatusCode::FORBIDDEN, message).into_response();
-    }
-
     let has_tokens = site.access.has_tokens();
 
     match site.access.sign_in(token.trim()) {
         Some(cookie) => {
-            let cookie = set_cookie(Some(&cookie), site.is_secure(&headers, from.ip()));
+            let is_secure = site.access.is_secure(&headers, from.ip());
+            let cookie = site.access.set_cookie(Some(&cookie), is_secure);
             ([(header::SET_COOKIE, cookie)], Redirect::to(own(&next))).into_response()
         }
         None => {
@@ -98,7 +94,7 @@ pub(super) async fn sign_out(
 ) -> Page {
     person.sent(&csrf)?;
     site.access.sign_out(&person);
-    let cookie = set_cookie(None, site.is_secure(&headers, from.ip()));
+    let cookie = site.access.set_cookie(None, site.access.is_secure(&headers, from.ip()));
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/sign-in")).into_response())
 }
 
