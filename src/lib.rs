@@ -16,6 +16,7 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
+//! | program | [`program`] |
 //! | command line | [`cli`] |
 //! | web page | `console` |
 //! | processes | `daemon`, `check`, `admin`, `operator`, `privileges` |
@@ -24,11 +25,6 @@
 //! | services | [`config`], `telemetry` |
 //! | ground | [`document`], [`failure`], [`finding`], [`error`], `group`, `driver_words`, `tls`, `backoff`, `duration`, `pattern`, `printable`, `shutdown`, `task`, `crash` |
 //! | contract | the crate `outboxd-client` |
-
-/// A message for people: see `printable`.
-pub fn shown(message: &str) -> String {
-    printable::printable_lines(message)
-}
 
 mod admin;
 mod backoff;
@@ -53,6 +49,7 @@ mod operator;
 mod pattern;
 mod printable;
 mod privileges;
+pub mod program;
 mod relay;
 mod shutdown;
 mod task;

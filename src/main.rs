@@ -1,58 +1,6 @@
-//! The program `outboxd`: parses the command line, runs the verb, and exits with a code.
+//! The program `outboxd`. All of it is in the library, so that the compiler translates it once: a
+//! program that awaits the library's futures would have its own copy of each.
 
-use clap::Parser;
-use outboxd::cli::{self, Cli};
-use outboxd::error::{Error, ErrorKind};
-
-/// The verb ran, and found nothing wrong.
-const OK: i32 = 0;
-/// Something is wrong or doesn't exist.
-const FAILED: i32 = 1;
-/// The command line is wrong (sysexits.h).
-const USAGE: i32 = 64;
-/// The configuration has mistakes, or names an outbox that loses events (sysexits.h).
-const CONFIG: i32 = 78;
-
-/// One thread runs everything. A second one costs more in wake-ups than it saves, on cores that the
-/// service, MongoDB and NATS need as well.
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    let code = run().await;
-    cli::close();
-
-    // Returning would tear down the drivers' tasks one by one, and they panic over each other.
-    std::process::exit(code)
-}
-
-async fn run() -> i32 {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        // Help and version are errors of the parser, too. Nothing can be done when printing fails.
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { USAGE } else { OK };
-        }
-    };
-
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match cli.run(env.collect()).await {
-        Ok(()) => OK,
-        Err(error) => {
-            // The output of a check that failed already has its findings.
-            if error.kind() != ErrorKind::Findings {
-                let said = error.report().to_string();
-                cli::last_words(&format!("outboxd: {}", outboxd::shown(&said)));
-            }
-            exit_code(&error)
-        }
-    }
-}
-
-fn exit_code(error: &Error) -> i32 {
-    match error.kind() {
-        ErrorKind::Usage => USAGE,
-        ErrorKind::Config | ErrorKind::Outbox => CONFIG,
-        _ => FAILED,
-    }
+fn main() {
+    outboxd::program::main()
 }

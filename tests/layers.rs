@@ -39,7 +39,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer { modules: &["console"], among_themselves: true },
     Layer { modules: &["cli"], among_themselves: false },
-    Layer { modules: &["fuzz", "lib", "main"], among_themselves: true },
+    Layer { modules: &["fuzz", "lib", "main", "program"], among_themselves: true },
 ];
 
 /// What the core must not name: each is behind a port.

@@ -35,7 +35,6 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::Sources;
 use crate::error::Result;
-pub use crate::telemetry::logs::{close, last_words};
 
 /// What `--version` prints: the release, and the commit it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTBOXD_COMMIT"), ")");
@@ -213,7 +212,7 @@ impl Cli {
     ///
     /// # Errors
     /// One sentence that states what to do; the process exits non-zero.
-    pub async fn run(self, env: Vec<(String, String)>) -> Result<()> {
+    pub(crate) async fn run(self, env: Vec<(String, String)>) -> Result<()> {
         let (event, set) = match &self.verb {
             Verb::Edit(_) => edit::part_sets(self.set),
             _ => (Vec::new(), self.set),

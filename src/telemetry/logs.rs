@@ -60,7 +60,7 @@ pub(crate) fn init(log: &LogConfig) -> Result<()> {
 }
 
 /// Prints a line that is no log line to standard error, behind the log lines if the process logs.
-pub fn last_words(line: &str) {
+pub(crate) fn last_words(line: &str) {
     match WRITER.get() {
         Some(writer) => writer.line(format!("{line}\n").into_bytes()),
         None => eprintln!("{line}"),
@@ -68,7 +68,7 @@ pub fn last_words(line: &str) {
 }
 
 /// Waits for the last lines to be written, for a moment at most.
-pub fn close() {
+pub(crate) fn close() {
     WRITER.get().into_iter().for_each(|writer| {
         writer.flush(CLOSE_TIME);
     });

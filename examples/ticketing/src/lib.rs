@@ -1,6 +1,7 @@
-//! What the services of the ticketing system share: their frame, not their rules.
+//! The ticketing system: five services, and the frame that they share.
 //!
-//! Each service is a program in a folder of its own, with its own database, outbox and sidecar:
+//! Each service is a module in a folder of its own, and a program in `bin` that runs it, with its own
+//! database, outbox and sidecar:
 //!
 //! | folder | owns | emits | hears |
 //! | --- | --- | --- | --- |
@@ -12,7 +13,7 @@
 //!
 //! `demo` starts them all and drives them.
 //!
-//! Here, `service` starts and stops one of them, `http` is the shape of its requests and answers,
+//! Of the frame, `service` starts and stops one of them, `http` is the shape of its requests and answers,
 //! `fields` checks a body, `token` tells who asks, `transaction` writes a record and its event or
 //! neither, `status` says how an order's status changes, and `messages` and `subjects` are what the
 //! services say to each other.
@@ -24,15 +25,20 @@
 
 #![allow(missing_docs, reason = "a sample: the names and the types document the fields")]
 
+pub mod auth;
+pub mod expiration;
 pub mod failure;
 pub mod fields;
 pub mod http;
 pub mod messages;
+pub mod orders;
+pub mod payments;
 pub mod refusal;
 pub mod service;
 pub mod settings;
 pub mod status;
 pub mod subjects;
+pub mod tickets;
 pub mod token;
 pub mod traces;
 pub mod transaction;

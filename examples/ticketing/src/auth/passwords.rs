@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::failure::Failure;
 use argon2::password_hash::{Error, PasswordHasher, PasswordVerifier};
 use argon2::{Argon2, PasswordHash};
-use ticketing::failure::Failure;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 

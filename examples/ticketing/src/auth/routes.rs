@@ -1,5 +1,9 @@
 //! The requests of the auth service.
 
+use crate::failure::Failure;
+use crate::http::{Body, to_the_end};
+use crate::refusal::ApiError;
+use crate::token::{SESSION, SESSION_SECONDS, Signer, Verifier};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,15 +11,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bson::oid::ObjectId;
 use serde_json::{Value, json};
-use ticketing::failure::Failure;
-use ticketing::http::{Body, to_the_end};
-use ticketing::refusal::ApiError;
-use ticketing::token::{SESSION, SESSION_SECONDS, Signer, Verifier};
 use tracing::error;
 
-use crate::attempts::Attempts;
-use crate::passwords::Passwords;
-use crate::store::{Store, User};
+use super::attempts::Attempts;
+use super::passwords::Passwords;
+use super::store::{Store, User};
 
 /// Longest password, in characters: more would only be work.
 const MAX_PASSWORD: usize = 128;

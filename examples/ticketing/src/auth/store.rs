@@ -1,5 +1,10 @@
 //! The users. Owns the collection `users`.
 
+use crate::http::PATIENCE;
+use crate::messages::UserMessage;
+use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
+use crate::subjects::USER_CREATED;
+use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{DateTime, doc};
 use futures_util::FutureExt;
@@ -8,11 +13,6 @@ use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-use ticketing::http::PATIENCE;
-use ticketing::messages::UserMessage;
-use ticketing::service::{DUPLICATE_KEY, OUTBOX, is_code};
-use ticketing::subjects::USER_CREATED;
-use ticketing::transaction;
 
 /// The collection of users.
 pub(crate) const USERS: &str = "users";

@@ -1,15 +1,15 @@
 //! The requests of the orders service.
 
+use crate::http::{Body, Id, Page, User, to_the_end};
+use crate::messages::OrderMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ticketing::http::{Body, Id, Page, User, to_the_end};
-use ticketing::messages::OrderMessage;
-use ticketing::refusal::ApiError;
-use ticketing::token::Verifier;
 
-use crate::store::Store;
+use super::store::Store;
 
 #[derive(Clone)]
 struct Orders {

@@ -7,6 +7,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::http::{PATIENCE, Page};
+use crate::messages::OrderMessage;
+use crate::refusal::ApiError;
+use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
+use crate::status::{Happened, Next, OrderStatus};
+use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
+use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -15,13 +22,6 @@ use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-use ticketing::http::{PATIENCE, Page};
-use ticketing::messages::OrderMessage;
-use ticketing::refusal::ApiError;
-use ticketing::service::{DUPLICATE_KEY, OUTBOX, is_code};
-use ticketing::status::{Happened, Next, OrderStatus};
-use ticketing::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
-use ticketing::transaction;
 use tracing::warn;
 
 /// The collection of orders.

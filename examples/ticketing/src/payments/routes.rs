@@ -1,15 +1,15 @@
 //! The requests of the payments service.
 
+use crate::http::{Body, Id, User, to_the_end};
+use crate::messages::PaymentMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ticketing::http::{Body, Id, User, to_the_end};
-use ticketing::messages::PaymentMessage;
-use ticketing::refusal::ApiError;
-use ticketing::token::Verifier;
 
-use crate::till::{Paid, Till};
+use super::till::{Paid, Till};
 
 /// Longest token of the provider, in characters.
 const MAX_TOKEN: usize = 200;

@@ -6,6 +6,12 @@
 
 use std::time::Duration;
 
+use crate::http::PATIENCE;
+use crate::messages::{ChargeStatus, OrderMessage, PaymentMessage};
+use crate::service::OUTBOX;
+use crate::status::OrderStatus;
+use crate::subjects::{PAYMENT_CREATED, PAYMENT_REFUNDED};
+use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -14,14 +20,8 @@ use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-use ticketing::http::PATIENCE;
-use ticketing::messages::{ChargeStatus, OrderMessage, PaymentMessage};
-use ticketing::service::OUTBOX;
-use ticketing::status::OrderStatus;
-use ticketing::subjects::{PAYMENT_CREATED, PAYMENT_REFUNDED};
-use ticketing::transaction;
 
-use crate::charge::Charge;
+use super::charge::Charge;
 
 /// The collection of the orders' copies.
 pub(crate) const ORDERS: &str = "orders";

@@ -17,7 +17,7 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
-use crate::provider::{Provider, ProviderError, Request};
+use super::provider::{Provider, ProviderError, Request};
 
 /// The provider's book.
 pub(crate) const BOOK: &str = "test_provider";

@@ -22,17 +22,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::messages::ChargeStatus;
+use crate::refusal::ApiError;
+use crate::status::OrderStatus;
 use bson::DateTime;
 use bson::oid::ObjectId;
-use ticketing::messages::ChargeStatus;
-use ticketing::refusal::ApiError;
-use ticketing::status::OrderStatus;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::charge::Charge;
-use crate::provider::{Provider, ProviderError};
-use crate::store::{Answer, OrderCopy, Store};
+use super::charge::Charge;
+use super::provider::{Provider, ProviderError};
+use super::store::{Answer, OrderCopy, Store};
 
 /// How long the provider may take to answer a request.
 const PROVIDER_TIME: Duration = Duration::from_secs(2);

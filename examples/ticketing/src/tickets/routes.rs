@@ -1,16 +1,16 @@
 //! The requests of the tickets service.
 
+use crate::fields::Fields;
+use crate::http::{Body, Id, Page, User, to_the_end};
+use crate::messages::TicketMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ticketing::fields::Fields;
-use ticketing::http::{Body, Id, Page, User, to_the_end};
-use ticketing::messages::TicketMessage;
-use ticketing::refusal::ApiError;
-use ticketing::token::Verifier;
 
-use crate::store::{Offer, Store};
+use super::store::{Offer, Store};
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 200;

@@ -4,6 +4,13 @@
 //! Each change of a ticket raises its version by one and enqueues one event, built from the ticket
 //! as stored.
 
+use crate::http::{PATIENCE, Page};
+use crate::messages::TicketMessage;
+use crate::refusal::ApiError;
+use crate::service::OUTBOX;
+use crate::status::OrderStatus;
+use crate::subjects::{TICKET_CREATED, TICKET_UPDATED};
+use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -12,13 +19,6 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
-use ticketing::http::{PATIENCE, Page};
-use ticketing::messages::TicketMessage;
-use ticketing::refusal::ApiError;
-use ticketing::service::OUTBOX;
-use ticketing::status::OrderStatus;
-use ticketing::subjects::{TICKET_CREATED, TICKET_UPDATED};
-use ticketing::transaction;
 
 /// The collection of tickets.
 pub(crate) const TICKETS: &str = "tickets";

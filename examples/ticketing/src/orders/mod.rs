@@ -17,11 +17,12 @@ mod store;
 
 use std::process::ExitCode;
 
-use ticketing::failure::Failure;
-use ticketing::service::{self, Service};
+use crate::failure::Failure;
+use crate::service::{self, Service};
 
+/// Runs the service until it is stopped.
 #[tokio::main]
-async fn main() -> ExitCode {
+pub async fn main() -> ExitCode {
     service::exit("orders", run().await)
 }
 

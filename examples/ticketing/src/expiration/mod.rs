@@ -8,12 +8,13 @@ mod schedule;
 
 use std::process::ExitCode;
 
+use crate::failure::Failure;
+use crate::service::{self, Service};
 use axum::Router;
-use ticketing::failure::Failure;
-use ticketing::service::{self, Service};
 
+/// Runs the service until it is stopped.
 #[tokio::main]
-async fn main() -> ExitCode {
+pub async fn main() -> ExitCode {
     service::exit("expiration", run().await)
 }
 

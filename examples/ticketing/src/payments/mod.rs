@@ -23,11 +23,12 @@ mod till;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ticketing::failure::Failure;
-use ticketing::service::{self, Service};
+use crate::failure::Failure;
+use crate::service::{self, Service};
 
+/// Runs the service until it is stopped.
 #[tokio::main]
-async fn main() -> ExitCode {
+pub async fn main() -> ExitCode {
     service::exit("payments", run().await)
 }
 
