@@ -33,5 +33,6 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     }
 
     stop.cancelled().await;
+    console.ended().await;
     Ok(())
 }

@@ -25,6 +25,7 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
     traces::start("outboxd", &config.nats.client_id)?;
 
     // The console lives and stops with the process, and not with a leadership.
+    let mut console = None;
     if config.console.listen.is_some() {
         if fleet.outboxes().is_empty() {
             warn!(
@@ -33,10 +34,15 @@ pub(super) async fn run(sources: &Sources) -> Result<()> {
             );
         }
 
-        console::start(&fleet, sources, &config.nats.client_id, &stop).await?;
+        console = Some(console::start(&fleet, sources, &config.nats.client_id, &stop).await?);
     }
 
-    let ended = daemon::run(fleet, sources, &Asked { stop, reload }).await;
+    let ended = daemon::run(fleet, sources, &Asked { stop: stop.clone(), reload }).await;
+    // Where the daemon ended by itself, so does the console.
+    stop.cancel();
+    if let Some(console) = console {
+        console.ended().await;
+    }
 
     traces::stop().await;
     ended

@@ -6,22 +6,25 @@
 mod previews;
 mod progress;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bson::Document;
+use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::previews::{MAX_EVENTS, Places, Previews, VERIFY, lock};
 pub(super) use self::previews::{Place as CountingPlace, Preview, What};
 pub(super) use self::progress::{Came, Progress};
-use super::access::Person;
+use super::access::{Person, random};
 use super::outbox::Outbox;
 use super::text::{encoded, events as count, number};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mongodb::act::{Place, RefusedEvent};
+use crate::mongodb::act::{Done, Place, RefusedEvent};
 use crate::mongodb::chosen::Chosen;
 use crate::operator::act::{Action, How, all_done};
 use crate::operator::outcomes::Outcomes;
@@ -30,13 +33,17 @@ use crate::operator::verify::{self, Missing, Verified, Verify};
 
 /// How long an action looks for what came of its events.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Most actions that are remembered; the oldest are forgotten.
+/// Most actions that are remembered; the oldest that have ended are forgotten. Half of them may be
+/// under way.
 const MAX_JOBS: usize = 100;
+/// How long the console waits for actions when it stops: they need at most ten seconds to end.
+const ENDING: Duration = Duration::from_secs(12);
 
 /// An action, under way or over.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) number: u64,
+    /// Random: it is in the address of its page.
+    pub(super) id: String,
     pub(super) outbox: String,
     pub(super) action: &'static str,
     pub(super) selection: String,
@@ -45,12 +52,16 @@ pub(super) struct Job {
     /// How many ids it has in memory.
     held: u64,
     pub(super) progress: watch::Sender<Progress>,
+    stop: CancellationToken,
+    /// Who stopped it.
+    stopped_by: OnceLock<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Jobs {
     previews: Previews,
-    jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
+    /// The newest last.
+    jobs: Mutex<VecDeque<Arc<Job>>>,
     /// Whoever counts events for a preview holds one.
     places: Places,
     stop: CancellationToken,
@@ -72,12 +83,14 @@ impl Jobs {
         self.previews.keep(preview)
     }
 
-    /// How many events this person was shown, if that can still be confirmed, and whether that takes
-    /// the number typed.
-    pub(super) fn shown(&self, person: &Person, name: &str) -> Option<(u64, bool)> {
-        self.previews.look(person, name, |Preview { what, .. }| {
-            (what.events(), matches!(what, What::Act(Action::Discard, _)))
-        })
+    /// Looks at what this person was shown, if that can still be confirmed.
+    pub(super) fn look<T>(
+        &self,
+        person: &Person,
+        name: &str,
+        at: impl FnOnce(&Preview) -> T,
+    ) -> Option<T> {
+        self.previews.look(person, name, at)
     }
 
     /// Takes what this person was shown: it can be confirmed once.
@@ -85,23 +98,43 @@ impl Jobs {
         self.previews.take(person, name)
     }
 
-    pub(super) fn job(&self, number: u64) -> Option<Arc<Job>> {
-        lock(&self.jobs).get(&number).cloned()
+    pub(super) fn job(&self, id: &str) -> Option<Arc<Job>> {
+        lock(&self.jobs).iter().find(|job| job.id == id).cloned()
     }
 
-    /// Whether the actions under way have as many events as is allowed.
+    /// The actions on an outbox that are remembered, the newest first.
+    pub(super) fn of(&self, outbox: &str) -> Vec<Arc<Job>> {
+        lock(&self.jobs).iter().rev().filter(|job| job.outbox == outbox).cloned().collect()
+    }
+
+    /// Whether as many actions are under way as is allowed, or they have as many events.
     pub(super) fn is_full(&self) -> bool {
         let jobs = lock(&self.jobs);
-        let running = jobs.values().filter(|job| job.progress.borrow().ended.is_none());
-        running.map(|job| job.held).sum::<u64>() >= MAX_EVENTS
+        let running = jobs.iter().filter(|job| job.is_running());
+        let (count, held) = running.fold((0, 0), |(count, held), job| (count + 1, held + job.held));
+        count >= MAX_JOBS / 2 || held >= MAX_EVENTS
+    }
+
+    /// Waits until the actions have ended, once the console was asked to stop: each finishes what it
+    /// has begun.
+    pub(super) async fn ended(&self) {
+        let jobs: Vec<_> = lock(&self.jobs).iter().cloned().collect();
+        let all = jobs.iter().map(|job| async {
+            let mut progress = job.progress.subscribe();
+            // The job holds the sender.
+            let _ = progress.wait_for(|progress| progress.ended.is_some()).await;
+        });
+
+        if timeout(ENDING, join_all(all)).await.is_err() {
+            warn!("an action of the console did not end; the audit has what it was asked for");
+        }
     }
 
     /// The comparison of this outbox that is under way.
     pub(super) fn verifying(&self, outbox: &str) -> Option<Arc<Job>> {
         let jobs = lock(&self.jobs);
-        let mut verifying =
-            jobs.values().filter(|job| job.outbox == outbox && job.action == VERIFY);
-        verifying.find(|job| job.progress.borrow().ended.is_none()).cloned()
+        let mut verifying = jobs.iter().filter(|job| job.outbox == outbox && job.action == VERIFY);
+        verifying.find(|job| job.is_running()).cloned()
     }
 
     /// Starts an action that was confirmed.
@@ -113,9 +146,8 @@ impl Jobs {
         (reason, rate): (Option<String>, Option<u32>),
     ) -> Arc<Job> {
         let mut jobs = lock(&self.jobs);
-        let number = jobs.last_key_value().map_or(1, |(last, _)| last + 1);
         let job = Arc::new(Job {
-            number,
+            id: random(),
             outbox: preview.outbox.clone(),
             action: preview.what.name(),
             selection: preview.selection.clone(),
@@ -123,17 +155,19 @@ impl Jobs {
             events: preview.what.events(),
             held: preview.what.held(),
             progress: watch::Sender::default(),
+            stop: self.stop.child_token(),
+            stopped_by: OnceLock::new(),
         });
 
-        jobs.insert(number, job.clone());
-
-        while jobs.len() > MAX_JOBS {
-            jobs.pop_first();
+        if jobs.len() >= MAX_JOBS {
+            let oldest = jobs.iter().position(|job| !job.is_running());
+            oldest.and_then(|oldest| jobs.remove(oldest));
         }
 
-        let (outbox, running, stop) = (outbox.clone(), job.clone(), self.stop.clone());
+        jobs.push_back(job.clone());
+        let (outbox, running) = (outbox.clone(), job.clone());
         tokio::spawn(async move {
-            let ended = run(&outbox, &running, &preview, (reason.as_deref(), rate), &stop).await;
+            let ended = run(&outbox, &running, &preview, (reason.as_deref(), rate)).await;
             let ended = ended.map_err(|error| error.report().to_string());
             running.progress.send_modify(|progress| progress.ended = Some(ended));
             outbox.look();
@@ -146,7 +180,30 @@ impl Jobs {
 impl Job {
     /// The address of its page.
     pub(super) fn path(&self) -> String {
-        format!("/o/{}/jobs/{}", encoded(&self.outbox), self.number)
+        format!("/o/{}/jobs/{}", encoded(&self.outbox), self.id)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.progress.borrow().ended.is_none()
+    }
+
+    /// Has it end behind what it has begun.
+    pub(super) fn stop(&self, person: &Person) {
+        let _ = self.stopped_by.set(person.who());
+        self.stop.cancel();
+    }
+
+    /// The error when not everything was done.
+    fn all_done(&self, chosen: &Chosen, done: &Done) -> Result<()> {
+        let left = chosen.events().saturating_sub(done.events + done.refused.len() as u64);
+        if !self.stop.is_cancelled() || left == 0 {
+            return all_done(chosen, done, false);
+        }
+
+        let by = self.stopped_by.get().map_or("when the console stopped", String::as_str);
+        let by = if by.contains('@') { format!("by {by}") } else { by.to_owned() };
+        let message = format!("stopped {by}; {} left as they were", count(left));
+        Err(Error::new(ErrorKind::Interrupted, message))
     }
 }
 
@@ -156,18 +213,17 @@ async fn run(
     job: &Job,
     Preview { what, selection, .. }: &Preview,
     (reason, rate): (Option<&str>, Option<u32>),
-    stop: &CancellationToken,
 ) -> Result<()> {
     match what {
         What::Act(action, chosen) => {
             let rate = rate.or_else(|| action.rate(chosen.events()));
-            act(outbox, job, (action, chosen), How { selection, reason, rate }, stop).await
+            act(outbox, job, (action, chosen), How { selection, reason, rate }).await
         }
         What::Replay(filter, events) => {
             let how = How { selection, reason, rate };
-            replay(outbox, job, (filter, *events), how, stop).await
+            replay(outbox, job, (filter, *events), how).await
         }
-        What::Verify(filter, _) => verify(outbox, job, filter, stop).await,
+        What::Verify(filter, _) => verify(outbox, job, filter).await,
     }
 }
 
@@ -177,13 +233,12 @@ async fn act(
     job: &Job,
     (action, chosen): (&Action, &Chosen),
     how: How<'_>,
-    stop: &CancellationToken,
 ) -> Result<()> {
     let connection = outbox.connection();
     let acting = connection.acted_on_by(job.who.clone());
     let ids = [(Place::Outbox, &*chosen.ids), (Place::Scheduled, &*chosen.scheduled)];
     let (done, acted) = acting
-        .act(action, ids, how, stop, &|done| {
+        .act(action, ids, how, &job.stop, &|done| {
             job.progress.send_modify(|progress| {
                 progress.done = done.events;
                 if !done.refused.is_empty() {
@@ -200,7 +255,7 @@ async fn act(
     acted?;
 
     if *action != Action::RetryNow {
-        return all_done(chosen, &done, false);
+        return job.all_done(chosen, &done);
     }
 
     let mut outcomes = Outcomes::of(chosen, &done);
@@ -216,11 +271,11 @@ async fn act(
     };
 
     told(&outcomes);
-    let is_relayed = outcomes.wait(&connection.inspect, PATIENCE, stop, &told).await?;
+    let is_relayed = outcomes.wait(&connection.inspect, PATIENCE, &job.stop, &told).await?;
 
     told(&outcomes);
     job.progress.send_modify(|progress| progress.name_all(&outcomes));
-    all_done(chosen, &done, false)?;
+    job.all_done(chosen, &done)?;
     outcomes.verdict(is_relayed)
 }
 
@@ -229,7 +284,6 @@ async fn replay(
     job: &Job,
     (filter, events): (&Document, u64),
     How { selection, reason, rate }: How<'_>,
-    stop: &CancellationToken,
 ) -> Result<()> {
     let kept = outbox.connection().kept();
     let replay = Replay {
@@ -244,7 +298,7 @@ async fn replay(
     };
 
     let (replayed, ended) = replay
-        .run(stop, |told| {
+        .run(&job.stop, |told| {
             job.progress.send_modify(|progress| match told {
                 replay::Told::Read(read) => progress.done = read,
                 replay::Told::Refused { id, error } => progress.name(&id, error),
@@ -269,12 +323,7 @@ async fn replay(
 }
 
 /// Compares kept events with the stream, and changes nothing.
-async fn verify(
-    outbox: &Outbox,
-    job: &Job,
-    filter: &Document,
-    stop: &CancellationToken,
-) -> Result<()> {
+async fn verify(outbox: &Outbox, job: &Job, filter: &Document) -> Result<()> {
     let kept = outbox.connection().kept();
     let verify = Verify { outbox: &kept, filter, repair: None };
     let counted = |progress: &mut Progress, verified: &Verified| {
@@ -286,7 +335,7 @@ async fn verify(
     };
 
     let (verified, ended) = verify
-        .run(stop, |told| {
+        .run(&job.stop, |told| {
             job.progress.send_modify(|progress| match told {
                 verify::Told::Checked(verified) => counted(progress, verified),
                 verify::Told::Missing(Missing { id, seq, found, .. }) => {

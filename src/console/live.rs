@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _, unfold};
 use serde::Deserialize;
@@ -26,8 +27,8 @@ const ALIVE: Duration = Duration::from_secs(5);
 pub(super) struct Wanted {
     /// The groups of this outbox; without it, all outboxes in numbers.
     groups: Option<String>,
-    /// The action of this number.
-    job: Option<u64>,
+    /// The action of this id.
+    job: Option<String>,
 }
 
 type Stream = BoxStream<'static, Result<Event, Infallible>>;
@@ -37,11 +38,13 @@ pub(super) async fn stream(
     State(site): State<Arc<Site>>,
     Extension(person): Extension<Person>,
     Query(wanted): Query<Wanted>,
-) -> Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>> {
+) -> Result<Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>>, StatusCode> {
     let mut streams = SelectAll::<Stream>::new();
-    let outbox = wanted.groups.and_then(|name| site.outbox(&name).cloned());
-    match (wanted.job.map(|number| site.jobs.job(number)), outbox) {
-        (Some(job), _) => streams.extend(job.map(of_job)),
+    // What isn't there has no news, ever.
+    let job = wanted.job.map(|id| site.jobs.job(&id).ok_or(StatusCode::NOT_FOUND)).transpose()?;
+    let outbox = wanted.groups.map(|name| site.outbox(&name).cloned().ok_or(StatusCode::NOT_FOUND));
+    match (job, outbox.transpose()?) {
+        (Some(job), _) => streams.push(of_job(job)),
         (None, Some(outbox)) => streams.push(of(outbox, groups::part)),
         (None, None) => site.outboxes.iter().for_each(|outbox| {
             streams.push(of(outbox.clone(), overview::part));
@@ -55,7 +58,7 @@ pub(super) async fn stream(
     });
 
     let alive = KeepAlive::new().interval(ALIVE).event(Event::default().event("alive").data("-"));
-    Sse::new(streams).keep_alive(alive)
+    Ok(Sse::new(streams).keep_alive(alive))
 }
 
 /// One outbox: its part of the page after every sample.

@@ -49,6 +49,14 @@ pub(crate) struct Console {
     pub(crate) url: String,
     /// Whom the settings do not name: with this token the person who started it signs in.
     pub(crate) token: Option<String>,
+    site: Arc<Site>,
+}
+
+impl Console {
+    /// Waits until what people have begun is ended, once the console was asked to stop.
+    pub(crate) async fn ended(&self) {
+        self.site.jobs.ended().await;
+    }
 }
 
 /// Starts a console over the outboxes of the configuration. It runs until `stop`, and takes rotated
@@ -78,6 +86,6 @@ pub(crate) async fn start(
     site.outboxes.iter().for_each(sampler::start);
     let url = server::start(site.clone(), settings, stop).await?;
     info!(url, "the console listens");
-    site::follow(site, fleet.clone(), sources.clone(), stop.clone());
-    Ok(Console { url, token })
+    site::follow(site.clone(), fleet.clone(), sources.clone(), stop.clone());
+    Ok(Console { url, token, site })
 }

@@ -65,8 +65,14 @@ async fn a_discard_wants_the_number_typed() {
 
     // A slip of the pen does nothing, and takes nothing away.
     for typed in ["", "2", "all"] {
-        let form = [("csrf", &*csrf), ("preview", preview), ("typed", typed)];
-        assert_eq!(alice.post(&act, &form).await.status(), 400, "{typed}");
+        let form =
+            [("csrf", &*csrf), ("preview", preview), ("typed", typed), ("reason", "too <old>")];
+        let answer = alice.post(&act, &form).await;
+        assert_eq!(answer.status(), 400, "{typed}");
+        let again = answer.text().await.unwrap();
+        assert_eq!(hidden(&again, "preview"), Some(preview), "{again}");
+        assert!(again.contains("To discard 3 events, type 3."), "{again}");
+        assert!(again.contains("value=\"too &lt;old&gt;\""), "{again}");
     }
 
     assert_eq!(scene.events.count_documents(doc! {}).await.unwrap(), 3);

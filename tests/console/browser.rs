@@ -108,6 +108,18 @@ impl Browser {
         .await;
     }
 
+    /// Presses or releases the mouse on the first link that begins with this text.
+    pub(super) async fn mouse(&self, what: &str, text: &str) {
+        let place = format!(
+            "const link = [...document.links].find((a) => a.innerText.startsWith('{text}')); \
+             const at = link.getBoundingClientRect(); return [at.x + 5, at.y + 5]"
+        );
+        let place = self.run(&place).await;
+        let event = json!({ "type": what, "x": place[0], "y": place[1], "button": "left", "clickCount": 1 });
+        let event = Cdp("Input.dispatchMouseEvent", event);
+        self.client.issue_cmd(event).await.expect("chromium takes it");
+    }
+
     /// Waits until the page shows a text.
     pub(super) async fn sees(&self, text: &str) -> String {
         until(&format!("the page shows {text:?}"), async || {

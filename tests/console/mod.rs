@@ -10,8 +10,10 @@ mod numbers;
 mod pictures;
 mod published;
 mod reading;
+mod stopping;
 mod streams;
 mod tls;
+mod watching;
 
 use std::process::{Child, Stdio};
 

@@ -19,7 +19,7 @@ use crate::console::outbox::Connection;
 use crate::console::site::Site;
 use crate::console::text::{age, encoded, events, number};
 use crate::document::state::State as EventState;
-use crate::error::{MongodbContext as _, Result};
+use crate::error::{self, MongodbContext as _};
 use crate::mongodb::chosen::{Chosen, Tally};
 use crate::mongodb::selection::Selection;
 use crate::operator::act::{Action, left_alone};
@@ -43,16 +43,39 @@ struct ActPage {
     words: Words,
     selection: String,
     total: String,
-    count: u64,
     tallies: Vec<(&'static str, Vec<(String, String)>)>,
     sample: Vec<Row>,
     warnings: Vec<String>,
     /// Why it can't be done.
     disabled: Option<String>,
-    rate: Option<u32>,
-    must_type: bool,
-    /// What the form names its events by.
-    preview: String,
+    form: ConfirmForm,
+}
+
+/// The same form once more, because of what was typed.
+#[derive(Template)]
+#[template(path = "again.html")]
+struct AgainPage {
+    frame: Frame,
+    title: &'static str,
+    total: String,
+    error: String,
+    form: ConfirmForm,
+}
+
+/// The form that confirms an action.
+#[derive(Debug, Default)]
+pub(super) struct ConfirmForm {
+    pub(super) action: String,
+    /// What names the events.
+    pub(super) preview: String,
+    /// The number of events that has to be typed.
+    pub(super) must_type: Option<u64>,
+    pub(super) typed: String,
+    pub(super) rate: String,
+    pub(super) reason: String,
+    pub(super) button: &'static str,
+    /// Where whoever does nothing goes.
+    pub(super) back: String,
 }
 
 /// What an action is called, by what it is done to.
@@ -61,6 +84,8 @@ struct Words {
     title: &'static str,
     button: &'static str,
     meaning: &'static str,
+    /// Whether the number of events has to be typed.
+    must_type: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,7 +129,7 @@ pub(super) async fn page(
     };
 
     let filter = asked.filter()?;
-    let (selection, words, locked) = match id.is_empty() {
+    let (selection, selected, locked) = match id.is_empty() {
         true => of_filter(&filter, &action),
         false => of_one(&connection, &id, scheduled).await?,
     };
@@ -122,12 +147,11 @@ pub(super) async fn page(
     let disabled = locked.or_else(|| disabled(&person, &chosen));
     let warnings = warnings(&connection, &action, (&selection, &chosen)).await?;
     let path = format!("/o/{}", encoded(&name));
+    let words = words_of(&action, is_scheduled || chosen.are_scheduled());
     let mut page = ActPage {
         frame: site.frame_of(outbox, &person, "Confirm", "events"),
-        words: words_of(&action, is_scheduled || chosen.are_scheduled()),
-        selection: words.clone(),
+        selection: selected.clone(),
         total: events(chosen.events()),
-        count: chosen.events(),
         tallies: [
             ("states", &chosen.states),
             ("codes", &chosen.codes),
@@ -138,9 +162,15 @@ pub(super) async fn page(
         .into(),
         sample: chosen.sample.iter().map(|entry| row(entry, &path)).collect(),
         warnings,
-        rate: action.rate(chosen.events()),
-        must_type: action == Action::Discard,
-        preview: String::new(),
+        form: ConfirmForm {
+            action: format!("{path}/act"),
+            must_type: (action == Action::Discard).then(|| chosen.events()),
+            rate: action.rate(chosen.events()).map(|rate| rate.to_string()).unwrap_or_default(),
+            button: words.button,
+            back: format!("{path}/groups"),
+            ..ConfirmForm::default()
+        },
+        words,
         disabled,
         path,
     };
@@ -148,7 +178,7 @@ pub(super) async fn page(
     // Who may not confirm it has nothing that could be sent.
     if page.disabled.is_none() {
         let what = What::Act(action, Box::new(chosen));
-        page.preview = site.jobs.show(Preview::new(&person, &name, what, words));
+        page.form.preview = site.jobs.show(Preview::new(&person, &name, what, selected));
     }
 
     Ok(render(&page).into_response())
@@ -173,54 +203,82 @@ pub(super) async fn confirmed(
         Problem::new(StatusCode::CONFLICT, message)
     };
 
-    let (shown, must_type) = site.jobs.shown(&person, &form.preview).ok_or_else(gone)?;
-    let rate = rate(&form.rate)?;
-    let reason = form.reason.trim();
-    if reason.len() > MAX_REASON {
-        let message = format!("Give a reason of at most {MAX_REASON} bytes. Nothing is done.");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, message));
-    }
-
-    if site.jobs.is_full() {
-        let message = "The actions under way have as many events as the console takes at a time. Wait \
-                       until one has ended, then confirm again. Nothing is done.";
-        return Err(Problem::new(StatusCode::CONFLICT, message));
-    }
-    let typed = form.typed.trim().replace(',', "");
-    if must_type && typed != shown.to_string() {
-        let message = format!(
-            "To discard {}, type {shown}. You typed {:?}, so nothing is done. Go back and type it \
-             again.",
-            events(shown),
-            form.typed
-        );
-
-        return Err(Problem::new(StatusCode::BAD_REQUEST, message));
-    }
+    let look = |preview: &Preview| (words_of_preview(preview), preview.what.events());
+    let (words, count) = site.jobs.look(&person, &form.preview, look).ok_or_else(gone)?;
+    let must_type = words.must_type.then_some(count);
+    let (rate, reason) = match checked(&form, must_type, site.jobs.is_full()) {
+        Ok(checked) => checked,
+        // What was shown stays, and so does what was typed.
+        Err((status, error)) => {
+            let path = format!("/o/{}", encoded(&name));
+            let (title, total) = (words.title, events(count));
+            let frame = site.frame_of(outbox, &person, "Confirm", "events");
+            let form = ConfirmForm {
+                action: format!("{path}/act"),
+                preview: form.preview,
+                must_type,
+                typed: form.typed,
+                rate: form.rate,
+                reason: form.reason,
+                button: words.button,
+                back: format!("{path}/groups"),
+            };
+            let page = AgainPage { frame, title, total, error, form };
+            return Ok((status, render(&page)).into_response());
+        }
+    };
 
     let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
     if preview.outbox != name {
         return Err(gone());
     }
 
-    let reason = (!reason.is_empty()).then(|| reason.to_owned());
     let job = site.jobs.start(outbox, &person, preview, (reason, rate));
     Ok(Redirect::to(&job.path()).into_response())
 }
 
-fn rate(text: &str) -> std::result::Result<Option<u32>, Problem> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(None);
+/// Rate and reason of a form, or why nothing can be done with it.
+fn checked(
+    Confirmed { typed, rate, reason, .. }: &Confirmed,
+    must_type: Option<u64>,
+    is_full: bool,
+) -> Result<(Option<u32>, Option<String>), (StatusCode, String)> {
+    let wrong = |message: String| Err((StatusCode::BAD_REQUEST, message));
+    let rate = match rate.trim() {
+        "" => None,
+        rate => match rate.parse() {
+            Ok(rate @ 1..=MAX_RATE) => Some(rate),
+            _ => {
+                return wrong(format!(
+                    "Give a rate from 1 to {MAX_RATE} a second. Nothing is done so far."
+                ));
+            }
+        },
+    };
+
+    let reason = reason.trim();
+    if reason.len() > MAX_REASON {
+        return wrong(format!(
+            "Give a reason of at most {MAX_REASON} bytes. Nothing is done so far."
+        ));
     }
 
-    match text.parse() {
-        Ok(rate @ 1..=MAX_RATE) => Ok(Some(rate)),
-        _ => {
-            let message = format!("Give a rate from 1 to {MAX_RATE} a second. Nothing is done.");
-            Err(Problem::new(StatusCode::BAD_REQUEST, message))
-        }
+    if let Some(count) =
+        must_type.filter(|count| typed.trim().replace(',', "") != count.to_string())
+    {
+        return wrong(format!(
+            "To discard {}, type {count}. You typed {typed:?}. Nothing is done so far.",
+            events(count)
+        ));
     }
+
+    if is_full {
+        let message = "The actions under way have as many events as the console takes at a time. Wait \
+                       until one has ended, then confirm again. Nothing is done so far.";
+        return Err((StatusCode::CONFLICT, message.to_owned()));
+    }
+
+    Ok((rate, (!reason.is_empty()).then(|| reason.to_owned())))
 }
 
 /// What a filter selects, and the same in words for the audit.
@@ -291,7 +349,7 @@ async fn warnings(
     Connection { inspect, config, .. }: &Connection,
     action: &Action,
     (selection, chosen): (&Selection, &Chosen),
-) -> Result<Vec<String>> {
+) -> error::Result<Vec<String>> {
     let mut warnings = Vec::new();
     match action {
         Action::Discard => {
@@ -355,7 +413,16 @@ fn words_of(action: &Action, is_scheduled: bool) -> Words {
         (_, true) => ("Deliver now", "Deliver them", "The relay publishes them before their time."),
     };
 
-    Words { title, button, meaning }
+    Words { title, button, meaning, must_type: *action == Action::Discard }
+}
+
+fn words_of_preview(preview: &Preview) -> Words {
+    match &preview.what {
+        What::Act(action, chosen) => words_of(action, chosen.are_scheduled()),
+        What::Replay(..) | What::Verify(..) => {
+            Words { title: "Replay", button: "Replay them", meaning: "", must_type: false }
+        }
+    }
 }
 
 /// The most frequent texts, and how many events have each.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::{Path, State};
-use axum::response::IntoResponse as _;
+use axum::extract::{Form, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect};
+use serde::Deserialize;
 
+use super::act::not_allowed;
 use super::frame::{Frame, Page, Problem, part as rendered, render};
 use crate::console::access::Person;
 use crate::console::jobs::{Came, Job, Progress};
@@ -19,17 +22,20 @@ use crate::operator::act::Action;
 struct JobPage {
     frame: Frame,
     path: String,
-    number: u64,
+    id: String,
     action: &'static str,
     who: String,
     selection: String,
     part: Arc<str>,
+    is_running: bool,
+    /// Why this person can't stop it.
+    disabled: Option<String>,
 }
 
 #[derive(Template)]
 #[template(path = "job_part.html")]
 struct JobPart<'a> {
-    number: u64,
+    id: &'a str,
     total: String,
     done: String,
     /// Of a hundred.
@@ -37,6 +43,11 @@ struct JobPart<'a> {
     came: &'a [Came],
     named: Vec<Named<'a>>,
     ended: Option<&'a Result<(), String>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Stop {
+    csrf: String,
 }
 
 struct Named<'a> {
@@ -49,25 +60,47 @@ struct Named<'a> {
 pub(super) async fn page(
     State(site): State<Arc<Site>>,
     Extension(person): Extension<Person>,
-    Path((name, number)): Path<(String, u64)>,
+    Path((name, id)): Path<(String, String)>,
 ) -> Page {
     let outbox = site.wanted(&name)?;
-    let job = site.jobs.job(number).filter(|job| job.outbox == name);
-    let job = job.ok_or_else(|| {
-        Problem::not_found("This action is forgotten; the page Audit has what came of it.")
-    })?;
+    let job = wanted(&site, &name, &id)?;
 
     let page = JobPage {
         frame: site.frame_of(outbox, &person, "Action", "events"),
         path: format!("/o/{}", encoded(&name)),
-        number,
         action: job.action,
         who: job.who.clone(),
         selection: job.selection.clone(),
         part: part(&job, &job.progress.borrow()),
+        is_running: job.is_running(),
+        disabled: not_allowed(&person),
+        id,
     };
 
     Ok(render(&page).into_response())
+}
+
+/// Stops an action. What it has begun is ended, and its page reports how far it came.
+pub(super) async fn stop(
+    State(site): State<Arc<Site>>,
+    Extension(person): Extension<Person>,
+    Path((name, id)): Path<(String, String)>,
+    Form(Stop { csrf }): Form<Stop>,
+) -> Page {
+    person.sent(&csrf)?;
+    if let Some(why) = not_allowed(&person) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, why));
+    }
+
+    let job = wanted(&site, &name, &id)?;
+    job.stop(&person);
+    Ok(Redirect::to(&job.path()).into_response())
+}
+
+fn wanted(site: &Site, outbox: &str, id: &str) -> Result<Arc<Job>, Problem> {
+    site.jobs.job(id).filter(|job| job.outbox == outbox).ok_or_else(|| {
+        Problem::not_found("This action is forgotten; the page Audit has what came of it.")
+    })
 }
 
 /// How far the action is, as a part of its page.
@@ -82,7 +115,7 @@ pub(in crate::console) fn part(job: &Job, progress: &Progress) -> Arc<str> {
     });
 
     rendered(&JobPart {
-        number: job.number,
+        id: &job.id,
         total: number(job.events),
         done: number(*done),
         percent: done.saturating_mul(100) / job.events.max(1),

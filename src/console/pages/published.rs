@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use serde::{Deserialize, Serialize};
 
-use super::act;
+use super::act::{self, ConfirmForm};
 use super::frame::{Frame, Page, Problem, render};
 use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
@@ -43,14 +43,12 @@ struct PublishedPage {
 #[template(path = "replay.html")]
 struct ReplayPage {
     frame: Frame,
-    path: String,
     stream: String,
     header: &'static str,
     total: String,
     selection: String,
     disabled: Option<String>,
-    rate: u32,
-    preview: String,
+    form: ConfirmForm,
 }
 
 struct Row {
@@ -142,16 +140,22 @@ pub(super) async fn replay(
         }
     };
 
+    let path = format!("/o/{}", encoded(&name));
     let page = ReplayPage {
         frame: site.frame_of(outbox, &person, "Replay", "published"),
-        path: format!("/o/{}", encoded(&name)),
         stream: kept.config.stream.name.clone(),
         header: HEADER,
         total: events(total),
         selection,
         disabled,
-        rate: RATE,
-        preview,
+        form: ConfirmForm {
+            action: format!("{path}/replay"),
+            preview,
+            rate: RATE.to_string(),
+            button: "Replay them",
+            back: format!("{path}/published"),
+            ..ConfirmForm::default()
+        },
     };
 
     Ok(render(&page).into_response())

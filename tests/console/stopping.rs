@@ -1,0 +1,80 @@
+//! Actions that somebody stops, and a console that is stopped.
+
+use bson::doc;
+
+use super::{Console, OPERATOR, Person, VIEWER, dead, hidden, location, number};
+use crate::support::{Scene, json, until};
+
+/// A scene with so many dead events.
+async fn stuck(events: usize) -> Scene {
+    let scene = Scene::new().await;
+    let dead = (0..events).map(|n| dead(&scene, &format!("e{n}"), &format!("k{n}"), "10054", "no"));
+    scene.events.insert_many(dead.collect::<Vec<_>>()).await.unwrap();
+    scene
+}
+
+/// Confirms a retry of all dead events: the page of the action.
+async fn retry(person: &Person, scene: &Scene, rate: &str) -> String {
+    let act = format!("/o/{}.outbox/act", scene.name);
+    let page = person.page(&format!("{act}?action=retry-now&state=dead")).await;
+    let [csrf, preview] = ["csrf", "preview"].map(|name| hidden(&page, name).expect("a form"));
+    let form = [("csrf", csrf), ("preview", preview), ("rate", rate)];
+    let answer = person.post(&act, &form).await;
+    assert_eq!(answer.status(), 303);
+    location(&answer).to_owned()
+}
+
+#[tokio::test]
+async fn an_action_under_way_is_listed_and_an_operator_stops_it() {
+    let scene = stuck(100).await;
+    let console = Console::start(&scene, &[]).await;
+    let (alice, bob) = (console.person(OPERATOR).await, console.person(VIEWER).await);
+    let job = retry(&alice, &scene, "1").await;
+
+    // Whoever has lost the page finds it again; nobody guesses it.
+    let audit = format!("/o/{}.outbox/audit", scene.name);
+    let page = bob.page(&audit).await;
+    assert!(page.contains(&job) && page.contains("under way"), "{page}");
+    let id = job.rsplit('/').next().unwrap();
+    assert!(id.len() >= 40, "{id}");
+    assert_eq!(bob.get(&format!("/o/{}.outbox/jobs/1", scene.name)).await.status(), 404);
+    assert_eq!(bob.get("/live?job=1").await.status(), 404);
+
+    let stop = format!("{job}/stop");
+    let page = bob.page(&job).await;
+    assert!(page.contains("Stop</button>") && page.contains("signed in as a viewer"), "{page}");
+    assert_eq!(bob.post(&stop, &[("csrf", &bob.csrf().await)]).await.status(), 403);
+    assert_eq!(alice.post(&stop, &[("csrf", "guessed")]).await.status(), 403);
+    assert_eq!(alice.post(&stop, &[("csrf", &alice.csrf().await)]).await.status(), 303);
+
+    let page = alice.ended(&job).await;
+    let done: u64 = number(&page, "done").expect("a number").parse().unwrap();
+    assert!((1..100).contains(&done), "{page}");
+    let left = format!("stopped by alice@console; {} events left as they were", 100 - done);
+    assert!(page.contains(&left) && !page.contains("Stop</button>"), "{left}: {page}");
+    let due = doc! { "deadAt": { "$exists": false } };
+    assert_eq!(scene.events.count_documents(due).await.unwrap(), done);
+    assert!(bob.page(&audit).await.contains("ended early"));
+}
+
+#[tokio::test]
+async fn a_console_that_is_stopped_ends_what_it_has_begun() {
+    let scene = stuck(3000).await;
+    let mut console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let audit = scene.database.collection::<bson::Document>("outboxd_audit");
+    retry(&alice, &scene, "100000").await;
+    until("a batch has begun", async || audit.find_one(doc! {}).await.unwrap()).await;
+
+    let child = console.child.as_mut().expect("a process");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    until("it ends", async || child.try_wait().unwrap()).await;
+
+    // What it did is known to the event.
+    let records = json(&scene, &["audit"]);
+    let records = records.as_array().expect("records");
+    let events: Option<u64> = records.iter().map(|record| record["events"].as_u64()).sum();
+    let due = doc! { "deadAt": { "$exists": false } };
+    assert_eq!(events, Some(scene.events.count_documents(due).await.unwrap()), "{records:?}");
+}
