@@ -16,7 +16,7 @@
 //! request each; a body is never read. A client that is slow is cut off and keeps nobody waiting.
 
 mod board;
-mod connections;
+pub(crate) mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
@@ -55,12 +55,15 @@ use crate::telemetry::metrics::Registry;
 const STATUS_TIME: Duration = Duration::from_secs(5);
 /// Outboxes of a fleet that `/status` asks about at once.
 const STATUS_AT_ONCE: usize = 8;
+/// Connections at once. Probes and a scraper or two need a handful; as many again as a common limit
+/// of 1,024 file descriptors leaves room for. Each costs at most a request's 16 KiB.
+const MAX_CONNECTIONS: usize = 256;
 /// How long a connection may take, from its first byte to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// How long a client may take to send its request. Probes send it with the connection.
 const HEADER_TIME: Duration = Duration::from_secs(2);
 /// A client that hung up before its connection was accepted.
-const GONE: [ErrorKindOfIo; 3] =
+pub(crate) const GONE: [ErrorKindOfIo; 3] =
     [ErrorKindOfIo::ConnectionAborted, ErrorKindOfIo::ConnectionReset, ErrorKindOfIo::Interrupted];
 /// Longest request line and headers together.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
@@ -131,7 +134,7 @@ pub(crate) async fn start(
 
 /// Answers one request per connection, for as long as the process lives.
 async fn serve(listener: TcpListener, router: Router) {
-    let (connections, http) = (Connections::default(), http());
+    let (connections, http) = (Connections::new(MAX_CONNECTIONS), http());
 
     loop {
         let (stream, from) = match listener.accept().await {

@@ -1,4 +1,4 @@
-//! The open connections of the endpoint. A new one is always taken: when there are too many, one is
+//! The open connections of a server: of the admin endpoint, and of the console. A new one is always taken: when there are too many, one is
 //! cut off. So clients that dawdle keep nobody waiting, however many they are, and a probe that
 //! sends its request is answered.
 //!
@@ -12,16 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
-/// Connections at once. Probes and a scraper or two need a handful; as many again as a common limit
-/// of 1,024 file descriptors leaves room for. Each costs at most a request's 16 KiB.
-const MAX_CONNECTIONS: usize = 256;
-
 /// The open connections, by their number; numbers rise.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<Open>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Connections(Arc<Mutex<Open>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
+    /// So many at once, at least one.
+    most: usize,
     latest: u64,
     connections: BTreeMap<u64, (Network, Option<AbortHandle>)>,
 }
@@ -32,19 +30,25 @@ struct Network(u64);
 
 /// A place among the connections, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     number: u64,
     connections: Connections,
 }
 
 impl Connections {
+    /// At most so many at once.
+    pub(crate) fn new(most: usize) -> Self {
+        let connections = BTreeMap::new();
+        Self(Arc::new(Mutex::new(Open { most, latest: 0, connections })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a connection from there. Cuts another off if there is none left.
-    pub(super) fn enter(&self, from: IpAddr) -> Place {
-        if self.lock().connections.len() >= MAX_CONNECTIONS {
+    pub(crate) fn enter(&self, from: IpAddr) -> Place {
+        if self.is_full() {
             self.cut_one();
         }
 
@@ -55,15 +59,21 @@ impl Connections {
         Place { number, connections: self.clone() }
     }
 
+    /// Whether the next one cuts another off.
+    pub(crate) fn is_full(&self) -> bool {
+        let open = self.lock();
+        open.connections.len() >= open.most
+    }
+
     /// The connection of this number is served by that task, unless it has ended already.
-    pub(super) fn serve(&self, number: u64, task: AbortHandle) {
+    pub(crate) fn serve(&self, number: u64, task: AbortHandle) {
         if let Some((_, served)) = self.lock().connections.get_mut(&number) {
             *served = Some(task);
         }
     }
 
     /// Cuts one connection off. Returns whether there was one.
-    pub(super) fn cut_one(&self) -> bool {
+    pub(crate) fn cut_one(&self) -> bool {
         let cut = self.lock().remove_one();
         // Its task drops its place, so the lock must be free.
         let is_one = cut.is_some();
@@ -97,7 +107,7 @@ impl Network {
 }
 
 impl Place {
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 }
@@ -114,16 +124,17 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_network_with_the_most_is_cut_off() {
-        let connections = Connections::default();
+        const MOST: usize = 8;
+        let connections = Connections::new(MOST);
         let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
         let probe = connections.enter(address("10.0.0.1"));
         let flood: Vec<_> =
-            (1..MAX_CONNECTIONS).map(|_| connections.enter(address("::ffff:10.0.0.2"))).collect();
+            (1..MOST).map(|_| connections.enter(address("::ffff:10.0.0.2"))).collect();
         let sites: Vec<_> =
             (1..4).map(|host| connections.enter(address(&format!("fd00::{host}")))).collect();
 
         let open = connections.lock();
-        assert_eq!(open.connections.len(), MAX_CONNECTIONS);
+        assert_eq!(open.connections.len(), MOST);
         let is_open = |place: &Place| open.connections.contains_key(&place.number);
         assert!(is_open(&probe) && sites.iter().all(is_open));
         assert!(flood[..3].iter().all(|place| !is_open(place)) && flood[3..].iter().all(is_open));

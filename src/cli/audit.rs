@@ -8,7 +8,7 @@ use super::selection::inspect_by;
 use super::table::{Cell, table};
 use crate::config::{MongodbConfig, Sources};
 use crate::error::Result;
-use crate::mongodb::act::Act;
+use crate::mongodb::act::{Act, AuditFilter};
 use crate::operator::audit::Record;
 
 #[derive(Debug, ClapArgs)]
@@ -29,7 +29,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
 
     let database = client.database(database);
     let act = Act::new(database, collection, config.event.layout.clone());
-    let records = Record::newest(&act, args.limit).await?;
+    let records = Record::newest(&act, &AuditFilter::default(), 0, args.limit).await?;
 
     let screen = Screen::of(sources);
     show(args.output, &records, || {

@@ -29,11 +29,23 @@ impl NamedFile {
         Self::new(path, std::fs::read(path).ok().as_deref())
     }
 
-    /// The file as it is now, if its content changed.
+    /// The file as it is now, if its content changed. While the process can't open files, nothing is
+    /// known to have changed.
     pub(super) fn changed(&self) -> Option<Self> {
-        let now = Self::now(&self.path);
+        let read = std::fs::read(&self.path);
+        if read.as_ref().is_err_and(|error| error.raw_os_error().is_some_and(is_full)) {
+            return None;
+        }
+
+        let now = Self::new(&self.path, read.ok().as_deref());
         (now != *self).then_some(now)
     }
+}
+
+/// Whether an error of the operating system says that no file descriptor is left, in the process
+/// (EMFILE) or in the system (ENFILE).
+fn is_full(code: i32) -> bool {
+    [24, 23].contains(&code)
 }
 
 /// The path alone. With the digest, anyone could try passwords.

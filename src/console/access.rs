@@ -198,9 +198,19 @@ impl Access {
         })
     }
 
-    /// A session for whoever has this token: its cookie.
-    pub(super) fn sign_in(&self, token: &str) -> Option<String> {
-        self.begin(Of::Token(digest(token))).map(|(_, cookie)| cookie)
+    /// A session for whoever has this token, and its cookie.
+    pub(super) fn sign_in(&self, token: &str) -> Option<(Person, String)> {
+        self.begin(Of::Token(digest(token)))
+    }
+
+    /// The address of the browser: behind the proxy, the one that the proxy names last.
+    pub(super) fn address(&self, headers: &HeaderMap, from: IpAddr) -> IpAddr {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        let named = headers.get_all("x-forwarded-for").iter().next_back();
+        let named = named.filter(|_| rules.proxy.as_ref().is_some_and(|proxy| proxy.is_at(from)));
+        let named =
+            named.and_then(|named| named.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        named.unwrap_or(from)
     }
 
     pub(super) fn sign_out(&self, person: &Person) {
@@ -324,9 +334,9 @@ mod tests {
     fn a_session_ends_with_its_token() {
         let alice = PersonConfig::new("alice", Role::Operator, "token");
         let access = Access::new(vec![alice], None);
-        assert_eq!(access.sign_in("another"), None);
+        assert!(access.sign_in("another").is_none());
 
-        let cookie = access.sign_in("token").expect("a session");
+        let (_, cookie) = access.sign_in("token").expect("a session");
         let sent = headers(&[("cookie", &format!("a=b; {COOKIE}_1=x; {COOKIE}_0={cookie}"))]);
         let Sender::Known(person) = access.sender(&sent, here()) else { panic!("nobody") };
         assert!(person.may_act() && access.is_valid(&person));
@@ -342,7 +352,7 @@ mod tests {
     fn over_tls_the_cookie_is_of_this_host_and_no_other_counts() {
         let alice = PersonConfig::new("alice", Role::Operator, "token");
         let access = Access { is_tls: true, port: 9465, ..Access::new(vec![alice], None) };
-        let cookie = access.sign_in("token").expect("a session");
+        let (_, cookie) = access.sign_in("token").expect("a session");
         let set = access.set_cookie(Some(&cookie), access.is_secure(&headers(&[]), here()));
         assert!(set.starts_with("__Host-outboxd_session_9465=") && set.ends_with("; Secure"));
 
@@ -360,8 +370,8 @@ mod tests {
         let access = Access::new(people.into(), None);
         let cookies: Vec<_> = (0..=MAX_OF_ONE).map(|_| access.sign_in("alice")).collect();
         let bobs = access.sign_in("bob");
-        let is_in = |cookie: &Option<String>| {
-            let cookie = cookie.as_deref().expect("a session");
+        let is_in = |session: &Option<(Person, String)>| {
+            let (_, cookie) = session.as_ref().expect("a session");
             let sent = headers(&[("cookie", &format!("{COOKIE}_0={cookie}"))]);
             matches!(access.sender(&sent, here()), Sender::Known(_))
         };

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - `server`: connections, TLS and the headers of every answer
-//! - `access`: who is there, what they may do, their sessions
+//! - `access`, `guesses`: who is there, what they may do, their sessions; who tries wrong tokens
 //! - `site`, `outbox`: what every page needs, with connections that follow rotated secrets
 //! - `sample`, `sampler`, `live`: what was last seen of each outbox, and that as a stream
 //! - `jobs`: actions, from what somebody was shown to what came of it
@@ -19,6 +19,7 @@
 
 mod access;
 mod chart;
+mod guesses;
 mod jobs;
 mod live;
 mod outbox;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::access::Access;
+use self::guesses::Guesses;
 use self::jobs::Jobs;
 use self::outbox::Outbox;
 use self::site::Site;
@@ -80,8 +82,12 @@ pub(crate) async fn start(
     };
 
     let outboxes = Outbox::open_all(fleet).await?;
-    let site =
-        Arc::new(Site { access: access.of(settings), jobs: Jobs::new(stop.clone()), outboxes });
+    let site = Arc::new(Site {
+        access: access.of(settings),
+        guesses: Guesses::default(),
+        jobs: Jobs::new(stop.clone()),
+        outboxes,
+    });
 
     site.outboxes.iter().for_each(sampler::start);
     let url = server::start(site.clone(), settings, stop).await?;

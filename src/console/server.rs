@@ -1,6 +1,7 @@
 //! Connections, TLS, and the headers of every answer.
 //!
-//! Connections are limited in number, and so is the time for a handshake, a request's headers and
+//! Connections are limited in number: the next one cuts off the oldest of the address that has most,
+//! whose page connects again. Limited is also the time for a handshake, a request's headers and
 //! its body. A stream of a page lasts as long as the page is open.
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ use tracing::{debug, warn};
 
 use super::pages;
 use super::site::Site;
+use crate::admin::GONE;
+use crate::admin::connections::Connections;
 use crate::config::{ConsoleConfig, ProxyConfig};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -40,7 +43,7 @@ const MAX_CONNECTIONS: usize = 2048;
 const PART_OF_FILES: usize = 4;
 /// Where no limit can be read: that of most systems.
 const USUAL_FILES: usize = 1024;
-/// Between two lines of the log about connections that are refused.
+/// Between two lines of the log about connections that are cut off.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -126,7 +129,7 @@ impl Takes {
 
 async fn serve(listener: TcpListener, takes: Takes, router: Router, stop: CancellationToken) {
     let most = most_connections(std::fs::read_to_string("/proc/self/limits").ok().as_deref());
-    let (places, mut warned) = (Arc::new(Semaphore::new(most)), None::<Instant>);
+    let (connections, mut warned) = (Connections::new(most), None::<Instant>);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -135,9 +138,16 @@ async fn serve(listener: TcpListener, takes: Takes, router: Router, stop: Cancel
 
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
+            Err(error) if GONE.contains(&error.kind()) => continue,
+            // Usually no file descriptor is left.
             Err(error) => {
-                debug!(%error, "the console cannot accept a connection");
-                sleep(ACCEPT_WAIT).await;
+                if is_time(&mut warned) {
+                    warn!(%error, "the console cannot accept a connection");
+                }
+                if !connections.cut_one() {
+                    sleep(ACCEPT_WAIT).await;
+                }
+                yield_now().await;
                 continue;
             }
         };
@@ -148,16 +158,14 @@ async fn serve(listener: TcpListener, takes: Takes, router: Router, stop: Cancel
             continue;
         }
 
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
-                warn!(most, "the console has no room for another connection");
-                warned = Some(Instant::now());
-            }
-            continue;
-        };
+        if connections.is_full() && is_time(&mut warned) {
+            warn!(most, "the console has too many connections, and cuts the oldest off");
+        }
 
+        let place = connections.enter(from.ip());
+        let number = place.number();
         let (takes, router, stop) = (takes.clone(), router.clone(), stop.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let served = async {
                 match takes {
                     Takes::Trusted(_) => converse(stream, from, router).await,
@@ -178,7 +186,21 @@ async fn serve(listener: TcpListener, takes: Takes, router: Router, stop: Cancel
 
             drop(place);
         });
+        connections.serve(number, task.abort_handle());
+
+        // In a flood, what was taken is served before more is taken.
+        yield_now().await;
     }
+}
+
+/// Whether it is time for another line of the log, which then counts as written.
+fn is_time(warned: &mut Option<Instant>) -> bool {
+    let is_time = warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY);
+    if is_time {
+        *warned = Some(Instant::now());
+    }
+
+    is_time
 }
 
 /// Most connections at once with these limits of the process, in the form of `/proc`.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::access::Access;
+use super::guesses::Guesses;
 use super::jobs::Jobs;
 use super::outbox::Outbox;
 use crate::config::{Config, Fleet, Sources};
@@ -22,6 +23,7 @@ const LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) access: Access,
+    pub(super) guesses: Guesses,
     pub(super) jobs: Jobs,
     /// By their names in addresses, which are those of database and collection.
     pub(super) outboxes: Vec<Arc<Outbox>>,

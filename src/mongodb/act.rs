@@ -77,6 +77,14 @@ pub(crate) struct AuditRecord {
     pub(crate) events: Option<u64>,
 }
 
+/// Which entries of the audit are wanted.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct AuditFilter {
+    pub(crate) action: Option<String>,
+    /// A name, with or without what is behind its `@`.
+    pub(crate) who: Option<String>,
+}
+
 /// An entry of the audit: who does what.
 #[derive(Debug, Clone)]
 pub(crate) struct AuditEntry<'a> {
@@ -297,12 +305,28 @@ impl Act {
 
     /// The requests in the audit of this outbox, newest first, each with what came of it. A request
     /// without an outcome was interrupted. An earlier release recorded the outcome alone.
-    pub(crate) async fn audit(&self, limit: i64) -> Result<Vec<AuditRecord>> {
-        let requests = doc! { "outbox": self.events.name(), OUTCOME_OF: { "$exists": false } };
+    pub(crate) async fn audit(
+        &self,
+        wanted: &AuditFilter,
+        skip: u64,
+        limit: i64,
+    ) -> Result<Vec<AuditRecord>> {
+        let mut requests = doc! { "outbox": self.events.name(), OUTCOME_OF: { "$exists": false } };
+        if let Some(action) = &wanted.action {
+            requests.insert("action", action);
+        }
+        if let Some(who) = &wanted.who {
+            // With the machine or without it.
+            let from = format!("{who}@");
+            let host = doc! { "$eq": [{ "$substrBytes": ["$who", 0, from.len() as i64] }, { "$literal": from }] };
+            requests.insert("$or", [doc! { "who": who }, doc! { "$expr": host }]);
+        }
+
         let requests = self
             .audit
             .find(requests)
             .sort(doc! { "at": -1, "_id": -1 })
+            .skip(skip)
             .limit(limit)
             .max_time(QUERY_TIME);
         let requests: Vec<Document> = requests.collation(simple()).await?.try_collect().await?;

@@ -145,8 +145,17 @@ pub(crate) fn ids(id: &str) -> Vec<Bson> {
 
     // A number is a string unless it is written with its type.
     let is_number = id.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    ids.extend(json::read(id).ok().filter(|_| !is_number));
+    ids.extend(json::read(id).ok().filter(|id| !is_number && can_be_id(id)));
     ids
+}
+
+/// Whether a document can have this id. Others are conditions in a query.
+fn can_be_id(id: &Bson) -> bool {
+    match id {
+        Bson::Array(_) | Bson::RegularExpression(_) | Bson::Undefined => false,
+        Bson::Document(id) => !id.keys().any(|name| name.starts_with('$')),
+        _ => true,
+    }
 }
 
 fn escape(text: &str) -> String {

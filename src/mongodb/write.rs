@@ -177,6 +177,11 @@ pub(super) fn is_of_documents(error: &Error) -> bool {
     }
 }
 
+/// Whether the server answered, and refused.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(_) | ErrorKind::Write(_))
+}
+
 /// Whether the server would refuse the same command again.
 pub(super) fn is_lasting(error: &Error) -> bool {
     let is_labelled = ["RetryableWriteError", "TransientTransactionError"]

@@ -22,6 +22,7 @@ use crate::mongodb::chosen::Chosen;
 use crate::mongodb::inspect::Inspect;
 use crate::mongodb::lease::LeaseDocument;
 use crate::mongodb::selection::Selection;
+use crate::mongodb::write::is_refusal;
 use crate::relay::lease::Lease;
 
 /// Events acted on at once.
@@ -238,6 +239,12 @@ impl Acting<'_> {
             .record_request(&self.entry, (batch, batch.len() as u64), before)
             .await
             .map_err(|error| {
+                if !is_refusal(&error) {
+                    let message =
+                        "MongoDB: recording the request in outboxd_audit; nothing is done";
+                    return Error::with_source(ErrorKind::Mongodb, message, error);
+                }
+
                 let message = format!(
                     "outboxd_audit does not accept the audit record, so nothing is done; check \
                  the collection's validator and the role that `outboxd privileges --role \
@@ -272,8 +279,7 @@ impl Acting<'_> {
         let outcome = self.act.record_outcome(&self.entry, request, acted.events).await;
         outcome.map_err(|error| {
             let message = format!(
-                "{} {}, but outboxd_audit does not accept the record of the outcome; it has only \
-                 the request",
+                "{} {}, but outboxd_audit has no record of the outcome; it has only the request",
                 events(acted.events),
                 self.action.done()
             );

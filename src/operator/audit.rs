@@ -4,7 +4,7 @@ use bson::Bson;
 use serde::Serialize;
 
 use crate::error::{MongodbContext, Result};
-use crate::mongodb::act::{Act, AuditRecord};
+use crate::mongodb::act::{Act, AuditFilter, AuditRecord};
 use crate::mongodb::inspect::text;
 
 /// What somebody did to events.
@@ -28,12 +28,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The newest records of an outbox.
+    /// The newest records of an outbox that are wanted, behind the first `skip`.
     ///
     /// # Errors
     /// MongoDB's.
-    pub(crate) async fn newest(act: &Act, limit: i64) -> Result<Vec<Self>> {
-        let records = act.audit(limit).await.during("reading outboxd_audit")?;
+    pub(crate) async fn newest(
+        act: &Act,
+        wanted: &AuditFilter,
+        skip: u64,
+        limit: i64,
+    ) -> Result<Vec<Self>> {
+        let records = act.audit(wanted, skip, limit).await.during("reading outboxd_audit")?;
         Ok(records.iter().map(Self::read).collect())
     }
 

@@ -195,6 +195,12 @@ impl Asked {
                 .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("{text} is {why}."))),
         };
 
+        // BSON has no pattern with such a character, and no subject or key has it.
+        if [&self.subject, &self.key].iter().any(|text| text.contains('\0')) {
+            let message = "A filter can't have a NUL character.";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, message));
+        }
+
         let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         Ok(KeptFilter {
             subject: given(self.subject.trim()),

@@ -9,6 +9,7 @@ use axum::extract::{ConnectInfo, Form, Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
+use tracing::{info, warn};
 
 use super::frame::{Page, render};
 use crate::console::access::Person;
@@ -19,7 +20,8 @@ use crate::console::text::encoded;
 #[template(path = "sign_in.html")]
 struct SignInPage<'a> {
     next: &'a str,
-    is_wrong: bool,
+    /// Why nobody is signed in.
+    wrong: Option<String>,
     has_tokens: bool,
 }
 
@@ -61,7 +63,7 @@ pub(super) async fn page(
     Query(Next { next }): Query<Next>,
 ) -> Response {
     let has_tokens = site.access.has_tokens();
-    render(&SignInPage { next: own(&next), is_wrong: false, has_tokens })
+    render(&SignInPage { next: own(&next), wrong: None, has_tokens })
 }
 
 pub(super) async fn sign_in(
@@ -71,16 +73,34 @@ pub(super) async fn sign_in(
     Form(SignIn { token, next }): Form<SignIn>,
 ) -> Response {
     let has_tokens = site.access.has_tokens();
+    let refused = |status: StatusCode, wrong: String| {
+        let page = SignInPage { next: own(&next), wrong: Some(wrong), has_tokens };
+        (status, render(&page)).into_response()
+    };
+
+    let address = site.access.address(&headers, from.ip());
+    if let Some(wait) = site.guesses.wait(address) {
+        let wait = wait.as_secs() + 1;
+        let wrong = format!(
+            "Too many wrong tokens came from {address}. Try again in {wait} second{}.",
+            if wait == 1 { "" } else { "s" }
+        );
+        let retry = [(header::RETRY_AFTER, wait.to_string())];
+        return (retry, refused(StatusCode::TOO_MANY_REQUESTS, wrong)).into_response();
+    }
 
     match site.access.sign_in(token.trim()) {
-        Some(cookie) => {
+        Some((person, cookie)) => {
+            site.guesses.forget(address);
+            info!(name = person.name, %address, "somebody signed in to the console");
             let is_secure = site.access.is_secure(&headers, from.ip());
             let cookie = site.access.set_cookie(Some(&cookie), is_secure);
             ([(header::SET_COOKIE, cookie)], Redirect::to(own(&next))).into_response()
         }
         None => {
-            let page = SignInPage { next: own(&next), is_wrong: true, has_tokens };
-            (StatusCode::UNAUTHORIZED, render(&page)).into_response()
+            let wrong = site.guesses.add(address);
+            warn!(%address, wrong, "somebody tried a token of the console that nobody has");
+            refused(StatusCode::UNAUTHORIZED, "Nobody has this token.".to_owned())
         }
     }
 }
