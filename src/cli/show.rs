@@ -13,7 +13,7 @@ use crate::config::Sources;
 use crate::document::record::shown_id;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongodb::inspect::{Entry, text};
-use crate::operator::event::{Known, size};
+use crate::operator::event::{Known, Means, size};
 use crate::printable::printable;
 
 /// Most failures shown. The relay keeps no more.
@@ -41,7 +41,9 @@ pub(super) struct Args {
 pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     let (config, inspect) = inspect(sources).await?;
     let layout = &*config.event.layout;
-    let Some(mut known) = Known::read(&inspect, layout, &args.id, args.scheduled).await? else {
+    let Some(mut known) =
+        Known::read(&inspect, layout, &args.id, args.scheduled, Means::Commands).await?
+    else {
         let place = if args.scheduled { "scheduled" } else { "in the outbox or scheduled" };
         let message = format!(
             "no event {} is {place}: it was published, discarded, cancelled, or never written",

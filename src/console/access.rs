@@ -28,6 +28,8 @@ const MAX_OF_ONE: usize = 32;
 /// Longest name that a proxy may give.
 const MAX_NAME: usize = 256;
 const COOKIE: &str = "outboxd_session";
+/// Why a viewer can't act.
+pub(super) const DENIED: &str = "You are signed in as a viewer. An operator may do this.";
 /// Begins the name of a cookie that browsers take from this host over TLS alone.
 const OF_HOST: &str = "__Host-";
 
@@ -48,6 +50,11 @@ pub(super) struct Person {
 impl Person {
     pub(super) fn may_act(&self) -> bool {
         self.role == Role::Operator
+    }
+
+    /// Why this person can't act on events.
+    pub(super) fn denied(&self) -> Option<&'static str> {
+        (!self.may_act()).then_some(DENIED)
     }
 
     /// For the audit. Commands have the name of their user and machine there.

@@ -39,13 +39,16 @@ pub(super) async fn stream(
     Extension(person): Extension<Person>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>>, StatusCode> {
+    let may_act = person.may_act();
     let mut streams = SelectAll::<Stream>::new();
     // What isn't there has no news, ever.
     let job = wanted.job.map(|id| site.jobs.job(&id).ok_or(StatusCode::NOT_FOUND)).transpose()?;
     let outbox = wanted.groups.map(|name| site.outbox(&name).cloned().ok_or(StatusCode::NOT_FOUND));
     match (job, outbox.transpose()?) {
         (Some(job), _) => streams.push(of_job(job)),
-        (None, Some(outbox)) => streams.push(of(outbox, groups::part)),
+        (None, Some(outbox)) => {
+            streams.push(of(outbox, move |outbox, live| groups::part(outbox, live, may_act)))
+        }
         (None, None) => site.outboxes.iter().for_each(|outbox| {
             streams.push(of(outbox.clone(), overview::part));
         }),
@@ -62,7 +65,10 @@ pub(super) async fn stream(
 }
 
 /// One outbox: its part of the page after every sample.
-fn of(outbox: Arc<Outbox>, part: fn(&Outbox, &Live) -> Arc<str>) -> Stream {
+fn of(
+    outbox: Arc<Outbox>,
+    part: impl Fn(&Outbox, &Live) -> Arc<str> + Copy + Send + 'static,
+) -> Stream {
     let news = outbox.live.subscribe();
     let stream = unfold((outbox, news, true), move |(outbox, mut news, is_first)| async move {
         outbox.look();

@@ -32,7 +32,8 @@ pub(super) struct Live {
     pub(super) history: VecDeque<Arc<Point>>,
     /// This sample as a part of a page, made once however many watch.
     pub(super) card: OnceLock<Arc<str>>,
-    pub(super) groups: OnceLock<Arc<str>>,
+    /// With buttons, and without them for viewers.
+    pub(super) groups: [OnceLock<Arc<str>>; 2],
 }
 
 /// One sample in the charts.

@@ -71,7 +71,7 @@ async fn sample(outbox: &Outbox, before: &mut Option<Sample>) -> Live {
         findings: outbox.checked().map(|checked| checked.findings),
         history: last.history.clone(),
         card: OnceLock::new(),
-        groups: OnceLock::new(),
+        groups: Default::default(),
     };
 
     match looked {

@@ -11,6 +11,14 @@ use crate::failure::Rejection;
 use crate::finding::operand;
 use crate::mongodb::inspect::{Entry, Inspect, state_of_scheduled};
 
+/// What people act on events with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Means {
+    Commands,
+    /// Those of the console.
+    Buttons,
+}
+
 /// What is known of an event.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -39,6 +47,7 @@ impl Known {
         layout: &Layout,
         id: &str,
         only_scheduled: bool,
+        means: Means,
     ) -> Result<Option<Self>> {
         let found = inspect.whole(id, only_scheduled).await.during("reading the outbox")?;
         let Some((event, is_scheduled)) = found else { return Ok(None) };
@@ -55,9 +64,12 @@ impl Known {
         let (waited, due_in) = inspect.times(&event).await.during("asking for the time")?;
         let due_in = due_in.filter(|_| is_scheduled);
         let state = if is_scheduled { state_of_scheduled(&event) } else { State::of(&event) };
-        let what_to_do = match state {
-            State::Scheduled => advice_scheduled(&event, due_in),
-            _ => advice(&event, layout, head.as_ref()),
+        let what_to_do = match (state, means) {
+            (State::Scheduled, Means::Commands) => advice_scheduled(&event, due_in),
+            (_, Means::Commands) => advice(&event, layout, head.as_ref()),
+            (_, Means::Buttons) => {
+                advice_with_buttons(&event, layout, head.as_ref(), due_in, state)
+            }
         };
 
         Ok(Some(Self { event, state, is_scheduled, waited, due_in, head, behind, what_to_do }))
@@ -106,6 +118,50 @@ fn advice(event: &Document, layout: &Layout, head: Option<&Entry>) -> String {
                  to publish it as it is, or `outboxd discard {id}`"
             )
         }
+    }
+}
+
+/// The same for whoever has the buttons of the console.
+fn advice_with_buttons(
+    event: &Document,
+    layout: &Layout,
+    head: Option<&Entry>,
+    due_in: Option<i64>,
+    state: State,
+) -> String {
+    if let Some(head) = head {
+        return format!("it waits behind {} ({}): see that event", head.id, head.state.word());
+    }
+
+    let code = newest(event).and_then(|failure| failure.get_str("code").ok()).unwrap_or_default();
+    let remedy = Rejection::new(code, "").remedy();
+    match state {
+        State::Scheduled if due_in.is_some_and(|due| due < 0) => {
+            "it is due, and the relay has not moved it into the outbox yet: Overview shows whether a \
+             relay leads, and Check whether it may move events; Cancel removes it"
+                .to_owned()
+        }
+        State::Scheduled => "nothing: the relay moves it into the outbox once it is due; Deliver now \
+                             does not wait, and Cancel removes it"
+            .to_owned(),
+        State::Locked => match malformed(event, layout) {
+            Some(reason) => format!("it breaks the contract ({reason}); the relay will mark it"),
+            None => {
+                "nothing: the relay owns it; if it stays, see Overview and the relay's log".to_owned()
+            }
+        },
+        State::Parked => {
+            "nothing holds it: the relay publishes it at its next retry, or at once after Retry now"
+                .to_owned()
+        }
+        State::Failed => {
+            format!("{remedy}; the relay retries it on its own, or at once after Retry now")
+        }
+        State::Dead => format!(
+            "{remedy}; then Retry now publishes it as it is, and Discard removes it; to correct it \
+             before, an operator has the command `outboxd edit {}`",
+            operand(&event.get(field::ID).map(shown_id).unwrap_or_default())
+        ),
     }
 }
 

@@ -1,13 +1,13 @@
 //! What somebody is about to do: how many events of which kinds it touches, as the server counted
-//! them, and the form that confirms it.
+//! them, and the form that confirms it. What the form does is in `confirm`.
 
 use std::sync::Arc;
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Redirect};
+use axum::response::IntoResponse as _;
 use bson::Bson;
 use serde::Deserialize;
 
@@ -30,10 +30,6 @@ use crate::operator::look::relayed_by;
 const NAMED: usize = 8;
 /// Most events of one action: their ids are in memory, about 15 MB of them. A command takes more.
 const MOST: u64 = 100_000;
-/// Highest rate that a form takes.
-const MAX_RATE: u32 = 100_000;
-/// Longest reason for the audit.
-const MAX_REASON: usize = 1000;
 
 #[derive(Template)]
 #[template(path = "act.html")]
@@ -48,17 +44,6 @@ struct ActPage {
     warnings: Vec<String>,
     /// Why it can't be done.
     disabled: Option<String>,
-    form: ConfirmForm,
-}
-
-/// The same form once more, because of what was typed.
-#[derive(Template)]
-#[template(path = "again.html")]
-struct AgainPage {
-    frame: Frame,
-    title: &'static str,
-    total: String,
-    error: String,
     form: ConfirmForm,
 }
 
@@ -80,12 +65,12 @@ pub(super) struct ConfirmForm {
 
 /// What an action is called, by what it is done to.
 #[derive(Debug, Clone, Copy)]
-struct Words {
-    title: &'static str,
-    button: &'static str,
-    meaning: &'static str,
+pub(super) struct Words {
+    pub(super) title: &'static str,
+    pub(super) button: &'static str,
+    pub(super) meaning: &'static str,
     /// Whether the number of events has to be typed.
-    must_type: bool,
+    pub(super) must_type: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,18 +81,6 @@ pub(super) struct Wanted {
     /// Whether the event is among the scheduled ones. One in the outbox may have the same id.
     #[serde(default)]
     scheduled: bool,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Confirmed {
-    csrf: String,
-    preview: String,
-    #[serde(default)]
-    typed: String,
-    #[serde(default)]
-    rate: String,
-    #[serde(default)]
-    reason: String,
 }
 
 pub(super) async fn page(
@@ -184,103 +157,6 @@ pub(super) async fn page(
     Ok(render(&page).into_response())
 }
 
-/// Does what was shown.
-pub(super) async fn confirmed(
-    State(site): State<Arc<Site>>,
-    Extension(person): Extension<Person>,
-    Path(name): Path<String>,
-    Form(form): Form<Confirmed>,
-) -> Page {
-    person.sent(&form.csrf)?;
-    if let Some(why) = not_allowed(&person) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, why));
-    }
-
-    let outbox = site.wanted(&name)?;
-    let gone = || {
-        let message = "What you were shown is too old to be confirmed, or was confirmed already. \
-                       Go back and look again. Nothing is done.";
-        Problem::new(StatusCode::CONFLICT, message)
-    };
-
-    let look = |preview: &Preview| (words_of_preview(preview), preview.what.events());
-    let (words, count) = site.jobs.look(&person, &form.preview, look).ok_or_else(gone)?;
-    let must_type = words.must_type.then_some(count);
-    let (rate, reason) = match checked(&form, must_type, site.jobs.is_full()) {
-        Ok(checked) => checked,
-        // What was shown stays, and so does what was typed.
-        Err((status, error)) => {
-            let path = format!("/o/{}", encoded(&name));
-            let (title, total) = (words.title, events(count));
-            let frame = site.frame_of(outbox, &person, "Confirm", "events");
-            let form = ConfirmForm {
-                action: format!("{path}/act"),
-                preview: form.preview,
-                must_type,
-                typed: form.typed,
-                rate: form.rate,
-                reason: form.reason,
-                button: words.button,
-                back: format!("{path}/groups"),
-            };
-            let page = AgainPage { frame, title, total, error, form };
-            return Ok((status, render(&page)).into_response());
-        }
-    };
-
-    let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
-    if preview.outbox != name {
-        return Err(gone());
-    }
-
-    let job = site.jobs.start(outbox, &person, preview, (reason, rate));
-    Ok(Redirect::to(&job.path()).into_response())
-}
-
-/// Rate and reason of a form, or why nothing can be done with it.
-fn checked(
-    Confirmed { typed, rate, reason, .. }: &Confirmed,
-    must_type: Option<u64>,
-    is_full: bool,
-) -> Result<(Option<u32>, Option<String>), (StatusCode, String)> {
-    let wrong = |message: String| Err((StatusCode::BAD_REQUEST, message));
-    let rate = match rate.trim() {
-        "" => None,
-        rate => match rate.parse() {
-            Ok(rate @ 1..=MAX_RATE) => Some(rate),
-            _ => {
-                return wrong(format!(
-                    "Give a rate from 1 to {MAX_RATE} a second. Nothing is done so far."
-                ));
-            }
-        },
-    };
-
-    let reason = reason.trim();
-    if reason.len() > MAX_REASON {
-        return wrong(format!(
-            "Give a reason of at most {MAX_REASON} bytes. Nothing is done so far."
-        ));
-    }
-
-    if let Some(count) =
-        must_type.filter(|count| typed.trim().replace(',', "") != count.to_string())
-    {
-        return wrong(format!(
-            "To discard {}, type {count}. You typed {typed:?}. Nothing is done so far.",
-            events(count)
-        ));
-    }
-
-    if is_full {
-        let message = "The actions under way have as many events as the console takes at a time. Wait \
-                       until one has ended, then confirm again. Nothing is done so far.";
-        return Err((StatusCode::CONFLICT, message.to_owned()));
-    }
-
-    Ok((rate, (!reason.is_empty()).then(|| reason.to_owned())))
-}
-
 /// What a filter selects, and the same in words for the audit.
 fn of_filter(filter: &Filter, action: &Action) -> (Selection, String, Option<String>) {
     let mut selection = filter.selection();
@@ -340,8 +216,7 @@ fn disabled(person: &Person, chosen: &Chosen) -> Option<String> {
 
 /// Why this person can't do it.
 pub(super) fn not_allowed(person: &Person) -> Option<String> {
-    let why = "You are signed in as a viewer. An operator may do this.";
-    (!person.may_act()).then(|| why.to_owned())
+    person.denied().map(str::to_owned)
 }
 
 /// What somebody should know before.
@@ -357,28 +232,11 @@ async fn warnings(
                 true => Some(0),
                 false => inspect.let_go(&chosen.ids).await.during("reading the outbox")?,
             };
-            match let_go {
-                Some(0) => {}
-                Some(count) => warnings.push(format!(
-                    "{} of their keys that waited behind them leave without them.",
-                    events(count)
-                )),
-                None => warnings.push(
-                    "MongoDB needs too long to count what would leave without them.".to_owned(),
-                ),
-            }
-
             let parked = match selection.without_parked {
                 true => left_alone(inspect, selection).await?,
                 false => 0,
             };
-
-            if parked > 0 {
-                warnings.push(format!(
-                    "{} that only wait behind others match, too, and are left alone.",
-                    events(parked)
-                ));
-            }
+            warnings.extend(without_them(let_go, parked));
         }
 
         Action::RetryNow | Action::Edit(_) => {
@@ -399,7 +257,36 @@ async fn warnings(
     Ok(warnings)
 }
 
-fn words_of(action: &Action, is_scheduled: bool) -> Words {
+/// What a discard does to the events that wait behind, and to those that match and only wait.
+fn without_them(let_go: Option<u64>, parked: u64) -> Vec<String> {
+    let only_wait = |count| {
+        format!("{} that only wait behind others match, too, and are left alone", events(count))
+    };
+
+    match (let_go, parked) {
+        (Some(0), 0) => Vec::new(),
+        (Some(0), parked) => vec![format!("{}.", only_wait(parked))],
+        (Some(count), parked) if count == parked => {
+            vec![format!("{}; they would be tried without the discarded ones.", only_wait(parked))]
+        }
+        (let_go, parked) => {
+            let go = match let_go {
+                Some(count) => format!(
+                    "{} of their keys that waited behind them would be tried without them.",
+                    events(count)
+                ),
+                None => {
+                    "MongoDB needs too long to count what would be tried without them.".to_owned()
+                }
+            };
+            let left = (parked > 0).then(|| format!("{}.", only_wait(parked)));
+            std::iter::once(go).chain(left).collect()
+        }
+    }
+}
+
+/// What to call an action on events of the outbox, or on scheduled ones.
+pub(super) fn words_of(action: &Action, is_scheduled: bool) -> Words {
     let (title, button, meaning) = match (action, is_scheduled) {
         (Action::Discard, false) => {
             ("Discard", "Discard them", "They are removed for good, and nobody receives them.")
@@ -414,15 +301,6 @@ fn words_of(action: &Action, is_scheduled: bool) -> Words {
     };
 
     Words { title, button, meaning, must_type: *action == Action::Discard }
-}
-
-fn words_of_preview(preview: &Preview) -> Words {
-    match &preview.what {
-        What::Act(action, chosen) => words_of(action, chosen.are_scheduled()),
-        What::Replay(..) | What::Verify(..) => {
-            Words { title: "Replay", button: "Replay them", meaning: "", must_type: false }
-        }
-    }
 }
 
 /// The most frequent texts, and how many events have each.

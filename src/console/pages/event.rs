@@ -23,7 +23,7 @@ use crate::document::record::shown_id;
 use crate::error::MongodbContext as _;
 use crate::mongodb::act::AuditEntry;
 use crate::mongodb::inspect::text;
-use crate::operator::event::{Known, size};
+use crate::operator::event::{Known, Means, size};
 
 /// Most fields, headers and failures shown.
 const MOST: usize = 100;
@@ -120,7 +120,7 @@ async fn show(
     let outbox = site.wanted(name)?;
     let connection = outbox.connection();
     let layout = &*connection.config.event.layout;
-    let known = Known::read(&connection.inspect, layout, &id, scheduled).await?;
+    let known = Known::read(&connection.inspect, layout, &id, scheduled, Means::Buttons).await?;
     let Some(known) = known else {
         return Err(Problem::not_found(format!(
             "No event {id} is in the outbox or scheduled: it was published, discarded, cancelled, or \

@@ -32,6 +32,11 @@ impl Frame {
         format!("/o/{}/{page}", encoded(first.map_or("", String::as_str)))
     }
 
+    /// Why this person can't act on events.
+    pub(super) fn denied(&self) -> Option<&'static str> {
+        self.person.denied()
+    }
+
     /// The same page of each outbox.
     pub(super) fn others(&self) -> Vec<(&str, String)> {
         let page = match self.page {
@@ -128,7 +133,10 @@ impl IntoResponse for Problem {
             StatusCode::NOT_FOUND => "Not found",
             StatusCode::FORBIDDEN => "Not allowed",
             StatusCode::UNAUTHORIZED => "Not signed in",
-            StatusCode::BAD_REQUEST => "Not understood",
+            StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::UNPROCESSABLE_ENTITY
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE => "Not understood",
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => "Not read",
             StatusCode::CONFLICT => "Nothing done",
             _ => "No answer",

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::IntoResponse as _;
 
 use super::frame::{Frame, Page, part as rendered, render};
-use crate::console::access::Person;
+use crate::console::access::{DENIED, Person};
 use crate::console::outbox::Outbox;
 use crate::console::sample::Live;
 use crate::console::site::Site;
@@ -30,6 +30,8 @@ struct GroupList<'a> {
     name: &'a str,
     at: &'a str,
     problem: Option<&'a str>,
+    /// Why there are no buttons.
+    denied: Option<&'static str>,
     groups: Vec<Row<'a>>,
     left_out: Option<String>,
 }
@@ -59,19 +61,20 @@ pub(super) async fn page(
     let live = outbox.sample().await;
     let page = GroupsPage {
         frame: site.frame_of(outbox, &person, "Groups", "groups"),
-        groups: part(outbox, &live),
+        groups: part(outbox, &live, person.may_act()),
         name,
     };
 
     Ok(render(&page).into_response())
 }
 
-/// The groups of an outbox, made once for each sample.
-pub(in crate::console) fn part(outbox: &Outbox, live: &Live) -> Arc<str> {
-    live.groups.get_or_init(|| rendered(&list(outbox, live))).clone()
+/// The groups of an outbox, made once for each sample and role.
+pub(in crate::console) fn part(outbox: &Outbox, live: &Live, may_act: bool) -> Arc<str> {
+    let made = &live.groups[usize::from(may_act)];
+    made.get_or_init(|| rendered(&list(outbox, live, may_act))).clone()
 }
 
-fn list<'a>(outbox: &'a Outbox, live: &'a Live) -> GroupList<'a> {
+fn list<'a>(outbox: &'a Outbox, live: &'a Live, may_act: bool) -> GroupList<'a> {
     let path = format!("/o/{}", encoded(&outbox.name));
     let look = live.look.as_ref();
     let groups = look.map_or(&[][..], |look| &look.groups);
@@ -81,6 +84,7 @@ fn list<'a>(outbox: &'a Outbox, live: &'a Live) -> GroupList<'a> {
     GroupList {
         name: &outbox.name,
         at: &live.at,
+        denied: (!may_act).then_some(DENIED),
         problem: live.problem.as_deref().or(look.is_none().then_some(waiting)),
         groups: groups.iter().map(|group| row(group, live, &path)).collect(),
         left_out: (left_out > 0).then(|| events(left_out)),

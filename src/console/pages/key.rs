@@ -105,8 +105,8 @@ async fn warning(
             events(behind)
         ),
         Some(count) => format!(
-            "If you discard it, {} of this key leave without it, in their order. Consumers never see \
-             the discarded event.",
+            "If you discard it, {} of this key would be tried without it, in their order. Consumers \
+             never see the discarded event.",
             events(count)
         ),
         None => "MongoDB needs too long to count what a discard would let pass.".to_owned(),

@@ -3,6 +3,7 @@
 mod act;
 mod audit;
 mod check;
+mod confirm;
 pub(super) mod event;
 pub(super) mod events;
 mod frame;
@@ -17,6 +18,7 @@ mod sign_in;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -31,6 +33,9 @@ use super::site::Site;
 
 const STYLE: &str = include_str!("../templates/style.css");
 const SCRIPT: &str = include_str!("../templates/script.js");
+const ICON: &str = include_str!("../templates/icon.svg");
+/// Longest text of a refused address or form.
+const MAX_REFUSAL: usize = 4096;
 
 /// Every path. All but signing in, the style sheet and the script want a session.
 pub(super) fn router(site: Arc<Site>) -> Router {
@@ -41,12 +46,12 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/o/{outbox}/events", get(events::page))
         .route("/o/{outbox}/event", get(event::page).post(event::with_payload))
         .route("/o/{outbox}/key", get(key::page))
-        .route("/o/{outbox}/act", get(act::page).post(act::confirmed))
+        .route("/o/{outbox}/act", get(act::page).post(confirm::confirmed))
         .route("/o/{outbox}/jobs/{id}", get(job::page))
         .route("/o/{outbox}/jobs/{id}/stop", post(job::stop))
         .route("/o/{outbox}/audit", get(audit::page))
         .route("/o/{outbox}/published", get(published::page))
-        .route("/o/{outbox}/replay", get(published::replay).post(act::confirmed))
+        .route("/o/{outbox}/replay", get(published::replay).post(confirm::confirmed))
         .route("/o/{outbox}/verify", post(published::verify))
         .route("/o/{outbox}/check", get(check::page))
         .route("/sign-out", post(sign_in::sign_out))
@@ -57,8 +62,10 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/style.css", get(async || asset("text/css", STYLE)))
         .route("/script.js", get(async || asset("text/javascript", SCRIPT)))
+        .route("/icon.svg", get(async || asset("image/svg+xml", ICON)))
         .merge(pages)
         .layer(from_fn(own))
+        .layer(from_fn(in_words))
         .with_state(site)
 }
 
@@ -84,6 +91,25 @@ async fn own(request: Request, next: Next) -> Response {
     }
 
     next.run(request).await
+}
+
+/// Shows an address or a form that can't be read as a page, and not as a bare text.
+async fn in_words(request: Request, next: Next) -> Response {
+    let (head, body) = next.run(request).await.into_parts();
+    let kind = head.headers.get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !head.status.is_client_error() || !is_text && kind.is_some() {
+        return Response::from_parts(head, body);
+    }
+
+    let text = to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
+    let message = match text.is_empty() {
+        true => "The console can't do this here.".to_owned(),
+        false => {
+            format!("The address or the form can't be read: {}", String::from_utf8_lossy(&text))
+        }
+    };
+    Problem::new(head.status, message).into_response()
 }
 
 /// Lets those through who are signed in, and shows the others where to sign in.
