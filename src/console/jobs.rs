@@ -119,7 +119,7 @@ impl Jobs {
     /// has begun.
     pub(super) async fn ended(&self) {
         let jobs: Vec<_> = lock(&self.jobs).iter().cloned().collect();
-        let all = jobs.iter().map(|job| async {
+        let all = jobs.iter().map(|job| async move {
             let mut progress = job.progress.subscribe();
             // The job holds the sender.
             let _ = progress.wait_for(|progress| progress.ended.is_some()).await;
@@ -200,8 +200,10 @@ impl Job {
             return all_done(chosen, done, false);
         }
 
-        let by = self.stopped_by.get().map_or("when the console stopped", String::as_str);
-        let by = if by.contains('@') { format!("by {by}") } else { by.to_owned() };
+        let by = match self.stopped_by.get() {
+            Some(who) => format!("by {who}"),
+            None => "when the console stopped".to_owned(),
+        };
         let message = format!("stopped {by}; {} left as they were", count(left));
         Err(Error::new(ErrorKind::Interrupted, message))
     }

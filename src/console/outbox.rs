@@ -177,3 +177,15 @@ fn lacks_rights(finding: &Finding) -> bool {
 fn is_denied(finding: &Finding) -> bool {
     lacks_rights(finding) || finding.level != Level::Ok && finding.found.contains("Unauthorized")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_with_too_many_rights_lacks_none() {
+        let root = Finding::warn("mongodb.privileges", "db", "root has the role root", "");
+        let few = Finding::fail("mongodb.privileges", "db", "x lacks find on a.b", "");
+        assert!(!lacks_rights(&root) && lacks_rights(&few));
+    }
+}

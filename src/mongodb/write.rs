@@ -200,6 +200,12 @@ pub(super) fn is_lasting(error: &Error) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_server_that_does_not_answer_has_refused_nothing() {
+        let gone = Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        assert!(!is_refusal(&gone));
+    }
+
     fn refusal(code: Bson) -> Document {
         doc! { "index": 3, "code": code, "errmsg": "é".repeat(5_000) }
     }

@@ -1,5 +1,6 @@
 //! Who sees what, and who may do what.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bson::doc;
@@ -7,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{Console, OPERATOR, Person, VIEWER, dead, location, people};
-use crate::support::{Scene, outboxd_with, until};
+use crate::support::{Scene, command, free_ports, outboxd_with, until};
 
 #[tokio::test]
 async fn nobody_sees_anything_without_signing_in() {
@@ -216,6 +217,65 @@ async fn a_trusted_proxy_names_people_and_nobody_else_does() {
     let stranger = console.stranger();
     let request = stranger.client.get(stranger.at("/")).header("x-user", "alice");
     assert_eq!(request.send().await.expect("an answer").status(), 303);
+}
+
+#[tokio::test]
+async fn whoever_guesses_tokens_waits() {
+    let scene = Scene::new().await;
+    let console = Console::start(&scene, &[]).await;
+    let stranger = console.stranger();
+    for _ in 0..5 {
+        assert_eq!(stranger.post("/sign-in", &[("token", "guessed")]).await.status(), 401);
+    }
+
+    // Nobody learns meanwhile whether a token is right.
+    for token in ["guessed", OPERATOR] {
+        let answer = stranger.post("/sign-in", &[("token", token)]).await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["retry-after"]),
+            (429, &"1".parse().unwrap())
+        );
+        assert!(answer.text().await.unwrap().contains("wrong tokens came from 127.0.0.1"));
+    }
+
+    until("a right token counts again", async || {
+        let answer = stranger.post("/sign-in", &[("token", OPERATOR)]).await;
+        (answer.status() == 303).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_opens_many_connections_shuts_nobody_out() {
+    let scene = Scene::new().await;
+    let listen = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let plain = command(&scene, "console");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 400 && exec \"$0\" console"]).arg(plain.get_program());
+    let set = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    limited.envs(set).env("OUTBOXD_CONSOLE__LISTEN", &listen);
+    limited.env("OUTBOXD_CONSOLE__TOKENS", people()).stdout(Stdio::null());
+    let child = Some(limited.spawn().expect("outboxd starts"));
+    let console = Console { child, url: format!("http://{listen}"), authority: None };
+    console.answers().await;
+    let bob = console.person(VIEWER).await;
+
+    // A quarter of the descriptors are its connections.
+    let head = format!("POST /sign-in HTTP/1.1\r\nHost: {listen}\r\nContent-Length: 60000\r\n\r\n");
+    let mut flood = Vec::new();
+    for _ in 0..150 {
+        let mut stream = TcpStream::connect(&listen).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        flood.push(stream);
+    }
+
+    let page = tokio::time::timeout(Duration::from_secs(8), bob.page("/")).await;
+    assert!(page.expect("an answer in time").contains("bob"));
+    // The oldest were cut off.
+    let mut answer = Vec::new();
+    let read = flood[0].read_to_end(&mut answer);
+    let read = tokio::time::timeout(Duration::from_secs(2), read).await.expect("it has ended");
+    assert!(read.is_err() || answer.is_empty(), "{answer:?}");
 }
 
 #[tokio::test]

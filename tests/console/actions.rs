@@ -211,6 +211,14 @@ async fn a_viewer_changes_nothing_by_page_or_by_hand() {
         }
     }
 
+    // No page offers what a viewer can't do.
+    let outbox = format!("/o/{}.outbox", scene.name);
+    for page in ["groups", "events", "event?id=e1", "key?key=k"] {
+        let page = bob.page(&format!("{outbox}/{page}")).await;
+        assert!(!page.contains("/act?") && page.contains("signed in as a viewer"), "{page}");
+        assert!(page.contains("<button disabled aria-describedby"), "{page}");
+    }
+
     // What acts on kept events, and a preview that is not there.
     for endpoint in ["act", "replay", "verify"] {
         let path = format!("/o/{}.outbox/{endpoint}", scene.name);

@@ -91,6 +91,29 @@ async fn no_document_adds_markup_to_a_page_or_hides_in_it() {
         harmless(&last, &alice.page(&last).await);
     }
 
+    // An address that can't be read gets a page that says so, and never an error of MongoDB.
+    for (address, status) in [
+        ("act", 400),
+        ("events?page=x", 400),
+        ("published?page=-1", 400),
+        ("published?subject=%00", 400),
+        ("audit?who=%00%22", 200),
+        ("event?id=%7B%22%24gt%22%3A%22%22%7D", 404),
+        (
+            "event?id=%7B%22%24regularExpression%22%3A%7B%22pattern%22%3A%22.%22%2C%22options%22%3A%22%22%7D%7D",
+            404,
+        ),
+        ("event?id=%5B1%5D", 404),
+        ("jobs/none", 404),
+        ("verify", 405),
+    ] {
+        let answer = alice.get(&format!("{outbox}/{address}")).await;
+        assert_eq!(answer.status(), status, "{address}");
+        let page = answer.text().await.unwrap();
+        assert!(page.starts_with("<!doctype html>"), "{address}: {page}");
+        harmless(address, &page);
+    }
+
     for text in CORPUS {
         for name in ["subject", "key", "code", "class", "group", "state", "older_than"] {
             let text = reqwest::Url::parse_with_params("http://x/", [(name, text)]).unwrap();

@@ -58,6 +58,51 @@ async fn an_action_under_way_is_listed_and_an_operator_stops_it() {
 }
 
 #[tokio::test]
+async fn the_audit_is_read_page_by_page_action_and_person() {
+    let scene = stuck(1).await;
+    let console = Console::start(&scene, &[]).await;
+    let bob = console.person(VIEWER).await;
+    let audit = scene.database.collection::<bson::Document>("outboxd_audit");
+    let record = |n: i64, action: &str, who: &str| {
+        let at = bson::DateTime::from_millis(1_700_000_000_000 + n * 1000);
+        doc! {
+            "outbox": "outbox", "at": at, "who": who, "action": action, "selection": format!("s-{n}-s"), "events": 1_i64,
+        }
+    };
+    let mut records: Vec<_> = (0..60).map(|n| record(n, "retry-now", "alice@console")).collect();
+    records.push(record(60, "discard", "carol@ops"));
+    records.push(record(61, "discard", "al@console"));
+    audit.insert_many(records).await.unwrap();
+
+    let path = format!("/o/{}.outbox/audit", scene.name);
+    let page = bob.page(&path).await;
+    assert!(
+        page.contains("s-61-s") && page.contains("s-12-s") && !page.contains("s-11-s"),
+        "{page}"
+    );
+    assert!(page.contains(">Next<") && !page.contains(">Previous<"), "{page}");
+    let page = bob.page(&format!("{path}?page=2")).await;
+    assert!(
+        page.contains("s-11-s") && page.contains("s-0-s") && !page.contains("s-12-s"),
+        "{page}"
+    );
+    assert!(!page.contains(">Next<") && page.contains(">Previous<"), "{page}");
+
+    for (query, shown) in [
+        ("action=discard", &["s-61-s", "s-60-s"][..]),
+        ("who=carol", &["s-60-s"]),
+        ("who=carol%40ops", &["s-60-s"]),
+        ("action=discard&who=al", &["s-61-s"]),
+        ("action=edit", &[]),
+    ] {
+        let page = bob.page(&format!("{path}?{query}")).await;
+        let found: Vec<_> =
+            ["s-61-s", "s-60-s", "s-59-s"].into_iter().filter(|id| page.contains(id)).collect();
+        assert_eq!(found, shown, "{query}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn a_console_that_is_stopped_ends_what_it_has_begun() {
     let scene = stuck(3000).await;
     let mut console = Console::start(&scene, &[]).await;
