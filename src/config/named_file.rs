@@ -24,11 +24,6 @@ impl NamedFile {
         }
     }
 
-    /// The file as it is now.
-    pub(super) fn now(path: &Path) -> Self {
-        Self::new(path, std::fs::read(path).ok().as_deref())
-    }
-
     /// The file as it is now, if its content changed. While the process can't open files, nothing is
     /// known to have changed.
     pub(super) fn changed(&self) -> Option<Self> {

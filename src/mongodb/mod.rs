@@ -59,4 +59,4 @@ pub(crate) mod subjects;
 mod sweep;
 mod tail;
 mod wanted;
-mod write;
+pub(crate) mod write;

@@ -112,6 +112,7 @@ impl Browser {
     pub(super) async fn mouse(&self, what: &str, text: &str) {
         let place = format!(
             "const link = [...document.links].find((a) => a.innerText.startsWith('{text}')); \
+             link.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
              const at = link.getBoundingClientRect(); return [at.x + 5, at.y + 5]"
         );
         let place = self.run(&place).await;

@@ -119,7 +119,7 @@ async fn halted(scene: &Scene, browser: &Browser, told: &mut Transcript) {
     browser.sees("If you discard it, 2 events of this key would be tried without it").await;
     told.step("*Groups*, *Show one*, then the key: two events wait behind it, and would be tried without it.");
     browser.click("Discard it").await;
-    browser.sees("2 events of their keys that waited behind them leave").await;
+    browser.sees("2 events of their keys that waited behind them would be tried").await;
     discard(browser, "1").await;
     told.step("*Discard it*, type 1, *Discard them*: the two leave in their order.");
     until("both have left", async || {

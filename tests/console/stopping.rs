@@ -111,10 +111,11 @@ async fn a_console_that_is_stopped_ends_what_it_has_begun() {
     retry(&alice, &scene, "100000").await;
     until("a batch has begun", async || audit.find_one(doc! {}).await.unwrap()).await;
 
-    let child = console.child.as_mut().expect("a process");
+    let mut child = console.child.take().expect("a process");
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
-    until("it ends", async || child.try_wait().unwrap()).await;
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await.unwrap();
+    assert!(ended.unwrap().success());
 
     // What it did is known to the event.
     let records = json(&scene, &["audit"]);

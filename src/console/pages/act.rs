@@ -108,14 +108,8 @@ pub(super) async fn page(
     };
 
     let is_scheduled = selection.state == Some(EventState::Scheduled);
-    let window = connection.config.stream.duplicate_window;
     let _place = site.jobs.place(&person).await;
-    // Who may not act needs numbers alone.
-    let chosen = match person.may_act() {
-        true => connection.inspect.chosen(&selection, window, MOST).await,
-        false => connection.inspect.counted(&selection, window, MOST).await,
-    };
-    let chosen = chosen.during("reading the outbox")?;
+    let chosen = choose(&connection, &person, &selection).await?;
 
     let disabled = locked.or_else(|| disabled(&person, &chosen));
     let warnings = warnings(&connection, &action, (&selection, &chosen)).await?;
@@ -155,6 +149,20 @@ pub(super) async fn page(
     }
 
     Ok(render(&page).into_response())
+}
+
+/// The events of a selection. Those who may not act need numbers alone.
+async fn choose(
+    Connection { inspect, config, .. }: &Connection,
+    person: &Person,
+    selection: &Selection,
+) -> error::Result<Chosen> {
+    let window = config.stream.duplicate_window;
+    let chosen = match person.may_act() {
+        true => inspect.chosen(selection, window, MOST).await,
+        false => inspect.counted(selection, window, MOST).await,
+    };
+    chosen.during("reading the outbox")
 }
 
 /// What a filter selects, and the same in words for the audit.
