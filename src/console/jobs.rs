@@ -22,7 +22,7 @@ pub(super) use self::previews::{Place as CountingPlace, Preview, What};
 pub(super) use self::progress::{Came, Progress};
 use super::access::{Person, random};
 use super::outbox::Outbox;
-use super::text::{encoded, events as count, number};
+use super::text::{encoded, events as count, in_console, number};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mongodb::act::{Done, Place, RefusedEvent};
 use crate::mongodb::chosen::Chosen;
@@ -168,7 +168,7 @@ impl Jobs {
         let (outbox, running) = (outbox.clone(), job.clone());
         tokio::spawn(async move {
             let ended = run(&outbox, &running, &preview, (reason.as_deref(), rate)).await;
-            let ended = ended.map_err(|error| error.report().to_string());
+            let ended = ended.map_err(|error| in_console(&error.report().to_string()));
             running.progress.send_modify(|progress| progress.ended = Some(ended));
             outbox.look();
         });

@@ -38,10 +38,27 @@ impl Escaper for Visible {
     }
 }
 
+/// Commands, and what stands for them in the console.
+const IN_CONSOLE: [(&str, &str); 7] = [
+    ("run `outboxd check`", "open the page Check"),
+    ("`outboxd check`", "the page Check"),
+    ("run `outboxd retry-now`", "use Retry now"),
+    ("`outboxd retry-now`", "Retry now"),
+    ("`outboxd groups`", "the page Groups"),
+    ("`outboxd stats`", "the page Overview"),
+    ("`outboxd audit`", "the page Audit"),
+];
+
+/// A text of the project's own that names pages and buttons in the place of commands.
+pub(super) fn in_console(text: &str) -> String {
+    IN_CONSOLE.iter().fold(text.to_owned(), |text, (command, page)| text.replace(command, page))
+}
+
 /// A text of the project's own, in which backticks are around commands, as markup. What stands in it is
 /// escaped like everything else.
 pub(super) fn with_code(text: &str) -> String {
     let mut shown = String::with_capacity(text.len() + 32);
+    let text = in_console(text);
     let parts: Vec<_> = text.split('`').collect();
     for (at, part) in parts.iter().enumerate() {
         // A backtick without a partner stands for itself.
@@ -125,6 +142,7 @@ mod tests {
 
     #[test]
     fn commands_stand_out_and_nothing_else_becomes_markup() {
+        assert_eq!(with_code("run `outboxd check`, then wait"), "open the page Check, then wait");
         let shown = with_code("run `outboxd check <x>`, or <b>`");
         assert_eq!(shown, "run <code>outboxd check &lt;x&gt;</code>, or &lt;b&gt;`");
         assert_eq!(with_code("`"), "`");

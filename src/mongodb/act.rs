@@ -16,6 +16,7 @@ use super::bounded::QUERY_TIME;
 use super::collation::{simple, simple_document};
 use super::collections::AUDIT;
 use super::inspect::count;
+use super::selection::escape;
 use super::write::{self, Order, Write, is_of_documents, raw};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
@@ -316,10 +317,9 @@ impl Act {
             requests.insert("action", action);
         }
         if let Some(who) = &wanted.who {
-            // With the machine or without it.
-            let from = format!("{who}@");
-            let host = doc! { "$eq": [{ "$substrBytes": ["$who", 0, from.len() as i64] }, { "$literal": from }] };
-            requests.insert("$or", [doc! { "who": who }, doc! { "$expr": host }]);
+            // With the machine or console, or without it.
+            let name = format!("^{}(@|\\z)", escape(who));
+            requests.insert("who", doc! { "$regex": name });
         }
 
         let requests = self

@@ -158,7 +158,8 @@ fn can_be_id(id: &Bson) -> bool {
     }
 }
 
-fn escape(text: &str) -> String {
+/// A text in a regular expression, standing for itself.
+pub(super) fn escape(text: &str) -> String {
     text.chars().fold(String::new(), |mut escaped, c| {
         if !c.is_alphanumeric() {
             escaped.push('\\');

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde::Deserialize;
 
-use super::frame::{Frame, Page, render};
+use super::frame::{Frame, Page, Problem, render};
 use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
 use crate::console::jobs::Job;
@@ -66,6 +67,12 @@ pub(super) async fn page(
     Query(paging): Query<Paging>,
 ) -> Page {
     let outbox = site.wanted(&name)?;
+    // BSON has no pattern with such a character.
+    if asked.who.contains('\0') {
+        let message = "A name can't have a NUL character.";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, message));
+    }
+
     let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     let wanted = AuditFilter { action: given(&asked.action), who: given(&asked.who) };
     let skip = paging.skip();

@@ -63,8 +63,11 @@ pub(super) async fn confirmed(
         Problem::new(StatusCode::CONFLICT, message)
     };
 
-    let look = |preview: &Preview| (words_of_preview(preview), preview.what.events());
-    let (words, count) = site.jobs.look(&person, &form.preview, look).ok_or_else(gone)?;
+    let look = |preview: &Preview| {
+        (preview.outbox == name).then(|| (words_of_preview(preview), preview.what.events()))
+    };
+    let shown = site.jobs.look(&person, &form.preview, look).flatten();
+    let (words, count) = shown.ok_or_else(gone)?;
     let must_type = words.must_type.then_some(count);
     let (rate, reason) = match checked(&form, must_type, site.jobs.is_full()) {
         Ok(checked) => checked,
@@ -89,10 +92,6 @@ pub(super) async fn confirmed(
     };
 
     let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
-    if preview.outbox != name {
-        return Err(gone());
-    }
-
     let job = site.jobs.start(outbox, &person, preview, (reason, rate));
     Ok(Redirect::to(&job.path()).into_response())
 }

@@ -12,7 +12,7 @@ use super::frame::{Frame, Page, render};
 use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
 use crate::console::site::Site;
-use crate::console::text::{age_or_dash, due, encoded, number};
+use crate::console::text::{age_or_dash, due, encoded, in_console, number};
 use crate::document::state::State as EventState;
 use crate::error::{ErrorKind, MongodbContext as _};
 use crate::mongodb::inspect::Entry;
@@ -92,7 +92,7 @@ pub(super) async fn page(
         newer,
         older,
         rows: entries.iter().map(|entry| row(entry, &path)).collect(),
-        hint: hint.map(|error| error.to_string()),
+        hint: hint.map(|error| in_console(&error.to_string())),
         path,
         asked,
     };

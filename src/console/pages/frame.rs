@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::console::access::Person;
 use crate::console::outbox::Outbox;
 use crate::console::site::Site;
-use crate::console::text::encoded;
+use crate::console::text::{encoded, in_console};
 use crate::error::{Error, ErrorKind};
 
 /// What stands around every page.
@@ -123,7 +123,7 @@ impl From<Error> for Problem {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, error.report().to_string())
+        Self::new(status, in_console(&error.report().to_string()))
     }
 }
 
