@@ -29,7 +29,8 @@ const MAX_OF_ONE: usize = 32;
 const MAX_NAME: usize = 256;
 const COOKIE: &str = "outboxd_session";
 /// Why a viewer can't act.
-pub(super) const DENIED: &str = "You are signed in as a viewer. An operator may do this.";
+pub(super) const DENIED: &str =
+    "You are signed in as a viewer. Only an operator may act on events.";
 /// Begins the name of a cookie that browsers take from this host over TLS alone.
 const OF_HOST: &str = "__Host-";
 

@@ -40,6 +40,8 @@ struct Row<'a> {
     group: &'a Group,
     /// As markup.
     remedy: String,
+    failed: String,
+    dead: String,
     /// Since when its failures came, and until when.
     span: String,
     held: String,
@@ -101,7 +103,12 @@ fn row<'a>(Remedied { group, remedy }: &'a Remedied, live: &Live, path: &str) ->
         group,
         remedy: with_code(remedy),
         count: events(group.events),
-        span: if first == last { format!("{last} UTC") } else { format!("{first} to {last} UTC") },
+        failed: number(group.failed),
+        dead: number(group.dead),
+        span: match first == last {
+            true => format!("failed at {last} UTC"),
+            false => format!("failed from {first} to {last} UTC"),
+        },
         held: group.held.map_or_else(|| "too many to count".to_owned(), number),
         trend: trend.and_then(|before| trend_since(before, group.events)),
         events: format!("{path}/events?group={}", group.id),
