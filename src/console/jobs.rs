@@ -59,7 +59,8 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 pub(super) struct Jobs {
-    previews: Previews,
+    /// What people were shown and can confirm.
+    pub(super) previews: Previews,
     /// The newest last.
     jobs: Mutex<VecDeque<Arc<Job>>>,
     /// Whoever counts events for a preview holds one.
@@ -76,26 +77,6 @@ impl Jobs {
     /// Waits for a place to count events.
     pub(super) async fn place(&self, person: &Person) -> Option<CountingPlace> {
         self.places.wait(person).await
-    }
-
-    /// Keeps what somebody was shown. Returns its name in the form.
-    pub(super) fn show(&self, preview: Preview) -> String {
-        self.previews.keep(preview)
-    }
-
-    /// Looks at what this person was shown, if that can still be confirmed.
-    pub(super) fn look<T>(
-        &self,
-        person: &Person,
-        name: &str,
-        at: impl FnOnce(&Preview) -> T,
-    ) -> Option<T> {
-        self.previews.look(person, name, at)
-    }
-
-    /// Takes what this person was shown: it can be confirmed once.
-    pub(super) fn take(&self, person: &Person, name: &str) -> Option<Preview> {
-        self.previews.take(person, name)
     }
 
     pub(super) fn job(&self, id: &str) -> Option<Arc<Job>> {

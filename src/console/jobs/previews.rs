@@ -85,11 +85,11 @@ impl Places {
 
 /// The previews that can still be confirmed, by their names in forms.
 #[derive(Debug, Default)]
-pub(super) struct Previews(Mutex<HashMap<String, Preview>>);
+pub(in crate::console) struct Previews(Mutex<HashMap<String, Preview>>);
 
 impl Previews {
     /// Keeps one. Where there are too many, whoever holds most loses their oldest. Returns its name.
-    pub(super) fn keep(&self, preview: Preview) -> String {
+    pub(in crate::console) fn keep(&self, preview: Preview) -> String {
         let name = random();
 
         let mut previews = lock(&self.0);
@@ -104,7 +104,7 @@ impl Previews {
     }
 
     /// Looks at one that this person was shown.
-    pub(super) fn look<T>(
+    pub(in crate::console) fn look<T>(
         &self,
         person: &Person,
         name: &str,
@@ -114,7 +114,7 @@ impl Previews {
     }
 
     /// Takes one that this person was shown: it can be confirmed once.
-    pub(super) fn take(&self, person: &Person, name: &str) -> Option<Preview> {
+    pub(in crate::console) fn take(&self, person: &Person, name: &str) -> Option<Preview> {
         let mut previews = lock(&self.0);
         previews.get(name).filter(|preview| preview.is_of(person))?;
         previews.remove(name)

@@ -145,7 +145,7 @@ pub(super) async fn page(
     // Who may not confirm it has nothing that could be sent.
     if page.disabled.is_none() {
         let what = What::Act(action, Box::new(chosen));
-        page.form.preview = site.jobs.show(Preview::new(&person, &name, what, selected));
+        page.form.preview = site.jobs.previews.keep(Preview::new(&person, &name, what, selected));
     }
 
     Ok(render(&page).into_response())

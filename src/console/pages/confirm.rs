@@ -66,7 +66,7 @@ pub(super) async fn confirmed(
     let look = |preview: &Preview| {
         (preview.outbox == name).then(|| (words_of_preview(preview), preview.what.events()))
     };
-    let shown = site.jobs.look(&person, &form.preview, look).flatten();
+    let shown = site.jobs.previews.look(&person, &form.preview, look).flatten();
     let (words, count) = shown.ok_or_else(gone)?;
     let must_type = words.must_type.then_some(count);
     let (rate, reason) = match checked(&form, must_type, site.jobs.is_full()) {
@@ -91,7 +91,7 @@ pub(super) async fn confirmed(
         }
     };
 
-    let preview = site.jobs.take(&person, &form.preview).ok_or_else(gone)?;
+    let preview = site.jobs.previews.take(&person, &form.preview).ok_or_else(gone)?;
     let job = site.jobs.start(outbox, &person, preview, (reason, rate));
     Ok(Redirect::to(&job.path()).into_response())
 }

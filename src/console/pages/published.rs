@@ -136,7 +136,7 @@ pub(super) async fn replay(
         Some(_) => String::new(),
         None => {
             let what = What::Replay(found, total);
-            site.jobs.show(Preview::new(&person, &name, what, selection.clone()))
+            site.jobs.previews.keep(Preview::new(&person, &name, what, selection.clone()))
         }
     };
 
