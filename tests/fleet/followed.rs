@@ -1,5 +1,7 @@
 //! The change stream that the outboxes of a daemon share.
 
+use std::cell::RefCell;
+
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
@@ -285,8 +287,13 @@ async fn rights_on_a_database_are_enough_for_a_stream_of_it_and_others_have_thei
         format!("{}.outbox", other.name),
         format!("{}.outbox_scheduled", other.name),
     ];
+    let seen = RefCell::new(Vec::new());
     until("the outboxes are followed", async || {
         let streams = streams(&fleet).await;
+        if *seen.borrow() != streams {
+            println!("streams: {streams:?}");
+            seen.replace(streams.clone());
+        }
         streams.iter().eq(&wanted).then_some(())
     })
     .await;
