@@ -1,6 +1,6 @@
-//! The open connections of a server: of the admin endpoint, and of the console. A new one is always taken: when there are too many, one is
-//! cut off. So clients that dawdle keep nobody waiting, however many they are, and a probe that
-//! sends its request is answered.
+//! The open connections of a server: of the admin endpoint, and of the console. A new one is always
+//! taken: when there are too many, one is cut off. So clients that dawdle keep nobody waiting, however
+//! many they are, and a probe that sends its request is answered.
 //!
 //! The one that is cut off is the oldest of the network that has the most. So a flood from one
 //! network costs only that network's connections; and since a probe's request is complete when its

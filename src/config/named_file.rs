@@ -40,7 +40,7 @@ impl NamedFile {
 /// Whether an error of the operating system says that no file descriptor is left, in the process
 /// (EMFILE) or in the system (ENFILE).
 fn is_full(code: i32) -> bool {
-    [24, 23].contains(&code)
+    [libc::EMFILE, libc::ENFILE].contains(&code)
 }
 
 /// The path alone. With the digest, anyone could try passwords.

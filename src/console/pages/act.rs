@@ -218,13 +218,8 @@ fn disabled(person: &Person, chosen: &Chosen) -> Option<String> {
 
     match chosen.events() {
         0 => Some("No event matches.".to_owned()),
-        _ => not_allowed(person),
+        _ => person.denied().map(str::to_owned),
     }
-}
-
-/// Why this person can't do it.
-pub(super) fn not_allowed(person: &Person) -> Option<String> {
-    person.denied().map(str::to_owned)
 }
 
 /// What somebody should know before.

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use serde::Deserialize;
 
-use super::act::{ConfirmForm, Words, not_allowed, words_of};
+use super::act::{ConfirmForm, Words, words_of};
 use super::frame::{Frame, Page, Problem, render};
 use crate::console::access::Person;
 use crate::console::jobs::{Preview, What};
@@ -51,10 +51,7 @@ pub(super) async fn confirmed(
     Path(name): Path<String>,
     Form(form): Form<Confirmed>,
 ) -> Page {
-    person.sent(&form.csrf)?;
-    if let Some(why) = not_allowed(&person) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, why));
-    }
+    person.acts(&form.csrf)?;
 
     let outbox = site.wanted(&name)?;
     let gone = || {

@@ -104,6 +104,15 @@ impl Person {
             )),
         }
     }
+
+    /// Whether a form was sent by a page of this session, and this person may act.
+    pub(super) fn acts(&self, csrf: &str) -> Result<(), Problem> {
+        self.sent(csrf)?;
+        match self.denied() {
+            None => Ok(()),
+            Some(why) => Err(Problem::new(StatusCode::FORBIDDEN, why)),
+        }
+    }
 }
 
 impl Problem {

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Form, Path, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use serde::Deserialize;
 
-use super::act::not_allowed;
 use super::frame::{Frame, Page, Problem, part as rendered, render};
 use crate::console::access::Person;
 use crate::console::jobs::{Came, Job, Progress};
@@ -29,7 +27,7 @@ struct JobPage {
     part: Arc<str>,
     is_running: bool,
     /// Why this person can't stop it.
-    disabled: Option<String>,
+    disabled: Option<&'static str>,
 }
 
 #[derive(Template)]
@@ -73,7 +71,7 @@ pub(super) async fn page(
         selection: job.selection.clone(),
         part: part(&job, &job.progress.borrow()),
         is_running: job.is_running(),
-        disabled: not_allowed(&person),
+        disabled: person.denied(),
         id,
     };
 
@@ -87,10 +85,7 @@ pub(super) async fn stop(
     Path((name, id)): Path<(String, String)>,
     Form(Stop { csrf }): Form<Stop>,
 ) -> Page {
-    person.sent(&csrf)?;
-    if let Some(why) = not_allowed(&person) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, why));
-    }
+    person.acts(&csrf)?;
 
     let job = wanted(&site, &name, &id)?;
     job.stop(&person);

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use serde::{Deserialize, Serialize};
 
-use super::act::{self, ConfirmForm};
+use super::act::ConfirmForm;
 use super::frame::{Frame, Page, Problem, render};
 use super::paging::{LIMIT, Paging};
 use crate::console::access::Person;
@@ -99,7 +99,7 @@ pub(super) async fn page(
     let page = PublishedPage {
         frame: site.frame_of(outbox, &person, "Published", "published"),
         none: (total == 0).then(|| kept.why_none()),
-        disabled: act::not_allowed(&person),
+        disabled: person.denied().map(str::to_owned),
         rows: found.into_iter().map(row).collect(),
         total: events(total),
         newer,
@@ -129,7 +129,7 @@ pub(super) async fn replay(
 
     let disabled = match total {
         0 => Some(kept.why_none()),
-        _ => act::not_allowed(&person),
+        _ => person.denied().map(str::to_owned),
     };
 
     let preview = match disabled {
@@ -169,10 +169,7 @@ pub(super) async fn verify(
     Path(name): Path<String>,
     Form(Verify { csrf, asked }): Form<Verify>,
 ) -> Page {
-    person.sent(&csrf)?;
-    if let Some(why) = act::not_allowed(&person) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, why));
-    }
+    person.acts(&csrf)?;
 
     let outbox = site.wanted(&name)?;
     let filter = asked.filter()?;

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use crate::refusal::ApiError;
 use bson::{DateTime, doc};
 use mongodb::options::{IndexOptions, ReturnDocument};
 use mongodb::{Collection, Database, IndexModel};
 use serde::{Deserialize, Serialize};
+
+use crate::refusal::ApiError;
 
 /// The collection of counters.
 pub(crate) const ATTEMPTS: &str = "attempts";

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::failure::Failure;
 use argon2::password_hash::{Error, PasswordHasher, PasswordVerifier};
 use argon2::{Argon2, PasswordHash};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+
+use crate::failure::Failure;
 
 /// Hashes that are computed at once; each takes 19 MiB and a processor for some 20 ms.
 const AT_ONCE: usize = 4;

@@ -1,9 +1,5 @@
 //! The requests of the auth service.
 
-use crate::failure::Failure;
-use crate::http::{Body, to_the_end};
-use crate::refusal::ApiError;
-use crate::token::{SESSION, SESSION_SECONDS, Signer, Verifier};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +12,10 @@ use tracing::error;
 use super::attempts::Attempts;
 use super::passwords::Passwords;
 use super::store::{Store, User};
+use crate::failure::Failure;
+use crate::http::{Body, to_the_end};
+use crate::refusal::ApiError;
+use crate::token::{SESSION, SESSION_SECONDS, Signer, Verifier};
 
 /// Longest password, in characters: more would only be work.
 const MAX_PASSWORD: usize = 128;

@@ -1,10 +1,5 @@
 //! The users. Owns the collection `users`.
 
-use crate::http::PATIENCE;
-use crate::messages::UserMessage;
-use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
-use crate::subjects::USER_CREATED;
-use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{DateTime, doc};
 use futures_util::FutureExt;
@@ -13,6 +8,12 @@ use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
+
+use crate::http::PATIENCE;
+use crate::messages::UserMessage;
+use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
+use crate::subjects::USER_CREATED;
+use crate::transaction;
 
 /// The collection of users.
 pub(crate) const USERS: &str = "users";

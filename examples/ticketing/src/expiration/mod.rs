@@ -8,9 +8,10 @@ mod schedule;
 
 use std::process::ExitCode;
 
+use axum::Router;
+
 use crate::failure::Failure;
 use crate::service::{self, Service};
-use axum::Router;
 
 /// Runs the service until it is stopped.
 #[tokio::main]

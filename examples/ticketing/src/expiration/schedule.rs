@@ -10,16 +10,17 @@
 //! When the event is taken back at the moment it is due, one of both comes first. If the event
 //! does, the orders service leaves a paid or cancelled order as it is.
 
-use crate::messages::{ExpirationMessage, OrderMessage, PaymentMessage};
-use crate::service::OUTBOX;
-use crate::subjects::{EXPIRATION_COMPLETE, ORDER_CANCELLED, ORDER_CREATED, PAYMENT_CREATED};
-use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{DateTime, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{ClientSession, Collection, Database, IndexModel};
 use outboxd_client::{Apply, EventId, HandleError, Message, Outbox, Verdict};
 use serde::{Deserialize, Serialize};
+
+use crate::messages::{ExpirationMessage, OrderMessage, PaymentMessage};
+use crate::service::OUTBOX;
+use crate::subjects::{EXPIRATION_COMPLETE, ORDER_CANCELLED, ORDER_CREATED, PAYMENT_CREATED};
+use crate::transaction;
 
 /// What the service listens to.
 pub(crate) const HEARD: [&str; 4] =

@@ -1,13 +1,13 @@
 //! What the other services' events mean here: the copy of the tickets, and what happens to an order
 //! because of them.
 
-use crate::messages::{ExpirationMessage, PaymentMessage};
-use crate::status::Happened;
-use crate::subjects::{EXPIRATION_COMPLETE, PAYMENT_CREATED, TICKET_CREATED, TICKET_UPDATED};
 use mongodb::ClientSession;
 use outboxd_client::{Apply, Handle, HandleError, Inbox, Message, Replica, Verdict};
 
 use super::store::{Store, TicketCopy};
+use crate::messages::{ExpirationMessage, PaymentMessage};
+use crate::status::Happened;
+use crate::subjects::{EXPIRATION_COMPLETE, PAYMENT_CREATED, TICKET_CREATED, TICKET_UPDATED};
 
 type Result<T> = std::result::Result<T, HandleError>;
 

@@ -1,15 +1,15 @@
 //! The requests of the orders service.
 
-use crate::http::{Body, Id, Page, User, to_the_end};
-use crate::messages::OrderMessage;
-use crate::refusal::ApiError;
-use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::store::Store;
+use crate::http::{Body, Id, Page, User, to_the_end};
+use crate::messages::OrderMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 
 #[derive(Clone)]
 struct Orders {

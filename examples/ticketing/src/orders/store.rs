@@ -7,13 +7,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::http::{PATIENCE, Page};
-use crate::messages::OrderMessage;
-use crate::refusal::ApiError;
-use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
-use crate::status::{Happened, Next, OrderStatus};
-use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
-use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -23,6 +16,14 @@ use mongodb::{Client, ClientSession, Collection, Database, IndexModel};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::http::{PATIENCE, Page};
+use crate::messages::OrderMessage;
+use crate::refusal::ApiError;
+use crate::service::{DUPLICATE_KEY, OUTBOX, is_code};
+use crate::status::{Happened, Next, OrderStatus};
+use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
+use crate::transaction;
 
 /// The collection of orders.
 pub(crate) const ORDERS: &str = "orders";

@@ -16,12 +16,12 @@
 //! | `refunding` | the order is cancelled, and money was taken or may have been | the provider confirmed that it has none |
 //! | `refunded` | the provider has no money of this charge (`payment:refunded`, if it was ever created) | never |
 
-use crate::messages::{ChargeStatus, PaymentMessage};
 use bson::DateTime;
 use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
 use super::provider::Request;
+use crate::messages::{ChargeStatus, PaymentMessage};
 
 /// A charge as stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]

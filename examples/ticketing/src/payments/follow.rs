@@ -1,12 +1,12 @@
 //! Keeps the copy of the orders, and lets a charge go back when its order is cancelled: what
 //! `order:created`, `order:updated` and `order:cancelled` mean here.
 
-use crate::messages::OrderMessage;
-use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 use mongodb::ClientSession;
 use outboxd_client::{Apply, HandleError, Message, Replica, Verdict};
 
 use super::store::{OrderCopy, Store};
+use crate::messages::OrderMessage;
+use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 
 /// What the service listens to.
 pub(crate) const HEARD: [&str; 3] = [ORDER_CREATED, ORDER_UPDATED, ORDER_CANCELLED];

@@ -1,15 +1,15 @@
 //! The requests of the payments service.
 
-use crate::http::{Body, Id, User, to_the_end};
-use crate::messages::PaymentMessage;
-use crate::refusal::ApiError;
-use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::till::{Paid, Till};
+use crate::http::{Body, Id, User, to_the_end};
+use crate::messages::PaymentMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 
 /// Longest token of the provider, in characters.
 const MAX_TOKEN: usize = 200;

@@ -6,12 +6,6 @@
 
 use std::time::Duration;
 
-use crate::http::PATIENCE;
-use crate::messages::{ChargeStatus, OrderMessage, PaymentMessage};
-use crate::service::OUTBOX;
-use crate::status::OrderStatus;
-use crate::subjects::{PAYMENT_CREATED, PAYMENT_REFUNDED};
-use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -22,6 +16,12 @@ use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
 
 use super::charge::Charge;
+use crate::http::PATIENCE;
+use crate::messages::{ChargeStatus, OrderMessage, PaymentMessage};
+use crate::service::OUTBOX;
+use crate::status::OrderStatus;
+use crate::subjects::{PAYMENT_CREATED, PAYMENT_REFUNDED};
+use crate::transaction;
 
 /// The collection of the orders' copies.
 pub(crate) const ORDERS: &str = "orders";

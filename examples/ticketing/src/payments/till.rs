@@ -22,9 +22,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::messages::ChargeStatus;
-use crate::refusal::ApiError;
-use crate::status::OrderStatus;
 use bson::DateTime;
 use bson::oid::ObjectId;
 use tokio::time::{sleep, timeout};
@@ -33,6 +30,9 @@ use tracing::{info, warn};
 use super::charge::Charge;
 use super::provider::{Provider, ProviderError};
 use super::store::{Answer, OrderCopy, Store};
+use crate::messages::ChargeStatus;
+use crate::refusal::ApiError;
+use crate::status::OrderStatus;
 
 /// How long the provider may take to answer a request.
 const PROVIDER_TIME: Duration = Duration::from_secs(2);

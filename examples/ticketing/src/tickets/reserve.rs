@@ -4,14 +4,14 @@
 //! The orders heard of are kept with their versions. So a message that comes twice changes nothing,
 //! and an old `order:created` can't reserve a ticket whose order was cancelled since.
 
-use crate::status::OrderStatus;
-use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 use bson::doc;
 use mongodb::ClientSession;
 use outboxd_client::{Apply, HandleError, Message, Verdict};
 use tracing::warn;
 
 use super::store::{KnownOrder, Store, Ticket};
+use crate::status::OrderStatus;
+use crate::subjects::{ORDER_CANCELLED, ORDER_CREATED, ORDER_UPDATED};
 
 type Result<T> = std::result::Result<T, HandleError>;
 

@@ -1,16 +1,16 @@
 //! The requests of the tickets service.
 
-use crate::fields::Fields;
-use crate::http::{Body, Id, Page, User, to_the_end};
-use crate::messages::TicketMessage;
-use crate::refusal::ApiError;
-use crate::token::Verifier;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::store::{Offer, Store};
+use crate::fields::Fields;
+use crate::http::{Body, Id, Page, User, to_the_end};
+use crate::messages::TicketMessage;
+use crate::refusal::ApiError;
+use crate::token::Verifier;
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 200;

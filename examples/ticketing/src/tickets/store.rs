@@ -4,13 +4,6 @@
 //! Each change of a ticket raises its version by one and enqueues one event, built from the ticket
 //! as stored.
 
-use crate::http::{PATIENCE, Page};
-use crate::messages::TicketMessage;
-use crate::refusal::ApiError;
-use crate::service::OUTBOX;
-use crate::status::OrderStatus;
-use crate::subjects::{TICKET_CREATED, TICKET_UPDATED};
-use crate::transaction;
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use futures_util::{FutureExt, TryStreamExt};
@@ -19,6 +12,14 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Client, ClientSession, Collection, Database};
 use outboxd_client::Outbox;
 use serde::{Deserialize, Serialize};
+
+use crate::http::{PATIENCE, Page};
+use crate::messages::TicketMessage;
+use crate::refusal::ApiError;
+use crate::service::OUTBOX;
+use crate::status::OrderStatus;
+use crate::subjects::{TICKET_CREATED, TICKET_UPDATED};
+use crate::transaction;
 
 /// The collection of tickets.
 pub(crate) const TICKETS: &str = "tickets";
