@@ -210,7 +210,7 @@ async fn a_stream_with_three_copies_takes_the_backlog_of_a_key_in_batches() {
     for begin in (EVENTS..3 * EVENTS).step_by(100) {
         scene.commit((begin..begin + 100).map(|number| scene.event("hot", number))).await;
     }
-    let leader = cluster.leader(&scene).await.expect("a leader");
+    let leader = until("there is a leader", async || cluster.leader(&scene).await).await;
     cluster.kill(leader);
     scene.drained().await;
     in_order(&scene, "hot", 3 * EVENTS).await;

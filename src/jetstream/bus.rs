@@ -43,6 +43,8 @@ pub(crate) struct JetStream {
     takes: Arc<Takes>,
     /// The last sequence that the stream has shown; 0 after it has gone back.
     pub(super) reached: Arc<AtomicU64>,
+    /// When its last message was stored then, in ms since 1970 by its own clock.
+    pub(super) reached_at: Arc<AtomicI64>,
     /// Whether it was seen to have lost messages, and nobody has looked at it since.
     pub(super) is_hurt: Arc<AtomicBool>,
     /// How the stream keeps the order of bursts.
@@ -70,6 +72,8 @@ pub(super) struct Seen {
     pub(super) first_sequence: u64,
     pub(super) last_sequence: u64,
     pub(super) created_ms: i64,
+    /// When the last message was stored, in ms since 1970.
+    pub(super) last_ms: i64,
 }
 
 impl Seen {
@@ -110,6 +114,7 @@ impl JetStream {
             known: Arc::default(),
             takes: Arc::default(),
             reached: Arc::default(),
+            reached_at: Arc::default(),
             is_hurt: Arc::default(),
             bursts: Arc::default(),
             created: Arc::default(),
@@ -140,12 +145,13 @@ impl JetStream {
                 self.takes.set(&info.config.subjects);
                 self.keep_bursts(bursts::kept_by(&info).ok());
                 *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
-                let created_ms = info.created.unix_timestamp_nanos() / 1_000_000;
+                let ms = |ns: i128| i64::try_from(ns / 1_000_000).unwrap_or(0);
 
                 Seen {
                     first_sequence: info.state.first_sequence,
                     last_sequence: info.state.last_sequence,
-                    created_ms: i64::try_from(created_ms).unwrap_or(0),
+                    created_ms: ms(info.created.unix_timestamp_nanos()),
+                    last_ms: ms(info.state.last_timestamp.unix_timestamp_nanos()),
                     config: Arc::new(info.config),
                 }
             });
@@ -197,6 +203,12 @@ impl JetStream {
         }
     }
 
+    /// Whether the message at this sequence was stored by then, in ms since 1970 by the clock of the
+    /// stream.
+    async fn was_stored_by(&self, at_ms: i64, sequence: u64) -> bool {
+        stored::time_ms(&self.nats, &self.name, sequence).await.is_ok_and(|stored| stored <= at_ms)
+    }
+
     /// What the stream has at this sequence, which it may have stored under another subject.
     pub(super) async fn held(
         &self,
@@ -226,6 +238,7 @@ impl EventBus for JetStream {
     async fn publish(&self, message: Message<'_>) -> Result<Ack, Rejection> {
         let (part, subject) = (part(&message)?, message.subject.as_str());
         let (acks, reached) = (self.nats.acks(), self.reached());
+        let reached_at = self.reached_at.load(Ordering::Relaxed);
 
         // The rest is boxed to keep the future of an ordinary publish small.
         let ack = match acks.publish(part).await {
@@ -251,8 +264,12 @@ impl EventBus for JetStream {
             true => ack,
             false => Box::pin(self.implausible(ack, reached, &message)).await?,
         };
-        // It was sent after the stream had shown a higher sequence.
-        if ack.seen && ack.sequence <= reached {
+        // It was sent after the stream had shown a higher sequence. Somebody else may only have named
+        // what the stream had stored at an earlier try.
+        if ack.seen
+            && ack.sequence <= reached
+            && !Box::pin(self.was_stored_by(reached_at, ack.sequence)).await
+        {
             self.gone_back(reached, ack.sequence, 0, How::WentBack);
         }
         Ok(ack)
@@ -278,6 +295,7 @@ impl EventBus for JetStream {
         if seen.last_sequence < reached || is_recreated {
             let how = if is_recreated { How::Recreated } else { How::WentBack };
             self.gone_back(reached, seen.last_sequence, seen.last_sequence, how);
+            self.reached_at.store(seen.last_ms, Ordering::Relaxed);
             return Some(false);
         }
         if seen.last_sequence < newest {
@@ -289,6 +307,7 @@ impl EventBus for JetStream {
         }
 
         self.nats.acks().confirm(seen.last_sequence);
+        self.reached_at.fetch_max(seen.last_ms, Ordering::Relaxed);
         self.reached.fetch_max(seen.last_sequence, Ordering::Relaxed);
         // Nothing was seen of these acks' messages, unless the stream has removed them already.
         Some(!forgeries.must_verify() || removes(&seen.config))

@@ -63,6 +63,7 @@ impl JetStream {
         if loss.is_some() {
             // What the acks show of it is no news.
             self.reached.store(0, Ordering::Relaxed);
+            self.reached_at.store(seen.last_ms, Ordering::Relaxed);
             *self.back.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
 

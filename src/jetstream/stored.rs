@@ -44,6 +44,9 @@ struct Stored<'a> {
     hdrs: Cow<'a, str>,
     #[serde(borrow, default)]
     data: Cow<'a, str>,
+    /// When it was stored, as RFC 3339.
+    #[serde(borrow, default)]
+    time: Cow<'a, str>,
 }
 
 /// Reads the message at this sequence of the stream, and compares it.
@@ -57,20 +60,9 @@ pub(super) async fn held(
     message: &Message<'_>,
 ) -> Result<Held, Rejection> {
     let body = read(nats, stream, sequence).await?;
-    let unreadable =
-        |error: String| Rejection::new("other", format!("the reply is no message: {error}"));
-    let reply: Reply<'_> =
-        serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))?;
-
-    match reply {
-        Reply { error: None, message: Some(stored) } => {
-            stored.compare(message).map_err(|error| unreadable(error.to_string()))
-        }
-        Reply { error: Some(error), .. } if is_empty(error.error_code()) => Ok(Held::Nothing),
-        Reply { error: Some(error), .. } => {
-            Err(Rejection::of_jetstream(error.error_code().0, error.to_string()))
-        }
-        Reply { error: None, message: None } => Err(unreadable("it is empty".to_owned())),
+    match parse(&body, sequence)? {
+        Some(stored) => stored.compare(message).map_err(|error| unreadable(sequence, error)),
+        None => Ok(Held::Nothing),
     }
 }
 
@@ -80,21 +72,38 @@ pub(super) async fn held(
 /// As [`held`].
 pub(super) async fn found(nats: &Nats, stream: &str, sequence: u64) -> Result<Found, Rejection> {
     let body = read(nats, stream, sequence).await?;
-    let unreadable = |error: String| {
-        Rejection::new("other", format!("the message at sequence {sequence}: {error}"))
-    };
-    let reply: Reply<'_> =
-        serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))?;
-
-    match reply {
-        Reply { error: None, message: Some(stored) } => {
-            stored.id().map(Found::Message).map_err(|error| unreadable(error.to_string()))
+    match parse(&body, sequence)? {
+        Some(stored) => {
+            stored.id().map(Found::Message).map_err(|error| unreadable(sequence, error))
         }
-        Reply { error: Some(error), .. } if is_empty(error.error_code()) => Ok(Found::Nothing),
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// When the message at this sequence was stored, in ms since 1970 by the clock of the stream.
+///
+/// # Errors
+/// As [`held`], and when there is none.
+pub(super) async fn time_ms(nats: &Nats, stream: &str, sequence: u64) -> Result<i64, Rejection> {
+    let body = read(nats, stream, sequence).await?;
+    let stored = parse(&body, sequence)?.ok_or_else(|| unreadable(sequence, "there is none"))?;
+    let time = bson::DateTime::parse_rfc3339_str(&stored.time);
+    time.map(bson::DateTime::timestamp_millis).map_err(|error| unreadable(sequence, error))
+}
+
+fn unreadable(sequence: u64, error: impl std::fmt::Display) -> Rejection {
+    Rejection::new("other", format!("the message at sequence {sequence}: {error}"))
+}
+
+/// The message in a reply, if the stream has one there.
+fn parse(body: &[u8], sequence: u64) -> Result<Option<Stored<'_>>, Rejection> {
+    match serde_json::from_slice(body).map_err(|error| unreadable(sequence, error))? {
+        Reply { error: None, message: Some(stored) } => Ok(Some(stored)),
+        Reply { error: Some(error), .. } if is_empty(error.error_code()) => Ok(None),
         Reply { error: Some(error), .. } => {
             Err(Rejection::of_jetstream(error.error_code().0, error.to_string()))
         }
-        Reply { error: None, message: None } => Err(unreadable("the reply is empty".to_owned())),
+        Reply { error: None, message: None } => Err(unreadable(sequence, "the reply is empty")),
     }
 }
 
@@ -266,7 +275,8 @@ mod tests {
             ("made", String::new(), "{}", Held::OtherId),
         ] {
             let data = STANDARD.encode(data).into();
-            let stored = Stored { subject: subject.into(), hdrs: hdrs.into(), data };
+            let (subject, hdrs, time) = (subject.into(), hdrs.into(), Cow::default());
+            let stored = Stored { subject, hdrs, data, time };
             assert_eq!(stored.compare(&sent).expect("base64"), held);
         }
     }

@@ -296,13 +296,19 @@ impl Scene {
         self.events.find_one(filter).await.expect("the outbox is read")
     }
 
-    /// Everything in the stream, in its order.
+    /// Everything in the stream, in its order. Waits for a cluster that elects a leader.
     pub(crate) async fn messages(&self) -> Vec<Message> {
-        let stream = self.context.get_stream(&self.stream).await.expect("the scene's stream");
+        let stream = until("the stream describes itself", async || {
+            self.context.get_stream(&self.stream).await.ok()
+        })
+        .await;
         let state = stream.cached_info().state.clone();
         let mut messages = Vec::new();
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
-            let message = stream.get_raw_message(sequence).await.expect("a message of the stream");
+            let message = until("the stream gives its message", async || {
+                stream.get_raw_message(sequence).await.ok()
+            })
+            .await;
             let headers = message.headers.iter().flat_map(|(name, values)| {
                 values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
             });
