@@ -8,12 +8,12 @@ use bson::{Bson, Document, doc};
 use mongodb::error::Result;
 use outboxd_client::field;
 
-use super::bounded::{READ_ALL_TIME, next, parts};
+use super::bounded::{READ_ALL_TIME, next, parts, small};
 use super::collation::simple;
-use super::inspect::{Entry, Inspect, state_of_scheduled};
-use super::selected::is_withheld;
-use super::selection::{Selection, ids};
-use crate::document::record::{MAX_SHOWN_ID, digest, digest_of_long, shown_id};
+use super::inspect::{Entry, IS_SCHEDULED, Inspect, TOO_LARGE, group_of, plain, text};
+use super::selection::Selection;
+use crate::document::layout::Layout;
+use crate::document::record::shown_id;
 use crate::document::state::{self, State};
 
 /// Events shown before a bulk action.
@@ -21,9 +21,14 @@ const SAMPLE: usize = 5;
 /// Most texts of one kind that are counted each for itself.
 const MAX_TALLIED: usize = 1000;
 /// Most ids in one query.
-const IDS: usize = 500;
+pub(super) const IDS: usize = 500;
 /// In a projection: when the event was last tried.
 const LAST_TRIED: &str = "outboxdLastTried";
+/// In a projection: the event's state, and what its newest failure has.
+const STATE: &str = "outboxdState";
+const CODE: &str = "outboxdCode";
+const CLASS: &str = "outboxdClass";
+const ERROR: &str = "outboxdError";
 
 /// The chosen events, oldest first, and what they are.
 #[derive(Debug, Default)]
@@ -59,15 +64,16 @@ pub(crate) struct Tally {
     pub(crate) beyond: u64,
 }
 
-/// An id as it was given, and the event that has it.
-#[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) given: String,
-    /// Its id, its state, and whether it is among the scheduled events.
-    pub(crate) event: Option<Found>,
+/// What is counted of an event.
+struct Kind {
+    is_scheduled: bool,
+    state: String,
+    code: Option<String>,
+    subject: Option<String>,
+    key: Option<String>,
+    /// Only if it matters.
+    group: Option<String>,
 }
-
-type Found = (Bson, State, bool);
 
 /// An event after an action.
 #[derive(Debug)]
@@ -110,19 +116,20 @@ impl Inspect {
         let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let remembered = now.timestamp_millis().saturating_sub(window);
 
-        let fields =
-            |is_scheduled| vec![doc! { "$project": self.entry_and_last_tried(is_scheduled) }];
+        let is_of_group = selection.group.is_some();
+        let fields = |is_scheduled| {
+            vec![doc! { "$project": self.kind_of_document(is_scheduled, is_of_group) }]
+        };
         let mut then = vec![doc! { "$sort": { field::TS: 1, field::ID: 1 } }];
-        if selection.group.is_none()
-            && let Ok(one_more) = i64::try_from(most.saturating_add(1))
-        {
+        if !is_of_group && let Ok(one_more) = i64::try_from(most.saturating_add(1)) {
             then.push(doc! { "$limit": one_more });
         }
         let mut found = self.find(selection, now, fields, &then, READ_ALL_TIME).await?;
 
+        let mut first = Vec::new();
         while let Some(mut event) = next(&mut found).await? {
-            let entry = Entry::read(&event, &self.layout, now);
-            if selection.group.as_ref().is_some_and(|group| entry.group.as_ref() != Some(group)) {
+            let kind = Kind::read(&event, &self.layout, is_of_group);
+            if is_of_group && kind.group != selection.group {
                 continue;
             }
 
@@ -132,118 +139,78 @@ impl Inspect {
             }
 
             let last_tried = last_tried(&event);
-            let Some(id) = event.remove(field::ID) else { continue };
             let is_remembered = last_tried.is_some_and(|at| at > remembered);
-            if entry.class.as_deref() == Some("unknown") && !is_remembered {
+            if event.get_str(CLASS).is_ok_and(|class| class == "unknown") && !is_remembered {
                 chosen.may_come_twice += 1;
             }
-            chosen.add(id, last_tried, entry);
+
+            let Some(id) = event.remove(field::ID) else { continue };
+            if first.len() < SAMPLE {
+                first.push((id.clone(), kind.is_scheduled));
+            }
+            chosen.add(id, last_tried, &kind);
         }
 
+        chosen.sample = self.sample(&first).await?;
         Ok(chosen)
     }
 
-    /// The event of each id that was given. Where a text may mean several ids, it means the one that
-    /// is shown so. An event in the outbox comes before a scheduled one with the same id.
-    pub(crate) async fn named(&self, given: &[String]) -> Result<Vec<Named>> {
-        let mut named = self.named_in(given, false).await?;
-        let missing = named.iter().filter(|named| named.event.is_none());
-        let missing: Vec<String> = missing.map(|named| named.given.clone()).collect();
-
-        if missing.is_empty() {
-            return Ok(named);
-        }
-
-        let mut scheduled = match self.named_in(&missing, true).await {
-            Err(error) if is_withheld(&error) => return Ok(named),
-            scheduled => scheduled?.into_iter(),
-        };
-
-        for named in named.iter_mut().filter(|named| named.event.is_none()) {
-            named.event = scheduled.next().and_then(|scheduled| scheduled.event);
-        }
-
-        Ok(named)
-    }
-
-    /// The same in one collection alone: the outbox, or the scheduled events.
-    pub(crate) async fn named_in(
-        &self,
-        given: &[String],
-        is_scheduled: bool,
-    ) -> Result<Vec<Named>> {
-        let wanted: Vec<Bson> = given.iter().flat_map(|id| ids(id)).collect();
-        let mut found: HashMap<String, Found> = HashMap::new();
-
-        for part in parts(&wanted, IDS) {
-            self.read_states(doc! { field::ID: { "$in": part } }, is_scheduled, |id, state| {
-                found.insert(shown_id(&id), (id, state, is_scheduled));
-            })
-            .await?;
-        }
-
-        let long: Vec<&str> = given.iter().filter_map(|id| digest_of_long(id)).collect();
-        let mut by_digest: HashMap<String, Found> = HashMap::new();
-
-        if !long.is_empty() {
-            self.read_states(self.long_ids(is_scheduled), is_scheduled, |id, state| {
-                let digest = digest(&id);
-                if long.contains(&digest.as_str()) {
-                    by_digest.insert(digest, (id, state, is_scheduled));
-                }
-            })
-            .await?;
-        }
-
-        let event = |given: &String| {
-            let of_digest = digest_of_long(given).and_then(|digest| by_digest.get(digest));
-            let other = || ids(given).iter().find_map(|id| found.get(&shown_id(id)));
-            of_digest.or_else(|| found.get(given)).or_else(other).cloned()
-        };
-
-        Ok(given.iter().map(|given| Named { given: given.clone(), event: event(given) }).collect())
-    }
-
-    /// In a query: the unlocked or dead events with an id that is not shown whole.
-    fn long_ids(&self, is_scheduled: bool) -> Document {
-        let states = if is_scheduled { &[State::Dead] } else { State::UNLOCKED };
-        let mut unlocked = state::filter(states, &self.layout);
-        let size = doc! { "$bsonSize": { field::ID: format!("${}", field::ID) } };
-        // Extended JSON is longer than BSON, by up to this factor.
-        let least = i64::try_from(MAX_SHOWN_ID / 12).unwrap_or(0);
-        unlocked.insert("$expr", doc! { "$gt": [size, least] });
-
-        if is_scheduled { unlocked } else { state::by_index(unlocked, &self.layout) }
-    }
-
-    async fn read_states(
-        &self,
-        filter: Document,
-        is_scheduled: bool,
-        mut each: impl FnMut(Bson, State),
-    ) -> Result<()> {
-        let pipeline = [
-            doc! { "$match": filter },
-            doc! { "$project": {
-                field::ID: 1, field::DEAD_AT: 1, "state": state::word_of_document(),
-            } },
-        ];
-        let events = if is_scheduled { &self.scheduled } else { &self.events };
-        let found = events.aggregate(pipeline).max_time(READ_ALL_TIME);
-        let mut found = found.collation(simple()).await?;
-
-        while let Some(mut event) = next(&mut found).await? {
-            let word = event.get_str("state").unwrap_or_default();
-            let state = match is_scheduled {
-                true => Some(state_of_scheduled(&event)),
-                false => State::ALL.into_iter().find(|state| state.word() == word),
-            };
-            if let (Some(id), Some(state)) = (event.remove(field::ID), state) {
-                each(id, state);
+    /// These events as they are shown, in this order; those that are still there.
+    async fn sample(&self, first: &[(Bson, bool)]) -> Result<Vec<Entry>> {
+        let mut sample = Vec::new();
+        for is_scheduled in [false, true] {
+            let ids = first.iter().filter(|(_, scheduled)| *scheduled == is_scheduled);
+            let ids: Vec<_> = ids.map(|(id, _)| id.clone()).collect();
+            if !ids.is_empty() {
+                let seen = self.seen_in(&ids, is_scheduled).await?;
+                sample.extend(seen.into_iter().map(|seen| seen.entry));
             }
         }
 
-        Ok(())
+        let shown: Vec<_> =
+            first.iter().map(|(id, scheduled)| (shown_id(id), *scheduled)).collect();
+        sample.sort_by_key(|entry| {
+            shown
+                .iter()
+                .position(|(id, scheduled)| *id == entry.id && *scheduled == entry.scheduled)
+        });
+        Ok(sample)
+    }
+
+    /// A projection of what is counted of an event, which is less than a list shows: there may be
+    /// 100,000 of them. The error is for the group alone.
+    fn kind_of_document(&self, is_scheduled: bool, with_error: bool) -> Document {
+        let mut names = Document::new();
+        self.layout.project(&mut names);
+        let guarded =
+            |name: String| (name.clone(), Bson::from(small(format!("${name}"), "$$REMOVE")));
+        let mut kind: Document = names
+            .into_iter()
+            .map(|(name, _)| name)
+            .chain([field::TS.to_owned()])
+            .map(guarded)
+            .collect();
+
+        let newest = doc! { "$last": state::failures() };
+        let of_newest = |name: &str| {
+            small(doc! { "$getField": { "field": name, "input": &newest } }, TOO_LARGE)
+        };
+        kind.insert(CODE, of_newest("code"));
+        kind.insert(CLASS, of_newest("class"));
+        if with_error {
+            kind.insert(ERROR, of_newest("error"));
+        }
+
+        let has_died = doc! { "$eq": [{ "$type": format!("${}", field::DEAD_AT) }, "date"] };
+        let state = match is_scheduled {
+            true => doc! { "$cond": [has_died, State::Dead.word(), State::Scheduled.word()] },
+            false => state::word_of_document(),
+        };
+        kind.insert(STATE, state);
+        kind.insert(LAST_TRIED, last_tried_of_document());
+        kind.insert(field::ID, 1);
+        kind.insert(IS_SCHEDULED, doc! { "$literal": is_scheduled });
+        kind
     }
 
     /// What has become of these events of the outbox: those that are in it.
@@ -288,10 +255,26 @@ impl Inspect {
 
     fn entry_and_last_tried(&self, is_scheduled: bool) -> Document {
         let mut fields = self.entry_of_document(is_scheduled);
-        let last = doc! { "$max": format!("${}.at", field::FAILURES) };
-        let is_date = doc! { "$eq": [{ "$type": &last }, "date"] };
-        fields.insert(LAST_TRIED, doc! { "$cond": [is_date, last, Bson::Null] });
+        fields.insert(LAST_TRIED, last_tried_of_document());
         fields
+    }
+}
+
+impl Kind {
+    fn read(event: &Document, layout: &Layout, with_group: bool) -> Self {
+        let get = |name: &str| event.get(name).cloned();
+        let (code, key) = (text(event, CODE), layout.shown_key(get).as_deref().map(plain));
+        let group = with_group
+            .then(|| group_of(code.as_deref(), text(event, ERROR).as_deref(), key.as_deref()));
+
+        Self {
+            is_scheduled: event.get_bool(IS_SCHEDULED).unwrap_or(false),
+            subject: layout.shown_subject(get).as_deref().map(plain),
+            state: text(event, STATE).unwrap_or_default(),
+            code,
+            key,
+            group,
+        }
     }
 }
 
@@ -306,8 +289,8 @@ impl Chosen {
         self.events > 0 && self.states.counts.keys().all(|state| state == State::Scheduled.word())
     }
 
-    fn add(&mut self, id: Bson, last_tried: Option<i64>, entry: Entry) {
-        let (ids, tried) = match entry.scheduled {
+    fn add(&mut self, id: Bson, last_tried: Option<i64>, kind: &Kind) {
+        let (ids, tried) = match kind.is_scheduled {
             true => (&mut self.scheduled, &mut self.scheduled_last_tried),
             false => (&mut self.ids, &mut self.last_tried),
         };
@@ -317,18 +300,10 @@ impl Chosen {
         }
 
         self.events += 1;
-
-        self.states.add(entry.state.word());
-
-        self.codes.add(entry.code.as_deref().unwrap_or("-"));
-
-        self.subjects.add(entry.subject.as_deref().unwrap_or("-"));
-
-        self.keys.add(entry.key.as_deref().unwrap_or("-"));
-
-        if self.sample.len() < SAMPLE {
-            self.sample.push(entry);
-        }
+        self.states.add(&kind.state);
+        self.codes.add(kind.code.as_deref().unwrap_or("-"));
+        self.subjects.add(kind.subject.as_deref().unwrap_or("-"));
+        self.keys.add(kind.key.as_deref().unwrap_or("-"));
     }
 }
 
@@ -350,6 +325,13 @@ impl Tally {
         most.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
         most
     }
+}
+
+/// In an aggregation: when the event was last tried, or null.
+fn last_tried_of_document() -> Document {
+    let last = doc! { "$max": format!("${}.at", field::FAILURES) };
+    let is_date = doc! { "$eq": [{ "$type": &last }, "date"] };
+    doc! { "$cond": [is_date, last, Bson::Null] }
 }
 
 fn last_tried(event: &Document) -> Option<i64> {

@@ -38,7 +38,7 @@ pub(super) const TOO_LARGE: &str = "(too large to be shown)";
 const MAX_SHOWN_SUBJECT: usize = 255;
 
 /// In a projection: whether the event is in the collection of scheduled events.
-const IS_SCHEDULED: &str = "outboxdScheduled";
+pub(super) const IS_SCHEDULED: &str = "outboxdScheduled";
 
 /// One event, as a line of a list.
 #[derive(Debug, Clone, Serialize)]
@@ -372,10 +372,7 @@ impl Entry {
         let key = layout.shown_key(get).as_deref().map(plain);
         let (code, error) = (text(&failure, "code"), text(&failure, "error"));
         let has_failed = failures.is_some_and(|failures| !failures.is_empty());
-        let group = has_failed.then(|| {
-            let [code, error] = [&code, &error].map(|text| text.as_deref().unwrap_or_default());
-            group::id(code, &group::reason(error, key.as_deref()))
-        });
+        let group = has_failed.then(|| group_of(code.as_deref(), error.as_deref(), key.as_deref()));
 
         let scheduled = event.get_bool(IS_SCHEDULED).unwrap_or(false);
         let due = event.get_datetime(field::DELIVER_AT).ok().filter(|_| scheduled);
@@ -400,6 +397,12 @@ impl Entry {
     }
 }
 
+/// The group of an event of this key that has failed.
+pub(super) fn group_of(code: Option<&str>, error: Option<&str>, key: Option<&str>) -> String {
+    let reason = group::reason(error.unwrap_or_default(), key);
+    group::id(code.unwrap_or_default(), &reason)
+}
+
 /// The state of an event in the collection of scheduled ones: it has died, or waits for its time.
 pub(crate) fn state_of_scheduled(event: &Document) -> State {
     match event.get_datetime(field::DEAD_AT) {
@@ -419,7 +422,7 @@ pub(crate) fn text(document: &Document, name: &str) -> Option<String> {
     document.get_str(name).ok().map(plain)
 }
 
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     printable(&text.chars().take(MAX_SHOWN).collect::<String>())
 }
 

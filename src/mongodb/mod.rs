@@ -17,8 +17,8 @@
 //! - `scheduled`: the events for later, and the transactions that move them into the outbox
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `later`: the same for scheduled events
-//! - `selection`, `selected`, `chosen`, `inspect`, `groups`, `held`: which events an operator means,
-//!   what an operator reads, and what waits behind that
+//! - `selection`, `selected`, `chosen`, `named`: which events an operator means
+//! - `inspect`, `groups`, `held`: what an operator reads, and what waits behind that
 //! - `published`, `kept`: acked events that are kept, as the relay and as an operator reads them
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
@@ -46,6 +46,7 @@ pub(crate) mod later;
 pub(crate) mod lease;
 mod mark;
 pub mod migrations;
+pub(crate) mod named;
 pub(crate) mod outbox;
 mod pace;
 mod published;
