@@ -24,9 +24,9 @@ proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events pi
 	OUTBOXD_TEST_OUTAGE=60 OUTBOXD_TEST_CRASHES=20 OUTBOXD_TEST_PILE=100000 $(SERVERS) run -- \
 		$(CARGO) test $(FEATURES) --test main -- outages:: crashes:: bounds:: --test-threads=1 --nocapture
 
-console: bins ## the console with a million events, of which 100,000 are stuck (about 10 minutes)
-	OUTBOXD_TEST_CONSOLE=1000000 $(SERVERS) run -- \
-		$(CARGO) test $(FEATURES) --test main -- console::load --nocapture
+console: ## the console with a million events, of which 100,000 are stuck, and a thousand pages (20 minutes: a release build)
+	OUTBOXD_TEST_CONSOLE=1000000 OUTBOXD_TEST_PAGES=1000 $(SERVERS) run -- \
+		$(CARGO) test --release $(FEATURES) --test main -- console::load console::streams::hundreds --nocapture
 
 console-pictures: bins ## the pictures and the transcript of docs/console.md
 	OUTBOXD_WRITE_DOCS=1 $(SERVERS) run -- \

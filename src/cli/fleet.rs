@@ -12,7 +12,8 @@ use crate::config::{Config, Fleet, Sources};
 use crate::document::state::State;
 use crate::error::{Error, ErrorKind, MongodbContext as _, Result};
 use crate::mongodb::discovery;
-use crate::mongodb::inspect::{Inspect, Stats};
+use crate::mongodb::inspect::Inspect;
+use crate::mongodb::stats::Stats;
 use crate::operator::clients::Clients;
 
 /// Outboxes that are asked about at once.

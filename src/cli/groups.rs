@@ -57,7 +57,7 @@ pub(super) async fn run(sources: &Sources, args: &Args) -> Result<()> {
     };
 
     let selection = filter.selection();
-    let (shown, left_out) = patiently(Remedied::read(&inspect, &selection)).await?;
+    let (shown, left_out) = patiently(Remedied::read(&inspect, &selection, true)).await?;
     if shown.is_empty() {
         filter.check_that_it_can_match()?;
     }
@@ -93,7 +93,7 @@ async fn of_fleet(sources: &Sources, args: &Args, fleet: &Fleet) -> Result<()> {
 
     let mut found = Vec::new();
     for Opened { config, inspect } in fleet::open(fleet).await {
-        let (groups, _) = patiently(Remedied::read(&inspect?, &filter.selection())).await?;
+        let (groups, _) = patiently(Remedied::read(&inspect?, &filter.selection(), true)).await?;
         if !groups.is_empty() {
             found.push(OfOutbox { outbox: config.outbox(), groups });
         }

@@ -13,8 +13,8 @@ use super::table::{Cell, table, wrap};
 use crate::config::Sources;
 use crate::document::state::State;
 use crate::error::{MongodbContext, Result};
-use crate::mongodb::inspect::Stats;
 use crate::mongodb::later::Later;
+use crate::mongodb::stats::Stats;
 use crate::operator::look::relayed_by;
 use crate::printable::printable;
 

@@ -57,8 +57,11 @@ pub(super) fn start(outbox: &Arc<Outbox>) {
 async fn sample(outbox: &Outbox, before: &mut Option<Sample>) -> Live {
     let last = outbox.live.borrow().clone();
     let connection = outbox.connection();
-    let (looked, (flow, ready)) =
-        tokio::join!(look(&connection.inspect), relay(&connection, &outbox.name, before));
+    let before_that = last.look.as_ref();
+    let (looked, (flow, ready)) = tokio::join!(
+        look(&connection.inspect, before_that),
+        relay(&connection, &outbox.name, before)
+    );
 
     let mut live = Live {
         number: last.number + 1,

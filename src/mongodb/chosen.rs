@@ -328,7 +328,7 @@ impl Tally {
 }
 
 /// In an aggregation: when the event was last tried, or null.
-fn last_tried_of_document() -> Document {
+pub(super) fn last_tried_of_document() -> Document {
     let last = doc! { "$max": format!("${}.at", field::FAILURES) };
     let is_date = doc! { "$eq": [{ "$type": &last }, "date"] };
     doc! { "$cond": [is_date, last, Bson::Null] }

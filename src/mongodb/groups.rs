@@ -56,8 +56,9 @@ pub(crate) struct Groups {
 }
 
 impl Inspect {
-    /// The selected events that have failed, dead ones included.
-    pub(crate) async fn groups(&self, selection: &Selection) -> Result<Groups> {
+    /// The selected events that have failed, dead ones included. What waits behind them is counted
+    /// if there may be any.
+    pub(crate) async fn groups(&self, selection: &Selection, are_parked: bool) -> Result<Groups> {
         let now = self.now().await?;
         let (each, by_failure) = self.pipeline();
         let found = self.find(selection, now, |_| each.to_vec(), &by_failure, READ_ALL_TIME);
@@ -87,7 +88,10 @@ impl Inspect {
         shown.truncate(GROUPS);
 
         if !shown.is_empty() {
-            let held = self.held_by_group(selection).await?;
+            let held = match are_parked {
+                true => self.held_by_group(selection).await?,
+                false => Some(HashMap::new()),
+            };
             for group in &mut shown {
                 let of_group = |held: &HashMap<String, u64>| held.get(&group.id).copied();
                 group.held = held.as_ref().map(|held| of_group(held).unwrap_or(0));

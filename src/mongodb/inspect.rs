@@ -17,25 +17,20 @@ use super::backlog::BacklogStore;
 use super::bounded::{QUERY_TIME, small};
 use super::collation::simple;
 use super::collections::LEASE;
-use super::later::{Later, LaterStore};
+use super::later::LaterStore;
 use super::lease::{LAST_RELAY, LONGEST_TTL};
-use super::selection::Selection;
 use super::{clock, code};
 use crate::document::layout::Layout;
 use crate::document::record::shown_id;
 use crate::document::state::{self, State};
-use crate::document::written::{written_at, written_at_of_document};
+use crate::document::written::written_at;
 use crate::group;
 use crate::printable::printable;
 
-/// Most subjects in [`Stats`].
-const SUBJECTS: usize = 20;
 /// Characters shown of a text of an event.
 const MAX_SHOWN: usize = 2048;
 /// In the place of what is too large.
 pub(super) const TOO_LARGE: &str = "(too large to be shown)";
-/// Characters shown of a subject.
-const MAX_SHOWN_SUBJECT: usize = 255;
 
 /// In a projection: whether the event is in the collection of scheduled events.
 pub(super) const IS_SCHEDULED: &str = "outboxdScheduled";
@@ -69,36 +64,6 @@ pub(crate) struct Entry {
     pub(crate) group: Option<String>,
 }
 
-/// The outbox in numbers.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Stats {
-    /// Everything in it; from the collection's metadata.
-    pub(crate) backlog: u64,
-    pub(crate) locked: u64,
-    pub(crate) failed: u64,
-    pub(crate) parked: u64,
-    pub(crate) dead: u64,
-    /// Age of the oldest event that is not dead; see [`BacklogStore::oldest`].
-    pub(crate) oldest_seconds: Option<u64>,
-    /// Stuck events by subject, those with the most failures first.
-    pub(crate) stuck_by_subject: Vec<Stuck>,
-    /// `None` where the user may not read the scheduled events.
-    pub(crate) scheduled: Option<Later>,
-    pub(crate) lease: Option<Holder>,
-}
-
-/// The stuck events of a subject.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Stuck {
-    pub(crate) subject: String,
-    pub(crate) failed: u64,
-    pub(crate) parked: u64,
-    pub(crate) dead: u64,
-    /// For how long events of this subject have been stuck: since the first of those counted here,
-    /// dead ones included. `None` when the age of none is known.
-    pub(crate) oldest_seconds: Option<u64>,
-}
-
 /// Who relays.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Holder {
@@ -111,12 +76,12 @@ pub(crate) struct Holder {
 /// An outbox, as an operator sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Inspect {
-    database: Database,
+    pub(super) database: Database,
     pub(super) events: Collection<Document>,
     pub(super) scheduled: Collection<Document>,
     pub(super) layout: Arc<Layout>,
-    backlog: BacklogStore,
-    later: LaterStore,
+    pub(super) backlog: BacklogStore,
+    pub(super) later: LaterStore,
 }
 
 impl Inspect {
@@ -197,63 +162,6 @@ impl Inspect {
         entry
     }
 
-    /// The outbox in numbers. Reads what is unlocked, and a few documents of the rest.
-    pub(crate) async fn stats(&self) -> Result<Stats> {
-        let now = clock::now(&self.database).await?;
-        let mut stats = Stats::default();
-
-        let (each, by_subject) = self.stuck_by_subject();
-        let stuck = Selection::default();
-        let groups = self.find(&stuck, now, |_| vec![each.clone()], &by_subject, QUERY_TIME);
-        let mut groups = groups.await?;
-        while let Some(group) = groups.try_next().await? {
-            let stuck = Stuck::read(&group, now);
-            stats.failed += stuck.failed;
-            stats.parked += stuck.parked;
-            stats.dead += stuck.dead;
-
-            if stats.stuck_by_subject.len() < SUBJECTS {
-                stats.stuck_by_subject.push(stuck);
-            }
-        }
-
-        stats.oldest_seconds = self.backlog.oldest(now).await?.and_then(|old| old.age_seconds);
-        stats.backlog = self.backlog.size().await?;
-        stats.scheduled = self.later.numbers(now).await?;
-        let elsewhere = stats.scheduled.as_ref().map_or(0, |scheduled| scheduled.dead);
-        let unlocked = stats.failed + stats.parked + stats.dead.saturating_sub(elsewhere);
-        stats.locked = stats.backlog.saturating_sub(unlocked);
-        stats.lease = self.holder(now).await?;
-
-        Ok(stats)
-    }
-
-    /// Stages that count the stuck events of each subject by their state: one for each event, and
-    /// what follows.
-    fn stuck_by_subject(&self) -> (Document, [Document; 2]) {
-        let count = |state: State| {
-            let is = doc! { "$eq": ["$state", state.word()] };
-            doc! { "$sum": { "$cond": [is, 1_i64, 0_i64] } }
-        };
-
-        let each = doc! { "$project": {
-            "subject": small(self.layout.subject_of_document(), TOO_LARGE),
-            "since": written_at_of_document(),
-            "state": state::word_of_document(),
-        } };
-        let by_subject = [
-            doc! { "$group": {
-                "_id": "$subject",
-                "failed": count(State::Failed),
-                "parked": count(State::Parked),
-                "dead": count(State::Dead),
-                "oldest": { "$min": "$since" },
-            } },
-            doc! { "$sort": { "failed": -1, "dead": -1, "parked": -1, "_id": 1 } },
-        ];
-        (each, by_subject)
-    }
-
     /// The oldest stuck event of the same key, if it is older than this one.
     pub(crate) async fn head(&self, event: &Document) -> Result<Option<Entry>> {
         let Some(earlier) = self.of_its_key(event, "$lt") else { return Ok(None) };
@@ -309,7 +217,7 @@ impl Inspect {
         self.holder(self.now().await?).await
     }
 
-    async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
+    pub(super) async fn holder(&self, now: DateTime) -> Result<Option<Holder>> {
         let leases = self.database.collection::<Document>(LEASE);
         let lease = leases.find_one(doc! { "_id": self.events.name() }).collation(simple()).await?;
         // A command that holds the lease for a moment is no relay.
@@ -319,24 +227,6 @@ impl Inspect {
             Err(_) => Some(lease),
         });
         Ok(relay.map(|relay| Holder::read(&relay, now)))
-    }
-}
-
-impl Stuck {
-    fn read(group: &Document, now: DateTime) -> Self {
-        let subject = group.get_str("_id").unwrap_or("(not a text)");
-        let oldest = match group.get("oldest") {
-            Some(Bson::Double(seconds)) => Some(*seconds as i64),
-            other => other.and_then(Bson::as_i64),
-        };
-
-        Self {
-            subject: printable(&subject.chars().take(MAX_SHOWN_SUBJECT).collect::<String>()),
-            failed: count(group, "failed"),
-            parked: count(group, "parked"),
-            dead: count(group, "dead"),
-            oldest_seconds: clock::age(oldest, now),
-        }
     }
 }
 

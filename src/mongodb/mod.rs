@@ -18,7 +18,7 @@
 //! - `backlog`: how many events wait, and the age of the oldest, for metrics and alerts
 //! - `later`: the same for scheduled events
 //! - `selection`, `selected`, `chosen`, `named`: which events an operator means
-//! - `inspect`, `groups`, `held`: what an operator reads, and what waits behind that
+//! - `inspect`, `stats`, `groups`, `held`: what an operator reads, and what waits behind that
 //! - `published`, `kept`: acked events that are kept, as the relay and as an operator reads them
 //! - `subjects`: the subjects of the events, for `check` and `migrate`
 //! - `bounded`: the bounds of those reads, in time and in bytes
@@ -55,6 +55,7 @@ mod selected;
 pub(crate) mod selection;
 pub(crate) mod shared;
 mod snapshot;
+pub(crate) mod stats;
 mod store;
 pub(crate) mod subjects;
 mod sweep;

@@ -18,13 +18,17 @@ pub(crate) struct Remedied {
 
 impl Remedied {
     /// The groups of the selected events, the most events first, and how many events are in smaller
-    /// groups.
+    /// groups. `are_parked` is whether events may wait behind them.
     ///
     /// # Errors
     /// MongoDB's.
-    pub(crate) async fn read(inspect: &Inspect, selection: &Selection) -> Result<(Vec<Self>, u64)> {
+    pub(crate) async fn read(
+        inspect: &Inspect,
+        selection: &Selection,
+        are_parked: bool,
+    ) -> Result<(Vec<Self>, u64)> {
         let Groups { shown, left_out } =
-            inspect.groups(selection).await.during("reading the outbox")?;
+            inspect.groups(selection, are_parked).await.during("reading the outbox")?;
 
         let remedied = shown
             .into_iter()

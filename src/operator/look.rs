@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::groups::Remedied;
 use crate::duration::for_people;
 use crate::error::{Error, MongodbContext, Result};
-use crate::mongodb::inspect::{Holder, Inspect, Stats};
+use crate::mongodb::inspect::{Holder, Inspect};
 use crate::mongodb::selection::Selection;
+use crate::mongodb::stats::Stats;
 
 /// Longest wait for MongoDB before it is reported that it does not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How old the groups may be while the numbers of stuck events stay the same, and none fails again.
+const GROUPED: Duration = Duration::from_secs(60);
 
 /// What MongoDB answered.
 #[derive(Debug, Clone, Default)]
@@ -20,19 +24,36 @@ pub(crate) struct Look {
     pub(crate) groups: Vec<Remedied>,
     /// Events in smaller groups than those.
     pub(crate) left_out: u64,
+    /// When the groups were read.
+    pub(crate) grouped: Option<Instant>,
 }
 
-/// Asks MongoDB for the numbers and the groups; the error is one sentence.
-pub(crate) async fn look(inspect: &Inspect) -> Result<Look, String> {
+impl Look {
+    /// Whether the groups are those of an outbox with these numbers, too.
+    fn has_groups_of(&self, stats: &Stats) -> bool {
+        let numbers = |stats: &Stats| (stats.failed, stats.parked, stats.dead, stats.failed_at);
+        let is_young = self.grouped.is_some_and(|grouped| grouped.elapsed() < GROUPED);
+        is_young && numbers(&self.stats) == numbers(stats)
+    }
+}
+
+/// Asks MongoDB for the numbers, and for the groups unless those of `before` are right still; the
+/// error is one sentence.
+pub(crate) async fn look(inspect: &Inspect, before: Option<&Look>) -> Result<Look, String> {
     // In a task of its own: a command whose future is dropped costs its connection.
-    let inspect = inspect.clone();
+    let (inspect, before) = (inspect.clone(), before.cloned());
     let answer = tokio::spawn(async move {
         let stats = inspect.stats().await.during("reading the outbox")?;
+        if let Some(before) = before.filter(|before| before.has_groups_of(&stats)) {
+            return Ok(Look { stats, ..before });
+        }
+
+        let grouped = Some(Instant::now());
         let (groups, left_out) = match stats.failed + stats.dead {
             0 => (Vec::new(), 0),
-            _ => Remedied::read(&inspect, &Selection::default()).await?,
+            _ => Remedied::read(&inspect, &Selection::default(), stats.parked > 0).await?,
         };
-        Ok::<_, Error>(Look { stats, groups, left_out })
+        Ok::<_, Error>(Look { stats, groups, left_out, grouped })
     });
 
     match timeout(PATIENCE, answer).await {

@@ -1,7 +1,9 @@
 //! The console shows what the command line shows.
 
+use bson::doc;
+
 use super::{Console, OPERATOR, dead};
-use crate::support::{Scene, json};
+use crate::support::{Scene, json, until};
 
 /// The number under this name.
 fn number(page: &str, name: &str) -> Option<u64> {
@@ -103,4 +105,28 @@ async fn the_console_and_the_command_line_show_the_same_numbers() {
         event.contains(&format!("{} events of its key that came later", shown["behind_it"])),
         "{event}"
     );
+}
+
+#[tokio::test]
+async fn groups_follow_what_fails_while_the_numbers_stay_the_same() {
+    let scene = Scene::new().await;
+    scene.events.insert_one(dead(&scene, "before", "k", "10054", "too large")).await.unwrap();
+    let console = Console::start(&scene, &[]).await;
+    let alice = console.person(OPERATOR).await;
+    let groups = format!("/o/{}.outbox/groups", scene.name);
+    let page = alice.page(&groups).await;
+    assert!(page.contains("too large"), "{page}");
+
+    // In one step, so that no look comes between.
+    let mut session = scene.transaction().await;
+    scene.events.delete_one(doc! { "_id": "before" }).session(&mut session).await.unwrap();
+    let after = dead(&scene, "after", "k", "not-covered", "no subject covers it");
+    scene.events.insert_one(after).session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+
+    until("the other group is shown", async || {
+        let page = alice.page(&groups).await;
+        (page.contains("no subject covers it") && !page.contains("too large")).then_some(())
+    })
+    .await;
 }

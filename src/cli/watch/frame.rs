@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::cli::output::{age, events};
 use crate::document::state::State;
 use crate::mongodb::groups::Group;
-use crate::mongodb::inspect::Stats;
+use crate::mongodb::stats::Stats;
 use crate::operator::flow::Flow;
 use crate::operator::groups::Remedied;
 use crate::operator::look::Look;
@@ -321,7 +321,7 @@ mod tests {
             outbox_state: Ok(Some(Look {
                 stats,
                 groups: vec![Remedied { group, remedy: "" }; 30],
-                left_out: 0,
+                ..Look::default()
             })),
             relay_state: Ok(Flow {
                 leads: true,

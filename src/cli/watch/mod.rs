@@ -82,7 +82,9 @@ async fn watch(sources: &Sources, args: &Args, config: &Config) -> Result<()> {
 
     loop {
         let began = Instant::now();
-        let looked = async { tokio::join!(look(&inspect), Sample::take(&admin, &view.outbox)) };
+        let last = view.outbox_state.as_ref().ok().and_then(Option::as_ref);
+        let looked =
+            async { tokio::join!(look(&inspect, last), Sample::take(&admin, &view.outbox)) };
         let (outbox, sample) = tokio::select! {
             looked = looked => looked,
             () = terminal.quits() => return Ok(()),

@@ -18,7 +18,7 @@ use crate::console::site::Site;
 use crate::console::text::{age, age_or_dash, encoded, number};
 use crate::document::state::State as EventState;
 use crate::finding::{Finding, Level};
-use crate::mongodb::inspect::Stats;
+use crate::mongodb::stats::Stats;
 use crate::operator::look::relayed_by;
 
 /// Findings on a card.
