@@ -26,7 +26,7 @@ proofs: bins ## a minute per outage, twenty crashes per point, 100,000 events pi
 
 console: ## the console with a million events, of which 100,000 are stuck, and a thousand pages (20 minutes: a release build)
 	OUTBOXD_TEST_CONSOLE=1000000 OUTBOXD_TEST_PAGES=1000 $(SERVERS) run -- \
-		$(CARGO) test --release $(FEATURES) --test main -- console::load console::streams::hundreds --nocapture
+		$(CARGO) test --release $(FEATURES) --features jemalloc --test main -- console::load console::streams::hundreds --nocapture
 
 console-pictures: bins ## the pictures and the transcript of docs/console.md
 	OUTBOXD_WRITE_DOCS=1 $(SERVERS) run -- \
@@ -47,7 +47,7 @@ soak: bins ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 		$(CARGO) test $(FEATURES) --test main -- faults::soak --include-ignored --nocapture
 
 bench: ## outboxd beside the bare loops, same run, same machine (ARGS="drain --events 10000")
-	$(SERVERS) run -- $(CARGO) bench --bench bench -- $(ARGS)
+	$(SERVERS) run -- $(CARGO) bench --features jemalloc --bench bench -- $(ARGS)
 
 check: ## formatting, lints, and a client library without the daemon's dependencies
 	$(CARGO) fmt --check
