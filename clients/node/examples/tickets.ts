@@ -9,14 +9,16 @@ schema.plugin(outboxEvents, { outbox: new Outbox(connection), name: 'ticket' });
 const Ticket = mongoose.model('Ticket', schema);
 await mongoose.connect(process.env.MONGODB_URI!);
 
-const statuses: Record<string, number> = { ValidationError: 400, DocumentNotFoundError: 404, VersionError: 409 };
+const statuses: Record<string, number> = { SyntaxError: 400, ValidationError: 400, DocumentNotFoundError: 404, VersionError: 409 };
 
 createServer(async (request, response) => {
   const { method, url } = request; // POST /tickets, PUT /tickets/ID, DELETE /tickets/ID
+  const id = url!.split('/')[2];
+  if (method !== 'POST' && !mongoose.isObjectIdOrHexString(id)) return response.writeHead(400).end('an ID has 24 hex digits');
   try {
     const { title, price } = method === 'DELETE' ? {} : ((await json(request)) as any);
     const answer = await connection.transaction(async (session) => {
-      const ticket = method === 'POST' ? new Ticket() : await Ticket.findById(url!.split('/')[2]).session(session).orFail();
+      const ticket = method === 'POST' ? new Ticket() : await Ticket.findById(id).session(session).orFail();
       return method === 'DELETE' ? ticket.deleteOne({ session }) : ticket.set({ title, price }).save({ session });
     });
     response.end(JSON.stringify(answer));
