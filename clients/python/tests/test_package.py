@@ -70,7 +70,7 @@ def test_the_examples_of_the_readme_write_and_consume(
     command = [str(project / "venv/bin/python"), "consume.py"]
     with subprocess.Popen(command, cwd=project, env=os.environ | env) as consumer:
         try:
-            until("the replica is there", lambda: db["tickets_seen"].find_one({"_id": "t1"}))
+            until("the replica is there", lambda: db["ticket_copies"].find_one({"_id": "t1"}))
         finally:
             consumer.send_signal(signal.SIGTERM)
         assert consumer.wait(timeout=30) == 0

@@ -25,9 +25,10 @@
 //! let mut session = client.start_session().await?;
 //! session.start_transaction().await?;
 //!
-//! let ticket = bson::doc! { "_id": "t1", "price": 5, "version": 0 };
+//! let ticket = bson::doc! { "_id": "t1", "title": "Hamlet", "price": 20, "version": 0 };
+//! let payload = bson::doc! { "id": "t1", "title": "Hamlet", "price": 20, "version": 0 };
 //! shop.collection::<bson::Document>("tickets").insert_one(&ticket).session(&mut session).await?;
-//! outbox.enqueue(&mut session, Event::new("ticket.created", &ticket)?.key("t1")?).await?;
+//! outbox.enqueue(&mut session, Event::new("ticket.created", &payload)?.key("t1")?).await?;
 //!
 //! session.commit_transaction().await?;
 //! # Ok(()) }
