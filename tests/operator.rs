@@ -206,7 +206,7 @@ async fn an_event_that_is_still_tried_is_discarded_by_whoever_has_it_in_hand() {
     scene.commit([head, event(&scene, "covered", "k", 2)]).await;
     until("it has failed", async || scene.one(doc! { "attempts": 1 }).await).await;
     says(&scene, &["discard", &id], &["1 event discarded"]);
-    running.says("left to an operator who discards them").await;
+    running.says("let go of events that an operator discards").await;
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], [2], "what waited behind it follows");
 

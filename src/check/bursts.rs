@@ -11,7 +11,7 @@ use crate::relay::ports::Burst;
 pub(super) fn look(config: &Config, at: &str, info: &Info) -> Finding {
     let found = match (config.nats.bursts, kept_by(info)) {
         (SendBursts::Off, _) => {
-            "nats.bursts is off: a key leaves at one event a round trip".to_owned()
+            "nats.bursts is off: the relay publishes one event of a key per round trip".to_owned()
         }
         (SendBursts::Auto, Ok(Burst::Chain)) => {
             "a key with a backlog leaves in bursts, each message tied to the one before it"
@@ -21,7 +21,7 @@ pub(super) fn look(config: &Config, at: &str, info: &Info) -> Finding {
             "a key with a backlog leaves in bursts, as atomic batches".to_owned()
         }
         (SendBursts::Auto, Err(why)) => {
-            format!("a key leaves at one event a round trip: {why}")
+            format!("the relay publishes one event of a key per round trip: {why}")
         }
     };
     Finding::ok("stream.bursts", at, found)

@@ -161,7 +161,9 @@ async fn as_migrated(
 
         let options = spec.get_document("options").cloned().unwrap_or_default();
         if !same(&wanted.options, &options) {
-            wrong.push(format!("the validator of {name} differs from the migrations'"));
+            wrong.push(format!(
+                "the validator of {name} is not the one that `outboxd migrate` makes"
+            ));
             by.extend(wanted.by.iter().copied());
         }
 
@@ -250,7 +252,9 @@ async fn indexes(
     match found.iter().any(|found| found.get_str("name").is_ok_and(|text| text == named)) {
         true => {
             let drop = mongosh(format!("{{dropIndexes: {}, index: {}}}", json(name), json(named)));
-            let text = format!("{named} differs from the migrations': {scan} {whole}");
+            let text = format!(
+                "index {named} is not the one that `outboxd migrate` makes: {scan} {whole}"
+            );
             Finding::fail(CHECK, at, text, format!("{drop}\n{create}"))
         }
         false => {

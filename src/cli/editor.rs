@@ -107,8 +107,8 @@ fn scratch(text: &str) -> Result<Scratch> {
 fn read(written: &str, old: &Document) -> Result<Document, String> {
     let new = match json::read(written) {
         Ok(Bson::Document(new)) => new,
-        Ok(_) => return Err("it is no JSON object".to_owned()),
-        Err(error) => return Err(format!("it is no JSON: {error}")),
+        Ok(_) => return Err("it is not a JSON object".to_owned()),
+        Err(error) => return Err(format!("it is not valid JSON: {error}")),
     };
     match new.keys().find(|name| !is_editable(name, old)) {
         Some(name) => Err(format!("`{name}` can't be edited")),

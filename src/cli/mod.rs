@@ -57,7 +57,8 @@ pub struct Cli {
     /// A TOML file with settings; config/outboxd.toml lists all of them
     #[arg(long, short, global = true, env = "OUTBOXD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, such as dispatch.max_in_flight=64; may be repeated; not for secrets
+    /// One setting, such as dispatch.max_in_flight=64; with `edit` also a part of the event, such as
+    /// key=k1; may be repeated; not for secrets
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// One outbox of a configuration with several: `shop.outbox`, or its database alone

@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Most events per second
+    /// Limit, in events per second
     #[arg(long, value_name = "PER_SECOND", default_value_t = RATE)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,

@@ -20,7 +20,7 @@ pub(super) struct Args {
     /// Only print what would be done
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Most events per second
+    /// Limit, in events per second
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
     /// Reason, for the audit record

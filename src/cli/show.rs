@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Show the payload too; it may hold confidential data
     #[arg(long)]
     payload: bool,
-    /// Look only among the scheduled events, if an event in the outbox has the same id
+    /// Show the scheduled event, even if an event in the outbox has the same id
     #[arg(long)]
     scheduled: bool,
     /// Output format

@@ -314,7 +314,9 @@ impl Keeping {
             match watch_client(&current, &signals).await {
                 Watched::NobodyLeft => return,
                 Watched::Ended => {
-                    warn!("the nats client has given up; starting another, with nothing queued");
+                    warn!(
+                        "the nats client stopped reconnecting; starting a new one, with nothing queued"
+                    );
                 }
                 Watched::Deaf(why) => {
                     error!(

@@ -94,7 +94,7 @@ async fn an_editor_corrects_what_broke_the_contract() {
     for (editor, exit, why) in [
         ("true", 64, "invalid subject"),
         ("false", 1, "`false` failed; nothing is done"),
-        ("echo x >", 64, "it is no JSON"),
+        ("echo x >", 64, "it is not valid JSON"),
         ("sed -i s/subject/isLocked/", 64, "`isLocked` can't be edited"),
     ] {
         let (code, said) = edit(editor);

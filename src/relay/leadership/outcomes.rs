@@ -118,7 +118,7 @@ impl<B: EventBus> Leadership<B> {
             Settled::NotBorneOut(events) => self.not_borne_out += events,
             Settled::DiscardsGranted(ids, granted) => {
                 if granted > 0 {
-                    info!(events = granted, "left to an operator who discards them");
+                    info!(events = granted, "let go of events that an operator discards");
                 }
                 self.events.discarded.increment(granted);
                 ids.iter().for_each(|id| self.dispatch.deleted(id));

@@ -61,7 +61,7 @@ impl Readers {
         let (deadline, mut readers) = (Instant::now() + PATIENCE, self.0.lock().await);
         while let Some(reader) = readers.last_mut() {
             if timeout_at(deadline, &mut *reader).await.is_err() {
-                warn!("a read of an earlier leadership gets no answer; it is dropped");
+                warn!("dropped a read of an earlier term that MongoDB does not answer");
                 reader.abort();
                 let _ = timeout(PATIENCE, &mut *reader).await;
             }
