@@ -392,7 +392,7 @@ async fn a_client_that_was_disconnected_for_long_is_replaced() {
     scene.commit((0..10).map(|n| scene.event("k", n))).await;
     nats.kill();
     scene.commit((10..200).map(|n| scene.event("k", n))).await;
-    relay.says("starting another").await;
+    relay.says("starting a new one").await;
     nats.start_again();
     scene.drained().await;
     assert_eq!(scene.numbers().await["k"], (0..200).collect::<Vec<_>>());

@@ -82,7 +82,7 @@ async fn a_lost_index_validator_or_collection_is_found() {
 
     let open = doc! { "collMod": "outbox_scheduled", "validator": {} };
     scene.database.run_command(open).await.unwrap();
-    let differs = "the validator of outbox_scheduled differs";
+    let differs = "the validator of outbox_scheduled is not the one";
     finds(&scene, ("outbox.validators", "fail"), differs, "0009_scheduled_collection");
 
     scheduled(&scene).drop().await.unwrap();
