@@ -189,7 +189,7 @@ async fn a_discard_of_everything_is_counted_and_leaves_healthy_events() {
         "4 events in all: failed (3), dead (1)",
         "timeout (3), malformed (1)",
         "keys      k (3), - (1)",
-        "2 events that only wait behind others",
+        "2 events also match, but only wait behind",
     ];
     says(&scene, &["discard", "--all", "--dry-run"], 0, &shown);
     says(
@@ -280,7 +280,7 @@ async fn an_unknown_id_is_named_and_stops_no_other() {
     says(&scene, &["retry-now", "a", "x", "l"], 1, &named);
     says(&scene, &["discard", "nobody"], 1, &["nobody is not in the outbox"]);
     says(&scene, &["discard", "b", "y"], 1, &["y is not in the outbox", "1 event discarded"]);
-    says(&scene, &["discard", "a", "--dead"], 1, &["a is failed: the filters leave it out"]);
+    says(&scene, &["discard", "a", "--dead"], 1, &["a is failed, so the filters exclude it"]);
     assert_eq!(count(&scene).await, 2);
 }
 

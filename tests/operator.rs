@@ -245,7 +245,7 @@ async fn a_retry_that_may_come_twice_is_warned_of() {
     says(
         &scene,
         &["retry-now", "--all", "--dry-run"],
-        &["2 events in all", "WARNING: 1 of them got no answer"],
+        &["2 events in all", "WARNING: the last publish of 1 of them got no answer"],
     );
 }
 

@@ -328,5 +328,5 @@ async fn an_id_that_a_command_cannot_act_on_is_named_with_why() {
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = outboxd(&scene, &["retry-now", &locked, "--code", "none", "--yes"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("is parked: the filters leave it out"), "{said}");
+    assert!(said.contains("is parked, so the filters exclude it"), "{said}");
 }

@@ -229,8 +229,9 @@ impl Hosts {
 
         if options.direct_connection == Some(true) {
             let found = format!(
-                "directConnection=true: of {} outboxd uses only this one, and stops when another \
-                 one becomes primary",
+                "directConnection=true: outboxd uses only this one of {} members ({}), and publishes \
+                 nothing while another one is primary",
+                named.len(),
                 named.join(", ")
             );
             let remedy = "MONGODB_URI: the hosts of all members, without directConnection=true";

@@ -189,7 +189,7 @@ fn others(named: &[Named], chosen: &Chosen) -> Vec<String> {
             )),
             Some((_, State::Locked, _)) => Some(format!("{given} is locked: the relay owns it")),
             Some((id, _, is_scheduled)) if is_chosen(id, *is_scheduled) => None,
-            Some((_, state, _)) => Some(format!("{given} is {state}: the filters leave it out")),
+            Some((_, state, _)) => Some(format!("{given} is {state}, so the filters exclude it")),
         }
     };
 
@@ -202,7 +202,7 @@ fn not_all(others: &[String]) -> Result<()> {
         [] => Ok(()),
         [one] => Err(Error::new(ErrorKind::NotFound, one.clone())),
         many => {
-            let message = format!("{} of the ids name no event to act on; see above", many.len());
+            let message = format!("{} ids were skipped; the reasons are above", many.len());
             Err(Error::new(ErrorKind::NotFound, message))
         }
     }

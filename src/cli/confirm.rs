@@ -59,8 +59,9 @@ impl Confirm<'_> {
         if *self.action == Action::RetryNow && self.chosen.may_come_twice > 0 {
             let window = duration::for_people(self.window);
             let warning = format!(
-                "WARNING: {} of them got no answer at their last try, longer ago than the stream's duplicate window \
-                 ({window}): they may be in the stream already and would be stored twice",
+                "WARNING: the last publish of {} of them got no answer. The stream may have stored \
+                 them all the same, and its duplicate window ({window}) has passed since: published \
+                 again, they would be stored twice",
                 self.chosen.may_come_twice
             );
             print(&format!("{}\n", wrap(&warning, self.screen.width, 0)))?;
@@ -95,7 +96,8 @@ impl Confirm<'_> {
             return Ok(());
         }
         let parked = format!(
-            "{} that only wait behind others match, too, and are left alone; --parked selects them",
+            "{} also match, but only wait behind events that failed, and are not included; add \
+             --parked to select parked events",
             events(self.parked)
         );
         print(&format!("{}\n", wrap(&parked, self.screen.width, 0)))
@@ -124,13 +126,13 @@ impl Confirm<'_> {
             let message = match is_counted {
                 true => "standard input is not a terminal; confirm with --yes".to_owned(),
                 false => {
-                    let every = match self.args.filter.scheduled {
-                        true => "scheduled event; give another filter, such as --key",
-                        false => "event that failed; give a filter, such as --group",
+                    let (every, filter) = match self.args.filter.scheduled {
+                        true => ("scheduled event", "--key"),
+                        false => ("event that failed", "--group"),
                     };
                     format!(
-                        "without a filter, `discard --all` takes every {every}, or the number of \
-                         events and --yes: --count {total} --yes"
+                        "without a filter, `discard --all` discards every {every}; give a filter, such \
+                         as {filter}, or confirm their number: --count {total} --yes"
                     )
                 }
             };

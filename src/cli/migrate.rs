@@ -125,7 +125,7 @@ async fn subjects(config: &Config, database: &Database, is_wanted: bool) -> Resu
         ),
     };
     let message = format!(
-        "the stream {} doesn't exist, and stream.subjects does not say which subjects it takes\
+        "the stream {} doesn't exist, and stream.subjects, the subjects to create it with, is empty\
          {which}\n  $ OUTBOXD_STREAM__SUBJECTS={named} outboxd migrate{same}",
         config.stream.name
     );

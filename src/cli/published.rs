@@ -107,8 +107,8 @@ async fn show_one(sources: &Sources, args: &ShowArgs) -> Result<()> {
     let found = outbox.store.kept_with(&ids).await.during("reading kept events")?;
     let Some(mut event) = found else {
         let message = format!(
-            "no event {} is kept: it is still in the outbox, or its time is over; `outboxd show {0}` \
-             looks in the outbox",
+            "there is no kept event {}: it is still in the outbox (`outboxd show {0}`), or was removed \
+             after keep.for",
             args.id
         );
         return Err(Error::new(ErrorKind::NotFound, message));

@@ -66,7 +66,7 @@ fn report(outcomes: &Outcomes, screen: Screen, waited: Duration, is_relayed: boo
     }
 
     if outcomes.gone() > 0 {
-        let why = "left before: published or removed by another";
+        let why = "already gone: published, or removed by someone else";
         let _ = writeln!(out, "{} {why}", events(outcomes.gone()));
     }
 
@@ -91,7 +91,7 @@ fn report(outcomes: &Outcomes, screen: Screen, waited: Duration, is_relayed: boo
                 "the relay has not moved it into the outbox yet".to_owned()
             }
             None if is_relayed => "the relay has not tried it yet".to_owned(),
-            None => "due as soon as a relay leads".to_owned(),
+            None => "no relay is running for this outbox; the next one publishes it".to_owned(),
         };
 
         line(Colour::Cyan, "waits", format!("{}: {why}", entry.id));

@@ -173,5 +173,5 @@ async fn kept_events_are_listed_and_shown() {
     let (_, said) = of(&["show", &last, "--payload"]);
     assert!(said.contains("29") && said.contains("seq"), "{said}");
     let (code, said) = of(&["show", "nothing"]);
-    assert_eq!((code, said.contains("no event nothing is kept")), (Some(1), true), "{said}");
+    assert_eq!((code, said.contains("there is no kept event nothing")), (Some(1), true), "{said}");
 }

@@ -16,7 +16,7 @@ createServer(async (request, response) => {
   const id = url!.split('/')[2];
   if (method !== 'POST' && !mongoose.isObjectIdOrHexString(id)) return response.writeHead(400).end('an ID has 24 hex digits');
   try {
-    const { title, price } = method === 'DELETE' ? {} : ((await json(request)) as any);
+    const { title, price } = method === 'DELETE' ? {} : (((await json(request)) ?? {}) as any);
     const answer = await connection.transaction(async (session) => {
       const ticket = method === 'POST' ? new Ticket() : await Ticket.findById(id).session(session).orFail();
       return method === 'DELETE' ? ticket.deleteOne({ session }) : ticket.set({ title, price }).save({ session });

@@ -245,8 +245,9 @@ async fn warnings(
         Action::RetryNow | Action::Edit(_) => {
             if chosen.may_come_twice > 0 {
                 warnings.push(format!(
-                    "{} got no answer at their last try, longer ago than the stream's duplicate \
-                     window ({}): they may be in the stream already and would be stored twice.",
+                    "The last publish of {} got no answer. The stream may have stored them all the \
+                     same, and its duplicate window ({}) has passed since: published again, they \
+                     would be stored twice.",
                     events(chosen.may_come_twice),
                     age(config.stream.duplicate_window.as_secs())
                 ));
@@ -263,7 +264,10 @@ async fn warnings(
 /// What a discard does to the events that wait behind, and to those that match and only wait.
 fn without_them(let_go: Option<u64>, parked: u64) -> Vec<String> {
     let only_wait = |count| {
-        format!("{} that only wait behind others match, too, and are left alone", events(count))
+        format!(
+            "{} also match, but only wait behind events that failed, and are left alone",
+            events(count)
+        )
     };
 
     match (let_go, parked) {
