@@ -202,7 +202,7 @@ async fn a_discard_of_everything_is_counted_and_leaves_healthy_events() {
         &scene,
         &["discard", "--all", "--key", "k", "--dry-run"],
         0,
-        &["3 events in all", "2 events that only"],
+        &["3 events in all", "2 events also match"],
     );
     says(
         &scene,
@@ -276,7 +276,7 @@ async fn an_unknown_id_is_named_and_stops_no_other() {
     let locked = doc! { "_id": "l", "ts": Timestamp { time: 1, increment: 1 }, "subject": "a", "payload": {}, "isLocked": true };
     insert(&scene, [locked]).await;
 
-    let named = ["x is not in the outbox", "l is locked", "1 event due now", "2 of the ids"];
+    let named = ["x is not in the outbox", "l is locked", "1 event due now", "2 ids were skipped"];
     says(&scene, &["retry-now", "a", "x", "l"], 1, &named);
     says(&scene, &["discard", "nobody"], 1, &["nobody is not in the outbox"]);
     says(&scene, &["discard", "b", "y"], 1, &["y is not in the outbox", "1 event discarded"]);
