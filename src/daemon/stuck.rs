@@ -27,6 +27,9 @@ use crate::telemetry::metrics::Backlog;
 const LOOKS: u32 = 4;
 /// Longest wait between looks.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Of so many looks, one is at the collection too: that takes seven commands. MongoDB itself expires
+/// documents once a minute.
+const LOOKS_PER_COLLECTION: u32 = 2;
 
 /// The watch over one outbox.
 pub(super) struct Stuck {
@@ -49,14 +52,15 @@ impl Stuck {
     /// Looks at the outbox from time to time, until `stop`.
     pub(super) async fn watch(mut self, stop: CancellationToken) {
         let wait = (self.after / LOOKS).min(MAX_WAIT);
-        loop {
+        for look in 1_u32.. {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
 
-            let sounded = self.sound.look(&self.lease, &self.alerts).await;
-            if let Err(error) = sounded {
+            if look.is_multiple_of(LOOKS_PER_COLLECTION)
+                && let Err(error) = self.sound.look(&self.lease, &self.alerts).await
+            {
                 warn!(
                     error = mongodb_reason(&error),
                     "cannot read the options of the outbox's collection"
