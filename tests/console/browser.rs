@@ -50,6 +50,8 @@ impl Browser {
         let port = free_ports(1)[0];
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
+            // Chromium leaves a folder behind where temporary files are.
+            .env("TMPDIR", profile.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
