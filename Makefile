@@ -77,5 +77,8 @@ demo-up: bins ## start the ticketing services and leave them running (FLEET=1)
 demo-down: ## end what demo-up started
 	@$(DEMO) down
 
+# The servers are fetched meanwhile: the build uses the processors, and they the network.
 bins:
-	$(CARGO) build $(FEATURES) --bins
+	@$(SERVERS) fetch >/dev/null & servers=$$!; \
+	echo $(CARGO) build $(FEATURES) --bins; $(CARGO) build $(FEATURES) --bins; built=$$?; \
+	wait $$servers && exit $$built
