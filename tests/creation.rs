@@ -183,7 +183,10 @@ async fn without_subjects_nothing_is_created_that_takes_what_others_publish() {
     let (code, said) = outboxd_with(&scene, &["migrate"], &unset);
     assert_eq!(code, Some(78), "{said}");
     let line = "$ OUTBOXD_STREAM__SUBJECTS='<subject>,<subject>' outboxd migrate";
-    assert!(said.contains("stream.subjects does not say") && said.contains(line), "{said}");
+    assert!(
+        said.contains("the subjects to create it with, is empty") && said.contains(line),
+        "{said}"
+    );
     let (_, said) = outboxd_with(&scene, &["check"], &unset);
     assert!(said.contains(line), "{said}");
     let request = scene.context.client().request("hi", "".into()).await;
