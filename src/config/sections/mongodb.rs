@@ -129,7 +129,9 @@ impl MongodbConfig {
     /// other's connections.
     ///
     /// # Errors
-    /// As [`MongodbConfig::options`].
+    /// [`ErrorKind::Mongodb`] when the name in a `mongodb+srv://` string can't be resolved, or not
+    /// to what the driver takes: that may pass. [`ErrorKind::Config`] when the driver refuses what
+    /// only a person can change.
     pub async fn client(&self, role: &str) -> Result<mongodb::Client> {
         self.pooled(role, None).await
     }
@@ -138,7 +140,7 @@ impl MongodbConfig {
     /// many.
     ///
     /// # Errors
-    /// As [`MongodbConfig::options`].
+    /// As [`MongodbConfig::client`].
     pub(crate) async fn pooled(&self, role: &str, most: Option<u32>) -> Result<mongodb::Client> {
         let mut options = self.options(role).await?;
         options.max_pool_size = options.max_pool_size.or(most);
@@ -148,9 +150,7 @@ impl MongodbConfig {
     /// The options of a client for `role`.
     ///
     /// # Errors
-    /// [`ErrorKind::Mongodb`] when the name in a `mongodb+srv://` string can't be resolved, or not
-    /// to what the driver takes: that may pass. [`ErrorKind::Config`] when the driver refuses what
-    /// only a person can change.
+    /// As [`MongodbConfig::client`].
     pub(crate) async fn options(&self, role: &str) -> Result<ClientOptions> {
         let parsed = ClientOptions::parse(self.uri.expose_secret()).await;
         let mut options = parsed.map_err(|error| self.unusable(error))?;
