@@ -80,7 +80,7 @@ pub(super) async fn open(fleet: &Fleet) -> Vec<Opened> {
 /// The numbers of each outbox, the worst first: those that can't be read, then those with dead
 /// events, then by failed events and by age.
 pub(super) async fn rows(opened: &[Opened]) -> Vec<Row> {
-    let asked = opened.iter().map(|Opened { config, inspect }| async {
+    let asked = opened.iter().map(|Opened { config, inspect }| async move {
         let stats = match inspect {
             Ok(inspect) => inspect.stats().await.during("reading the outbox"),
             Err(error) => Err(Error::new(error.kind(), error.report().to_string())),

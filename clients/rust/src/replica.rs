@@ -72,8 +72,8 @@ impl<T: Serialize + Send + Sync> Replica<T> {
         self.store_in(session, Copy::of(copy)?).await
     }
 
-    /// Removes a copy whose record was deleted in this version. Something of it stays, see the
-    /// [module](self).
+    /// Removes a copy whose record was deleted in this version. `{ _id, version, removedAt }` stays,
+    /// so that a message that comes late does not bring the copy back.
     ///
     /// # Errors
     /// As [`Replica::apply`].
