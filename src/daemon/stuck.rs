@@ -33,7 +33,7 @@ const LOOKS_PER_COLLECTION: u32 = 2;
 
 /// The watch over one outbox.
 pub(super) struct Stuck {
-    /// Looks at the collection on the same occasions.
+    /// Looks at the collection on some of the same occasions.
     pub(super) sound: Sound,
     pub(super) store: BacklogStore,
     /// The scheduled events, unless nobody moves them.
