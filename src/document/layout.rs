@@ -200,11 +200,19 @@ impl Layout {
 
     /// In a query: what an event of this key has in the key's field.
     pub fn of_key(&self, key: &str) -> Bson {
+        match <[Bson; 1]>::try_from(self.forms(key)) {
+            Ok([only]) => only,
+            Err(forms) => doc! { "$in": forms }.into(),
+        }
+    }
+
+    /// In a query: the values of the key's field, among which are those that make this key.
+    pub fn forms(&self, key: &str) -> Vec<Bson> {
+        let mut forms = vec![Bson::from(key)];
         if self.is_own {
-            return key.into();
+            return forms;
         }
 
-        let mut forms = vec![Bson::from(key)];
         forms.extend(ObjectId::parse_str(key).ok().map(Bson::from));
         forms.extend(bson::Uuid::parse_str(key).ok().map(Bson::from));
         // A number is found by its value, whatever its type. The text of a double beyond 2^53 may
@@ -214,7 +222,7 @@ impl Layout {
         let double = double.filter(|number| payload::double(*number).as_deref() == Some(key));
         forms.extend(double.map(Bson::from));
 
-        doc! { "$in": forms }.into()
+        forms
     }
 
     /// Adds to a query: the event was written before this time. Without `ts`, or with one that the

@@ -17,7 +17,7 @@ use outboxd_client::field;
 
 use super::collation::{simple, simple_document};
 use super::collections::{AUDIT, published};
-use super::outbox::{Store, limit};
+use super::outbox::Store;
 use super::write::{self, Order, Write, is_of_documents, raw};
 use super::{clock, code};
 use crate::error::mongodb_words;
@@ -156,13 +156,22 @@ impl Store {
         let order = if last { -1 } else { 1 };
         let published = self.published();
         let found = published.find(filter).sort(doc! { PLACE: order });
-        let mut found = found.limit(limit(room.events)).collation(simple()).await?;
+        let one_more = u32::try_from(room.events + 1).unwrap_or(u32::MAX);
+        let mut found = found.batch_size(one_more).collation(simple()).await?;
 
-        let (mut kept, mut bytes) = (Vec::new(), 0);
-        while bytes < room.bytes && found.advance().await? {
+        let (mut kept, mut bytes) = (Vec::<Kept>::new(), 0);
+        while found.advance().await? {
             let document = found.current();
+            let Some(next) = self.read_one_kept(document) else { continue };
+
+            // Until the relay notices a loss, it may give an event the place of another. Those that
+            // share one are in one page.
+            let is_full = kept.len() >= room.events || bytes >= room.bytes;
+            if is_full && kept.last().is_some_and(|last| last.place != next.place) {
+                break;
+            }
             bytes += document.as_bytes().len();
-            kept.extend(self.read_one_kept(document));
+            kept.push(next);
         }
 
         Ok(kept)
@@ -248,7 +257,7 @@ impl KeptStore for Store {
     async fn next_held(&self, places: Range<i64>) -> StoreResult<Option<Kept>> {
         let mut acked = within(&places);
         acked.insert(SEQUENCE, doc! { "$type": "long" });
-        Ok(self.read_kept(acked, false, Room { events: 1, bytes: 1 }).await?.pop())
+        Ok(self.read_kept(acked, false, Room { events: 1, bytes: 1 }).await?.into_iter().next())
     }
 
     async fn last_held(&self, places: Range<i64>, room: Room) -> StoreResult<Vec<Kept>> {

@@ -24,7 +24,7 @@ use crate::document::state::{self, State};
 use crate::relay::listing::{IdSet, Listing, RawId};
 use crate::relay::ports::shared::Wanted;
 use crate::relay::ports::{
-    Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, Room, StoreResult,
+    Dated, EventPage, EventStore, Fetched, Mark, Page, Parsed, Refused, RestOf, Room, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
 use crate::relay::shared::{Joined, Tail};
@@ -77,8 +77,8 @@ impl EventStore for Store {
         })
     }
 
-    async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {
-        Ok(self.read_rest(key, from, room).await?)
+    async fn locked(&self, of: &[RestOf], room: Room) -> StoreResult<Dated> {
+        Ok(self.read_rests(of, room).await?)
     }
 
     async fn delete(&self, acked: &[Acked], epoch: Epoch) -> StoreResult<Vec<Refused>> {

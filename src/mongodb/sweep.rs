@@ -28,7 +28,7 @@ use super::snapshot::Snapshot;
 use crate::config::{OnDead, Ordering};
 use crate::document::state::{self, State};
 use crate::relay::listing::{self, IdSet, Ids, Listing, Moment, RawId, id_of};
-use crate::relay::ports::{Dated, Fetched, Page, Room};
+use crate::relay::ports::{Dated, Fetched, Page, RestOf, Room};
 
 /// Ids or keys per reply.
 const BATCH: u32 = 10_000;
@@ -73,11 +73,25 @@ impl Store {
     }
 
     /// See [`EventStore::locked`](crate::relay::ports::EventStore::locked).
-    pub(super) async fn read_rest(&self, key: &Key, from: Timestamp, room: Room) -> Result<Dated> {
+    pub(super) async fn read_rests(&self, of: &[RestOf], room: Room) -> Result<Dated> {
         let mut locked = State::Locked.filter(&self.layout);
-        locked.insert(self.layout.key(), self.layout.of_key(key.as_str()));
-        if from.time > 0 {
-            locked.insert(field::TS, doc! { "$gte": from });
+        let keys: Vec<_> =
+            of.iter().flat_map(|rest| self.layout.forms(rest.key.as_str())).collect();
+        locked.insert(self.layout.key(), doc! { "$in": keys });
+
+        let first = of.iter().map(|rest| rest.from).min().filter(|from| from.time > 0);
+        if let Some(first) = first {
+            locked.insert(field::TS, doc! { "$gte": first });
+        }
+
+        // An index can't serve `$nor`, so the server doesn't consider one for each key.
+        let before = of.iter().filter(|rest| Some(rest.from) > first).map(|rest| {
+            let key = self.layout.of_key(rest.key.as_str());
+            doc! { self.layout.key(): key, field::TS: { "$lt": rest.from } }
+        });
+        let before: Vec<_> = before.collect();
+        if !before.is_empty() {
+            locked.insert("$nor", before);
         }
 
         match self.read_rest_by(self.locked(locked.clone()), room).await {

@@ -9,6 +9,7 @@ use std::fmt;
 
 use bson::Document;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use outboxd_client::EventId;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -230,7 +231,8 @@ impl<F: FnMut(Told<'_>) -> Result<()>> Verifying<'_, F> {
         }
 
         let mut named: Vec<_> = lacking.iter().map(|(kept, lack)| name(kept, lack)).collect();
-        let places: Vec<_> = lacking.iter().map(|(kept, _)| kept.place).collect();
+        let id = |kept: &Kept| kept.event.as_ref().ok().map(|event| event.id.clone());
+        let ids: Vec<_> = lacking.iter().map(|(kept, _)| id(kept)).collect();
         let page: Vec<_> = lacking.into_iter().map(|(kept, _)| kept).collect();
         let page: Vec<_> = page.into_iter().filter(|kept| kept.event.is_ok()).collect();
         let repaired = match self.epoch {
@@ -238,8 +240,8 @@ impl<F: FnMut(Told<'_>) -> Result<()>> Verifying<'_, F> {
             None => Vec::new(),
         };
 
-        for (missing, place) in named.iter_mut().zip(places) {
-            missing.repaired = repaired.contains(&place);
+        for (missing, id) in named.iter_mut().zip(ids) {
+            missing.repaired = id.is_some_and(|id| repaired.contains(&id));
         }
 
         self.verified.missing += named.len() as u64;
@@ -247,8 +249,8 @@ impl<F: FnMut(Told<'_>) -> Result<()>> Verifying<'_, F> {
         named.into_iter().try_for_each(|missing| (self.told)(Told::Missing(missing)))
     }
 
-    /// Publishes these again. Returns the places where those stood that the stream has now.
-    async fn repair(&self, page: Vec<Kept>, epoch: Epoch) -> Result<Vec<i64>> {
+    /// Publishes these again. Returns those that the stream has now.
+    async fn repair(&self, page: Vec<Kept>, epoch: Epoch) -> Result<Vec<EventId>> {
         // The client may have connected again.
         self.publisher.clearance.grant(self.publisher.bus.connection());
 
@@ -286,7 +288,7 @@ impl<F: FnMut(Told<'_>) -> Result<()>> Verifying<'_, F> {
 
         self.outbox.store.republished(&acked).await.during("recording what was published")?;
         published?;
-        Ok(acked.into_iter().map(|event| event.place).collect())
+        Ok(acked.into_iter().map(|event| event.id).collect())
     }
 }
 

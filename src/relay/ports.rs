@@ -112,14 +112,8 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
         except: &[RawId],
     ) -> impl Future<Output = StoreResult<Page>> + Send;
 
-    /// The oldest locked events of one key whose `ts` is not before `from`, oldest first. From the
-    /// time zero on, those without a `ts` are included.
-    fn locked(
-        &self,
-        key: &Key,
-        from: Timestamp,
-        room: Room,
-    ) -> impl Future<Output = StoreResult<Dated>> + Send;
+    /// The oldest locked events of these keys, oldest first, whichever key they are of.
+    fn locked(&self, of: &[RestOf], room: Room) -> impl Future<Output = StoreResult<Dated>> + Send;
 
     /// Sends the keys that have unlocked events which hold up later ones, as they are at `since` or
     /// later, a few at a time: there may be millions. Those of dead events may be left out if they
@@ -191,6 +185,14 @@ impl Room {
     pub(crate) fn at_most(self, events: usize) -> Self {
         Self { events: self.events.min(events), ..self }
     }
+}
+
+/// The locked events of a key that are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RestOf {
+    pub(crate) key: Key,
+    /// The first `ts`. From the time zero on, those without a `ts` are included.
+    pub(crate) from: Timestamp,
 }
 
 /// An event, or why its document cannot be published.

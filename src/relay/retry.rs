@@ -2,7 +2,7 @@
 //!
 //! - unlocked events that are due: on a cron schedule, and for every other reason in `wake`
 //! - the rest of a key, once the key's oldest event has been published
-//! - the locked events of a key that has had its share of the buffer
+//! - the locked events of keys that have had their share of the buffer
 //! - events that an operator wants discarded
 //! - for the safety sweep, events that nothing else has brought
 //!
@@ -11,7 +11,6 @@
 
 use std::time::Duration;
 
-use bson::Timestamp;
 use outboxd_client::Key;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -23,7 +22,7 @@ use super::dispatch::pending::Pending;
 use super::dispatch::read::{Behind, Read};
 use super::dispatch::rest::START;
 use super::listing::RawId;
-use super::ports::{Dated, EventStore, Page, Parsed, Room, StoreResult};
+use super::ports::{Dated, EventStore, Page, Parsed, RestOf, Room, StoreResult};
 use crate::backoff::Backoff;
 use crate::config::RetryConfig;
 use crate::crash::{self, Point};
@@ -49,8 +48,8 @@ pub(crate) enum Ask {
     PassedOver(Read, Room, Vec<Key>, Vec<RawId>),
     /// The unlocked events of this key.
     Key(Key, Read, Room),
-    /// The locked events of this key, from a `ts` on.
-    Rest(Key, Read, Timestamp, Room),
+    /// Locked events of these keys.
+    Rest(Vec<RestOf>, Read, Room),
     /// The keys that wait, into this filter.
     Waiting(Filter),
 }
@@ -63,7 +62,7 @@ pub(crate) enum Answer {
     Discards(Read, Page),
     PassedOver(Read, Page),
     Key(Key, Read, Vec<Pending>, Behind),
-    Rest(Key, Read, Timestamp, Option<Dated>),
+    Rest(Vec<RestOf>, Read, Option<Dated>),
     /// `None` if they could not be read.
     Waiting(Option<Filter>),
 }
@@ -99,9 +98,9 @@ pub(crate) async fn run(
                 let (events, behind) = of_key(&store, &key, room).await;
                 Answer::Key(key, read, events, behind)
             }
-            Ask::Rest(key, read, from, room) => {
-                let rest = or_warn(store.locked(&key, from, room).await, "the rest of a key");
-                Answer::Rest(key, read, from, rest)
+            Ask::Rest(of, read, room) => {
+                let rest = or_warn(store.locked(&of, room).await, "the rest of a key");
+                Answer::Rest(of, read, rest)
             }
             Ask::Waiting(filter) => Answer::Waiting(fill(&store, filter).await),
         };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bson::{Document, doc};
+use futures_util::TryStreamExt as _;
 use serde_json::Value;
 
 use super::{KEEP, kept};
@@ -70,6 +71,29 @@ async fn a_replay_has_ids_and_a_header_of_its_own_and_keeps_the_order_of_each_ke
     let outcome = doc! { "action": "replay", "events": 600_i64 };
     assert!(audit.find_one(outcome).await.expect("a read").is_some());
     assert_eq!(relay.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn events_that_share_a_place_are_not_parted_by_pages() {
+    let scene = Scene::new().await;
+    let relay = Relay::leading(&scene, &KEEP).await;
+    scene.commit((0..6).map(|n| scene.event(&format!("k{n}"), n))).await;
+    scene.drained().await;
+    assert_eq!(relay.stop(), Some(0));
+
+    // As when the stream was put back a moment before the relay noticed it.
+    let all = kept(&scene).find(doc! {}).sort(doc! { "place": 1 }).await.expect("a read");
+    let all: Vec<Document> = all.try_collect().await.expect("documents");
+    let shared = doc! { "$set": { "place": all[1].get_i64("place").expect("a place") } };
+    for event in &all[2..4] {
+        let id = doc! { "_id": event.get("_id").expect("an id") };
+        kept(&scene).update_one(id, shared.clone()).await.expect("an update");
+    }
+
+    // Two on a page.
+    let (code, said) = replay(&scene, &["--all", "--rate", "2", "--yes"]);
+    assert_eq!((code, said.contains("6 events replayed")), (Some(0), true), "{said}");
+    assert_eq!(replayed(&scene).await.len(), 6);
 }
 
 #[tokio::test]

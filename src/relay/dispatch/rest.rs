@@ -6,8 +6,11 @@
 //! place in the order of the key on, its locked events are in the database only. What sweep, tail
 //! and safety sweep bring of them is left out, without a write.
 //!
-//! Once the queue has shrunk to half of its share, the retrier reads the next events of the rest.
-//! What is unlocked of a key is older than its rest, so only an open lane reads.
+//! Once the queue has shrunk to half of its share, the retrier reads the next events of the rest, and
+//! with them those of other keys that have room: a read goes over the events of all other keys, so a
+//! read for each key would cost as many times that. A key whose events are not among those that were
+//! returned has none up to the last of them, and its rest begins there. What is unlocked of a key is
+//! older than its rest, so only an open lane reads.
 //!
 //! Such a read may run ahead of the tail, and miss an event that was committed late, by a transaction
 //! that was open for long: it stands before the place where the read begins, and nothing has brought
@@ -26,6 +29,7 @@ use outboxd_client::EventId;
 
 use crate::document::record::OutboxRecord;
 use crate::relay::listing::Moment;
+use crate::relay::ports::Room;
 
 /// Most events that are remembered because they were left out while a read was under way.
 const MAX_MISSED: usize = 256;
@@ -79,9 +83,10 @@ struct UnderWay {
     reached: Timestamp,
     /// The latest sweep, if that was over when the read began.
     swept: Option<u64>,
-    /// New events that were taken of it, and how many may be.
+    /// New events that were taken of it.
     taken: usize,
-    most: usize,
+    /// How many of them may be, and up to how many bytes of the key in memory.
+    most: Room,
     /// Whether the lane was open, and had room, for everything that it returned.
     is_whole: bool,
 }
@@ -89,9 +94,9 @@ struct UnderWay {
 /// What a read of a rest showed, besides the events that were offered.
 #[derive(Debug)]
 pub(crate) struct RestEnd {
-    /// Whether there is more than it returned.
-    pub(crate) more: bool,
-    /// The ids it returned.
+    /// The place of the last event that it returned, of whatever key, if there is more.
+    pub(crate) cut: Option<Timestamp>,
+    /// The ids it returned, if that was all.
     pub(crate) ahead: ReadAhead,
 }
 
@@ -177,17 +182,21 @@ impl Rest {
         }
     }
 
-    /// A read begins. The tail has brought everything that was committed before `tailed`. Returns
-    /// where the read begins.
+    /// Where a read begins. The tail has brought everything that was committed before `tailed`.
+    pub(super) fn reads_from(&self, tailed: Timestamp) -> Timestamp {
+        if self.from > self.known_to.max(tailed) { START } else { self.from }
+    }
+
+    /// A read begins. Returns where.
     pub(super) fn begin_read(
         &mut self,
         swept: Option<u64>,
         tailed: Timestamp,
-        most: usize,
+        most: Room,
     ) -> Timestamp {
+        let from = self.reads_from(tailed);
         self.known_to = self.known_to.max(tailed);
-        let from = std::mem::replace(&mut self.from, END);
-        let from = if from > self.known_to { START } else { from };
+        self.from = END;
         let upto = if from == START { END } else { self.known_to };
 
         let (is_whole, is_ahead) = (true, false);
@@ -197,10 +206,11 @@ impl Rest {
         from
     }
 
-    /// Whether the result of the read under way may still be offered, to a lane that is open or not.
-    pub(super) fn takes(&mut self, is_open: bool) -> bool {
+    /// Whether the result of the read under way may still be offered, to a lane that is open or not,
+    /// and has so many bytes.
+    pub(super) fn takes(&mut self, is_open: bool, bytes: usize) -> bool {
         let RestRead::UnderWay(read) = &mut self.read else { return false };
-        read.is_whole &= is_open && read.taken < read.most;
+        read.is_whole &= is_open && read.taken < read.most.events && bytes < read.most.bytes;
         read.is_whole
     }
 
@@ -258,16 +268,17 @@ impl Rest {
             return false;
         };
 
-        self.from = self.from.min(read.reached);
+        let reached = read.reached_with(end.cut);
+        self.from = self.from.min(reached);
         if read.from == START {
             self.known_to = self.known_to.max(end.ahead.moment.after);
         }
 
-        if end.more || !read.is_whole {
+        if end.cut.is_some() || !read.is_whole {
             if read.taken == 0 && read.is_ahead {
                 // The tail is late. Only a read from the start gets on.
                 self.from = START;
-            } else if read.taken == 0 && read.reached == read.from {
+            } else if read.taken == 0 && reached == read.from {
                 self.read = later;
             }
             return false;
@@ -285,7 +296,20 @@ impl Rest {
     }
 }
 
+impl UnderWay {
+    /// Where the next read begins, if this one was cut at that place: up to there it had everything of
+    /// the key, though perhaps nothing.
+    fn reached_with(&self, cut: Option<Timestamp>) -> Timestamp {
+        match cut {
+            Some(cut) if self.is_whole && self.reached >= self.from => {
+                self.reached.max(cut.min(self.upto))
+            }
+            _ => self.reached,
+        }
+    }
+}
+
 /// An event's place in the order of its key. One that the server didn't number may be anywhere.
-fn place(record: &OutboxRecord) -> Timestamp {
+pub(crate) fn place(record: &OutboxRecord) -> Timestamp {
     if record.ts.increment == 0 { START } else { record.ts }
 }

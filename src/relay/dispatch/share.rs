@@ -10,7 +10,7 @@ use super::lane::{Lane, LaneState, Then};
 use super::pending::Pending;
 use super::read::Read;
 use super::rest::{Had, Rest, RestEnd, START};
-use crate::relay::ports::Room;
+use crate::relay::ports::{RestOf, Room};
 
 /// A key may have this part of the buffer. The memory is enough for half a thousand events while
 /// the next are read, and a few hot keys leave most of the buffer to others.
@@ -19,6 +19,10 @@ const SHARE: usize = 8;
 const SMALL_SHARE: usize = 64;
 /// Most events in one read.
 const MAX_READ: usize = 1000;
+/// Most keys in one read: the server compares each event with every one of them.
+const MAX_KEYS: usize = 32;
+/// A key is read with others if this part of its share is free.
+const JOINS: usize = 4;
 
 /// The share of a key, and what is left out.
 impl Dispatch {
@@ -94,9 +98,10 @@ impl Dispatch {
 
 /// Reads of rests.
 impl Dispatch {
-    /// The next key whose rest is to be read: from which `ts` on, and how much of it.
-    pub(crate) fn begin_rest_read(&mut self) -> Option<(Key, Timestamp, Room, Read)> {
-        if self.rests.is_empty() || self.rest_read || self.room().is_none() {
+    /// The keys whose rests are to be read next, from which `ts` on, and how much of them.
+    pub(crate) fn begin_rest_read(&mut self) -> Option<(Vec<RestOf>, Room, Read)> {
+        let left = self.room();
+        if self.rests.is_empty() || self.rest_read || left.is_none() {
             return None;
         }
 
@@ -104,34 +109,55 @@ impl Dispatch {
         let wants =
             |key: &Key| self.lanes.get(key).is_some_and(|lane| lane.wants(share, settlements));
         let place = self.rests.iter().position(wants)?;
-        let key = self.rests.remove(place)?;
-        self.rests.push_back(key.clone());
+        let first = self.rests.remove(place)?;
 
-        let swept = self.swept();
-        let read = self.begin_read();
-        let tailed = self.tailed;
-        let (unsettled, most_bytes) = (self.known.events(), self.limits.max_buffered_bytes);
-        let lane = self.lane(&key);
-        let mut room = lane.room(share);
-        let from = lane.rest.as_mut()?.begin_read(swept, tailed, room.events);
-        if from == START {
+        let (mut keys, tailed) = (vec![first], self.tailed);
+        let mut room = self.lanes[&keys[0]].room(share);
+        self.rests.retain(|key| {
+            let has_room = keys.len() < MAX_KEYS && room.bytes < left.bytes;
+            let lane = &self.lanes[key];
+            let joins = has_room && lane.joins(share, settlements);
+            if joins {
+                let more = lane.room(share);
+                room = Room { events: room.events + more.events, bytes: room.bytes + more.bytes };
+                keys.push(key.clone());
+            }
+            !joins
+        });
+        self.rests.extend(keys.iter().cloned());
+
+        let (swept, read) = (self.swept(), self.begin_read());
+        let begin = |key: Key| {
+            let lane = self.lanes.get_mut(&key).expect("a lane with a rest stays");
+            let most = Room { bytes: share.bytes, ..lane.room(share) };
+            let from = lane.rest.as_mut()?.begin_read(swept, tailed, most);
+            Some(RestOf { key, from })
+        };
+        let of: Vec<_> = keys.into_iter().filter_map(begin).collect();
+
+        room = room.at_most(MAX_READ);
+        if of.iter().any(|rest| rest.from == START) {
             // It also returns what is on its way.
-            room = Room { events: room.events + unsettled, bytes: most_bytes };
+            let on_their_way = self.known.events().min(MAX_READ);
+            let events = room.events + on_their_way;
+            room = Room { events, bytes: self.limits.max_buffered_bytes };
         }
 
         self.rest_read = true;
-        Some((key, from, room, read))
+        Some((of, room, read))
     }
 
     /// Whether the result of a read of this rest may still be offered.
     pub(crate) fn takes_rest(&mut self, key: &Key) -> bool {
-        let lane = self.lane(key);
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
         let is_open = matches!(lane.state(), LaneState::Open);
-        lane.rest.as_mut().is_some_and(|rest| rest.takes(is_open))
+        let bytes = lane.bytes;
+        lane.rest.as_mut().is_some_and(|rest| rest.takes(is_open, bytes))
     }
 
-    /// Takes an event of the rest, in the order of the key, unless it is known.
-    pub(crate) fn offer_rest(&mut self, key: &Key, read: &Read, pending: Pending) {
+    /// Takes an event of a rest, in the order of its key, unless it is known.
+    pub(crate) fn offer_rest(&mut self, read: &Read, pending: Pending) {
+        let Some(key) = &pending.record.key else { return };
         if !self.takes_rest(key) {
             return;
         }
@@ -148,11 +174,8 @@ impl Dispatch {
         }
     }
 
-    /// The read is over, and everything it brought is offered. `None` if it failed.
-    pub(crate) fn end_rest_read(&mut self, key: &Key, read: Read, end: Option<RestEnd>) {
-        self.rest_read = false;
-        self.end_read(read);
-
+    /// The read is over, and everything it brought of this key is offered. `None` if it failed.
+    pub(crate) fn end_rest(&mut self, key: &Key, end: Option<RestEnd>) {
         let (swept, settlements) = (self.swept(), self.known.settlements());
         let lane = self.lane(key);
         let rest = lane.rest.as_mut();
@@ -165,6 +188,12 @@ impl Dispatch {
         self.rests_changed = true;
         self.read_ahead.extend(end.map(|end| (key.clone(), end.ahead)));
         self.tidy(key);
+    }
+
+    /// The read is over, for all of its keys.
+    pub(crate) fn end_rest_read(&mut self, read: Read) {
+        self.rest_read = false;
+        self.end_read(read);
     }
 
     /// Reads that failed are tried again. A stalled lane looks whether its key still has something
@@ -221,6 +250,19 @@ impl Lane {
         matches!(self.state(), LaneState::Open)
             && self.queued() <= share.events / 2
             && self.bytes <= share.bytes / 2
+            && self.rest.as_ref().is_some_and(|rest| rest.may_read(settlements))
+    }
+
+    /// Whether the rest is read along with that of another key.
+    fn joins(&self, share: Room, settlements: u64) -> bool {
+        let free = Room {
+            events: share.events.saturating_sub(self.queued()),
+            bytes: share.bytes.saturating_sub(self.bytes),
+        };
+
+        matches!(self.state(), LaneState::Open)
+            && free.events > share.events / JOINS
+            && free.bytes > share.bytes / JOINS
             && self.rest.as_ref().is_some_and(|rest| rest.may_read(settlements))
     }
 }

@@ -10,13 +10,13 @@ use crate::config::{OnDead, Ordering};
 use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Dispatched;
 use crate::relay::dispatch::read::{Behind, Read};
-use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
 use crate::relay::dispatch::turn::Stored;
 use crate::relay::listing::Moment;
 use crate::relay::ports::Next;
 
 mod bursts;
 mod many;
+mod shares;
 
 const LIMITS: DispatchConfig = DispatchConfig {
     max_in_flight: 4,
@@ -68,6 +68,21 @@ fn swept(limits: DispatchConfig) -> Dispatch {
 /// The next event to publish, one at a time.
 fn one(dispatch: &mut Dispatch) -> Option<Dispatched> {
     dispatch.next(1).and_then(|mut burst| burst.pop())
+}
+
+/// An event of k1 from the change stream, committed when its number says.
+fn tailed(seq: u32) -> Pending {
+    let at = Timestamp { time: seq, increment: 1 };
+    pending(seq, Some(key(1)), State::Locked, Origin::Tail(at))
+}
+
+/// Delivers what leaves next, and returns its number.
+fn leave(dispatch: &mut Dispatch) -> u32 {
+    let next = one(dispatch).expect("an event that may leave");
+    let id = next.record.id.clone();
+    dispatch.delivered(next, Stored::Now);
+    dispatch.deleted(&id);
+    seq_of(&id)
 }
 
 #[test]
@@ -313,137 +328,4 @@ fn what_is_due_is_looked_for_once_the_parks_of_a_sweep_are_written() {
     assert!(!dispatch.settles_the_sweep(), "once for each sweep");
     let read = dispatch.begin_read();
     assert_eq!(dispatch.end_due_read(read, due()), 1);
-}
-
-/// An event of k1 from the change stream, committed when its number says.
-fn tailed(seq: u32) -> Pending {
-    let at = Timestamp { time: seq, increment: 1 };
-    pending(seq, Some(key(1)), State::Locked, Origin::Tail(at))
-}
-
-/// Offers what a read of the rest of k1 returned, which was between these times.
-fn end_rest(dispatch: &mut Dispatch, read: Read, seqs: &[u32], more: bool, moment: [u32; 2]) {
-    for seq in seqs {
-        let event = pending(*seq, Some(key(1)), State::Locked, Origin::Rest);
-        dispatch.offer_rest(&key(1), &read, event);
-    }
-
-    let [after, until] = moment.map(|time| Timestamp { time, increment: 1 });
-    let ids = seqs.iter().map(|seq| record(*seq, None, State::Locked).id).collect();
-    let ahead = ReadAhead {
-        from: Timestamp { time: 3, increment: 1 },
-        moment: Moment { after, until },
-        ids,
-    };
-    dispatch.end_rest_read(&key(1), read, Some(RestEnd { more, ahead }));
-}
-
-/// Delivers what leaves next, and returns its number.
-fn leave(dispatch: &mut Dispatch) -> u32 {
-    let next = one(dispatch).expect("an event that may leave");
-    let id = next.record.id.clone();
-    dispatch.delivered(next, Stored::Now);
-    dispatch.deleted(&id);
-    seq_of(&id)
-}
-
-#[test]
-fn a_key_with_its_share_leaves_room_for_others() {
-    let mut dispatch = swept(LIMITS);
-    (1..=9).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    assert_eq!((dispatch.load().0, dispatch.resting()), (2, vec![key(1)]));
-    assert!(dispatch.begin_rest_read().is_none(), "its queue is not half empty");
-    dispatch.offer(pending(20, Some(key(2)), State::Locked, TAIL), 0);
-
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (1, 20));
-    let (of, from, room, read) = dispatch.begin_rest_read().expect("a read");
-    assert_eq!((of, from.time, room.events), (key(1), 3, 1));
-    assert!(dispatch.begin_rest_read().is_none(), "one at a time");
-
-    end_rest(&mut dispatch, read, &[3], true, [9, 9]);
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (2, 3));
-    let (_, from, _, read) = dispatch.begin_rest_read().expect("a read");
-    assert_eq!(from.time, 3, "from the last event on");
-    end_rest(&mut dispatch, read, &[4, 5], true, [9, 9]);
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (4, 5));
-}
-
-#[test]
-fn a_rest_ends_with_a_read_of_everything_and_the_tail_brings_nothing_twice() {
-    let mut dispatch = swept(LIMITS);
-    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (1, 2));
-
-    // The read has one that the change stream didn't bring yet: an earlier one may be unknown, that
-    // was committed before that began.
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    dispatch.offer(tailed(6), 0);
-    end_rest(&mut dispatch, read, &[3, 4], false, [3, 7]);
-    assert_eq!(dispatch.resting(), [key(1)]);
-    assert_eq!(leave(&mut dispatch), 3);
-    assert!(one(&mut dispatch).is_none(), "the read ran ahead of the change stream");
-
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    end_rest(&mut dispatch, read, &[4, 6], false, [6, 9]);
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (4, 6));
-    assert_eq!(dispatch.resting(), []);
-
-    for seq in [4, 6, 7, 4, 10] {
-        dispatch.offer(tailed(seq), 0);
-    }
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (7, 10), "the read had the others");
-    assert!(one(&mut dispatch).is_none());
-    assert_eq!(dispatch.load(), (0, 0, 0), "nothing is remembered");
-    assert!(dispatch.read_ahead.is_empty());
-}
-
-#[test]
-fn what_was_numbered_long_before_it_was_committed_is_read_once_more() {
-    let mut dispatch = swept(LIMITS);
-    (3..=5).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (3, 4));
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    end_rest(&mut dispatch, read, &[5], false, [9, 9]);
-    assert_eq!((leave(&mut dispatch), dispatch.resting()), (5, vec![]));
-
-    let at = Timestamp { time: 8, increment: 1 };
-    dispatch.offer(pending(2, Some(key(1)), State::Locked, Origin::Tail(at)), 0);
-    assert!(one(&mut dispatch).is_none(), "a read may have brought it");
-    let (_, from, _, _) = dispatch.begin_rest_read().expect("a read that tells");
-    assert_eq!(from.time, 2);
-}
-
-#[test]
-fn a_rest_stays_while_a_sweep_may_pass_it_over() {
-    let mut dispatch = swept(LIMITS);
-    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    assert_eq!(leave(&mut dispatch), 1);
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    dispatch.sweep_began(1);
-    end_rest(&mut dispatch, read, &[3], false, [9, 9]);
-
-    assert_eq!(dispatch.resting(), [key(1)]);
-    assert!(dispatch.begin_rest_read().is_none(), "there was no more");
-    dispatch.sweep_ended();
-    assert_eq!((leave(&mut dispatch), leave(&mut dispatch)), (2, 3));
-
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    end_rest(&mut dispatch, read, &[], false, [9, 9]);
-    assert_eq!((dispatch.resting(), dispatch.load()), (vec![], (0, 0, 0)));
-}
-
-#[test]
-fn what_fails_leaves_its_rest_alone() {
-    let mut dispatch = swept(LIMITS);
-    (1..=3).for_each(|seq| dispatch.offer(tailed(seq), 0));
-    let first = one(&mut dispatch).expect("the head");
-    let (_, _, _, read) = dispatch.begin_rest_read().expect("a read");
-    let (_, debt) = dispatch.failed(first);
-    assert_eq!(debt.behind.as_ref().map(|park| park.ids.len()), Some(1), "what was queued");
-
-    end_rest(&mut dispatch, read, &[3], false, [9, 9]);
-    dispatch.offer(tailed(4), 0);
-    assert!(dispatch.take_parks().is_empty());
-    assert!(dispatch.begin_rest_read().is_none(), "what is unlocked is older");
-    assert!(dispatch.leaves_out_malformed(Some(&key(1))));
 }

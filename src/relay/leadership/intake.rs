@@ -1,10 +1,10 @@
 //! What comes in from the readers: found events, the retrier's answers, and what can't be published
 //! at all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use bson::{Bson, Timestamp};
-use outboxd_client::Key;
+use bson::Bson;
+use outboxd_client::{EventId, Key};
 use tracing::{debug, info};
 
 use super::Leadership;
@@ -13,11 +13,11 @@ use crate::failure::{MALFORMED, Rejection};
 use crate::relay::dispatch::known::Origin;
 use crate::relay::dispatch::pending::Pending;
 use crate::relay::dispatch::read::Read;
-use crate::relay::dispatch::rest::{ReadAhead, RestEnd};
+use crate::relay::dispatch::rest::{self, ReadAhead, RestEnd, START};
 use crate::relay::follow::found::Found;
 use crate::relay::listing::RawId;
 use crate::relay::mover::Gate;
-use crate::relay::ports::{Dated, EventBus, Page, Parsed, Room};
+use crate::relay::ports::{Dated, EventBus, Page, Parsed, RestOf, Room};
 use crate::relay::retry::{Answer, Ask};
 use crate::relay::settle::{Refusal, Settlement};
 use crate::relay::verdict::Failed;
@@ -141,7 +141,7 @@ impl<B: EventBus> Leadership<B> {
                 self.dispatch.end_key_read(&key, read, events, behind);
             }
             Answer::Waiting(filled) => self.dispatch.end_filling(filled),
-            Answer::Rest(key, read, from, rest) => self.rest(&key, read, from, rest),
+            Answer::Rest(of, read, rest) => self.rest(of, read, rest),
         }
     }
 
@@ -205,29 +205,44 @@ impl<B: EventBus> Leadership<B> {
         }
     }
 
-    /// Takes what a key had left in the database.
-    fn rest(&mut self, key: &Key, read: Read, from: Timestamp, rest: Option<Dated>) {
+    /// Takes what keys had left in the database.
+    fn rest(&mut self, of: Vec<RestOf>, read: Read, rest: Option<Dated>) {
         let Some(Dated { page, moment }) = rest else {
-            return self.dispatch.end_rest_read(key, read, None);
+            of.iter().for_each(|rest| self.dispatch.end_rest(&rest.key, None));
+            return self.dispatch.end_rest_read(read);
         };
 
         let (events, more) = (page.events.len(), page.more);
-        debug!(key = key.as_str(), %from, events, more, "read the rest of a key");
-        let mut ids = HashSet::with_capacity(page.events.len());
+        debug!(keys = of.len(), key = of[0].key.as_str(), from = %of[0].from, events, more, "read what keys had left");
+
+        let mut cut = more.then_some(START);
+        let mut ids: HashMap<Key, HashSet<EventId>> = HashMap::new();
         for parsed in page.events {
             match parsed {
                 Ok(record) => {
-                    ids.insert(record.id.clone());
-                    self.dispatch.offer_rest(key, &read, pending(record, Origin::Rest));
+                    if more {
+                        cut = cut.max(Some(rest::place(&record)));
+                    } else if let Some(key) = &record.key {
+                        ids.entry(key.clone()).or_default().insert(record.id.clone());
+                    }
+                    self.dispatch.offer_rest(&read, pending(record, Origin::Rest));
                 }
-                Err(malformed) if self.dispatch.takes_rest(key) => self.malformed(*malformed),
-                // It comes behind what waits in the database.
-                Err(_) => {}
+                Err(malformed) => {
+                    let key = malformed.key.as_ref();
+                    if key.is_none_or(|key| self.dispatch.takes_rest(key)) {
+                        self.malformed(*malformed);
+                    }
+                    // Else it comes behind what waits in the database.
+                }
             }
         }
 
-        let ahead = ReadAhead { from, moment, ids };
-        self.dispatch.end_rest_read(key, read, Some(RestEnd { more: page.more, ahead }));
+        for RestOf { key, from } in of {
+            let ids = ids.remove(&key).unwrap_or_default();
+            let ahead = ReadAhead { from, moment, ids };
+            self.dispatch.end_rest(&key, Some(RestEnd { cut, ahead }));
+        }
+        self.dispatch.end_rest_read(read);
     }
 
     /// Takes the malformed events out of a page.

@@ -372,8 +372,8 @@ impl<B: EventBus> Leadership<B> {
             self.ask(Ask::Key(key, read, KEY_READ));
         }
 
-        if let Some((key, from, room, read)) = self.dispatch.begin_rest_read() {
-            self.ask(Ask::Rest(key, read, from, room));
+        if let Some((of, room, read)) = self.dispatch.begin_rest_read() {
+            self.ask(Ask::Rest(of, read, room));
         }
     }
 

@@ -37,7 +37,7 @@ impl Store {
                 state.kept.retain(|_, kept| kept.number != number);
                 let place = place(epoch, sequence);
                 let sequence = Some(sequence);
-                state.kept.insert(place, KeptRow { number, sequence, message_id, row });
+                state.kept.insert((place, number), KeptRow { number, sequence, message_id, row });
                 state.count("events kept");
             }
         });
@@ -56,19 +56,28 @@ fn shown(place: i64, kept: &KeptRow) -> Kept {
     }
 }
 
+/// The first few, and those that share the place of the last of them.
+fn page<'a>(kept: impl Iterator<Item = (i64, &'a KeptRow)>, few: usize) -> Vec<Kept> {
+    let mut page = Vec::<Kept>::new();
+    for (place, kept) in kept {
+        if page.len() >= few && page.last().is_some_and(|last| last.place != place) {
+            break;
+        }
+        page.push(shown(place, kept));
+    }
+    page
+}
+
 impl KeptStore for Store {
     async fn kept(&self, places: Range<i64>, room: Room) -> StoreResult<Vec<Kept>> {
         let few = room.events.min(3);
-        let kept = self.command("kept", move |state| {
-            state.kept.range(places).take(few).map(|(place, kept)| shown(*place, kept)).collect()
-        });
-        kept.await
+        self.command("kept", move |state| page(state.within(places), few)).await
     }
 
     async fn next_held(&self, places: Range<i64>) -> StoreResult<Option<Kept>> {
         let next = self.command("next_held", move |state| {
-            let mut held = state.kept.range(places).filter(|(_, kept)| kept.sequence.is_some());
-            held.next().map(|(place, kept)| shown(*place, kept))
+            let mut held = state.within(places).filter(|(_, kept)| kept.sequence.is_some());
+            held.next().map(|(place, kept)| shown(place, kept))
         });
         next.await
     }
@@ -76,28 +85,29 @@ impl KeptStore for Store {
     async fn last_held(&self, places: Range<i64>, room: Room) -> StoreResult<Vec<Kept>> {
         let few = room.events.min(3);
         let last = self.command("last_held", move |state| {
-            let held = state.kept.range(places).rev().filter(|(_, kept)| kept.sequence.is_some());
-            held.take(few).map(|(place, kept)| shown(*place, kept)).collect()
+            page(state.within(places).rev().filter(|(_, kept)| kept.sequence.is_some()), few)
         });
         last.await
     }
 
     async fn count_kept(&self, places: Range<i64>) -> StoreResult<u64> {
-        self.command("count_kept", move |state| state.kept.range(places).count() as u64).await
+        self.command("count_kept", move |state| state.within(places).count() as u64).await
     }
 
     async fn republished(&self, events: &[Republished]) -> StoreResult<()> {
         let events = events.to_vec();
         let write = self.command("republished", move |state| {
             for event in events {
-                if let Some(mut kept) = state.kept.remove(&event.place) {
+                let number = number(&event.id.to_string());
+                if let Some(mut kept) = state.kept.remove(&(event.place, number)) {
                     kept.sequence = event.to.map(|(_, sequence)| sequence);
                     kept.message_id = event.message_id;
                     if event.to.is_none() {
                         state.count("repairs refused");
                         state.excused.insert(kept.number);
                     }
-                    state.kept.insert(event.to.map_or(event.place, |(place, _)| place), kept);
+                    let place = event.to.map_or(event.place, |(place, _)| place);
+                    state.kept.insert((place, number), kept);
                     state.count("events repaired");
                 }
             }
@@ -115,6 +125,11 @@ impl KeptStore for Store {
 }
 
 impl State {
+    fn within(&self, places: Range<i64>) -> impl DoubleEndedIterator<Item = (i64, &KeptRow)> {
+        let kept = self.kept.range((places.start, 0)..(places.end, 0));
+        kept.map(|((place, _), kept)| (*place, kept))
+    }
+
     /// The stream is put back to an old copy: the last of its messages are gone, and it remembers
     /// only the ids of those that it has.
     pub(super) fn rewind(&mut self) -> bool {

@@ -14,7 +14,7 @@ use crate::document::layout::Layout;
 use crate::document::record::OutboxRecord;
 use crate::relay::listing::{IdSet, Listing, Moment, RawId, id_of, only_id};
 use crate::relay::ports::{
-    Dated, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, Room, StoreError,
+    Dated, EventStore, Fetched, Mark, Next, Page, Parsed, Refused, RestOf, Room, StoreError,
     StoreErrorKind, StoreResult,
 };
 use crate::relay::publish::outcome::Acked;
@@ -203,18 +203,25 @@ impl EventStore for Store {
         Ok(shared::Tail::Own(Tail { store: self.clone(), next, cuts }))
     }
 
-    async fn locked(&self, key: &Key, from: Timestamp, room: Room) -> StoreResult<Dated> {
-        let key = key_number(key);
+    async fn locked(&self, of_keys: &[RestOf], room: Room) -> StoreResult<Dated> {
+        let wanted: Vec<_> =
+            of_keys.iter().map(|rest| (key_number(&rest.key), rest.from)).collect();
+        self.trace(|| format!("rests of {wanted:?}"));
         let page = self.read("locked", room.at_most(KEY_PAGE), move |rows, _| {
-            of(rows, |row| row.key == Some(key) && row.locked && row.ts >= from)
+            of(rows, |row| {
+                let is_wanted = |(key, from): &_| row.key == Some(*key) && row.ts >= *from;
+                row.locked && wanted.iter().any(is_wanted)
+            })
         });
-        self.trace(|| format!("rest of k{key} from {from}"));
         // The server says only roughly when a read was.
         let before = self.world.lock().newest_change();
         let page = page.await?;
         let mut until = self.world.lock().tick();
         until.increment += 2;
-        self.world.lock().count("reads of a rest");
+        self.world.lock().count(match of_keys {
+            [_] => "reads of a rest",
+            _ => "reads of several rests",
+        });
         Ok(Dated { page, moment: Moment { after: before, until } })
     }
 

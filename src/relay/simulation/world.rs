@@ -161,8 +161,8 @@ pub(super) struct State {
     pub(super) shares: bool,
     /// Whether acked events are kept; only such a stream loses messages.
     pub(super) keeps: bool,
-    /// The kept events, by their place.
-    pub(super) kept: BTreeMap<i64, KeptRow>,
+    /// The kept events, by place and number. A loss may give one place to two of them.
+    pub(super) kept: BTreeMap<(i64, u32), KeptRow>,
     /// Events that the stream has lost: later ones of their key may have been on the way.
     pub(super) lost: BTreeSet<u32>,
     /// Message ids that the stream remembers, since when and of which message. It remembers them
