@@ -56,6 +56,9 @@ pub(super) struct Known {
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
     settled: HashMap<EventId, u64, RandomState>,
+    /// Events that an operator's command is granted, and was granted while a read was under way. They
+    /// may stay, if the command has withdrawn its request.
+    let_go: HashSet<EventId>,
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
     /// the next sweep.
     before_the_tail: HashSet<EventId>,
@@ -97,6 +100,7 @@ impl Known {
     /// The server refused a write of this event for good.
     pub(super) fn refuse(&mut self, id: &EventId) {
         self.remove(id);
+        self.let_go.remove(id);
         self.refused.insert(RawId::of_event(id));
     }
 
@@ -185,6 +189,17 @@ impl Known {
         }
     }
 
+    /// Adds an event that an operator's command is granted.
+    pub(super) fn let_go(&mut self, id: EventId) {
+        self.let_go.insert(id.clone());
+        self.insert(id, Origin::Retry);
+    }
+
+    /// Whether it is open what becomes of an event that a read returned which began then.
+    pub(super) fn is_let_go(&self, id: &EventId, began: Began) -> bool {
+        self.let_go.contains(id) && !self.is_new(id, began)
+    }
+
     /// Adds a malformed event. Returns false if it was known.
     pub(super) fn insert_malformed(&mut self, id: RawId) -> bool {
         let bytes = id.bytes();
@@ -224,6 +239,8 @@ impl Known {
         if !self.reads.is_empty() || self.sweep.is_some_and(|(number, _)| !from_this_sweep(number))
         {
             self.settled.insert(id.clone(), self.settlements);
+        } else {
+            self.let_go.remove(id);
         }
     }
 
@@ -241,6 +258,8 @@ impl Known {
             None => self.settled = HashMap::default(),
             Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
         }
+        let Self { let_go, events, settled, .. } = self;
+        let_go.retain(|id| events.contains_key(id) || settled.contains_key(id));
     }
 }
 

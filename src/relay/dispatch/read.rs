@@ -19,7 +19,7 @@ pub(crate) enum Behind {
     Nothing,
     /// More of the same.
     More,
-    /// An event that is dead or not due, or the read failed: the lane waits for the next read for
-    /// due events.
+    /// An event that is dead or not due, or that an operator's command is granted; or the read
+    /// failed: the lane waits for the next read for due events.
     Held,
 }

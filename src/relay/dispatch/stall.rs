@@ -5,7 +5,6 @@ use outboxd_client::{EventId, Key};
 
 use super::debt::{Debt, FailedId, Park, Unmarked};
 use super::forgotten::Filter;
-use super::known::Origin;
 use super::lane::{Lane, LaneState, Then};
 use super::pending::{Dispatched, Pending};
 use super::read::{Behind, Read};
@@ -264,7 +263,7 @@ impl Dispatch {
     /// from now on, until the operator's command has been granted them.
     pub(crate) fn end_discards_read(&mut self, read: Read, mut ids: Vec<EventId>) -> Vec<EventId> {
         ids.retain(|id| self.known.is_new(id, read.began));
-        ids.iter().for_each(|id| self.known.insert(id.clone(), Origin::Retry));
+        ids.iter().for_each(|id| self.known.let_go(id.clone()));
 
         self.end_read(read);
         ids
@@ -304,10 +303,15 @@ impl Dispatch {
         key: &Key,
         read: Read,
         events: Vec<Pending>,
-        behind: Behind,
+        mut behind: Behind,
     ) {
         self.key_reads -= 1;
         for pending in events {
+            // Once that is known, the relay looks for what is due.
+            if self.known.is_let_go(&pending.record.id, read.began) {
+                behind = Behind::Held;
+                break;
+            }
             if self.known.is_new(&pending.record.id, read.began) {
                 self.buffer(pending);
             }

@@ -177,6 +177,35 @@ fn an_event_that_was_repaired_does_not_pass_what_waits_in_its_lane() {
 }
 
 #[test]
+fn nothing_passes_an_event_that_an_operator_may_discard() {
+    let parked = |seq| pending(seq, Some(key(1)), State::Parked, Origin::Retry);
+    let mut dispatch = swept(LIMITS);
+    let read = dispatch.begin_read();
+    dispatch.end_due_read(read, [pending(1, Some(key(1)), State::Failed, Origin::Retry)]);
+    assert_eq!(leave(&mut dispatch), 1);
+
+    let read = dispatch.begin_read();
+    let id = parked(2).record.id;
+    assert_eq!(dispatch.end_discards_read(read, vec![id.clone()]), [id.clone()]);
+
+    // It is being let go while the key is read, and then was, and may have stayed.
+    let (of, read) = dispatch.begin_key_read().expect("a read of the key");
+    let late = dispatch.begin_read();
+    dispatch.end_key_read(&of, read, vec![parked(2), parked(3)], Behind::Nothing);
+    assert!(one(&mut dispatch).is_none());
+    dispatch.deleted(&id);
+    assert_eq!(dispatch.end_due_read(late, [parked(2)]), 0, "it began before");
+
+    let read = dispatch.begin_read();
+    assert_eq!(dispatch.end_due_read(read, [parked(2)]), 1);
+    assert_eq!(leave(&mut dispatch), 2);
+    let (of, read) = dispatch.begin_key_read().expect("a read of the key");
+    dispatch.end_key_read(&of, read, vec![parked(3)], Behind::Nothing);
+    assert_eq!(leave(&mut dispatch), 3);
+    assert_eq!(dispatch.load(), (0, 0, 0), "nothing is remembered");
+}
+
+#[test]
 fn an_event_that_was_repaired_does_not_pass_what_is_being_parked() {
     let mut dispatch = swept(DispatchConfig { on_dead: OnDead::Skip, ..LIMITS });
     dispatch.offer(pending(1, Some(key(1)), State::Locked, TAIL), 0);
