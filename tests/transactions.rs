@@ -288,3 +288,22 @@ async fn an_event_that_a_later_transaction_touches_is_published_once() {
     let numbers: Vec<_> = keys["k"].iter().map(|(id, _)| id.parse::<u32>().unwrap()).collect();
     assert_eq!(numbers, (0..20).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn an_acked_event_that_somebody_else_writes_to_is_deleted_after_that() {
+    let scene = Scene::new().await;
+    scene.commit((0..100).map(|n| scene.event(&format!("k{n}"), n))).await;
+    let mut others = scene.transaction().await;
+    let one = scene.events.find_one(doc! {}).await.expect("a read").expect("an event");
+    let id = doc! { "_id": one.get("_id").expect("an id") };
+    let write = doc! { "$set": { "note": "in somebody's hands" } };
+    scene.events.update_one(id, write).session(&mut others).await.expect("an update");
+
+    let relay = Relay::leading(&scene, &[]).await;
+    until("all are published", async || (scene.messages().await.len() == 100).then_some(())).await;
+    assert!(scene.events.count_documents(doc! {}).await.expect("a count") > 0);
+    others.abort_transaction().await.expect("it ends");
+    scene.drained().await;
+    assert_eq!(relay.stop(), Some(0));
+    assert_eq!(scene.messages().await.len(), 100, "once each");
+}
