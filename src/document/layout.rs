@@ -213,11 +213,15 @@ impl Layout {
             return forms;
         }
 
-        forms.extend(ObjectId::parse_str(key).ok().map(Bson::from));
-        forms.extend(bson::Uuid::parse_str(key).ok().map(Bson::from));
+        // Not the other ways to write the same: those are other keys.
+        let id = ObjectId::parse_str(key).ok();
+        forms.extend(id.filter(|id| id.to_hex() == key).map(Bson::from));
+        let id = bson::Uuid::parse_str(key).ok();
+        forms.extend(id.filter(|id| id.to_string() == key).map(Bson::from));
         // A number is found by its value, whatever its type. The text of a double beyond 2^53 may
         // have other digits than its value.
-        forms.extend(key.parse::<i64>().ok().map(Bson::from));
+        let number = key.parse::<i64>().ok();
+        forms.extend(number.filter(|number| number.to_string() == key).map(Bson::from));
         let double = key.parse::<f64>().ok();
         let double = double.filter(|number| payload::double(*number).as_deref() == Some(key));
         forms.extend(double.map(Bson::from));

@@ -4,7 +4,7 @@
 //! As long as the outbox has its indexes, the list and the keys are read from those alone. Without
 //! them a list reads every document, and sorts nothing of it but `ts` and `_id`. Two reads look at
 //! more documents than they return, because no index of locked events has the key: a list that
-//! leaves out the keys with a rest, and the rest of a key, which passes over the other keys' events.
+//! leaves out the keys with a rest, and the rests of some keys, which passes over the others' events.
 
 use std::collections::HashSet;
 
@@ -85,10 +85,11 @@ impl Store {
         }
 
         // An index can't serve `$nor`, so the server doesn't consider one for each key.
-        let before = of.iter().filter(|rest| Some(rest.from) > first).map(|rest| {
-            let key = self.layout.of_key(rest.key.as_str());
-            doc! { self.layout.key(): key, field::TS: { "$lt": rest.from } }
-        });
+        let before =
+            of.iter().filter(|rest| rest.from.time > 0 && Some(rest.from) > first).map(|rest| {
+                let key = self.layout.of_key(rest.key.as_str());
+                doc! { self.layout.key(): key, field::TS: { "$lt": rest.from } }
+            });
         let before: Vec<_> = before.collect();
         if !before.is_empty() {
             locked.insert("$nor", before);

@@ -191,7 +191,8 @@ impl Room {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RestOf {
     pub(crate) key: Key,
-    /// The first `ts`. From the time zero on, those without a `ts` are included.
+    /// The first `ts`. From the time zero on, those without a `ts` are included; from others on, they
+    /// may be.
     pub(crate) from: Timestamp,
 }
 

@@ -99,7 +99,8 @@ pub(crate) async fn run(
                 Answer::Key(key, read, events, behind)
             }
             Ask::Rest(of, read, room) => {
-                let rest = or_warn(store.locked(&of, room).await, "the rest of a key");
+                let rest =
+                    or_warn(store.locked(&of, room).await, "what keys have left in the database");
                 Answer::Rest(of, read, rest)
             }
             Ask::Waiting(filter) => Answer::Waiting(fill(&store, filter).await),

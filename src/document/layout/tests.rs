@@ -153,6 +153,13 @@ fn a_whole_double_is_the_key_that_json_stringify_makes_of_it() {
         assert!(forms.iter().any(has), "{text}: {forms:?}");
     }
 
+    // What another key has is not among them.
+    for text in
+        ["007", "+7", "-0", "550E8400-E29B-41D4-A716-446655440000", "507F1F77BCF86CD799439011"]
+    {
+        assert_eq!(orders().of_key(text), text.into());
+    }
+
     assert_eq!(key(Bson::Null), Ok(None));
     for refused in [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         assert!(key(refused.into()).is_err(), "{refused}");

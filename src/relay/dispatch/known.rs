@@ -56,8 +56,8 @@ pub(super) struct Known {
     settlements: u64,
     /// Events that settled while a read was under way which may still bring them, and when.
     settled: HashMap<EventId, u64, RandomState>,
-    /// Events that an operator's command is granted, and was granted while a read was under way. They
-    /// may stay, if the command has withdrawn its request.
+    /// Events that an operator's command is granted, was granted while a read was under way, or was
+    /// refused. They may stay, if the command has withdrawn its request.
     let_go: HashSet<EventId>,
     /// Settled events that the safety sweep brought: the tail may be about to bring them too. Until
     /// the next sweep.
@@ -100,7 +100,6 @@ impl Known {
     /// The server refused a write of this event for good.
     pub(super) fn refuse(&mut self, id: &EventId) {
         self.remove(id);
-        self.let_go.remove(id);
         self.refused.insert(RawId::of_event(id));
     }
 
@@ -258,8 +257,10 @@ impl Known {
             None => self.settled = HashMap::default(),
             Some(oldest) => self.settled.retain(|_, settled| *settled > oldest),
         }
-        let Self { let_go, events, settled, .. } = self;
-        let_go.retain(|id| events.contains_key(id) || settled.contains_key(id));
+        let mut let_go = std::mem::take(&mut self.let_go);
+        let is_open = |id: &EventId| self.events.contains_key(id) || self.settled.contains_key(id);
+        let_go.retain(|id| is_open(id) || self.was_refused(id));
+        self.let_go = let_go;
     }
 }
 

@@ -50,6 +50,9 @@ pub(super) struct Rest {
     missed: Vec<Missed>,
     /// Whether more was left out than is remembered.
     missed_more: bool,
+    /// Whether the last read was cut and got no further: it came to the events of other keys first,
+    /// or these have no numbers. The next has no other keys.
+    pub(super) is_alone: bool,
 }
 
 /// An event that was left out.
@@ -94,7 +97,8 @@ struct UnderWay {
 /// What a read of a rest showed, besides the events that were offered.
 #[derive(Debug)]
 pub(crate) struct RestEnd {
-    /// The place of the last event that it returned, of whatever key, if there is more.
+    /// The place of the last event that it returned, of whatever key, if there is more. Those without
+    /// a number don't count.
     pub(crate) cut: Option<Timestamp>,
     /// The ids it returned, if that was all.
     pub(crate) ahead: ReadAhead,
@@ -147,6 +151,7 @@ impl Rest {
             read: RestRead::No,
             missed: Vec::new(),
             missed_more: false,
+            is_alone: false,
         }
     }
 
@@ -275,10 +280,12 @@ impl Rest {
         }
 
         if end.cut.is_some() || !read.is_whole {
+            self.is_alone = end.cut.is_some() && reached == read.from;
+            let is_passed_over = end.cut.is_some_and(|cut| cut < read.from);
             if read.taken == 0 && read.is_ahead {
                 // The tail is late. Only a read from the start gets on.
                 self.from = START;
-            } else if read.taken == 0 && reached == read.from {
+            } else if read.taken == 0 && reached == read.from && !is_passed_over {
                 self.read = later;
             }
             return false;

@@ -112,11 +112,13 @@ impl Dispatch {
         let first = self.rests.remove(place)?;
 
         let (mut keys, tailed) = (vec![first], self.tailed);
-        let mut room = self.lanes[&keys[0]].room(share);
+        let first = &self.lanes[&keys[0]];
+        let (mut room, is_alone) = (first.room(share), first.is_alone());
+        let most = MAX_READ.min(left.events.max(room.events));
         self.rests.retain(|key| {
             let has_room = keys.len() < MAX_KEYS && room.bytes < left.bytes;
             let lane = &self.lanes[key];
-            let joins = has_room && lane.joins(share, settlements);
+            let joins = has_room && !is_alone && lane.joins(share, settlements);
             if joins {
                 let more = lane.room(share);
                 room = Room { events: room.events + more.events, bytes: room.bytes + more.bytes };
@@ -135,10 +137,11 @@ impl Dispatch {
         };
         let of: Vec<_> = keys.into_iter().filter_map(begin).collect();
 
-        room = room.at_most(MAX_READ);
+        room = room.at_most(most);
         if of.iter().any(|rest| rest.from == START) {
             // It also returns what is on its way.
-            let on_their_way = self.known.events().min(MAX_READ);
+            let known = self.known.events();
+            let on_their_way = if is_alone { known } else { known.min(MAX_READ) };
             let events = room.events + on_their_way;
             room = Room { events, bytes: self.limits.max_buffered_bytes };
         }
@@ -253,6 +256,11 @@ impl Lane {
             && self.rest.as_ref().is_some_and(|rest| rest.may_read(settlements))
     }
 
+    /// Whether the rest is read by itself.
+    fn is_alone(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.is_alone)
+    }
+
     /// Whether the rest is read along with that of another key.
     fn joins(&self, share: Room, settlements: u64) -> bool {
         let free = Room {
@@ -263,6 +271,7 @@ impl Lane {
         matches!(self.state(), LaneState::Open)
             && free.events > share.events / JOINS
             && free.bytes > share.bytes / JOINS
+            && !self.is_alone()
             && self.rest.as_ref().is_some_and(|rest| rest.may_read(settlements))
     }
 }

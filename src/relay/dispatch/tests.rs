@@ -203,6 +203,18 @@ fn nothing_passes_an_event_that_an_operator_may_discard() {
     dispatch.end_key_read(&of, read, vec![parked(3)], Behind::Nothing);
     assert_eq!(leave(&mut dispatch), 3);
     assert_eq!(dispatch.load(), (0, 0, 0), "nothing is remembered");
+
+    // MongoDB refuses to let go of it, and it stays.
+    let read = dispatch.begin_read();
+    dispatch.end_due_read(read, [pending(4, Some(key(1)), State::Failed, Origin::Retry)]);
+    assert_eq!(leave(&mut dispatch), 4);
+    let read = dispatch.begin_read();
+    let id = parked(5).record.id;
+    dispatch.end_discards_read(read, vec![id.clone()]);
+    dispatch.delete_refused(&id);
+    let (of, read) = dispatch.begin_key_read().expect("a read of the key");
+    dispatch.end_key_read(&of, read, vec![parked(5), parked(6)], Behind::Nothing);
+    assert!(one(&mut dispatch).is_none(), "one behind it");
 }
 
 #[test]

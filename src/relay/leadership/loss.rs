@@ -35,7 +35,7 @@ impl<S: EventStore + KeptStore, B: EventBus> Parts<S, B> {
         }
 
         let newest = self.store.last_held(0..i64::MAX, Room { events: 1, bytes: 1 }).await;
-        let kept = match newest.map(|mut newest| newest.pop()) {
+        let kept = match newest.map(|newest| newest.into_iter().next()) {
             Ok(Some(kept)) if kept.stream == self.config.stream.name => kept,
             Ok(_) => return,
             Err(error) => return warn!(%error, "could not read the newest kept event"),

@@ -238,3 +238,26 @@ fn a_cut_read_without_events_of_a_key_gets_on_with_it() {
         assert_eq!(leave(&mut dispatch), left);
     }
 }
+
+#[test]
+fn a_key_that_a_read_did_not_come_to_is_read_alone() {
+    let mut dispatch = swept(LIMITS);
+    // k1 has a lot before the third event of k2.
+    for seq in [1, 4, 7, 10, 13, 16, 19, 20, 23, 26] {
+        offer_in_turn(&mut dispatch, seq..=seq);
+    }
+    assert_eq!([(); 4].map(|()| leave(&mut dispatch)), [1, 20, 4, 23]);
+
+    let (of, _, read) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!(froms(&of), [(key(1), 7), (key(2), 26)]);
+    end_rests(&mut dispatch, read, &of, &[7, 10], true);
+    assert_eq!(leave(&mut dispatch), 7);
+    dispatch.rests.rotate_left(1);
+
+    let (of, room, read) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!((froms(&of), room.events), (vec![(key(2), 26)], 2), "k1 would take it all again");
+    end_rests(&mut dispatch, read, &of, &[26], true);
+    assert_eq!([(); 2].map(|()| leave(&mut dispatch)), [10, 26]);
+    let (of, _, _) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!(froms(&of).len(), 1, "one with numbers that got no further: {of:?}");
+}
