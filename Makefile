@@ -49,10 +49,11 @@ soak: bins ## faults at random for an hour (MINUTES=60, SEED= to play one again)
 bench: ## outboxd beside the bare loops, same run, same machine (ARGS="drain --events 10000")
 	$(SERVERS) run -- $(CARGO) bench --features jemalloc --bench bench -- $(ARGS)
 
-check: ## formatting, lints, and a client library without the daemon's dependencies
+check: ## formatting, lints, documentation, and a client library without the daemon's dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --package outboxd-client --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
 	! $(CARGO) tree --package outboxd-client --edges normal --prefix none | grep -E '^(async-nats|axum|clap|toml|hyper|reqwest|tokio-cron-scheduler) '
 
 deploy-check: ## image, compose files, manifests, chart, systemd unit, alerts and dashboard, without an engine or a cluster

@@ -186,7 +186,7 @@ fn nothing_passes_an_event_that_an_operator_may_discard() {
 
     let read = dispatch.begin_read();
     let id = parked(2).record.id;
-    assert_eq!(dispatch.end_discards_read(read, vec![id.clone()]), [id.clone()]);
+    assert_eq!(dispatch.end_discards_read(read, vec![id.clone()]).len(), 1);
 
     // It is being let go while the key is read, and then was, and may have stayed.
     let (of, read) = dispatch.begin_key_read().expect("a read of the key");
