@@ -206,7 +206,7 @@ impl Layout {
         }
     }
 
-    /// In a query: the values of the key's field, among which are those that make this key.
+    /// In a query: the values of the key's field that make this key.
     pub fn forms(&self, key: &str) -> Vec<Bson> {
         let mut forms = vec![Bson::from(key)];
         if self.is_own {

@@ -9,8 +9,9 @@
 //! Once the queue has shrunk to half of its share, the retrier reads the next events of the rest, and
 //! with them those of other keys that have room: a read goes over the events of all other keys, so a
 //! read for each key would cost as many times that. A key whose events are not among those that were
-//! returned has none up to the last of them, and its rest begins there. What is unlocked of a key is
-//! older than its rest, so only an open lane reads.
+//! returned has none up to the last of them, and its rest begins there. If that is no further than
+//! before, the key is read alone next, so that none waits for the backlogs of others. What is
+//! unlocked of a key is older than its rest, so only an open lane reads.
 //!
 //! Such a read may run ahead of the tail, and miss an event that was committed late, by a transaction
 //! that was open for long: it stands before the place where the read begins, and nothing has brought

@@ -213,7 +213,8 @@ impl<B: EventBus> Leadership<B> {
         };
 
         let (events, more) = (page.events.len(), page.more);
-        debug!(keys = of.len(), key = of[0].key.as_str(), from = %of[0].from, events, more, "read what keys had left");
+        let (keys, RestOf { key, from }) = (of.len(), &of[0]);
+        debug!(keys, key = key.as_str(), %from, events, more, "read what keys had left");
 
         let mut cut = more.then_some(START);
         let mut ids: HashMap<Key, HashSet<EventId>> = HashMap::new();
