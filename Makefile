@@ -2,6 +2,8 @@
 
 SERVERS := deploy/local/servers
 CARGO ?= cargo
+# What cargo keeps for a second build makes the first one slower. CARGO_INCREMENTAL=1 while you edit.
+export CARGO_INCREMENTAL ?= 0
 # One set of features for tests and demo, so that nothing is built twice.
 FEATURES := --workspace --features crash-points
 DEMO := $(or $(CARGO_TARGET_DIR),target)/debug/demo
