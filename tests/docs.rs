@@ -51,7 +51,7 @@ fn pages() -> Vec<(PathBuf, String)> {
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
             .map(PathBuf::from)
             .to_vec();
-    for folder in ["docs", "deploy"] {
+    for folder in ["docs", "deploy", "clients", "examples"] {
         markdown(Path::new(folder), &mut paths);
     }
     paths.sort();
