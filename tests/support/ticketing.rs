@@ -182,10 +182,11 @@ impl Drop for Ticketing {
 /// Starts a service; returns when it answers.
 fn serve(service: &str, scene: &Scene, env: &[(&str, &str)]) -> (String, Child) {
     // The services are a crate of their own; `make bins` builds them beside outboxd.
-    let binary = Path::new(OUTBOXD).with_file_name(service);
+    let binary = Path::new(OUTBOXD).with_file_name("ticketing");
     assert!(binary.exists(), "{} is missing; run `make bins`", binary.display());
 
     let mut child = Command::new(binary)
+        .arg(service)
         .env_clear()
         .envs(scene.env().into_iter().filter(|(name, _)| !name.starts_with("OUTBOXD_")))
         .envs([("JWT_KEY", KEY), ("PORT", "0"), ("NATS_CLIENT_ID", service)])

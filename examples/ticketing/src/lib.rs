@@ -1,6 +1,6 @@
 //! The ticketing system: five services, and the frame that they share.
 //!
-//! Each service is a module in a folder of its own, and a program in `bin` that runs it, with its own
+//! Each service is a module in a folder of its own, which `ticketing SERVICE` runs, with its own
 //! database, outbox and sidecar:
 //!
 //! | folder | owns | emits | hears |

@@ -39,6 +39,15 @@ pub(crate) enum Amount {
 }
 
 impl Amount {
+    /// The numbers of the tickets, in the order in which they are made: first those whose orders are left
+    /// to expire, because that takes longest.
+    pub(crate) fn numbers(self) -> Box<dyn Iterator<Item = u64> + Send> {
+        let Self::Tickets(tickets) = self else { return Box::new(0..) };
+        let expires = |number: &u64| Fate::of(*number) == Fate::Expires;
+        let others = (0..tickets).filter(move |number| !expires(number));
+        Box::new((0..tickets).filter(expires).chain(others))
+    }
+
     /// How many steps that is, if it is known.
     pub(crate) fn requests(self) -> Option<u64> {
         let Self::Tickets(tickets) = self else { return None };

@@ -79,15 +79,16 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
             Amount::Tickets(_) => 0,
             Amount::Time(_) => ORDERS_AT_A_TIME,
         })),
+        expiring: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
     });
 
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let began = Instant::now();
-    let (mut stories, mut number, mut outcome) = (JoinSet::new(), 0, Ok(()));
+    let (mut stories, mut outcome) = (JoinSet::new(), Ok(()));
 
-    loop {
+    for number in amount.numbers() {
         let more = match amount {
-            Amount::Tickets(tickets) => number < tickets,
+            Amount::Tickets(_) => true,
             Amount::Time(time) => began.elapsed() < time,
         };
         if !more || outcome.is_err() {
@@ -105,19 +106,18 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
         let load = Arc::clone(&load);
         stories.spawn(async move {
             // After a failure no order gets its turn.
-            let ticket = load.ticket(number).await.inspect_err(|_| load.orders.close())?;
+            let ticket = load.ticket(number).await.inspect_err(|_| load.end_turns())?;
             // The next ticket needn't wait until the services have heard of this one.
             drop(permit);
 
             if Fate::of(number) == Fate::Free {
                 load.keep(number, ticket);
-            } else if let Some(turn) = load.turn().await? {
+            } else if let Some(turn) = load.turn(number).await? {
                 load.order(number, &ticket, turn).await?;
             }
 
             Ok::<(), Failure>(())
         });
-        number += 1;
     }
 
     // One that failed doesn't cut the others short: a ticket would stay at 10.
@@ -192,6 +192,9 @@ struct Load {
     /// Tickets that are at 15.
     made: AtomicU64,
     orders: Arc<Semaphore>,
+    /// The same for orders that are left to expire, which needn't wait for other tickets: theirs is
+    /// the longest time.
+    expiring: Arc<Semaphore>,
 }
 
 impl Load {
@@ -229,12 +232,21 @@ impl Load {
     }
 
     /// The turn of an order, if it has one.
-    async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, Failure> {
-        let orders = Arc::clone(&self.orders);
+    async fn turn(&self, number: u64) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+        let turns = match (self.amount, Fate::of(number)) {
+            (Amount::Tickets(_), Fate::Expires) => &self.expiring,
+            _ => &self.orders,
+        };
+        let turns = Arc::clone(turns);
         match self.amount {
-            Amount::Tickets(_) => Ok(Some(orders.acquire_owned().await?)),
-            Amount::Time(_) => Ok(orders.try_acquire_owned().ok()),
+            Amount::Tickets(_) => Ok(Some(turns.acquire_owned().await?)),
+            Amount::Time(_) => Ok(turns.try_acquire_owned().ok()),
         }
+    }
+
+    fn end_turns(&self) {
+        self.orders.close();
+        self.expiring.close();
     }
 
     async fn order(

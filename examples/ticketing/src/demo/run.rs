@@ -19,9 +19,12 @@ use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
 use crate::servers::{Own, SERVERS};
-use crate::stage::{EXPIRES_AFTER, Servers, Stage, Urls};
+use crate::stage::{Servers, Stage, Urls};
 use crate::{check, commits};
 
+/// How long an order reserves its ticket: seconds, not the minutes of production. Those that are to be
+/// paid or cancelled need one or two.
+const EXPIRES_AFTER: u64 = 15;
 /// How many tickets.
 const TICKETS: u64 = 200;
 /// How long everything may take to settle after the load.
@@ -35,7 +38,7 @@ const AWAY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
     let logs = logs()?;
-    let mut stage = Stage::new(servers()?, logs.clone());
+    let mut stage = Stage::new(servers()?, logs.clone(), EXPIRES_AFTER);
     let done = tokio::select! {
         done = story(&mut stage) => done.map(Some),
         failure = interrupted => { note(format!("demo: {failure}; ending all processes")); Ok(None) }
@@ -117,7 +120,7 @@ async fn story_of_kills(
     stage: &mut Option<Stage>,
 ) -> Result<Measured, Failure> {
     note("starting servers");
-    let stage = stage.insert(Stage::new(own.start("").await?, logs.to_owned()));
+    let stage = stage.insert(Stage::new(own.start("").await?, logs.to_owned(), EXPIRES_AFTER));
     note(format!("starting {}", stage.relays.words()));
     stage.start(Lifetime::Ours).await?;
 
@@ -169,8 +172,7 @@ pub(crate) async fn measure(
         Amount::Time(time) => format!("for {time:?}"),
     };
     note(format!(
-        "{much}: create at 5, set to 10, set to 15; orders are paid, cancelled, or left to expire \
-         in {EXPIRES_AFTER}"
+        "{much}: create at 5, set to 10, set to 15; orders are paid, cancelled, or left to expire"
     ));
     let done = load::run(&api, users, amount).await?;
     let took = began.elapsed();

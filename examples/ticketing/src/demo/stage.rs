@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use futures_util::future::try_join_all;
 use mongodb::{Client, Database};
 use serde::{Deserialize, Serialize};
 use ticketing::failure::Failure;
@@ -19,8 +20,6 @@ use crate::process::{Lifetime, Plan, Process};
 const READY_TIME: Duration = Duration::from_secs(30);
 /// After a kill, outboxd is idle for as long as the lease of the killed one lasts.
 const LEASE_TTL: &str = "5s";
-/// How long an order reserves its ticket: seconds, not the minutes of production.
-pub(crate) const EXPIRES_AFTER: &str = "20s";
 /// How long it may take to remove everything. A transaction that a killed service left open holds it up.
 const CLEAR_TIME: Duration = Duration::from_secs(5);
 /// What a service says when it is ready, before its address.
@@ -44,6 +43,8 @@ pub(crate) type Urls = BTreeMap<String, String>;
 pub(crate) struct Stage {
     pub(crate) servers: Servers,
     pub(crate) relays: Relays,
+    /// How long an order reserves its ticket, in seconds.
+    pub(crate) expires_after: u64,
     pub(crate) jwt_key: String,
     pub(crate) logs: PathBuf,
     pub(crate) urls: Urls,
@@ -92,11 +93,11 @@ impl Servers {
 }
 
 impl Stage {
-    /// Nothing runs yet.
-    pub(crate) fn new(servers: Servers, logs: PathBuf) -> Self {
+    /// Nothing runs yet. An order reserves its ticket for so many seconds.
+    pub(crate) fn new(servers: Servers, logs: PathBuf, expires_after: u64) -> Self {
         let jwt_key = format!("{:032x}", rand::random::<u128>());
         let (relays, urls, processes) = (Relays::wanted(), Urls::new(), Vec::new());
-        Self { servers, relays, jwt_key, logs, urls, processes }
+        Self { servers, relays, expires_after, jwt_key, logs, urls, processes }
     }
 
     /// Migrates the outboxes, starts the processes and waits until all are ready.
@@ -105,17 +106,8 @@ impl Stage {
     /// The first that isn't ready. What was started before still runs.
     pub(crate) async fn start(&mut self, lifetime: Lifetime) -> Result<(), Failure> {
         let names = self.relays.names();
-        for name in names.iter().filter(|name| !relayed_by(name).is_empty()) {
-            let output = self.plan(name, "migrate")?.command().output().await?;
-
-            if !output.status.success() {
-                return Err(format!(
-                    "`outboxd migrate`: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                )
-                .into());
-            }
-        }
+        let relays = names.iter().filter(|name| !relayed_by(name).is_empty());
+        try_join_all(relays.map(|name| self.migrate(name))).await?;
 
         for name in names {
             let process = self.plan(name, "run")?.start(lifetime)?;
@@ -127,6 +119,16 @@ impl Stage {
         }
 
         Ok(())
+    }
+
+    async fn migrate(&self, name: &str) -> Result<(), Failure> {
+        let output = self.plan(name, "migrate")?.command().output().await?;
+        if output.status.success() {
+            return Ok(());
+        }
+
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("`outboxd migrate`: {}", said.trim()).into())
     }
 
     /// Starts one process again, on the address it had.
@@ -183,9 +185,9 @@ impl Stage {
     /// The plan of the process `name`; `verb` is what outboxd does.
     fn plan(&self, name: &str, verb: &str) -> Result<Plan, Failure> {
         let relayed = relayed_by(name);
-        let (program, args) = match relayed.is_empty() {
-            true => (name, vec![]),
-            false => ("outboxd", vec![verb.to_owned()]),
+        let (program, arg) = match relayed.is_empty() {
+            true => ("ticketing", name),
+            false => ("outboxd", verb),
         };
         let own = std::env::current_exe()?;
         let program = own.parent().unwrap_or(Path::new(".")).join(program);
@@ -201,7 +203,7 @@ impl Stage {
                 ("JWT_KEY", self.jwt_key.clone()),
                 ("HOST", "127.0.0.1".into()),
                 ("PORT", "0".into()),
-                ("ORDER_EXPIRES_AFTER", EXPIRES_AFTER.to_owned()),
+                ("ORDER_EXPIRES_AFTER", format!("{}s", self.expires_after)),
                 // There is no HTTPS here.
                 ("COOKIE_SECURE", "false".to_owned()),
             ]);
@@ -222,7 +224,7 @@ impl Stage {
         Ok(Plan {
             name: name.to_owned(),
             program,
-            args,
+            args: vec![arg.to_owned()],
             env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             log: self.logs.join(format!("{name}.log")),
         })

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::cast::SERVICES;
-use crate::stage::{EXPIRES_AFTER, Stage};
+use crate::stage::Stage;
 
 /// Where the services, the servers and the logs are.
 pub(crate) fn places(stage: &Stage) -> String {
@@ -46,7 +46,7 @@ pub(crate) fn commands(stage: &Stage, demo: &Path) -> String {
         "{curl} {payments}/api/payments {json} '{{\"orderId\": \"'$ORDER'\", \"token\": \"tok_visa\"}}'"
     );
     let id = "grep -o '\"id\":\"[0-9a-f]*' | cut -c 7-";
-    let expiry = EXPIRES_AFTER.trim_end_matches('s').parse().unwrap_or(20) + 3;
+    let (expiry, waited) = (stage.expires_after, stage.expires_after + 3);
     let (concert, film, opera) = (offer("Concert"), offer("Film"), offer("Opera"));
 
     format!(
@@ -67,8 +67,8 @@ sleep 1; {curl} -X PUT {tickets}/api/tickets/$TICKET {json} '{{"title": "Concert
 {pay}; {pay}
 # 7. The order is complete
 sleep 1; {curl} {orders}/api/orders/$ORDER
-# 8. Order another ticket, don't pay, and see the order expire after {EXPIRES_AFTER}
-TICKET=$({film} | {id}); sleep 1; ORDER=$({order} | {id}); sleep {expiry}; {curl} {orders}/api/orders/$ORDER
+# 8. Order another ticket, don't pay, and see the order expire after {expiry}s
+TICKET=$({film} | {id}); sleep 1; ORDER=$({order} | {id}); sleep {waited}; {curl} {orders}/api/orders/$ORDER
 # 9. Kill (-9) the relay of tickets, and offer a ticket: its event waits in the outbox
 {demo} kill {relay}; {opera}; {stats}
 # 10. Start the relay again: once the lease of the dead one is over, it publishes the event

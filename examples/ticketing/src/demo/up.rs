@@ -22,6 +22,8 @@ use crate::{report, run, tour};
 
 /// Where the state is. The demo is run in the project's root.
 const STATE: &str = "target/demo-up";
+/// How long an order reserves its ticket, in seconds: time to paste what comes before the payment.
+const EXPIRES_AFTER: u64 = 30;
 /// How long everything may take to settle after the load, a daemon's restart included.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
 
@@ -113,7 +115,7 @@ pub(crate) async fn start(name: &str) -> Result<(), Failure> {
 
 async fn start_all() -> Result<Stage, Failure> {
     let servers = Own::at(&Path::new(STATE).join("servers")).start("").await?;
-    let mut stage = Stage::new(servers, std::path::absolute(STATE)?.join("logs"));
+    let mut stage = Stage::new(servers, std::path::absolute(STATE)?.join("logs"), EXPIRES_AFTER);
     let started = stage.start(Lifetime::Detached).await;
 
     match started.and_then(|()| write(&stage)) {

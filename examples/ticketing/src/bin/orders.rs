@@ -1,7 +1,0 @@
-//! The orders service as a program.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    ticketing::orders::main()
-}
