@@ -130,7 +130,10 @@ impl Store {
         room: Room,
         snapshot: &mut Snapshot,
     ) -> Result<Page> {
-        let find = find.limit(limit(room.events + 1)).projection(without_most_failures());
+        let one_more = limit(room.events + 1);
+        let find = find.limit(one_more).projection(without_most_failures());
+        // The server's first reply has 101 documents else.
+        let find = find.batch_size(u32::try_from(one_more).unwrap_or(u32::MAX));
         let mut cursor = find.collation(simple()).session(&mut snapshot.session).await?;
 
         let at_ms = clock::end_of_second(snapshot.newest()?);

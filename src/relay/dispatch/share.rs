@@ -114,11 +114,14 @@ impl Dispatch {
         let (mut keys, tailed) = (vec![first], self.tailed);
         let first = &self.lanes[&keys[0]];
         let (mut room, is_alone) = (first.room(share), first.is_alone());
-        let most = MAX_READ.min(left.events.max(room.events));
+        let most = Room {
+            events: MAX_READ.min(left.events.max(room.events)),
+            bytes: left.bytes.max(room.bytes),
+        };
         self.rests.retain(|key| {
-            let has_room = keys.len() < MAX_KEYS && room.bytes < left.bytes;
             let lane = &self.lanes[key];
-            let joins = has_room && !is_alone && lane.joins(share, settlements);
+            let has_room = keys.len() < MAX_KEYS && lane.joins(share, settlements);
+            let joins = has_room && !is_alone;
             if joins {
                 let more = lane.room(share);
                 room = Room { events: room.events + more.events, bytes: room.bytes + more.bytes };
@@ -137,7 +140,8 @@ impl Dispatch {
         };
         let of: Vec<_> = keys.into_iter().filter_map(begin).collect();
 
-        room = room.at_most(most);
+        room.bytes = room.bytes.min(most.bytes);
+        room = room.at_most(most.events);
         if of.iter().any(|rest| rest.from == START) {
             // It also returns what is on its way.
             let known = self.known.events();

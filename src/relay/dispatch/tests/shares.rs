@@ -189,6 +189,20 @@ fn the_rests_of_all_keys_with_room_are_read_at_once() {
 }
 
 #[test]
+fn more_keys_are_read_at_once_than_have_their_share_of_the_bytes() {
+    let mut dispatch = swept(LIMITS);
+    for seq in 1..=60_u8 {
+        dispatch.offer(pending(seq.into(), Some(key(1 + seq % 12)), State::Locked, TAIL), 0);
+    }
+    let buffered = dispatch.load().0;
+    (0..buffered).for_each(|_| _ = leave(&mut dispatch));
+
+    let (of, room, _) = dispatch.begin_rest_read().expect("a read");
+    assert_eq!((of.len(), dispatch.resting().len()), (12, 12));
+    assert_eq!(room.bytes, LIMITS.max_buffered_bytes, "no more than all of them may have");
+}
+
+#[test]
 fn a_key_without_room_is_not_read_with_others() {
     // A key may have eight.
     let mut dispatch = swept(DispatchConfig { max_buffered_events: 64, ..LIMITS });
