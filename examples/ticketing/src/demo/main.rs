@@ -15,6 +15,7 @@ mod commits;
 mod events;
 mod interrupt;
 mod load;
+mod members;
 mod process;
 mod progress;
 mod records;
@@ -45,8 +46,8 @@ enum Verb {
     /// Start everything on the servers of OUTBOXD_TEST_MONGODB_URI and OUTBOXD_TEST_NATS_URL, load
     /// it, check it, end it
     Run,
-    /// Start everything, servers too, kill (-9) each process and server in turn under load, check, and
-    /// end it
+    /// Start everything, servers too, kill (-9) each process, MongoDB's primary and nats-server in turn
+    /// under load, check, and end it
     Kills,
     /// Start everything, servers too, and leave it running
     Up,

@@ -18,7 +18,7 @@ use crate::load::{self, USERS};
 use crate::process::Lifetime;
 use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
-use crate::servers::{Own, SERVERS};
+use crate::servers::{MONGOD, Own, SERVERS};
 use crate::stage::{Servers, Stage, Urls};
 use crate::{check, commits};
 
@@ -119,8 +119,10 @@ async fn story_of_kills(
     logs: &Path,
     stage: &mut Option<Stage>,
 ) -> Result<Measured, Failure> {
-    note("starting servers");
-    let stage = stage.insert(Stage::new(own.start("").await?, logs.to_owned(), EXPIRES_AFTER));
+    note("starting servers: three mongods and a nats-server");
+    let mut servers = own.start("").await?;
+    own.add_members(&mut servers).await?;
+    let stage = stage.insert(Stage::new(servers, logs.to_owned(), EXPIRES_AFTER));
     note(format!("starting {}", stage.relays.words()));
     stage.start(Lifetime::Ours).await?;
 
@@ -137,16 +139,17 @@ async fn kill_each(stage: &mut Stage, own: &Own) -> Result<Vec<String>, Failure>
     let mut killed = Vec::new();
     for name in stage.relays.names().iter().chain(&SERVERS) {
         sleep(KILL_EACH - AWAY).await;
-        note(format!("killing {name}"));
+        let words = if *name == MONGOD { "MongoDB's primary" } else { name };
+        note(format!("killing {words}"));
 
         if SERVERS.contains(name) {
-            own.kill_and_start(name, &stage.servers.nats_url, AWAY).await?;
+            own.kill_and_start(name, &stage.servers, AWAY).await?;
         } else {
             stage.process(name)?.kill().await?;
             sleep(AWAY).await;
             stage.restart(name, Lifetime::Ours).await?;
         }
-        killed.push((*name).to_owned());
+        killed.push(words.to_owned());
     }
 
     Ok(killed)

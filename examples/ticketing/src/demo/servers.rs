@@ -12,6 +12,7 @@ use ticketing::failure::Failure;
 use tokio::process::Command;
 use tokio::time::sleep;
 
+use crate::members;
 use crate::process::start_time;
 use crate::stage::Servers;
 
@@ -20,8 +21,9 @@ const SCRIPT: &str = "deploy/local/servers";
 /// How often a server that was killed is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Their names.
-pub(crate) const SERVERS: [&str; 2] = ["mongod", "nats-server"];
+/// Their programs.
+pub(crate) const SERVERS: [&str; 2] = [MONGOD, "nats-server"];
+pub(crate) const MONGOD: &str = "mongod";
 
 /// The servers whose data and list of processes are in this directory.
 pub(crate) struct Own(PathBuf);
@@ -67,14 +69,24 @@ impl Own {
         Ok(())
     }
 
-    /// Kills (-9) one of them, and starts it again after `pause`, on the address it had.
+    /// Where they are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// Kills (-9) one of them, and starts it again after `pause`, on the address it had. Of several
+    /// mongods, the primary.
     pub(crate) async fn kill_and_start(
         &self,
         name: &str,
-        nats_url: &str,
+        servers: &Servers,
         pause: Duration,
     ) -> Result<(), Failure> {
-        let (pid, mut args) = self.running(name)?;
+        let port = match name {
+            MONGOD => Some(members::primary(servers).await?),
+            _ => None,
+        };
+        let (pid, mut args) = self.running(name, port.as_deref())?;
         let start = start_time(pid);
         Command::new("kill").args(["-KILL", &pid.to_string()]).status().await?;
         while start.is_some() && start_time(pid) == start {
@@ -82,15 +94,22 @@ impl Own {
         }
         sleep(pause).await;
 
-        // It chose its port itself.
-        let port = nats_url.rsplit(':').next().unwrap_or_default().to_owned();
-        for at in 1..args.len() {
-            if args[at - 1] == "--port" && args[at] == "-1" {
-                args[at].clone_from(&port);
-            }
+        let port = argument(&mut args, "--port")?;
+        if port == "-1" {
+            // It chose its port itself.
+            *port = servers.nats_url.rsplit(':').next().unwrap_or_default().to_owned();
         }
 
-        let log = File::options().append(true).open(self.0.join(format!("{name}.log")))?;
+        let log = match argument(&mut args, "--dbpath") {
+            Ok(data) => Path::new(data).with_extension("log"),
+            Err(_) => self.0.join(format!("{name}.log")),
+        };
+        self.spawn(&args, &log)
+    }
+
+    /// Starts a server, which `end` ends.
+    pub(crate) fn spawn(&self, args: &[String], log: &Path) -> Result<(), Failure> {
+        let log = File::options().append(true).create(true).open(log)?;
         let mut command = std::process::Command::new(&args[0]);
         command.args(&args[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let pid = command.process_group(0).spawn()?.id();
@@ -100,8 +119,12 @@ impl Own {
         Ok(())
     }
 
-    /// The process that runs this server, with its command line.
-    fn running(&self, name: &str) -> Result<(u32, Vec<String>), Failure> {
+    /// The process that runs this server, on this port if one is given, with its command line.
+    pub(crate) fn running(
+        &self,
+        name: &str,
+        port: Option<&str>,
+    ) -> Result<(u32, Vec<String>), Failure> {
         for line in std::fs::read_to_string(self.0.join("pids"))?.lines() {
             let mut fields = line.split(' ').map(str::parse::<u64>);
             let (Some(Ok(pid)), Some(Ok(started))) = (fields.next(), fields.next()) else {
@@ -113,14 +136,25 @@ impl Own {
             }
 
             let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
-            let args: Vec<_> = line.split_terminator('\0').map(str::to_owned).collect();
+            let mut args: Vec<_> = line.split_terminator('\0').map(str::to_owned).collect();
             let program = args.first().and_then(|program| Path::new(program).file_name());
             let is_it = program.is_some_and(|program| program.to_string_lossy().starts_with(name));
-            if is_it {
+            let is_there = |port| argument(&mut args, "--port").is_ok_and(|its| its == port);
+            if is_it && port.is_none_or(is_there) {
                 return Ok((pid, args));
             }
         }
 
         Err(format!("{name} is not running").into())
     }
+}
+
+/// What follows this option.
+pub(crate) fn argument<'a>(
+    args: &'a mut [String],
+    option: &str,
+) -> Result<&'a mut String, Failure> {
+    let at = args.iter().position(|arg| arg == option);
+    let value = at.and_then(|at| args.get_mut(at + 1));
+    value.ok_or_else(|| format!("the server was started without {option}").into())
 }
