@@ -2,7 +2,7 @@
 
 SERVERS := deploy/local/servers
 CARGO ?= cargo
-# What cargo keeps for a second build makes the first one slower. CARGO_INCREMENTAL=1 while you edit.
+# What cargo keeps for a second build makes the first one slower. Set CARGO_INCREMENTAL=1 while you edit.
 export CARGO_INCREMENTAL ?= 0
 # One set of features for tests and demo, so that nothing is built twice.
 FEATURES := --workspace --features crash-points
@@ -71,7 +71,7 @@ release-check: ## what a release must pass: licences, SBOM, crates, the oldest R
 demo: bins ## run the ticketing services under load and check what is left (FLEET=1: one outboxd for all of them)
 	FLEET=$(FLEET) $(SERVERS) run -- $(DEMO) run
 
-demo-kills: bins ## the same for longer, with each service, relay and server killed (-9) in turn (FLEET=1)
+demo-kills: bins ## the same for longer, each service and relay, MongoDB's primary and nats-server killed (-9) in turn (FLEET=1)
 	FLEET=$(FLEET) $(DEMO) kills
 
 demo-up: bins ## start the ticketing services and leave them running (FLEET=1)

@@ -179,12 +179,12 @@ fn named(text: &str) -> Vec<String> {
     found
 }
 
-/// The crate of a file: its folder and its root. The programs of `examples/ticketing` are crates of
-/// their own, each in a folder.
+/// The root of a file's crate. A program of `examples/ticketing` in a folder is a crate of its own.
 fn root_of(file: &Path, files: &Files) -> PathBuf {
     let (_, folder, root) = CRATES.iter().find(|(_, folder, _)| file.starts_with(folder)).unwrap();
     let program = file.ancestors().map(|folder| folder.join("main.rs")).find(|main| {
-        files.contains_key(main) && main.starts_with("examples") && main.starts_with(folder)
+        let is_below = main.starts_with(folder) && main.parent() != Some(Path::new(folder));
+        files.contains_key(main) && main.starts_with("examples") && is_below
     });
     program.unwrap_or_else(|| Path::new(folder).join(root))
 }

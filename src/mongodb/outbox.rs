@@ -22,6 +22,11 @@ use crate::relay::listing::RawId;
 use crate::relay::ports::shared::{Wanted, Watched};
 use crate::relay::ports::{Page, Parsed, Room};
 
+/// Documents that the server puts into a first reply by itself.
+const FIRST_REPLY: usize = 101;
+/// Bytes of an event of which more than that are asked for at once.
+const SMALL: usize = 2048;
+
 /// The outbox collection, as the relay uses it.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
@@ -123,17 +128,19 @@ impl Store {
         Ok(page)
     }
 
-    /// Parses while it reads, so that no more is in memory than was asked for.
+    /// Parses while it reads, so that no more is in memory than was asked for, and one reply.
     pub(super) async fn read(
         &self,
         find: Find<'_, RawDocumentBuf>,
         room: Room,
         snapshot: &mut Snapshot,
     ) -> Result<Page> {
-        let one_more = limit(room.events + 1);
-        let find = find.limit(one_more).projection(without_most_failures());
-        // The server's first reply has 101 documents else.
-        let find = find.batch_size(u32::try_from(one_more).unwrap_or(u32::MAX));
+        let one_more = room.events + 1;
+        // A page of small events comes in one reply. Of large ones, most of such a reply would be for
+        // nothing.
+        let reply = one_more.min((room.bytes / SMALL).max(FIRST_REPLY));
+        let find = find.limit(limit(one_more)).projection(without_most_failures());
+        let find = find.batch_size(u32::try_from(reply).unwrap_or(0));
         let mut cursor = find.collation(simple()).session(&mut snapshot.session).await?;
 
         let at_ms = clock::end_of_second(snapshot.newest()?);

@@ -114,15 +114,20 @@ impl Dispatch {
         let (mut keys, tailed) = (vec![first], self.tailed);
         let first = &self.lanes[&keys[0]];
         let (mut room, is_alone) = (first.room(share), first.is_alone());
+        let mut from_start = first.reads_from_start(tailed);
         let most = Room {
             events: MAX_READ.min(left.events.max(room.events)),
             bytes: left.bytes.max(room.bytes),
         };
         self.rests.retain(|key| {
             let lane = &self.lanes[key];
-            let has_room = keys.len() < MAX_KEYS && lane.joins(share, settlements);
-            let joins = has_room && !is_alone;
+            let starts = from_start || lane.reads_from_start(tailed);
+            // A read from the start has no bound but what its keys may have.
+            let fits = !starts || room.bytes < left.bytes;
+            let joins =
+                fits && !is_alone && keys.len() < MAX_KEYS && lane.joins(share, settlements);
             if joins {
+                from_start = starts;
                 let more = lane.room(share);
                 room = Room { events: room.events + more.events, bytes: room.bytes + more.bytes };
                 keys.push(key.clone());
@@ -140,9 +145,8 @@ impl Dispatch {
         };
         let of: Vec<_> = keys.into_iter().filter_map(begin).collect();
 
-        room.bytes = room.bytes.min(most.bytes);
-        room = room.at_most(most.events);
-        if of.iter().any(|rest| rest.from == START) {
+        room = Room { events: room.events.min(most.events), bytes: room.bytes.min(most.bytes) };
+        if from_start {
             // It also returns what is on its way.
             let known = self.known.events();
             let on_their_way = if is_alone { known } else { known.min(MAX_READ) };
@@ -258,6 +262,10 @@ impl Lane {
             && self.queued() <= share.events / 2
             && self.bytes <= share.bytes / 2
             && self.rest.as_ref().is_some_and(|rest| rest.may_read(settlements))
+    }
+
+    fn reads_from_start(&self, tailed: Timestamp) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.reads_from(tailed) == START)
     }
 
     /// Whether the rest is read by itself.

@@ -39,8 +39,8 @@ pub(crate) enum Amount {
 }
 
 impl Amount {
-    /// The numbers of the tickets, in the order in which they are made: first those whose orders are left
-    /// to expire, because that takes longest.
+    /// The numbers of the tickets, in the order in which they are made. If it is known how many: first
+    /// those whose orders are left to expire, because that takes longest.
     pub(crate) fn numbers(self) -> Box<dyn Iterator<Item = u64> + Send> {
         let Self::Tickets(tickets) = self else { return Box::new(0..) };
         let expires = |number: &u64| Fate::of(*number) == Fate::Expires;

@@ -120,6 +120,9 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
         });
     }
 
+    if outcome.is_err() {
+        load.end_turns();
+    }
     // One that failed doesn't cut the others short: a ticket would stay at 10.
     while let Some(ended) = stories.join_next().await {
         outcome = outcome.and(ended?);
@@ -191,9 +194,10 @@ struct Load {
     amount: Amount,
     /// Tickets that are at 15.
     made: AtomicU64,
+    /// Turns of orders.
     orders: Arc<Semaphore>,
-    /// The same for orders that are left to expire, which needn't wait for other tickets: theirs is
-    /// the longest time.
+    /// Turns of orders that are left to expire, if it is known how many there are. They don't wait until
+    /// all tickets are at 15, because they take longest.
     expiring: Arc<Semaphore>,
 }
 

@@ -2,6 +2,7 @@
 //! one, and others join it.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -9,6 +10,7 @@ use mongodb::{Client, Database};
 use ticketing::failure::Failure;
 use tokio::time::{Instant, sleep};
 
+use crate::process::start_time;
 use crate::servers::{MONGOD, Own, argument};
 use crate::stage::Servers;
 
@@ -16,7 +18,7 @@ use crate::stage::Servers;
 const MEMBERS: usize = 3;
 /// How long the others wait for the primary before they elect another one, in ms.
 const ELECTION_TIMEOUT: i32 = 1500;
-/// How long a member may take to join.
+/// How long a member may take to join, or to become primary.
 const JOIN_TIME: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(200);
@@ -38,10 +40,11 @@ impl Own {
             let mut args = first.clone();
             *argument(&mut args, "--dbpath")? = data.display().to_string();
             *argument(&mut args, "--port")? = port.to_string();
-            self.spawn(&args, &data.with_extension("log"))?;
+            let log = data.with_extension("log");
+            let pid = self.spawn(&args, &log)?;
 
             let host = format!("127.0.0.1:{port}");
-            join(&admin, &host).await?;
+            join(&admin, &host, pid, &log).await?;
             hosts.push(host);
         }
 
@@ -51,17 +54,37 @@ impl Own {
 }
 
 /// The port of the member that is primary now.
-pub(crate) async fn primary(servers: &Servers) -> Result<String, Failure> {
+pub(crate) async fn primary_port(servers: &Servers) -> Result<String, Failure> {
     let admin = Client::with_uri_str(&servers.mongodb_uri).await?.database("admin");
     let hello = admin.run_command(doc! { "hello": 1 }).await?;
     let port = hello.get_str("primary")?.rsplit(':').next().unwrap_or_default();
     Ok(port.to_owned())
 }
 
-/// Waits until this member has everything and may vote.
-async fn join(admin: &Database, host: &str) -> Result<(), Failure> {
+/// Waits until another member than the one at this port is primary.
+pub(crate) async fn elect_other(servers: &Servers, port: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + JOIN_TIME;
     loop {
+        if primary_port(servers).await.is_ok_and(|now| now != port) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("no other member became primary in {JOIN_TIME:?}").into());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Adds a member, which this process is, and waits until it has everything and may vote.
+async fn join(admin: &Database, host: &str, pid: u32, log: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + JOIN_TIME;
+    loop {
+        if start_time(pid).is_none() {
+            let said = std::fs::read_to_string(log)?;
+            let last = said.lines().last().unwrap_or_default();
+            return Err(format!("{host} ended: {last}").into());
+        }
+
         // A set takes one member at a time, and is busy until it has the one before.
         let joined = match add(admin, host).await {
             Ok(()) => has_joined(admin, host).await,
@@ -96,8 +119,10 @@ async fn add(admin: &Database, host: &str) -> Result<(), Failure> {
 
 async fn has_joined(admin: &Database, host: &str) -> Result<bool, Failure> {
     let status = admin.run_command(doc! { "replSetGetStatus": 1 }).await?;
-    let members = status.get_array("members")?.iter().filter_map(|member| member.as_document());
+    let members = status.get_array("members")?;
+    let all_vote = i32::try_from(members.len())? == status.get_i32("votingMembersCount")?;
+    let members = members.iter().filter_map(|member| member.as_document());
     let is = |member: &Document, field, text| member.get_str(field).is_ok_and(|its| its == text);
     let mut members = members.filter(|member| is(member, "name", host));
-    Ok(members.any(|member| is(member, "stateStr", "SECONDARY")))
+    Ok(all_vote && members.any(|member| is(member, "stateStr", "SECONDARY")))
 }

@@ -49,8 +49,8 @@ pub(crate) async fn run(interrupted: impl Future<Output = Failure>) -> Result<()
     conclude(done, stopped.and(cleared), &logs)
 }
 
-/// The same on servers of its own, and each process and server is killed (-9) in turn and started
-/// again under the load.
+/// The same on servers of its own. Each process, MongoDB's primary and nats-server are killed (-9) in
+/// turn and started again under the load.
 pub(crate) async fn kills(interrupted: impl Future<Output = Failure>) -> Result<(), Failure> {
     let logs = logs()?;
     let own = Own::at(&logs.join("servers"));

@@ -1,5 +1,5 @@
 //! A mongod and a nats-server of the demo's own, which it may kill. `deploy/local/servers` starts
-//! and ends them.
+//! and ends them; for more mongods, see [`members`].
 
 use std::fs::File;
 use std::io::Write as _;
@@ -59,7 +59,7 @@ impl Own {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Ends both, if they were started, and removes their data.
+    /// Ends all of them, if they were started, and removes their data.
     pub(crate) async fn end(&self) -> Result<(), Failure> {
         if self.0.join("pids").exists()
             && !Command::new(SCRIPT).arg("down").arg(&self.0).status().await?.success()
@@ -75,7 +75,7 @@ impl Own {
     }
 
     /// Kills (-9) one of them, and starts it again after `pause`, on the address it had. Of several
-    /// mongods, the primary.
+    /// mongods, the primary, and it is away until another one is.
     pub(crate) async fn kill_and_start(
         &self,
         name: &str,
@@ -83,7 +83,7 @@ impl Own {
         pause: Duration,
     ) -> Result<(), Failure> {
         let port = match name {
-            MONGOD => Some(members::primary(servers).await?),
+            MONGOD => Some(members::primary_port(servers).await?),
             _ => None,
         };
         let (pid, mut args) = self.running(name, port.as_deref())?;
@@ -92,7 +92,10 @@ impl Own {
         while start.is_some() && start_time(pid) == start {
             sleep(LOOK).await;
         }
-        sleep(pause).await;
+        match port {
+            Some(port) => members::elect_other(servers, &port).await?,
+            None => sleep(pause).await,
+        }
 
         let port = argument(&mut args, "--port")?;
         if port == "-1" {
@@ -104,11 +107,12 @@ impl Own {
             Ok(data) => Path::new(data).with_extension("log"),
             Err(_) => self.0.join(format!("{name}.log")),
         };
-        self.spawn(&args, &log)
+        self.spawn(&args, &log)?;
+        Ok(())
     }
 
-    /// Starts a server, which `end` ends.
-    pub(crate) fn spawn(&self, args: &[String], log: &Path) -> Result<(), Failure> {
+    /// Starts a server, which `end` ends. Returns its process id.
+    pub(crate) fn spawn(&self, args: &[String], log: &Path) -> Result<u32, Failure> {
         let log = File::options().append(true).create(true).open(log)?;
         let mut command = std::process::Command::new(&args[0]);
         command.args(&args[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -116,7 +120,7 @@ impl Own {
 
         let mut pids = File::options().append(true).open(self.0.join("pids"))?;
         writeln!(pids, "{pid} {}", start_time(pid).unwrap_or_default())?;
-        Ok(())
+        Ok(pid)
     }
 
     /// The process that runs this server, on this port if one is given, with its command line.

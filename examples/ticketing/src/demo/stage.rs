@@ -44,6 +44,7 @@ pub(crate) struct Stage {
     pub(crate) servers: Servers,
     pub(crate) relays: Relays,
     /// How long an order reserves its ticket, in seconds.
+    #[serde(default)]
     pub(crate) expires_after: u64,
     pub(crate) jwt_key: String,
     pub(crate) logs: PathBuf,
@@ -122,13 +123,14 @@ impl Stage {
     }
 
     async fn migrate(&self, name: &str) -> Result<(), Failure> {
-        let output = self.plan(name, "migrate")?.command().output().await?;
+        // If another one fails, none is left behind.
+        let output = self.plan(name, "migrate")?.command().kill_on_drop(true).output().await?;
         if output.status.success() {
             return Ok(());
         }
 
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("`outboxd migrate`: {}", said.trim()).into())
+        Err(format!("`outboxd migrate` for {name}: {}", said.trim()).into())
     }
 
     /// Starts one process again, on the address it had.

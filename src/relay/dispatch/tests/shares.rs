@@ -188,18 +188,36 @@ fn the_rests_of_all_keys_with_room_are_read_at_once() {
     assert_eq!(froms(&of), [(key(1), 16), (key(2), 28), (key(3), 28)]);
 }
 
-#[test]
-fn more_keys_are_read_at_once_than_have_their_share_of_the_bytes() {
+/// A dispatch with an empty buffer, and twelve keys with rests.
+fn twelve_rests() -> Dispatch {
     let mut dispatch = swept(LIMITS);
     for seq in 1..=60_u8 {
-        dispatch.offer(pending(seq.into(), Some(key(1 + seq % 12)), State::Locked, TAIL), 0);
+        let mut event = tailed(seq.into());
+        event.record.key = Some(key(1 + seq % 12));
+        dispatch.offer(event, 0);
     }
+
     let buffered = dispatch.load().0;
     (0..buffered).for_each(|_| _ = leave(&mut dispatch));
+    assert_eq!(dispatch.resting().len(), 12);
+    dispatch
+}
 
-    let (of, room, _) = dispatch.begin_rest_read().expect("a read");
-    assert_eq!((of.len(), dispatch.resting().len()), (12, 12));
-    assert_eq!(room.bytes, LIMITS.max_buffered_bytes, "no more than all of them may have");
+#[test]
+fn more_keys_are_read_at_once_than_have_their_share_of_the_bytes() {
+    let (of, room, _) = twelve_rests().begin_rest_read().expect("a read");
+    assert_eq!((of.len(), room.bytes), (12, LIMITS.max_buffered_bytes));
+}
+
+#[test]
+fn a_read_from_the_start_has_no_more_keys_than_have_their_share() {
+    let mut dispatch = twelve_rests();
+    dispatch.sweep_began(1);
+    dispatch.sweep_ended();
+
+    let (of, _, _) = dispatch.begin_rest_read().expect("a read");
+    assert!(of.iter().all(|rest| rest.from == START));
+    assert_eq!(of.len(), 8, "an eighth of the bytes each");
 }
 
 #[test]
