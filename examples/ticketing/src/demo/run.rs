@@ -20,7 +20,7 @@ use crate::progress::{note, say};
 use crate::report::{self, Measured, Report};
 use crate::servers::{MONGOD, Own, SERVERS};
 use crate::stage::{Servers, Stage, Urls};
-use crate::{check, commits};
+use crate::{check, commits, members};
 
 /// How long an order reserves its ticket: seconds, not the minutes of production. Those that are to be
 /// paid or cancelled need one or two.
@@ -143,7 +143,7 @@ async fn kill_each(stage: &mut Stage, own: &Own) -> Result<Vec<String>, Failure>
         note(format!("killing {words}"));
 
         if SERVERS.contains(name) {
-            own.kill_and_start(name, &stage.servers, AWAY).await?;
+            kill_server(own, name, &stage.servers).await?;
         } else {
             stage.process(name)?.kill().await?;
             sleep(AWAY).await;
@@ -153,6 +153,22 @@ async fn kill_each(stage: &mut Stage, own: &Own) -> Result<Vec<String>, Failure>
     }
 
     Ok(killed)
+}
+
+/// Kills a server and starts it again: of several mongods the primary, which is away until another
+/// one is.
+async fn kill_server(own: &Own, name: &str, servers: &Servers) -> Result<(), Failure> {
+    let primary = match name {
+        MONGOD => Some(members::primary_port(servers).await?),
+        _ => None,
+    };
+
+    let args = own.kill(name, primary.as_deref()).await?;
+    match primary {
+        Some(port) => members::elect_other(servers, &port).await?,
+        None => sleep(AWAY).await,
+    }
+    own.start_again(name, args, &servers.nats_url)
 }
 
 /// Puts the load on, waits until everything has settled, and looks at what is left.

@@ -1,5 +1,5 @@
 //! A mongod and a nats-server of the demo's own, which it may kill. `deploy/local/servers` starts
-//! and ends them; for more mongods, see [`members`].
+//! and ends them; `members` adds more mongods.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,7 +12,6 @@ use ticketing::failure::Failure;
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use crate::members;
 use crate::process::start_time;
 use crate::stage::Servers;
 
@@ -74,33 +73,33 @@ impl Own {
         &self.0
     }
 
-    /// Kills (-9) one of them, and starts it again after `pause`, on the address it had. Of several
-    /// mongods, the primary, and it is away until another one is.
-    pub(crate) async fn kill_and_start(
+    /// Kills (-9) one of them, the one on this port if one is given. Returns its command line.
+    pub(crate) async fn kill(
         &self,
         name: &str,
-        servers: &Servers,
-        pause: Duration,
-    ) -> Result<(), Failure> {
-        let port = match name {
-            MONGOD => Some(members::primary_port(servers).await?),
-            _ => None,
-        };
-        let (pid, mut args) = self.running(name, port.as_deref())?;
+        port: Option<&str>,
+    ) -> Result<Vec<String>, Failure> {
+        let (pid, args) = self.running(name, port)?;
         let start = start_time(pid);
         Command::new("kill").args(["-KILL", &pid.to_string()]).status().await?;
         while start.is_some() && start_time(pid) == start {
             sleep(LOOK).await;
         }
-        match port {
-            Some(port) => members::elect_other(servers, &port).await?,
-            None => sleep(pause).await,
-        }
 
+        Ok(args)
+    }
+
+    /// Starts one again that was killed, on the address it had.
+    pub(crate) fn start_again(
+        &self,
+        name: &str,
+        mut args: Vec<String>,
+        nats_url: &str,
+    ) -> Result<(), Failure> {
         let port = argument(&mut args, "--port")?;
         if port == "-1" {
             // It chose its port itself.
-            *port = servers.nats_url.rsplit(':').next().unwrap_or_default().to_owned();
+            *port = nats_url.rsplit(':').next().unwrap_or_default().to_owned();
         }
 
         let log = match argument(&mut args, "--dbpath") {
