@@ -96,6 +96,33 @@ impl Dispatch {
     }
 }
 
+/// The keys of a read of rests.
+struct Chosen {
+    keys: Vec<Key>,
+    /// What they have room for.
+    room: Room,
+    /// Whether one is read without others.
+    is_alone: bool,
+    /// Whether one is read from its start.
+    from_start: bool,
+}
+
+impl Chosen {
+    fn add(&mut self, key: &Key, room: Room) {
+        self.keys.push(key.clone());
+        self.room.events += room.events;
+        self.room.bytes += room.bytes;
+    }
+
+    /// For all of them no more than is left, but as much as the first has room for.
+    fn at_most(mut self, left: Room, first: Room) -> Self {
+        let events = MAX_READ.min(left.events.max(first.events));
+        self.room.events = self.room.events.min(events);
+        self.room.bytes = self.room.bytes.min(left.bytes.max(first.bytes));
+        self
+    }
+}
+
 /// Reads of rests.
 impl Dispatch {
     /// The keys whose rests are to be read next, from which `ts` on, and how much of them.
@@ -105,57 +132,63 @@ impl Dispatch {
             return None;
         }
 
-        let (share, settlements) = (self.share(), self.known.settlements());
-        let wants =
-            |key: &Key| self.lanes.get(key).is_some_and(|lane| lane.wants(share, settlements));
-        let place = self.rests.iter().position(wants)?;
-        let first = self.rests.remove(place)?;
+        let share = self.share();
+        let chosen = self.choose_rests(left, share)?;
+        self.rests.extend(chosen.keys.iter().cloned());
 
-        let (mut keys, tailed) = (vec![first], self.tailed);
-        let first = &self.lanes[&keys[0]];
-        let (mut room, is_alone) = (first.room(share), first.is_alone());
-        let mut from_start = first.reads_from_start(tailed);
-        let most = Room {
-            events: MAX_READ.min(left.events.max(room.events)),
-            bytes: left.bytes.max(room.bytes),
-        };
-        self.rests.retain(|key| {
-            let lane = &self.lanes[key];
-            let starts = from_start || lane.reads_from_start(tailed);
-            // A read from the start has no bound but what its keys may have.
-            let fits = !starts || room.bytes < left.bytes;
-            let joins =
-                fits && !is_alone && keys.len() < MAX_KEYS && lane.joins(share, settlements);
-            if joins {
-                from_start = starts;
-                let more = lane.room(share);
-                room = Room { events: room.events + more.events, bytes: room.bytes + more.bytes };
-                keys.push(key.clone());
-            }
-            !joins
-        });
-        self.rests.extend(keys.iter().cloned());
-
-        let (swept, read) = (self.swept(), self.begin_read());
+        let (swept, read, tailed) = (self.swept(), self.begin_read(), self.tailed);
         let begin = |key: Key| {
             let lane = self.lanes.get_mut(&key).expect("a lane with a rest stays");
             let most = Room { bytes: share.bytes, ..lane.room(share) };
             let from = lane.rest.as_mut()?.begin_read(swept, tailed, most);
             Some(RestOf { key, from })
         };
-        let of: Vec<_> = keys.into_iter().filter_map(begin).collect();
+        let of: Vec<_> = chosen.keys.into_iter().filter_map(begin).collect();
 
-        room = Room { events: room.events.min(most.events), bytes: room.bytes.min(most.bytes) };
-        if from_start {
+        let mut room = chosen.room;
+        if chosen.from_start {
             // It also returns what is on its way.
             let known = self.known.events();
-            let on_their_way = if is_alone { known } else { known.min(MAX_READ) };
+            let on_their_way = if chosen.is_alone { known } else { known.min(MAX_READ) };
             let events = room.events + on_their_way;
             room = Room { events, bytes: self.limits.max_buffered_bytes };
         }
 
         self.rest_read = true;
         Some((of, room, read))
+    }
+
+    /// Takes a key that wants to be read out of the rests, and those that are read with it.
+    fn choose_rests(&mut self, left: Room, share: Room) -> Option<Chosen> {
+        let (settlements, tailed) = (self.known.settlements(), self.tailed);
+        let wants =
+            |key: &Key| self.lanes.get(key).is_some_and(|lane| lane.wants(share, settlements));
+        let place = self.rests.iter().position(wants)?;
+        let key = self.rests.remove(place)?;
+
+        let first = &self.lanes[&key];
+        let (room, is_alone) = (first.room(share), first.is_alone());
+        let from_start = first.reads_from_start(tailed);
+        let mut chosen = Chosen { keys: vec![key], room, is_alone, from_start };
+        if is_alone {
+            return Some(chosen.at_most(left, room));
+        }
+
+        self.rests.retain(|key| {
+            let lane = &self.lanes[key];
+            let from_start = chosen.from_start || lane.reads_from_start(tailed);
+            // A read from the start has no bound but what its keys may have.
+            let fits = !from_start || chosen.room.bytes < left.bytes;
+            let joins = fits && chosen.keys.len() < MAX_KEYS && lane.joins(share, settlements);
+
+            if joins {
+                chosen.add(key, lane.room(share));
+                chosen.from_start = from_start;
+            }
+            !joins
+        });
+
+        Some(chosen.at_most(left, room))
     }
 
     /// Whether the result of a read of this rest may still be offered.

@@ -87,11 +87,8 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
     let (mut stories, mut outcome) = (JoinSet::new(), Ok(()));
 
     for number in amount.numbers() {
-        let more = match amount {
-            Amount::Tickets(_) => true,
-            Amount::Time(time) => began.elapsed() < time,
-        };
-        if !more || outcome.is_err() {
+        let is_over = matches!(amount, Amount::Time(time) if began.elapsed() >= time);
+        if is_over || outcome.is_err() {
             break;
         }
 
