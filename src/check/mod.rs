@@ -26,6 +26,7 @@ mod nats;
 mod outbox;
 mod privileges;
 mod scheduled;
+mod version;
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::ask::{Clock, within};
-use super::bursts;
+use super::{bursts, version};
 use crate::config::Config;
 use crate::driver_words::{TlsFault, plain};
 use crate::error::{Error, ErrorKind};
@@ -31,13 +31,6 @@ use crate::jetstream::stored;
 use crate::jetstream::stream::{Described, describe, is_silent};
 use crate::pattern::overlap;
 use crate::tls;
-
-/// A cluster of older servers loses messages that it has acknowledged.
-const OLDEST: (u64, u64, u64) = (2, 10, 0);
-/// The first version of each maintained line with the latest security fixes.
-const FIXED: [(u64, u64, u64); 2] = [(2, 11, 15), (2, 12, 6)];
-/// The remedy for an older version.
-const UPGRADE: &str = "install: nats-server 2.11.15, 2.12.6 or later";
 
 /// The request by which a user asks what it may do.
 const USER_INFO: &str = "$SYS.REQ.USER.INFO";
@@ -89,7 +82,8 @@ pub(super) async fn look(config: &Config, timeout: Duration) -> Checked {
     let reachable = Finding::ok("nats.reachable", &at, format!("connected in {took:.1} ms"));
 
     let info = client.server_info();
-    checked.findings = vec![reachable, auth(&at, info.auth_required), version(&at, &info.version)];
+    checked.findings =
+        vec![reachable, auth(&at, info.auth_required), version::look(&at, &info.version)];
     checked.max_payload = Some(info.max_payload);
 
     let context = config.nats.context(client.clone(), timeout);
@@ -385,55 +379,4 @@ async fn answered(client: &Client, at: &str, info: &Info, denials: &Denials) -> 
 fn server_clock(at: &str, asked: SystemTime) -> Option<Clock> {
     let at = DateTime::parse_rfc3339_str(at).ok()?;
     Some(Clock::new(at.timestamp_millis(), asked))
-}
-
-fn version(at: &str, version: &str) -> Finding {
-    const CHECK: &str = "nats.version";
-    let found = parse(version);
-    let fixed = if found >= (2, 12, 0) { FIXED[1] } else { FIXED[0] };
-
-    if found < OLDEST {
-        Finding::fail(
-            CHECK,
-            at,
-            format!("{version} is too old: outboxd needs NATS 2.10 or newer"),
-            UPGRADE,
-        )
-    } else if found < fixed {
-        Finding::warn(
-            CHECK,
-            at,
-            format!("{version} lacks security fixes of 2.11.15 and 2.12.6"),
-            UPGRADE,
-        )
-    } else {
-        Finding::ok(CHECK, at, version)
-    }
-}
-
-fn parse(version: &str) -> (u64, u64, u64) {
-    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
-    let mut part = || parts.next().unwrap_or(0);
-    (part(), part(), part())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version;
-    use crate::finding::Level;
-
-    #[test]
-    fn a_version_is_compared_with_the_fixes_of_its_line() {
-        for (found, level) in [
-            ("2.9.25", Level::Fail),
-            ("2.10.26", Level::Warn),
-            ("2.11.14", Level::Warn),
-            ("2.11.15", Level::Ok),
-            ("2.12.0", Level::Warn),
-            ("2.12.6-RC.1", Level::Ok),
-            ("2.15.2", Level::Ok),
-        ] {
-            assert_eq!(version("nats-server", found).level, level, "{found}");
-        }
-    }
 }

@@ -25,7 +25,10 @@ const CHECKS: [(&str, AllIsWell); 9] = [
     (RETENTION, |_| "limits: messages stay for every consumer".to_owned()),
     (LIMITS, limits),
     (STORAGE, |stream| match stream.found.storage {
-        StorageType::File => "file".to_owned(),
+        StorageType::File => {
+            "file: on disk within two minutes of the ack, or before it with sync_interval: always"
+                .to_owned()
+        }
         StorageType::Memory => "memory, as configured: a restart of the server loses it".to_owned(),
     }),
     (CONTENTS, |_| "stores what is published, unchanged".to_owned()),
