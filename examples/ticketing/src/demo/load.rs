@@ -79,7 +79,7 @@ pub(crate) async fn run(api: &Arc<Api>, users: Vec<User>, amount: Amount) -> Res
             Amount::Tickets(_) => 0,
             Amount::Time(_) => ORDERS_AT_A_TIME,
         })),
-        expiring: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+        expiring: Arc::new(Semaphore::new(AT_ONCE)),
     });
 
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
@@ -194,7 +194,7 @@ struct Load {
     /// Turns of orders.
     orders: Arc<Semaphore>,
     /// Turns of orders that are left to expire, if it is known how many there are. They don't wait until
-    /// all tickets are at 15, because they take longest.
+    /// all tickets are at 15, because they take longest, and nothing has to be heard before they end.
     expiring: Arc<Semaphore>,
 }
 

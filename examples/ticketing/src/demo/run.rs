@@ -24,7 +24,9 @@ use crate::{check, commits, members};
 
 /// How long an order reserves its ticket: seconds, not the minutes of production. Those that are to be
 /// paid or cancelled need one or two.
-const EXPIRES_AFTER: u64 = 15;
+const EXPIRES_AFTER: u64 = 12;
+/// The same under kills: whoever brings an order to its end may be away.
+const KILLS_EXPIRES_AFTER: u64 = 15;
 /// How many tickets.
 const TICKETS: u64 = 200;
 /// How long everything may take to settle after the load.
@@ -122,7 +124,7 @@ async fn story_of_kills(
     note("starting servers: three mongods and a nats-server");
     let mut servers = own.start("").await?;
     own.add_members(&mut servers).await?;
-    let stage = stage.insert(Stage::new(servers, logs.to_owned(), EXPIRES_AFTER));
+    let stage = stage.insert(Stage::new(servers, logs.to_owned(), KILLS_EXPIRES_AFTER));
     note(format!("starting {}", stage.relays.words()));
     stage.start(Lifetime::Ours).await?;
 
