@@ -2,16 +2,20 @@
 
 use stateright::{Model, Property};
 
-use super::state::{Answer, EVENTS, Faults, KEYS, Lane, Message, RELAYS, Relay, Row, State};
+use super::state::{Answer, EVENTS, Faults, KEYS, Lane, Message, RELAYS, Relay, Row, Sent, State};
 
 /// How it is built, or a way to build it wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
     AsBuilt,
-    /// As built, and events of a key leave together.
-    Bursts,
-    /// The second of a burst names no message before it.
+    /// As built, and events of a key leave together: each names the one before it.
+    Chains,
+    /// The same in one batch.
+    Batches,
+    /// The second of a chain names no message before it.
     Unchained,
+    /// Of a batch whose first event is refused, the second is stored.
+    Torn,
     DeleteBeforeAck,
     NoPark,
     NoLease,
@@ -56,6 +60,11 @@ impl Protocol {
         let Lane { known, in_flight, stalled } = &lanes[key];
         let may = (*trusts || self.variant == Variant::NoLease) && !stalled && in_flight.is_empty();
         if may { known.len() } else { 0 }
+    }
+
+    fn bursts(&self) -> bool {
+        use Variant::{Batches, Chains, Torn, Unchained};
+        matches!(self.variant, Chains | Batches | Unchained | Torn)
     }
 
     /// What a read would bring that isn't known: of a stalled key the unlocked, else all.
@@ -125,7 +134,7 @@ impl Model for Protocol {
                 if most > 0 {
                     steps.push(Step::Publish(relay, key));
                 }
-                if most > 1 && matches!(self.variant, Variant::Bursts | Variant::Unchained) {
+                if most > 1 && self.bursts() {
                     steps.push(Step::Burst(relay, key));
                 }
                 let in_flight = &of.lanes[key].in_flight;
@@ -190,7 +199,7 @@ impl Model for Protocol {
                 let lane = &mut state.relays[relay].lanes[key];
                 let event = *lane.known.first()?;
                 lane.in_flight.push(event);
-                state.send(relay, key, event, None);
+                state.send(relay, key, event, Sent::Alone);
                 if self.variant == Variant::DeleteBeforeAck {
                     state.relays[relay].deletes.push((key, event));
                 }
@@ -199,35 +208,31 @@ impl Model for Protocol {
                 let lane = &mut state.relays[relay].lanes[key];
                 let burst = lane.known.clone();
                 lane.in_flight.clone_from(&burst);
-                let mut behind = None;
-                for event in burst {
-                    state.send(relay, key, event, behind);
-                    behind = Some(event).filter(|_| self.variant != Variant::Unchained);
-                }
+                let [first, second] = burst[..] else { return None };
+                let (first_sent, second_sent) = match self.variant {
+                    Variant::Batches | Variant::Torn => (Sent::With(second), None),
+                    Variant::Unchained => (Sent::Alone, Some(Sent::Alone)),
+                    _ => (Sent::Alone, Some(Sent::Behind(first))),
+                };
+                state.send(relay, key, first, first_sent);
+                second_sent.into_iter().for_each(|sent| state.send(relay, key, second, sent));
             }
             Step::Again(relay, key) => {
                 // The first of a burst alone; the others are back.
                 let in_flight = &mut state.relays[relay].lanes[key].in_flight;
                 in_flight.truncate(1);
                 let event = *in_flight.first()?;
-                state.send(relay, key, event, None);
+                state.send(relay, key, event, Sent::Alone);
             }
             Step::Serve(at) => {
-                let Message { key, event, behind, .. } = state.wire[at];
-                let is_new = !state.window.contains(&(key, event));
-                let last = state.stream.last().copied();
-                if is_new && behind.is_some_and(|behind| last != Some((key, behind))) {
-                    state.answer(at, Answer::NotBehind);
-                    return Some(state);
-                }
-                if is_new {
-                    state.stream.push((key, event));
-                    state.window.push((key, event));
-                    state.window.sort_unstable();
-                }
-                state.answer(at, Answer::Ack);
+                let answer = state.serve(at);
+                state.answer(at, answer);
             }
             Step::Refuse(at) => {
+                let Message { key, sent, .. } = state.wire[at];
+                if let (Variant::Torn, Sent::With(second)) = (self.variant, sent) {
+                    state.store(key, second);
+                }
                 state.faults.refusals -= 1;
                 state.answer(at, Answer::Refused);
             }
@@ -236,29 +241,8 @@ impl Model for Protocol {
                 state.wire.remove(at);
             }
             Step::Hear(at) => {
-                let Message { relay, life, key, event, answer, .. } = state.wire.remove(at);
-                let of = &mut state.relays[relay];
-                let lane = &mut of.lanes[key];
-                if life != of.life || !lane.in_flight.contains(&event) {
-                    return Some(state);
-                }
-                // A refused event fails once it is the first of its burst: until then it is back.
-                let is_first = lane.in_flight.first() == Some(&event);
-                lane.in_flight.retain(|of| *of != event);
-                let answer = answer?;
-                if answer == Answer::NotBehind || answer == Answer::Refused && !is_first {
-                    return Some(state);
-                }
-                lane.known.retain(|of| *of != event);
-                match answer {
-                    Answer::Ack if !of.deletes.contains(&(key, event)) => {
-                        of.deletes.push((key, event));
-                        of.deletes.sort_unstable();
-                    }
-                    Answer::Ack => {}
-                    Answer::Refused => self.failed(&mut state, relay, key, event),
-                    Answer::NotBehind => {}
-                }
+                let message = state.wire.remove(at);
+                self.hear(&mut state, &message);
             }
             Step::Delete(relay) => {
                 let (key, event) = state.relays[relay].deletes.remove(0);
@@ -329,6 +313,35 @@ impl Model for Protocol {
 }
 
 impl Protocol {
+    /// A relay hears the answer to a publish of its own.
+    fn hear(&self, state: &mut State, message: &Message) {
+        let Message { relay, life, key, event, sent, answer } = *message;
+        let of = &mut state.relays[relay];
+        let lane = &mut of.lanes[key];
+        if life != of.life || !lane.in_flight.contains(&event) {
+            return;
+        }
+
+        let second = if let Sent::With(second) = sent { Some(second) } else { None };
+        let events: Vec<u8> = [event].into_iter().chain(second).collect();
+        // A refused event fails once it is alone, or the first of its chain: until then it is back.
+        let fails = second.is_none() && lane.in_flight.first() == Some(&event);
+        lane.in_flight.retain(|of| !events.contains(of));
+        match answer {
+            Some(Answer::Ack) => {
+                lane.known.retain(|of| !events.contains(of));
+                of.deletes.extend(events.iter().map(|event| (key, *event)));
+                of.deletes.sort_unstable();
+                of.deletes.dedup();
+            }
+            Some(Answer::Refused) if fails => {
+                lane.known.retain(|of| *of != event);
+                self.failed(state, relay, key, event);
+            }
+            Some(Answer::Refused | Answer::NotStored) | None => {}
+        }
+    }
+
     fn failed(&self, state: &mut State, relay: usize, key: usize, event: u8) {
         let of = |row: &mut Row, to| {
             if *row != Row::Gone {

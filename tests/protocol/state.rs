@@ -42,16 +42,26 @@ pub(super) struct Message {
     pub(super) life: u8,
     pub(super) key: usize,
     pub(super) event: u8,
-    /// The event that it must be stored directly behind.
-    pub(super) behind: Option<u8>,
+    pub(super) sent: Sent,
     pub(super) answer: Option<Answer>,
+}
+
+/// How an event is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Sent {
+    Alone,
+    /// It must be stored directly behind this event.
+    Behind(u8),
+    /// In a batch with this event, which comes behind it.
+    With(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Answer {
     Ack,
     Refused,
-    NotBehind,
+    /// It isn't behind the event that it must be behind, or the stream has an event of the batch.
+    NotStored,
 }
 
 /// What may still go wrong.
@@ -84,16 +94,42 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn send(&mut self, relay: usize, key: usize, event: u8, behind: Option<u8>) {
+    pub(super) fn send(&mut self, relay: usize, key: usize, event: u8, sent: Sent) {
         let life = self.relays[relay].life;
         self.trespassed |= !self.relays[relay].trusts;
-        self.wire.push(Message { relay, life, key, event, behind, answer: None });
+        self.wire.push(Message { relay, life, key, event, sent, answer: None });
         self.wire.sort();
     }
 
     pub(super) fn answer(&mut self, at: usize, answer: Answer) {
         self.wire[at].answer = Some(answer);
         self.wire.sort();
+    }
+
+    /// What the stream does with a message, and its answer.
+    pub(super) fn serve(&mut self, at: usize) -> Answer {
+        let Message { key, event, sent, .. } = self.wire[at];
+        let is_known = |event| self.window.contains(&(key, event));
+        match sent {
+            Sent::With(second) if is_known(event) || is_known(second) => return Answer::NotStored,
+            _ if is_known(event) => return Answer::Ack,
+            Sent::Behind(before) if self.stream.last() != Some(&(key, before)) => {
+                return Answer::NotStored;
+            }
+            Sent::With(_) | Sent::Behind(_) | Sent::Alone => {}
+        }
+
+        self.store(key, event);
+        if let Sent::With(second) = sent {
+            self.store(key, second);
+        }
+        Answer::Ack
+    }
+
+    pub(super) fn store(&mut self, key: usize, event: u8) {
+        self.stream.push((key, event));
+        self.window.push((key, event));
+        self.window.sort_unstable();
     }
 
     pub(super) fn row(&mut self, key: usize, event: u8) -> &mut Row {
