@@ -30,14 +30,14 @@ use crate::document::state::{self, State};
 use crate::relay::listing::{self, IdSet, Ids, Listing, Moment, RawId, id_of};
 use crate::relay::ports::{Dated, Fetched, Page, RestOf, Room};
 
-/// Ids or keys per reply.
-const BATCH: u32 = 10_000;
+/// Ids or keys per reply, of which the driver has several copies for a moment.
+const BATCH: u32 = 2500;
 /// Keys sent at once: sixty times as many may be between the reader and the relay.
 const KEYS: usize = 100;
 /// Seconds by which the clocks of two members may differ.
 const SKEW: u32 = 3600;
-/// Bytes of ids at which a list ends: those of fifty thousand events come to less.
-const LIST_BYTES: usize = 4 << 20;
+/// Bytes of ids at which a list ends: those of twenty thousand events come to less.
+const LIST_BYTES: usize = 2 << 20;
 
 impl Store {
     /// See [`EventStore::list`](crate::relay::ports::EventStore::list).

@@ -57,7 +57,7 @@ use crate::document::state::State;
 
 /// Fewest unsettled events that stop intake on top of those buffered: a few full delete batches, so
 /// that deletes never wait for publishes.
-const MAX_UNSETTLED: usize = 8192;
+const MAX_UNSETTLED: usize = 3072;
 /// What the read of a key may bring.
 pub(crate) const KEY_READ: Room = Room { events: 100, bytes: 1 << 20 };
 /// How often the id of a malformed event is in memory until it is marked: here, in its debt and in

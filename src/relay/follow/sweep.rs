@@ -46,10 +46,11 @@ use crate::relay::dispatch::known::Origin;
 use crate::relay::listing::{IdSet, Ids, Moment, id_of};
 use crate::relay::ports::{EventPage as _, EventStore, Fetched, Joined as _, StoreResult};
 
-/// Most events in a list, besides those that were handed over before.
-const LIST: usize = 50_000;
-/// Most documents in a page: typical ones come to half a megabyte.
-const PAGE: usize = 1000;
+/// Most events in a list, besides those that were handed over before. Twice what the relay usually has
+/// in memory, so that a list has more new events than old ones.
+const LIST: usize = 20_000;
+/// Most documents in a page: typical ones come to a quarter of a megabyte.
+const PAGE: usize = 500;
 /// Documents in the first page, whose size isn't known.
 const FIRST_PAGE: usize = 64;
 /// Bytes that a page should have: the driver keeps several copies of a reply for a moment.
