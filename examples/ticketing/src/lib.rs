@@ -29,6 +29,7 @@ pub mod auth;
 pub mod expiration;
 pub mod failure;
 pub mod fields;
+mod hs256;
 pub mod http;
 pub mod messages;
 pub mod orders;

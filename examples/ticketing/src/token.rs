@@ -6,6 +6,8 @@ use axum::http::{HeaderMap, HeaderName};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
+use crate::hs256;
+
 /// The cookie's name.
 pub const SESSION: &str = "session";
 /// How long a token is valid, in seconds: a day.
@@ -31,6 +33,7 @@ pub struct Verifier {
 
 impl Verifier {
     pub fn new(key: &str) -> Self {
+        hs256::install();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY;
         validation.set_required_spec_claims(&["exp", "sub"]);
@@ -73,6 +76,7 @@ pub struct Signer(EncodingKey);
 
 impl Signer {
     pub fn new(key: &str) -> Self {
+        hs256::install();
         Self(EncodingKey::from_secret(key.as_bytes()))
     }
 
