@@ -3,7 +3,7 @@
 use bson::{doc, oid::ObjectId};
 use serde_json::json;
 
-use crate::support::{NatsServer, Ticketing, token, until};
+use crate::support::{KEY, NatsServer, Ticketing, signed, token, until};
 
 #[tokio::test]
 async fn a_ticket_and_its_event_are_written_together() {
@@ -56,6 +56,18 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
     let (good, json) =
         (format!("Bearer {}", token("ann", 600)), ("content-type", "application/json"));
     let expired = format!("Bearer {}", token("ann", -600));
+    let forged = [
+        signed("ann", 600, "HS256", "another key"),
+        signed("ann", 600, "HS384", KEY),
+        signed("ann", 600, "none", KEY),
+        token("ann", 600).rsplit_once('.').expect("a signature").0.to_owned() + ".",
+    ];
+    for forged in forged {
+        let forged = format!("Bearer {forged}");
+        let headers = [json, ("authorization", forged.as_str())];
+        let refused = tickets.raw("/api/tickets", &headers, r#"{"title":"x","price":5}"#).await;
+        assert_eq!(refused.status, 401, "{forged}: {refused:?}");
+    }
     let ticket = r#"{"title":"x","price":5}"#;
     for (status, headers, body) in [
         (401, vec![json], ticket),

@@ -34,7 +34,7 @@ pub(crate) use self::process::{
     NatsServer, OUTBOXD, Relay, command, json, memory, outboxd, outboxd_with, says,
 };
 pub(crate) use self::proxy::{Proxy, Toxic};
-pub(crate) use self::ticketing::{Answer, Ticketing, token};
+pub(crate) use self::ticketing::{Answer, KEY, Ticketing, signed, token};
 pub(crate) use self::tls_proxy::TlsProxy;
 pub(crate) use self::wall::WallClock;
 pub(crate) use self::writers::{Ledger, Outcome, Writers};

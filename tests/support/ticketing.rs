@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::process::OUTBOXD;
 use super::{NatsServer, Scene, outboxd};
 
-const KEY: &str = "the tests' key";
+pub(crate) const KEY: &str = "the tests' key";
 
 /// One service with its relay's scene.
 pub(crate) struct Ticketing {
@@ -206,11 +206,14 @@ fn serve(service: &str, scene: &Scene, env: &[(&str, &str)]) -> (String, Child) 
 
 /// A user's token, valid for so many seconds from now; negative for one that has expired.
 pub(crate) fn token(user: &str, seconds: i64) -> String {
-    let claims =
-        json!({ "sub": user, "exp": bson::DateTime::now().timestamp_millis() / 1000 + seconds });
-    let parts = [json!({ "alg": "HS256", "typ": "JWT" }), claims];
-    let signed = parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-    let signature =
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes()), signed.as_bytes());
-    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    signed(user, seconds, "HS256", KEY)
+}
+
+/// A token that says that it was signed in this way, and was with this key, by HMAC-SHA256.
+pub(crate) fn signed(user: &str, seconds: i64, algorithm: &str, key: &str) -> String {
+    let exp = bson::DateTime::now().timestamp_millis() / 1000 + seconds;
+    let parts = [json!({ "alg": algorithm, "typ": "JWT" }), json!({ "sub": user, "exp": exp })];
+    let text = parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()), text.as_bytes());
+    format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
