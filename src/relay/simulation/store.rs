@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 const KEY_PAGE: usize = 3;
 
 /// A list has this many times fewer events than it is asked for, so that some are cut.
-const LISTED: usize = 10_000;
+const LISTED: usize = 4000;
 
 impl Store {
     /// A read of one moment: of the rows that `which` finds, in their order, as many as there is
