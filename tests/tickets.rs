@@ -56,6 +56,7 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
     let (good, json) =
         (format!("Bearer {}", token("ann", 600)), ("content-type", "application/json"));
     let expired = format!("Bearer {}", token("ann", -600));
+    let ticket = r#"{"title":"x","price":5}"#;
     let forged = [
         signed("ann", 600, "HS256", "another key"),
         signed("ann", 600, "HS384", KEY),
@@ -65,10 +66,9 @@ async fn a_bad_request_is_told_why_and_leaves_nothing() {
     for forged in forged {
         let forged = format!("Bearer {forged}");
         let headers = [json, ("authorization", forged.as_str())];
-        let refused = tickets.raw("/api/tickets", &headers, r#"{"title":"x","price":5}"#).await;
+        let refused = tickets.raw("/api/tickets", &headers, ticket).await;
         assert_eq!(refused.status, 401, "{forged}: {refused:?}");
     }
-    let ticket = r#"{"title":"x","price":5}"#;
     for (status, headers, body) in [
         (401, vec![json], ticket),
         (401, vec![json, ("authorization", "Bearer nonsense")], ticket),
